@@ -1,0 +1,247 @@
+"""Commands: parse, call, print. Exit code 0: done; 2: the user can fix it; 1: our bug."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from s2l_ray import __version__, config, finished, pipeline, runtime
+from s2l_ray.errors import ConfigError, UserError
+from s2l_ray.progress import duration
+from s2l_ray.storage import Location, is_uri
+
+INTERRUPTED = 130
+
+EPILOG = """\
+examples:
+  s2l demo                                     the whole pipeline on generated data, in minutes
+  s2l plan configs/demo.yaml                   what would run, and what it would cost
+  s2l run configs/demo.yaml --set seed=7       run it; the same command again goes on or does nothing
+  s2l select runs/demo --budget 0.05           another subset of a finished run, in seconds
+  ray job submit --working-dir . -- python -m s2l_ray run CONFIG --set run_dir=s3://bucket/run
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    arguments = _parser().parse_args(argv)
+    command: Callable[[argparse.Namespace], None] = arguments.command
+    try:
+        command(arguments)
+    except UserError as error:
+        print(f"s2l: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ns2l: interrupted; the same command goes on from here", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="s2l",
+        description="Select the examples of a fine-tuning pool that a large model should see: "
+        "S2L (SmallToLarge, NeurIPS 2024) on Ray.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"s2l_ray {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_demo(commands)
+    _add_plan(commands)
+    _add_run(commands)
+    _add_select(commands)
+    _add_report(commands)
+    return parser
+
+
+def _add_demo(commands: Any) -> None:
+    parser = commands.add_parser(
+        "demo", help="run everything on generated data: no network, minutes on two cores"
+    )
+    parser.add_argument("--out", default="runs/demo", metavar="DIR", help="default: %(default)s")
+    _add_address(parser)
+    parser.set_defaults(command=_demo)
+
+
+def _add_plan(commands: Any) -> None:
+    parser = commands.add_parser(
+        "plan", help="check a configuration; show its stages, rows, tokens and cost; run nothing"
+    )
+    _add_config(parser)
+    parser.set_defaults(command=_plan)
+
+
+def _add_run(commands: Any) -> None:
+    stages = ", ".join(pipeline.STAGES)
+    parser = commands.add_parser(
+        "run",
+        help="run what is not yet done of a configuration",
+        description=f"Stages, in order: {stages}. A finished stage whose inputs are unchanged is "
+        "skipped; an interrupted one goes on where it stopped.",
+    )
+    _add_config(parser)
+    choices = {"choices": pipeline.STAGES, "metavar": "STAGE"}
+    parser.add_argument("--from", dest="from_stage", help="redo STAGE and all after it", **choices)
+    parser.add_argument("--until", help="stop after STAGE", **choices)
+    _add_address(parser)
+    parser.set_defaults(command=_run)
+
+
+def _add_select(commands: Any) -> None:
+    from s2l_ray.maths.selection import METHODS
+
+    listed = "\n".join(f"  {name:<17}{method.description}" for name, method in METHODS.items())
+    parser = commands.add_parser(
+        "select",
+        help="another subset of a finished run, in seconds",
+        description="Write the subset for another budget, method or seed. Subsets of one method "
+        "and seed are nested: a smaller one is the beginning of a larger one.",
+        epilog=f"methods:\n{listed}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run_dir", metavar="RUN_DIR")
+    parser.add_argument(
+        "--budget", required=True, metavar="B", help="examples (50000), or a fraction (0.11)"
+    )
+    parser.add_argument("--method", choices=sorted(METHODS), default="s2l", metavar="M")
+    parser.add_argument("--seed", type=int, metavar="S", help="default: the run's own")
+    parser.add_argument(
+        "--out", metavar="FILE", help=".jsonl or .parquet; default: RUN_DIR/subsets/M-B-S.jsonl"
+    )
+    parser.set_defaults(command=_select)
+
+
+def _add_report(commands: Any) -> None:
+    parser = commands.add_parser("report", help="(re)build the report of a run")
+    parser.add_argument("run_dir", metavar="RUN_DIR")
+    parser.set_defaults(command=_report)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file (see configs/)")
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a key, such as selection.budget=0.2; may be repeated",
+    )
+
+
+def _add_address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--address",
+        metavar="ADDR",
+        help="join the Ray cluster there; default: RAY_ADDRESS, else Ray is started here",
+    )
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from s2l_ray import demo
+
+    path = demo.write_inputs(Path(arguments.out))
+    overrides = demo.overrides(Path(arguments.out))
+    _run_config(config.load(path, overrides), address=arguments.address)
+    print("\n" + demo.EXPLANATION)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    loaded = config.load(arguments.config, arguments.overrides)
+    _run_config(
+        loaded,
+        address=arguments.address,
+        from_stage=arguments.from_stage,
+        until=arguments.until,
+    )
+
+
+def _run_config(
+    loaded: config.RunConfig,
+    *,
+    address: str | None,
+    from_stage: str | None = None,
+    until: str | None = None,
+) -> None:
+    if runtime.joins_cluster(address):
+        _check_absolute(loaded)
+    started = time.monotonic()
+    print(f"s2l_ray {__version__}: {loaded.run_dir}", flush=True)
+    done = pipeline.run(loaded, from_stage=from_stage, until=until, address=address, say=_say)
+    if not done:
+        print("nothing to do: every stage is finished, and its inputs are unchanged")
+    _summarise(loaded, time.monotonic() - started)
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _summarise(loaded: config.RunConfig, seconds: float) -> None:
+    run = Location.of(loaded.run_dir)
+    selected = [run / "selection" / f"selected.{kind}" for kind in ("jsonl", "parquet")]
+    page = run / "report" / "index.html"
+    if (run / "evaluation" / "metrics.json").exists():
+        from s2l_ray.stages.report import summary_lines
+
+        print("\n" + "\n".join(summary_lines(run, loaded)))
+    lines = [("selected", place) for place in selected if place.exists()]
+    lines += [("model", run / "target" / "model")] if loaded.target else []
+    lines += [("report", page)]
+    print()
+    for name, place in lines:
+        if place.exists():
+            print(f"{name:<10}{_shortest(place)}")
+    print(f"{'took':<10}{duration(seconds)}")
+
+
+def _shortest(place: Location) -> str:
+    path = Path(place.uri)
+    if place.is_local and path.is_relative_to(Path.cwd()):
+        return str(path.relative_to(Path.cwd()))
+    return str(place)
+
+
+def _check_absolute(loaded: config.RunConfig) -> None:
+    """On a joined cluster, refuse paths that would land in a job's temporary directory."""
+    data = loaded.data
+    paths = {"run_dir": [loaded.run_dir]}
+    if data is not None:
+        paths |= {"data.train": data.train, "data.eval": list(data.eval.values())}
+    for name in ("reference", "trajectories"):
+        section = getattr(loaded, name)
+        if section is not None and section.path is not None:
+            paths[f"{name}.path"] = [section.path]
+    for key, values in paths.items():
+        for value in values:
+            if not is_uri(value) and not Path(value).expanduser().is_absolute():
+                raise ConfigError(
+                    f"{key}: {value!r} is relative, and on a joined cluster that means a "
+                    "temporary copy of the working directory that vanishes with the job. Give an "
+                    "absolute path on shared storage, or a URI such as s3://bucket/..."
+                )
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from s2l_ray import planning
+
+    loaded = config.load(arguments.config, arguments.overrides)
+    print("\n".join(planning.lines(loaded)))
+
+
+def _select(arguments: argparse.Namespace) -> None:
+    budget = config.parse_yaml(arguments.budget, "--budget")
+    if isinstance(budget, bool) or not isinstance(budget, int | float):
+        raise ConfigError(f"--budget {arguments.budget!r} is no number: give 50000, or 0.11")
+    out = Location.of(arguments.out) if arguments.out else None
+    place, count = finished.write_subset(
+        Location.of(arguments.run_dir), budget, arguments.method, arguments.seed, out
+    )
+    print(f"{count:,} examples: {_shortest(place)}")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    print(_shortest(finished.rebuild_report(Location.of(arguments.run_dir))))

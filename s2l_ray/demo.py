@@ -1,0 +1,189 @@
+"""The demo's pool: short reasoning tasks, a few of them common and most of them rare.
+
+The rows are generated (reasoning-gym, Apache-2.0), so nothing is downloaded, and every answer can
+be checked. How often a task occurs falls like 1/rank, as sources do in real mixtures: what a
+selector must do is see to it that the rare ones are not drowned.
+"""
+
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from s2l_ray.errors import ConfigError
+
+NUM_TRAIN = 3_500
+NUM_EVAL_PER_TASK = 10
+VOCAB_SIZE = 2_048
+EOS, PAD = "<|endoftext|>", "<|pad|>"
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A generator of reasoning-gym, the sentence its answers open with, and its options."""
+
+    name: str
+    method: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+TASKS = (  # the most frequent first
+    Task("chain_sum", "Add and subtract from left to right.", {"max_terms": 3, "max_digits": 2}),
+    Task("simple_equations", "Isolate the unknown.", {"max_terms": 2, "max_value": 20}),
+    Task(
+        "calendar_arithmetic",
+        "The weekdays repeat every seven days.",
+        {"tasks": ["weekday_offset", "weekday_of_date", "is_leap_year"]},
+    ),
+    Task("products", "Multiply digit by digit and add up.", {"max_digits": 2}),
+    Task("gcd", "Look for the largest number that divides both.", {"max_value": 100}),
+    Task(
+        "letter_counting", "Go through the text letter by letter.", {"max_words": 6, "min_words": 3}
+    ),
+    Task("complex_arithmetic", "Real and imaginary parts are kept apart."),
+    Task("spell_backward", "Read the letters from the last to the first.", {"max_word_len": 5}),
+    Task(
+        "fraction_simplification",
+        "Divide top and bottom by what they share.",
+        {"max_value": 20, "max_factor": 9, "styles": ("plain",)},
+    ),
+    Task("basic_arithmetic", "Work out the brackets first.", {"max_terms": 3, "max_digits": 2}),
+    Task("family_relationships", "Draw the family tree.", {"max_family_size": 4}),
+    Task(
+        "leg_counting",
+        "Each kind has its own number of legs.",
+        {"min_animals": 2, "max_animals": 2, "max_instances": 5},
+    ),
+    Task(
+        "time_intervals",
+        "Take the start from the end.",
+        {"task_types": ["time"], "max_time_difference_seconds": 7_200},
+    ),
+    Task("syllogism", "Picture the groups as circles."),
+    Task(
+        "number_sequence",
+        "Find the rule behind the terms.",
+        {"max_terms": 6, "min_value": 0, "max_value": 20, "max_complexity": 2},
+    ),
+    Task("count_bits", "Write the number in base two.", {"max_n": 4_095}),
+    Task("lcm", "Look for the first multiple of both.", {"max_value": 30}),
+    Task("simple_geometry", "The angles have a fixed sum.", {"max_sides": 4}),
+    Task("prime_factorization", "Split off small primes one by one.", {"max_value": 400}),
+    Task("aiw", "Count the person in the question too."),
+    Task("decimal_chain_sum", "Line up the points.", {"max_terms": 2, "max_digits": 1}),
+    Task("coin_flip", "Every sequence of sides is equally likely."),
+    Task("count_primes", "Cross out all multiples.", {"max_n": 100}),
+    Task("base_conversion", "Go through powers of the base.", {"max_base": 10, "max_value": 100}),
+)
+
+
+def write_pool(directory: Path, *, seed: int) -> None:
+    """`directory` holds train.jsonl and eval.jsonl; the same files for the same seed.
+
+    A row has instruction, output (ending in "The answer is X."), answer, source and id. No
+    instruction occurs twice, be it in one file or over both; eval.jsonl has as many rows of
+    every task.
+
+    Raises:
+        ConfigError: reasoning-gym is not installed.
+    """
+    gym = _reasoning_gym()
+    train: list[Row] = []
+    held_out: list[Row] = []
+    for place, (task, num_train) in enumerate(zip(TASKS, train_counts(), strict=True)):
+        rows = _rows(gym, task, seed=seed * len(TASKS) + place)
+        held_out += _numbered(islice(rows, NUM_EVAL_PER_TASK), f"{task.name}-eval")
+        train += _numbered(islice(rows, num_train), task.name)
+    random.Random(seed).shuffle(train)  # noqa: S311 - an order, not a secret
+    directory.mkdir(parents=True, exist_ok=True)
+    _write_jsonl(directory / "train.jsonl", train)
+    _write_jsonl(directory / "eval.jsonl", held_out)
+
+
+def train_counts(num_train: int = NUM_TRAIN) -> list[int]:
+    """Rows of each task, falling like 1/rank and summing to about `num_train`."""
+    harmonic = sum(1 / rank for rank in range(1, len(TASKS) + 1))
+    return [round(num_train / harmonic / rank) for rank in range(1, len(TASKS) + 1)]
+
+
+def write_tokenizer(train: Path, directory: Path, *, vocab_size: int = VOCAB_SIZE) -> None:
+    """`directory` is a Hugging Face tokenizer: byte-level BPE learned from the rows of `train`.
+
+    Every digit is a token of its own. The text is seen as the `alpaca` template renders it, so
+    that the template costs few tokens.
+    """
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[EOS, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_rendered(train), trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD)
+    fast.save_pretrained(str(directory))
+
+
+def _reasoning_gym() -> ModuleType:
+    try:
+        import reasoning_gym
+    except ImportError:
+        raise ConfigError(
+            "the demo generates its rows with reasoning-gym, which is not installed. "
+            'Run `pip install "s2l_ray[demo]"`.'
+        ) from None
+    return reasoning_gym
+
+
+def _rows(gym: ModuleType, task: Task, *, seed: int) -> Iterator[Row]:
+    """Rows of one task without end, each instruction once."""
+    seen = set()
+    # The generator draws row i from seed + i: far apart, so that no two seeds share rows.
+    items = gym.create_dataset(task.name, seed=seed * 1_000_000, size=1_000_000, **task.options)
+    for item in items:
+        instruction, answer = item["question"].strip(), str(item["answer"])
+        if instruction not in seen:
+            seen.add(instruction)
+            output = f"{task.method} The answer is {answer}."
+            yield {
+                "instruction": instruction,
+                "output": output,
+                "answer": answer,
+                "source": task.name,
+            }
+
+
+def _numbered(rows: Iterable[Row], prefix: str) -> list[Row]:
+    return [{**row, "id": f"{prefix}-{number:04d}"} for number, row in enumerate(rows)]
+
+
+def _write_jsonl(path: Path, rows: Sequence[Row]) -> None:
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _rendered(train: Path) -> Iterator[str]:
+    from s2l_ray.config import FieldNames
+    from s2l_ray.modelling.prompts import TextTemplate, load_template, read_example
+
+    template = load_template("alpaca")
+    assert isinstance(template, TextTemplate)
+    with train.open(encoding="utf-8") as lines:
+        for line in lines:
+            example = read_example(json.loads(line), FieldNames())
+            yield template.render_prompt(example) + example.response

@@ -1,0 +1,79 @@
+"""What can be done with a run that is already there: another subset, its report again."""
+
+import json
+import time
+from typing import Any
+
+from s2l_ray import config
+from s2l_ray.artifacts import MANIFEST, Parts, StageDir
+from s2l_ray.errors import DataError
+from s2l_ray.pipeline import CONFIG, FOLDERS, arm_name
+from s2l_ray.storage import Location
+
+
+def config_of(run: Location) -> config.RunConfig:
+    """The configuration that `run` was last run with.
+
+    Raises:
+        DataError: this is no run.
+    """
+    place = run / CONFIG
+    if not place.exists():
+        raise DataError(f"{run} is no run of s2l_ray: it has no {CONFIG}. Start one with s2l run.")
+    return config.from_tree(place.read_json(), str(place))
+
+
+def write_subset(
+    run: Location, budget: int | float, method: str, seed: int | None, out: Location | None
+) -> tuple[Location, int]:
+    """Write the subset of a clustered run for another budget, method or seed.
+
+    Returns:
+        where it is, and how many examples it has.
+
+    Raises:
+        DataError, ConfigError: clusters are not finished, or the pool cannot give the budget.
+    """
+    from s2l_ray.maths.selection import budget_rows
+    from s2l_ray.stages import selection
+
+    known = config_of(run)
+    if not (run / "clusters" / MANIFEST).exists():
+        raise DataError(f"{run} has no finished clusters yet. Run it until then: s2l run.")
+    seed = known.seed if seed is None else seed
+    stratify = known.selection.stratify if known.selection else True
+    pool = selection.load_pool(Parts(run / "clusters"))
+    num_selected = budget_rows(budget, pool.num_rows)
+    order_N = selection.rank(pool, method, seed, stratify=stratify)[:num_selected]
+    place = out or run / "subsets" / f"{arm_name(method, budget, seed)}.jsonl"
+    if not place.name.endswith((".jsonl", ".parquet")):
+        raise DataError(f"--out {place}: the name must end in .jsonl or .parquet.")
+    if known.data is not None:
+        rows = Parts(run / FOLDERS["prepare"], "rows")
+        selection.write_selected(pool.key_N[order_N], rows, place)
+    else:
+        _write_ids(pool, order_N, place)
+    return place, num_selected
+
+
+def _write_ids(pool: Any, order_N: Any, place: Location) -> None:
+    """Without the original rows: ids, strata and clusters, in the order of the ranking."""
+    chosen = pool.table.take(order_N)
+    if place.name.endswith(".parquet"):
+        place.write_table(chosen)
+        return
+    lines = (json.dumps(row, ensure_ascii=False) for row in chosen.to_pylist())
+    place.write_bytes("".join(f"{line}\n" for line in lines).encode())
+
+
+def rebuild_report(run: Location) -> Location:
+    """Write the report of `run` again; where it is."""
+    from s2l_ray.stages import report
+
+    known = config_of(run)
+    before = StageDir(run / "report", "report", {}).manifest()
+    out = StageDir(run / "report", "report", before.inputs if before else {})
+    started = time.monotonic()
+    summary = report.run(run, known, out)
+    out.finish(summary, time.monotonic() - started)
+    return out.location / "index.html"

@@ -1,0 +1,155 @@
+"""How sure a measured score is: intervals for proportions, means and paired differences.
+
+Shape letters: N items of an evaluation, G groups (tasks or sources) that they belong to.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Any
+
+import numpy as np
+
+Values = np.ndarray | Sequence[float]
+Groups = np.ndarray | Sequence[Any]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate and the range that holds the true value with the confidence asked for.
+
+    Where the items say nothing about their spread (a single one, or one in every group), the
+    estimate stands alone and the other fields are None.
+    """
+
+    estimate: float
+    standard_error: float | None
+    low: float | None
+    high: float | None
+
+
+def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval for a proportion; never leaves [0, 1], unlike the normal one.
+
+    Raises:
+        ValueError: no trials, or more successes than trials.
+
+    Source:
+        Wilson (1927), doi:10.1080/01621459.1927.10502953.
+    """
+    if not 0 <= successes <= n or n == 0:
+        raise ValueError(f"a proportion needs 0 <= successes <= n and n > 0, not {successes} / {n}")
+    z = _normal_quantile(confidence)
+    p = successes / n
+    # (p + z^2/2n +- z sqrt(p(1-p)/n + z^2/4n^2)) / (1 + z^2/n)
+    centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+    half_width = z * math.sqrt(p * (1 - p) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
+    # Rounding may put the exact bounds 0 and 1 a hair inside or outside.
+    low = 0.0 if successes == 0 else centre - half_width
+    high = 1.0 if successes == n else centre + half_width
+    return Interval(p, math.sqrt(p * (1 - p) / n), low, high)
+
+
+def mean_interval(values_N: Values, confidence: float = 0.95) -> Interval:
+    """Student's t interval for the mean of independent values.
+
+    Args:
+        values_N: float (N,), in whatever unit the result is wanted.
+
+    Raises:
+        ValueError: no values, or one that is NaN or infinite.
+    """
+    value_N = _finite(values_N)
+    return _stratified([value_N], confidence)
+
+
+def macro_mean(values_N: Values, group_N: Groups, confidence: float = 0.95) -> Interval:
+    """The mean over groups of each group's mean, every group counting the same.
+
+    The groups are fixed, the items in them a sample: with s_g^2 the variance in a group of n_g,
+
+        SE^2 = (1 / G^2) sum_g s_g^2 / n_g
+
+    with Welch-Satterthwaite degrees of freedom. A group of one item takes the pooled variance of
+    the others. One group gives `mean_interval`; for scores of 0 and 1 it is a normal approximation.
+
+    Raises:
+        ValueError: no values, one that is NaN or infinite, or another number of group labels.
+
+    Source:
+        Cochran, Sampling Techniques (1977), section 5.4; Satterthwaite (1946), doi:10.2307/3002019.
+    """
+    value_N = _finite(values_N)
+    if len(group_N) != len(value_N):
+        raise ValueError(f"{len(value_N):,} values, but {len(group_N):,} group labels")
+    _, label_N = np.unique(np.asarray(group_N), return_inverse=True)
+    num_groups = int(label_N.max()) + 1
+    return _stratified([value_N[label_N == g] for g in range(num_groups)], confidence)
+
+
+def paired_difference(
+    a_N: Values, b_N: Values, group_N: Groups | None = None, confidence: float = 0.95
+) -> Interval:
+    """The mean of a - b over the same items, macro-averaged where groups are given.
+
+    Pairing removes what makes an item hard for both, so this is narrower than two intervals are.
+
+    Raises:
+        ValueError: a and b have different lengths, or as for `macro_mean`.
+    """
+    if len(a_N) != len(b_N):
+        raise ValueError(f"items are not paired: {len(a_N):,} values against {len(b_N):,}")
+    difference_N = _finite(a_N) - _finite(b_N)
+    if group_N is None:
+        return mean_interval(difference_N, confidence)
+    return macro_mean(difference_N, group_N, confidence)
+
+
+def _finite(values_N: Values) -> np.ndarray:
+    value_N = np.asarray(values_N, dtype=np.float64)
+    if value_N.ndim != 1 or value_N.size == 0:
+        raise ValueError(f"a mean needs a list of values, not an array of shape {value_N.shape}")
+    bad = np.flatnonzero(~np.isfinite(value_N))
+    if bad.size:
+        places = ", ".join(str(i) for i in bad[:3])
+        raise ValueError(f"{bad.size:,} of {value_N.size:,} values are not finite (at {places})")
+    return value_N
+
+
+def _stratified(groups: Sequence[np.ndarray], confidence: float) -> Interval:
+    """The mean of the groups' means, with the standard error of `macro_mean`."""
+    estimate = float(np.mean([group.mean() for group in groups]))
+    size_G = np.array([len(group) for group in groups])
+    num_spare = int((size_G - 1).sum())
+    if num_spare == 0:
+        return Interval(estimate, None, None, None)
+    squares_G = np.array([np.square(group - group.mean()).sum() for group in groups])
+    spare_G = np.where(size_G > 1, size_G - 1, num_spare)
+    variance_G = np.where(size_G > 1, squares_G / spare_G, squares_G.sum() / num_spare)
+    part_G = variance_G / size_G
+    standard_error = math.sqrt(part_G.sum()) / len(groups)
+    if standard_error == 0:
+        return Interval(estimate, 0.0, estimate, estimate)
+    degrees = part_G.sum() ** 2 / (part_G**2 / spare_G).sum()
+    half_width = _t_quantile(confidence, float(degrees)) * standard_error
+    return Interval(estimate, standard_error, estimate - half_width, estimate + half_width)
+
+
+def _normal_quantile(confidence: float) -> float:
+    if not 0 < confidence < 1:
+        raise ValueError(f"a confidence lies between 0 and 1, not at {confidence}")
+    return NormalDist().inv_cdf((1 + confidence) / 2)
+
+
+def _t_quantile(confidence: float, degrees: float) -> float:
+    """The t with P(|T| <= t) = confidence, to about six digits."""
+    z = _normal_quantile(confidence)
+    if degrees > 1_000:  # Cornish-Fisher, Abramowitz and Stegun 26.7.5
+        return z + (z**3 + z) / (4 * degrees) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * degrees**2)
+    # With t = sqrt(df) tan(angle), the density of the angle is proportional to cos(angle)^(df-1).
+    angle = np.linspace(0, math.pi / 2, 100_001)
+    density = np.cos(angle) ** (degrees - 1)
+    cumulative = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2)])
+    found = np.interp(confidence, cumulative / cumulative[-1], angle)
+    return math.sqrt(degrees) * math.tan(float(found))

@@ -1,0 +1,284 @@
+"""Models, tokenizers and checkpoint directories: found, checked, loaded and saved.
+
+Weights come from safetensors or GGUF files only, never from pickles, and no code that comes with a
+model is run.
+"""
+
+import difflib
+import importlib.util
+import json
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from s2l_ray.config import ModelSpec, RandomModel
+from s2l_ray.errors import ModelError, first
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    ImportError,
+    KeyError,
+    SafetensorError,
+    StrictDataclassError,
+)
+
+
+def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to `spec`; it is sure to have an end-of-sequence token.
+
+    Raises:
+        ModelError: it cannot be found or read, or has no end-of-sequence token.
+    """
+    name = spec.tokenizer if isinstance(spec, RandomModel) else spec
+    with _explained(f"tokenizer {name}"):
+        location, options = _located(name)
+        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"tokenizer {name} has no end-of-sequence token, which closes every response; "
+            f"set `eos_token` in its tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def load_model(
+    spec: ModelSpec, *, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> PreTrainedModel:
+    """A causal LM on the CPU, its weights in `dtype`, whatever type they are stored in.
+
+    Args:
+        spec: a directory, a `.gguf` file, `package:NAME/FILE` for a file that an installed Python
+            package ships, a name on the Hugging Face hub, or a RandomModel.
+        seed: decides a RandomModel's weights; torch's own random state is left as it was.
+
+    Raises:
+        ModelError: there is no such model, or its weights are missing, damaged or pickled.
+    """
+    if isinstance(spec, RandomModel):
+        return _initialised(_random_config(spec), dtype, seed)
+    with _explained(f"model {spec}"):
+        location, options = _located(spec)
+        if options:
+            # Otherwise its weights may stay quantised, and could be neither trained nor saved.
+            options["quantization_config"] = GgufConfig(dequantize=True)
+        elif Path(location).is_dir():
+            _check_weights(Path(location))
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            location,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"model {spec}: {len(missing):,} weights are not in its files ({first(missing)}); "
+            f"was it saved as a causal language model?"
+        )
+    return model.eval()
+
+
+def save_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path
+) -> None:
+    """Leave a Hugging Face directory: configuration, safetensors and tokenizer."""
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def check_checkpoint(directory: Path) -> None:
+    """Nothing, for a directory that holds a whole model and its tokenizer.
+
+    Raises:
+        ModelError: names the file that is missing or cut short.
+    """
+    _check_weights(directory)
+    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(f"{directory} has no tokenizer (tokenizer.json); save it beside the model")
+
+
+def list_checkpoints(names: Sequence[str]) -> list[tuple[int, str]]:
+    """Step and name of every `step-000500` or `checkpoint-500`, steps ascending.
+
+    Raises:
+        ModelError: two names have the same step.
+    """
+    matches = [re.fullmatch(r"(?:step|checkpoint)-([0-9]+)", name) for name in names]
+    found = sorted((int(match[1]), match[0]) for match in matches if match)
+    for (step, one), (other_step, other) in zip(found, found[1:], strict=False):
+        if step == other_step:
+            raise ModelError(f"checkpoints {one} and {other} are both of step {step}; remove one")
+    return found
+
+
+def device_for(gpus: float) -> torch.device:
+    """Where a worker that was given so many GPUs computes.
+
+    Raises:
+        ModelError: it was given one that torch cannot use.
+    """
+    if gpus <= 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ModelError(
+            f"{gpus:g} GPUs were asked for, but torch {torch.__version__} sees none here; "
+            f"install a CUDA build of torch or set gpus_per_worker: 0"
+        )
+    return torch.device("cuda")
+
+
+def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
+    """float32 or bfloat16; `auto` is bfloat16 where the hardware multiplies it natively."""
+    if precision != "auto":
+        return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        cpu = torch.cpu.get_capabilities()
+        native = bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
+    return torch.bfloat16 if native else torch.float32
+
+
+def _located(name: str) -> tuple[str, dict[str, Any]]:
+    """What transformers is to open, and with which options; empty but for a GGUF file."""
+    path = _packaged(name) if name.startswith("package:") else Path(name).expanduser()
+    if path.is_dir():
+        return str(path), {}
+    if path.suffix == ".gguf" and path.is_file():
+        return str(path.parent), {"gguf_file": path.name}
+    if path.exists():
+        raise ModelError(f"model {name} is a file; expected a directory or a .gguf file")
+    if path.suffix == ".gguf" or path.is_absolute() or name.startswith((".", "~", "package:")):
+        raise ModelError(f"model {name}: there is no {path}")
+    return name, {}
+
+
+def _packaged(name: str) -> Path:
+    package, _, file = name.removeprefix("package:").partition("/")
+    # The package is found, not imported.
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(f"model {name}: no Python package {package!r} is installed")
+    return Path(spec.submodule_search_locations[0]) / file
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Errors of the libraries that read models become one line of ours."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except _LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"{what} cannot be loaded: {reason}") from error
+
+
+def _random_config(spec: RandomModel) -> PreTrainedConfig:
+    arguments = dict(spec.architecture)
+    name = arguments.pop("model_type", None)
+    if name is None:
+        raise ModelError("a model initialised at random needs `model_type` in its architecture")
+    tokenizer = load_tokenizer(spec)
+    with _explained(f"architecture {name}"):
+        _refuse_unknown(arguments, AutoConfig.for_model(name), name)
+        config = AutoConfig.for_model(name, **_token_arguments(tokenizer) | arguments)
+    if config.vocab_size < len(tokenizer):
+        raise ModelError(
+            f"architecture {name}: vocab_size {config.vocab_size:,} is less than the "
+            f"{len(tokenizer):,} tokens of tokenizer {spec.tokenizer}; leave it out"
+        )
+    return config
+
+
+def _token_arguments(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
+    pad = tokenizer.pad_token_id
+    return {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        # Models never train the embedding of their padding token, so it must not be another's.
+        "pad_token_id": None if pad == tokenizer.eos_token_id else pad,
+    }
+
+
+def _refuse_unknown(arguments: dict[str, Any], default: PreTrainedConfig, name: str) -> None:
+    for key in arguments:
+        if not hasattr(default, key):
+            near = difflib.get_close_matches(key, [*default.to_dict(), *default.attribute_map], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ModelError(f"architecture {name} has no {key!r}{hint}")
+
+
+def _initialised(config: PreTrainedConfig, dtype: torch.dtype, seed: int) -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]), _explained(f"architecture {config.model_type}"):
+        torch.default_generator.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # Drawn in float32 for any dtype. Buffers (rotary frequencies) must stay as they are.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    return model.eval()
+
+
+def _check_weights(directory: Path) -> None:
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"{directory} has no config.json; expected a Hugging Face model directory")
+    for name in _weight_files(directory):
+        _check_safetensors(directory / name)
+
+
+def _weight_files(directory: Path) -> list[str]:
+    index = directory / "model.safetensors.index.json"
+    if (directory / "model.safetensors").is_file():
+        return ["model.safetensors"]
+    if index.is_file():
+        with _explained(str(index)):
+            return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    if any(directory.glob("*.bin")):
+        raise ModelError(
+            f"{directory} has pickled weights only (*.bin), which can run code when loaded. If you "
+            f"trust them, convert them once: AutoModelForCausalLM.from_pretrained(directory, "
+            f"use_safetensors=False).save_pretrained(directory)"
+        )
+    raise ModelError(f"{directory} has no model.safetensors")
+
+
+def _check_safetensors(path: Path) -> None:
+    """The header and the file's size agree, which a file that was cut short cannot satisfy."""
+    if not path.is_file():
+        raise ModelError(f"{path} is missing, though the index beside it names it")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length_bytes = file.read(8)
+        (length,) = struct.unpack("<Q", length_bytes) if len(length_bytes) == 8 else (size,)
+        if 8 + length > size:
+            raise ModelError(f"{path} is cut short: {size:,} bytes do not hold its header")
+        with _explained(str(path)):
+            header = json.loads(file.read(length))
+            ends = [item["data_offsets"][1] for key, item in header.items() if key[:2] != "__"]
+    if size != 8 + length + max(ends, default=0):
+        raise ModelError(
+            f"{path} is cut short: {size:,} of {8 + length + max(ends, default=0):,} bytes"
+        )

@@ -1,0 +1,193 @@
+"""Mean response loss of every example under one causal language model.
+
+Logits are computed for response positions only, and batches are filled to a number of tokens with
+rows of similar length. Rows are padded on the right, where a causal model cannot see the padding.
+
+Shapes: N examples, B rows in a batch, L positions, M response positions of a batch, H hidden size,
+V vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from s2l_ray.maths.losses import token_losses
+
+
+def score(
+    model: PreTrainedModel,
+    input_ids: Sequence[np.ndarray],
+    num_prompt_tokens_N: np.ndarray,
+    *,
+    tokens_per_batch: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    on_batch: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Mean cross-entropy of every example's response tokens, end-of-sequence included.
+
+    Equal to running the model on one example at a time with all its logits, up to rounding: the
+    batch that an example falls into does not matter, and dropout is off.
+
+    Args:
+        model: a causal LM; it is moved to `device` and left there.
+        input_ids: N integer arrays, an example's prompt and response tokens.
+        num_prompt_tokens_N: int array (N,), how many of them are the prompt's.
+        tokens_per_batch: tokens of one forward pass, padding included.
+        dtype: the model's own, or bfloat16 to run a float32 model under autocast. Losses are
+            computed from its logits in float32 either way.
+        on_batch: called with the number of examples of every batch that was handed to the model.
+
+    Returns:
+        loss_N, float32 (N,), nats per response token; not finite only where the logits are not.
+    """
+    num_tokens_N = np.array([len(ids) for ids in input_ids], dtype=np.int64)
+    # Nothing predicts an example's first token, prompt or not.
+    num_masked_N = np.maximum(np.asarray(num_prompt_tokens_N, dtype=np.int64), 1)
+    assert (num_masked_N < num_tokens_N).all(), "every example needs a response token"
+    batches = plan_batches(
+        num_tokens_N,
+        num_tokens_N - num_masked_N,
+        tokens_per_batch=tokens_per_batch,
+        max_logit_rows=max_logit_rows(model.config.get_text_config().vocab_size),
+    )
+    loss_N = torch.zeros(len(num_tokens_N), dtype=torch.float32, device=device)
+    with inference(model, dtype=dtype, device=device):
+        for row_B in batches:
+            rows = [input_ids[row] for row in row_B]
+            loss_B = _mean_losses(model, rows, num_masked_N[row_B], device)
+            loss_N[torch.from_numpy(row_B).to(device)] = loss_B
+            if on_batch is not None:
+                on_batch(len(row_B))
+    return loss_N.cpu().numpy()
+
+
+def response_logits(
+    model: nn.Module, input_ids_BL: torch.Tensor, mask_BL: torch.Tensor
+) -> torch.Tensor:
+    """Logits at the masked positions only, from the model's own forward pass.
+
+    The output layer is given the hidden states of those positions as if they were one sequence;
+    what the model does after it (scaling, soft-capping) stays the model's. A model that offers no
+    output layer, or does not call it on (B, L, H), computes all logits and loses the others.
+
+    Args:
+        model: a causal LM, or a wrapper (DDP, DeepSpeed) that keeps one in `.module`; the wrapper
+            is what is called.
+        input_ids_BL: int64 tensor (B, L) on the model's device.
+        mask_BL: bool tensor (B, L); logits AT a position predict the token after it. Kept on the
+            CPU, it spares a GPU the wait for the number of positions.
+
+    Returns:
+        logits_MV, (M, V), rows in the order of `mask_BL`, of the type that the model computes.
+    """
+    position_M = mask_BL.flatten().nonzero().squeeze(1).to(input_ids_BL.device)
+    narrowed = []
+
+    def keep_positions(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        hidden_BLH, *others = inputs
+        if hidden_BLH.shape[:2] != mask_BL.shape:
+            return None
+        narrowed.append(True)
+        return (hidden_BLH.flatten(0, 1).index_select(0, position_M)[None], *others)
+
+    with _before_output_layer(model, keep_positions):
+        logits = model(input_ids=input_ids_BL, use_cache=False).logits
+    return logits[0] if narrowed else logits.flatten(0, 1).index_select(0, position_M)
+
+
+def plan_batches(
+    num_tokens_N: np.ndarray,
+    num_response_N: np.ndarray,
+    *,
+    tokens_per_batch: int,
+    max_logit_rows: int,
+) -> list[np.ndarray]:
+    """Rows of similar length together, shortest first, ties in the order given.
+
+    A batch's rows times its longest row is at most `tokens_per_batch`, and its response tokens at
+    most `max_logit_rows`; a row that is above either by itself is a batch of its own.
+
+    Args:
+        num_tokens_N: int array (N,).
+        num_response_N: int array (N,), of which response tokens.
+
+    Returns:
+        int64 arrays of row numbers; every row is in exactly one.
+    """
+    order_N = np.argsort(num_tokens_N, kind="stable")
+    starts = []
+    num_rows = num_logits = 0
+    for place, (num_tokens, num_response) in enumerate(
+        zip(num_tokens_N[order_N].tolist(), num_response_N[order_N].tolist(), strict=True)
+    ):
+        too_long = (num_rows + 1) * num_tokens > tokens_per_batch
+        if place and (too_long or num_logits + num_response > max_logit_rows):
+            starts.append(place)
+            num_rows = num_logits = 0
+        num_rows += 1
+        num_logits += num_response
+    return np.split(order_N, starts) if len(order_N) else []
+
+
+def max_logit_rows(vocab_size: int, max_bytes: int = 256 * 2**20) -> int:
+    """How many positions have float32 logits of at most `max_bytes` together; at least one."""
+    return max(1, max_bytes // (4 * vocab_size))
+
+
+@contextmanager
+def inference(
+    model: PreTrainedModel, *, dtype: torch.dtype, device: torch.device
+) -> Iterator[None]:
+    """Inside, `model` is on `device`, without dropout or gradients, and computes in `dtype`.
+
+    A float32 model computes in bfloat16 by autocast. Its training mode is restored at the end.
+    """
+    assert dtype in (model.dtype, torch.bfloat16), f"{model.dtype} weights cannot run in {dtype}"
+    was_training = model.training
+    model.to(device).eval()
+    autocast = torch.autocast(device.type, dtype, enabled=dtype != model.dtype)
+    try:
+        with torch.inference_mode(), autocast:
+            yield
+    finally:
+        model.train(was_training)
+
+
+@contextmanager
+def _before_output_layer(model: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
+    while isinstance(getattr(model, "module", None), nn.Module):
+        model = model.module
+    layer = model.get_output_embeddings()
+    if layer is None:
+        yield
+        return
+    handle = layer.register_forward_pre_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _mean_losses(
+    model: nn.Module, rows: Sequence[np.ndarray], num_masked_B: np.ndarray, device: torch.device
+) -> torch.Tensor:
+    # An example's last token is predicted, never read.
+    num_read_B = np.array([len(ids) - 1 for ids in rows])
+    input_ids_BL = np.zeros((len(rows), num_read_B.max()), dtype=np.int64)
+    for row, ids in enumerate(rows):
+        input_ids_BL[row, : len(ids) - 1] = ids[:-1]
+    place_L = np.arange(input_ids_BL.shape[1])
+    mask_BL = (place_L >= num_masked_B[:, None] - 1) & (place_L < num_read_B[:, None])
+    target_M = np.concatenate([ids[num:] for ids, num in zip(rows, num_masked_B, strict=True)])
+
+    input_ids = torch.from_numpy(input_ids_BL).to(device)
+    target = torch.from_numpy(target_M.astype(np.int64)).to(device)
+    loss_M = token_losses(response_logits(model, input_ids, torch.from_numpy(mask_BL)), target)
+    num_response_B = torch.from_numpy(mask_BL.sum(axis=1)).to(device)
+    return torch.segment_reduce(loss_M.double(), "mean", lengths=num_response_B).float()

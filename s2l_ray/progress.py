@@ -1,0 +1,71 @@
+"""One line per stage that says how far it is, how fast, and how long it will take."""
+
+import sys
+import time
+from types import TracebackType
+
+
+class Progress:
+    """Rows done of `total`, on standard error: rewritten on a terminal, every 10 s in a log."""
+
+    def __init__(self, stage: str, total: int = 0, unit: str = "rows") -> None:
+        self.stage, self.total, self.unit = stage, total, unit
+        self._done = self._tokens = 0
+        self._started = time.monotonic()
+        self._skipped = 0
+        self._terminal = sys.stderr.isatty()
+        self._next = self._started + (0.2 if self._terminal else 10.0)
+        self._shown = False
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._shown and self._terminal:
+            print(file=sys.stderr)
+
+    def start(self, total: int, unit: str = "rows", *, done: int = 0) -> None:
+        """Begin to count to `total`; `done` of it was there before and tells nothing of speed."""
+        self.total, self.unit = total, unit
+        self._done = self._skipped = done
+        self._tokens = 0
+        self._started = time.monotonic()
+
+    def update(self, done: int, tokens: int = 0, note: str = "") -> None:
+        """`done` more units are finished, which took `tokens` tokens."""
+        self._done += done
+        self._tokens += tokens
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + (0.2 if self._terminal else 10.0)
+            self._show(now - self._started, note)
+
+    def _show(self, seconds: float, note: str) -> None:
+        start, end = ("\r", "\x1b[K") if self._terminal else ("", "\n")
+        sys.stderr.write(f"{start}  {self.stage:<13}{self._line(seconds, note)}{end}")
+        sys.stderr.flush()
+        self._shown = True
+
+    def _line(self, seconds: float, note: str) -> str:
+        of = f" of {self.total:,}" if self.total else ""
+        fields = [f"{self._done:,}{of} {self.unit}"]
+        if self._tokens:
+            fields.append(f"{self._tokens / seconds:,.0f} tokens/s")
+        fresh = self._done - self._skipped
+        if self.total and fresh > 0:
+            left = seconds * (self.total - self._done) / fresh
+            fields.append(f"{duration(left)} left")
+        return "   ".join([*fields, note] if note else fields)
+
+
+def duration(seconds: float) -> str:
+    """3661 -> '1:01:01', 75 -> '1:15'."""
+    whole = max(round(seconds), 0)
+    hours, rest = divmod(whole, 3600)
+    minutes, seconds_left = divmod(rest, 60)
+    return f"{hours}:{minutes:02}:{seconds_left:02}" if hours else f"{minutes}:{seconds_left:02}"

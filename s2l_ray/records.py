@@ -1,0 +1,199 @@
+"""Rows out of byte streams: JSON lines, JSON arrays, csv and tsv.
+
+Every reader yields all rows in order, the bad ones with a reason; it raises DataError only when it
+can no longer tell where rows end. `origin` is the file that such an error names.
+"""
+
+import csv
+import io
+import json
+import re
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any, BinaryIO
+
+from s2l_ray.errors import DataError, first
+
+CHUNK_BYTES = 1 << 20
+EXCERPT_CHARACTERS = 200
+MAX_CSV_FIELD = 1 << 27
+BLANK = b" \t\r\n"
+# A whole string, a structural character, or the quote of a string whose end is not read yet.
+_JSON_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
+_LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """A row as it came (`fields`), or why it could not be read (`reason`); never both.
+
+    Attributes:
+        row: 0-based. In JSON lines the line, blank ones counted; elsewhere the record.
+        fields: the row's values by field name.
+        reason: malformed JSON, invalid UTF-8, wrong type or malformed row.
+        excerpt: the beginning of the row, always printable as UTF-8.
+    """
+
+    row: int
+    fields: dict[str, Any] | None
+    reason: str | None
+    excerpt: str
+
+
+def line_rows(stream: BinaryIO) -> Iterator[SourceRow]:
+    """One row for every line that is not blank."""
+    for row, line in enumerate(stream):
+        line = line.strip(BLANK)
+        if line:
+            yield _json_row(row, line)
+
+
+def starts_array(stream: io.BufferedReader) -> bool:
+    """Whether the first thing is a `[`; consumes blanks before it."""
+    while (head := stream.peek(1)[:1]) and head in BLANK:
+        stream.read(1)
+    return head == b"["
+
+
+def array_rows(origin: str, stream: BinaryIO) -> Iterator[SourceRow]:
+    """One row for every element of the array that `stream` holds."""
+    for row, element in enumerate(_elements(origin, stream)):
+        yield _json_row(row, element)
+
+
+def csv_rows(origin: str, stream: BinaryIO, delimiter: str) -> Iterator[SourceRow]:
+    """One row of text values for every record after the header; blank lines are no records."""
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_CSV_FIELD))
+    recent: deque[str] = deque(maxlen=1)
+    records = csv.reader(_text_lines(stream, recent), delimiter=delimiter, strict=True)
+    names = _header(origin, records)
+    row = 0
+    while True:
+        try:
+            values = next(records, None)
+            reason = _fault(values, names) if values else None
+        except csv.Error as error:
+            _check_quotes_closed(origin, error, row)
+            values, reason = [recent[0].strip()], "malformed row"
+        if values is None:
+            return
+        if values:
+            fields = None if reason else dict(zip(names, values, strict=True))
+            yield SourceRow(row, fields, reason, shortened(values))
+            row += 1
+
+
+def check_distinct(origin: str, names: Sequence[str]) -> None:
+    """Raise DataError when two columns have one name."""
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise DataError(
+            f"data: {origin}: {len(repeated)} of {len(names)} columns are named more than once "
+            f"(first: {first(repeated)}). Rename or drop them."
+        )
+
+
+def shortened(values: Iterable[str]) -> str:
+    """The first values as one excerpt that UTF-8 can hold."""
+    text = ", ".join(value[:EXCERPT_CHARACTERS] for value in values)[:EXCERPT_CHARACTERS]
+    return text.encode(errors="replace").decode()
+
+
+def _json_row(row: int, raw: bytes) -> SourceRow:
+    excerpt = raw[: 4 * EXCERPT_CHARACTERS].decode(errors="replace")[:EXCERPT_CHARACTERS]
+    try:
+        fields = json.loads(raw.decode())
+        if _LONE_SURROGATE.search(raw):
+            # "\ud83d\ude00" is a character; half of such a pair cannot be stored.
+            json.dumps(fields, ensure_ascii=False).encode()
+    except UnicodeError:
+        return SourceRow(row, None, "invalid UTF-8", excerpt)
+    except (ValueError, RecursionError):
+        return SourceRow(row, None, "malformed JSON", excerpt)
+    if not isinstance(fields, dict):
+        return SourceRow(row, None, "wrong type", excerpt)
+    return SourceRow(row, fields, None, excerpt)
+
+
+def _elements(origin: str, stream: BinaryIO) -> Iterator[bytes]:
+    """The text of each element of a JSON array, cut where brackets and strings say so."""
+    stream.read(1)
+    text, begin, scan, depth, num_elements = b"", 0, 0, 0, 0
+    while True:
+        token = _JSON_TOKEN.search(text, scan)
+        if token is None or token.group() == b'"':
+            # Reading as much again as is held keeps the work linear for long elements.
+            more = stream.read(max(CHUNK_BYTES, len(text) - begin))
+            if not more:
+                raise DataError(
+                    f"data: {origin}: the array ends inside row {num_elements}: the file is "
+                    "truncated, or a quote or bracket is not closed. Repair it."
+                )
+            scan = (token.start() if token else len(text)) - begin
+            text, begin = text[begin:] + more, 0
+            continue
+        mark, scan = token.group(), token.end()
+        if depth == 0 and mark in (b",", b"]"):
+            element = text[begin : token.start()].strip(BLANK)
+            if mark == b"," or element or num_elements:
+                yield element
+            if mark == b"]":
+                break
+            num_elements, begin = num_elements + 1, scan
+        elif mark in (b"[", b"{"):
+            depth += 1
+        elif mark in (b"]", b"}"):
+            depth = max(0, depth - 1)
+    _check_nothing_follows(
+        origin, chain([text[scan:]], iter(lambda: stream.read(CHUNK_BYTES), b""))
+    )
+
+
+def _check_nothing_follows(origin: str, rest: Iterable[bytes]) -> None:
+    if any(chunk.strip(BLANK) for chunk in rest):
+        raise DataError(
+            f"data: {origin}: more text follows the end of the array. "
+            "A .json file holds one array, or one object per line."
+        )
+
+
+def _text_lines(stream: BinaryIO, recent: deque[str]) -> Iterator[str]:
+    """The lines as text, the last one also in `recent`.
+
+    Bad bytes become surrogates, so that only the row that holds them is rejected.
+    """
+    for line in stream:
+        text = line.decode(errors="surrogateescape")
+        recent.append(text)
+        yield text
+
+
+def _fault(values: Sequence[str], names: Sequence[str]) -> str | None:
+    if len(values) != len(names):
+        return "malformed row"
+    try:
+        "".join(values).encode()
+    except UnicodeEncodeError:
+        return "invalid UTF-8"
+    return None
+
+
+def _header(origin: str, records: Iterator[list[str]]) -> list[str]:
+    try:
+        names = next(records, [])
+    except csv.Error as error:
+        raise DataError(f"data: {origin}: the header cannot be read: {error}") from None
+    if _fault(names, names):
+        raise DataError(f"data: {origin}: the header is not UTF-8. Convert the file.")
+    check_distinct(origin, names)
+    return names
+
+
+def _check_quotes_closed(origin: str, error: csv.Error, row: int) -> None:
+    if "unexpected end" in str(error) or "field larger" in str(error):
+        raise DataError(
+            f"data: {origin}: row {row} opens a quote that is not closed ({error}), so the rows "
+            "after it cannot be told apart. Repair it."
+        )

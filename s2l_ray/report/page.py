@@ -1,0 +1,333 @@
+"""A run as one self-contained HTML page: no script, no link, nothing fetched.
+
+Everything that reaches the page is escaped: rows, names and reasons are hostile text. K clusters,
+T checkpoints.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any, Literal
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from s2l_ray.report import plots
+
+MAX_STRATA = 100
+MAX_EXCERPT = 600
+MAX_SETTING = 300
+
+
+@dataclass(frozen=True)
+class StageLine:
+    """A finished stage; `summary` holds whatever counts are worth a line."""
+
+    name: str
+    seconds: float
+    finished: str
+    summary: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PoolCounts:
+    """What became of the input rows; rows with repeated content are counted only if known."""
+
+    num_rows: int
+    num_kept: int
+    num_rejected_by_reason: Mapping[str, int]
+    num_tokens: int
+    num_duplicates: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class ClusterView:
+    """The clusters; `steps` and `selected_K` are None where a run has no training or selection."""
+
+    centroid_KT: np.ndarray
+    size_K: np.ndarray
+    stratum_K: Sequence[str]
+    steps: Sequence[int] | None = None
+    selected_K: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class StratumLine:
+    """Examples of one stratum in the pool and in the subset."""
+
+    name: str
+    num_examples: int
+    num_selected: int
+
+
+@dataclass(frozen=True)
+class ArmScore:
+    """One arm on one set: means with the ends of their intervals; None is `not measured`."""
+
+    set: str
+    arm: str
+    num_items: int
+    loss_nats: float | None = None
+    loss_low: float | None = None
+    loss_high: float | None = None
+    exact_match: float | None = None
+    exact_match_low: float | None = None
+    exact_match_high: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The mean over items of `arm` minus `baseline`, and its interval (exact match as a share)."""
+
+    set: str
+    metric: Literal["loss", "exact match"]
+    arm: str
+    baseline: str
+    difference: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SelectedExample:
+    """A selected row, from a cluster of `size` examples."""
+
+    cluster: int
+    size: int
+    prompt: str
+    response: str
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """All that the page shows; a part that is None or empty is left out."""
+
+    name: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    stages: Sequence[StageLine] = ()
+    counts: PoolCounts | None = None
+    clusters: ClusterView | None = None
+    strata: Sequence[StratumLine] = ()
+    evaluation: Sequence[ArmScore] = ()
+    comparisons: Sequence[Comparison] = ()
+    confidence: float = 0.95
+    """Of every interval on the page."""
+    examples: Sequence[SelectedExample] = ()
+
+
+def render(report: ReportData) -> str:
+    """The page; equal reports give equal bytes."""
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        count=count, share=share, nats=nats, duration=duration, excerpt=excerpt, summary=summary
+    )
+    source = resources.files("s2l_ray.report").joinpath("page.html").read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        report=report,
+        lead=lead(report),
+        settings=settings(report.config),
+        strata=folded(report.strata),
+        figures=figures(report.clusters),
+        cluster_facts=cluster_facts(report.clusters),
+        sets=evaluated_sets(report),
+    )
+
+
+def evaluated_sets(report: ReportData) -> list[tuple[str, list[ArmScore], list[str]]]:
+    """Each evaluation set with its scores and verdicts, sets in the order of their first score."""
+    return [
+        (
+            name,
+            [score for score in report.evaluation if score.set == name],
+            [verdict(pair, report.confidence) for pair in report.comparisons if pair.set == name],
+        )
+        for name in dict.fromkeys(score.set for score in report.evaluation)
+    ]
+
+
+def lead(report: ReportData) -> str:
+    """The run in one sentence, out of what is known of it."""
+    clauses = []
+    if report.counts:
+        counts = report.counts
+        clauses.append(f"of {counts.num_rows:,} rows read, {counts.num_kept:,} became examples")
+    clusters = report.clusters
+    if clusters:
+        num_strata = len(set(clusters.stratum_K))
+        inside = f" inside {num_strata:,} strata" if num_strata > 1 else ""
+        clauses.append(
+            f"the loss trajectories of {clusters.size_K.sum():,} examples over "
+            f"{clusters.centroid_KT.shape[1]} checkpoints form {len(clusters.size_K):,} "
+            f"clusters{inside}"
+        )
+    if clusters and clusters.selected_K is not None:
+        num_selected = int(clusters.selected_K.sum())
+        clauses.append(f"{num_selected:,} ({num_selected / clusters.size_K.sum():.1%}) are chosen")
+    if report.evaluation:
+        arms = len({score.arm for score in report.evaluation})
+        sets = len({score.set for score in report.evaluation})
+        clauses.append(f"{_plural(arms, 'arm')} judged on {_plural(sets, 'held-out set')}")
+    sentence = "; ".join(clauses) or "nothing has been measured yet"
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def verdict(comparison: Comparison, confidence: float) -> str:
+    """Which arm is better on this set, and whether the interval of the difference excludes zero."""
+    arm, baseline, metric = comparison.arm, comparison.baseline, comparison.metric
+    if metric == "loss":
+        numbers = [f"{x:+.4f}" for x in (comparison.difference, comparison.low, comparison.high)]
+        unit = "nats per token"
+    else:
+        ends = (comparison.difference, comparison.low, comparison.high)
+        numbers = [f"{100 * x:+.1f}" for x in ends]
+        unit = "points"
+    difference = (
+        f"the paired difference ({arm} minus {baseline}) is {numbers[0]} {unit}, and its "
+        f"{confidence:.0%} interval, {numbers[1]} to {numbers[2]},"
+    )
+    if comparison.low <= 0 <= comparison.high:
+        return f"{metric.capitalize()} tells no better arm: {difference} includes zero."
+    arm_wins = (comparison.difference < 0) == (metric == "loss")
+    better, worse = (arm, baseline) if arm_wins else (baseline, arm)
+    return f"By {metric}, {better} is better than {worse}: {difference} excludes zero."
+
+
+def settings(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Each section with its keys as dotted names; what is not set is left out."""
+    scalars = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
+    sections = {"run": scalars} | {
+        key: value for key, value in config.items() if isinstance(value, Mapping)
+    }
+    flat = [(name, _flat(section)) for name, section in sections.items()]
+    return [(name, rows) for name, rows in flat if rows]
+
+
+def folded(strata: Sequence[StratumLine]) -> list[StratumLine]:
+    """The strata, biggest first; beyond MAX_STRATA lines the rest share the last one."""
+    ordered = sorted(strata, key=lambda line: (-line.num_examples, line.name))
+    if len(ordered) <= MAX_STRATA:
+        return ordered
+    rest = ordered[MAX_STRATA - 1 :]
+    num_examples = sum(line.num_examples for line in rest)
+    num_selected = sum(line.num_selected for line in rest)
+    last = StratumLine(f"{len(rest):,} smaller strata", num_examples, num_selected)
+    return [*ordered[: MAX_STRATA - 1], last]
+
+
+def figures(clusters: ClusterView | None) -> dict[str, Markup]:
+    """The plots that can be drawn, by name, as markup that is already safe."""
+    if clusters is None or not len(clusters.size_K):
+        return {}
+    trajectories = plots.trajectories_svg(
+        clusters.centroid_KT,
+        clusters.size_K,
+        _cluster_names(clusters.stratum_K),
+        steps=clusters.steps,
+        selected_K=clusters.selected_K,
+    )
+    drawn = {"trajectories": Markup(trajectories)}  # noqa: S704 - drawn by us, text escaped
+    if clusters.selected_K is not None:
+        taken = plots.taken_svg(clusters.size_K, clusters.selected_K)
+        drawn["taken"] = Markup(taken)  # noqa: S704 - drawn by us, text escaped
+    return drawn
+
+
+def cluster_facts(clusters: ClusterView | None) -> list[str]:
+    """What the figures cannot show exactly: how many lines, how even the sizes, how much taken."""
+    if clusters is None or not len(clusters.size_K):
+        return []
+    size_K, selected_K = clusters.size_K, clusters.selected_K
+    facts = [
+        f"{len(size_K):,} clusters of {size_K.min():,} to {size_K.max():,} examples, "
+        f"median {np.median(size_K):,.0f}."
+    ]
+    if selected_K is not None:
+        facts.append(
+            f"{np.count_nonzero(selected_K == size_K):,} clusters are taken whole, "
+            f"{np.count_nonzero(selected_K == 0):,} give nothing; "
+            f"the most taken from one is {selected_K.max():,}."
+        )
+    num_shown = len(plots.shown_clusters(size_K, selected_K))
+    if num_shown < len(size_K):
+        facts.append(f"{num_shown} of them are drawn, spread evenly over the sizes.")
+    return facts
+
+
+def count(number: int) -> str:
+    return f"{number:,}"
+
+
+def share(part: float, whole: float = 1) -> str:
+    """`part` of `whole` in per cent; few never read as none, and a share of nothing as n/a."""
+    if not whole:
+        return "n/a"
+    return "<0.1%" if 0 < part / whole < 0.0005 else f"{part / whole:.1%}"
+
+
+def nats(loss: float) -> str:
+    return f"{loss:.4f}"
+
+
+def duration(seconds: float) -> str:
+    """Two units at most: 0.4 s, 12 s, 3 min 05 s, 1 h 02 min."""
+    if round(seconds) < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    if seconds < 3600 - 0.5:
+        minutes, rest = divmod(round(seconds), 60)
+        return f"{minutes} min {rest:02d} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours:,} h {minutes:02d} min"
+
+
+def excerpt(text: str) -> str:
+    """The beginning of `text`, which says how much is missing."""
+    if len(text) <= MAX_EXCERPT:
+        return text
+    return f"{text[:MAX_EXCERPT]} ... ({len(text) - MAX_EXCERPT:,} more characters)"
+
+
+def summary(values: Mapping[str, Any]) -> str:
+    """`num_rows: 1200` as `1,200 rows`, and everything else as `key: value`."""
+    return ", ".join(_summary_item(key, value) for key, value in values.items())
+
+
+def _summary_item(key: str, value: Any) -> str:
+    text = f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else _text(value)
+    words = key.removeprefix("num_").replace("_", " ")
+    return f"{text} {words}" if key.startswith("num_") else f"{words}: {text}"
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in section.items():
+        if isinstance(value, Mapping):
+            rows += _flat(value, f"{prefix}{key}.")
+        elif value is not None and value != []:
+            rows.append((f"{prefix}{key}", _text(value)))
+    return rows
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        text = ", ".join(_text(item) for item in value)
+    elif isinstance(value, str):
+        text = value
+    else:
+        text = json.dumps(value, default=str)
+    return text if len(text) <= MAX_SETTING else f"{text[:MAX_SETTING]} ..."
+
+
+def _cluster_names(stratum_K: Sequence[str]) -> list[str]:
+    """Cluster numbers, with the stratum where there is more than one."""
+    if len(set(stratum_K)) < 2:
+        return [f"cluster {k}" for k in range(len(stratum_K))]
+    return [f"{k} in {stratum}" for k, stratum in enumerate(stratum_K)]
+
+
+def _plural(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -1,0 +1,223 @@
+"""The cluster and the environment: the one module that reads environment variables.
+
+Opens Ray, checks that the cluster can ever give what a stage asks for, and maps units of work over
+an autoscaling pool of actors.
+"""
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from s2l_ray import errors
+from s2l_ray.config import RunConfig, WorkerRange
+from s2l_ray.errors import ConfigError, UserError
+
+# One core of arithmetic per worker, whatever machine it lands on: see DESIGN promise 1.
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+def joins_cluster(address: str | None) -> bool:
+    """Whether the program will join a running cluster, rather than start Ray on this machine."""
+    return address is not None or bool(os.environ.get("RAY_ADDRESS"))
+
+
+@contextlib.contextmanager
+def cluster(address: str | None) -> Iterator[None]:
+    """Ray is connected inside the block; a cluster that was joined is left running after it.
+
+    Raises:
+        ConfigError: there is no cluster at `address`.
+    """
+    import ray  # takes a second, which a command that finds nothing to do should not spend
+
+    joined = joins_cluster(address)
+    # Ray's C++ core prints internal notes to the terminal at any level below this one.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        with _native_output_held():
+            ray.init(
+                address=address,
+                include_dashboard=None if joined else False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except ConnectionError as error:
+        place = address or "RAY_ADDRESS"
+        raise ConfigError(f"no Ray cluster answers at {place}: {_one_line(error)}") from None
+    _quieten_ray_data()
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _native_output_held() -> Iterator[None]:
+    """Standard error of C++ code inside the block is shown only when the block fails."""
+    sys.stderr.flush()
+    terminal = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(terminal, held.read())
+            raise
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+
+
+def _quieten_ray_data() -> None:
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def worker_environment(cpus: int) -> dict[str, Any]:
+    """The runtime environment of a worker that computes on `cpus` threads."""
+    return {"env_vars": {name: str(cpus) for name in THREAD_VARIABLES}}
+
+
+@dataclass(frozen=True)
+class Workers:
+    """How many workers a stage wants, and what each of them takes."""
+
+    stage: str
+    min: int
+    max: int
+    cpus: float = 1
+    gpus: float = 0
+
+
+def workers(
+    stage: str, count: int | WorkerRange, *, cpus: float, gpus: float | None = None
+) -> Workers:
+    """Workers with a GPU each where the cluster has GPUs and `gpus` was left open."""
+    low, high = (count.min, count.max) if isinstance(count, WorkerRange) else (count, count)
+    if gpus is None:
+        gpus = 1.0 if _most().get("GPU", 0) >= 1 else 0.0
+    wanted = Workers(stage, low, high, cpus, gpus)
+    check_resources(wanted)
+    return wanted
+
+
+def check_resources(wanted: Workers) -> None:
+    """Refuse what no node of the cluster, and no node that it can add, will ever offer.
+
+    Raises:
+        ConfigError: naming what was asked for and what there is.
+    """
+    most = _most()
+    asks = {"CPU": wanted.cpus, "GPU": wanted.gpus}
+    for kind, each in asks.items():
+        available = most.get(kind, 0)
+        if each * wanted.min > available:
+            raise ConfigError(
+                f"{wanted.stage}: {wanted.min} worker(s) of {each:g} {kind} need "
+                f"{each * wanted.min:g} {kind}, and this cluster will never have more than "
+                f"{available:g}. Lower {wanted.stage}.workers or "
+                f"{wanted.stage}.{kind.lower()}s_per_worker, or use a larger cluster."
+            )
+
+
+def check_sections(config: RunConfig) -> None:
+    """Refuse a run whose later stages the cluster could never hold, before the first one starts."""
+    for name in ("reference", "trajectories", "clusters", "target", "evaluation"):
+        section = getattr(config, name)
+        if section is not None and getattr(section, "path", None) is None:
+            workers(
+                name,
+                section.workers,
+                cpus=getattr(section, "cpus_per_worker", 1),
+                gpus=getattr(section, "gpus_per_worker", 0),
+            )
+
+
+def _most() -> Mapping[str, float]:
+    """The most of each resource that the cluster can ever have, autoscaling included."""
+    import ray
+    from ray._private.state import state
+
+    current = ray.cluster_resources()
+    ceiling = state.get_max_resources_from_cluster_config() or {}
+    names = set(current) | set(ceiling)
+    return {name: max(current.get(name, 0), ceiling.get(name, 0)) for name in names}
+
+
+def map_units(
+    worker: type,
+    units: Sequence[Mapping[str, Any]],
+    wanted: Workers,
+    **constructor: Any,
+) -> Iterator[dict[str, Any]]:
+    """Yield `worker(**constructor)(unit)` for every unit, in the order in which they finish.
+
+    The units, small descriptions of work, are the dataset: each worker reads and writes its own
+    parts, so nothing depends on block sizes, and no reader competes with the pool for cores.
+    Units and results are JSON values.
+
+    Raises:
+        UserError: as a worker raised it (Ray's own wrapping loses the type, so it comes as data).
+    """
+    import ray.data
+
+    if not units:
+        return
+    dataset = ray.data.from_items(
+        [{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units)
+    )
+    results = dataset.map(
+        _OneUnit,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min(wanted.min, len(units)), max_size=min(wanted.max, len(units))
+        ),
+        fn_constructor_kwargs={"worker": worker, "constructor": constructor},
+        num_cpus=wanted.cpus,
+        num_gpus=wanted.gpus or None,
+        runtime_env=worker_environment(max(int(wanted.cpus), 1)),
+    )
+    for row in results.iter_rows():
+        if row["error"]:
+            raise getattr(errors, row["error"])(row["result"])
+        yield json.loads(row["result"])
+
+
+class _OneUnit:
+    """Adapts a worker of one unit to Ray Data's rows."""
+
+    def __init__(self, worker: type, constructor: dict[str, Any]) -> None:
+        self._worker: Callable[[dict[str, Any]], dict[str, Any]] = worker(**constructor)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        try:
+            return {"error": "", "result": json.dumps(self._worker(json.loads(row["unit"])))}
+        except UserError as error:
+            return {"error": type(error).__name__, "result": str(error)}
+
+
+@contextlib.contextmanager
+def user_errors() -> Iterator[None]:
+    """Raise the UserError of an actor's method as it was, not as Ray wraps it."""
+    from ray.exceptions import RayTaskError
+
+    try:
+        yield
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())

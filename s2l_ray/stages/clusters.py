@@ -1,0 +1,345 @@
+"""Stage 4: trajectories are grouped by k-means, inside each stratum or over all.
+
+Actors keep the trajectories of their parts in memory and return integer sums; the driver holds
+centroids only. Integer sums add up to the same value in any order, and the rows of a mini-batch
+are chosen by a hash of their id, so centroids are bit-identical under any number of actors.
+
+Shapes: N trajectories of a part, S sample rows, T checkpoints, K clusters of one stratum.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+
+from s2l_ray import runtime
+from s2l_ray.artifacts import Parts, StageDir, part_name
+from s2l_ray.config import ClustersConfig
+from s2l_ray.errors import DataError, first
+from s2l_ray.maths import hashing, kmeans
+from s2l_ray.progress import Progress
+from s2l_ray.storage import Location
+
+SAMPLE, SWEEP, START = 1, 2, 3
+"""Salts that keep the uses of one seed apart."""
+
+Centroids = dict[str, np.ndarray]
+"""Stratum -> centroid_KT, float32."""
+Sums = dict[str, kmeans.ClusterSums]
+
+
+def run(
+    config: ClustersConfig,
+    trajectories: Parts,
+    out: StageDir,
+    *,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Cluster every trajectory.
+
+    Reads   trajectories part-*     example_id, stratum: string, loss_nats: float32[T]
+    Writes  part-*.parquet          example_id, stratum: string, cluster: int32, sqdist: float32
+            centroids.npy           float32 (K, T), nats per token, strata in the order of names
+    Raises  DataError when there is no trajectory, or one is not finite.
+    """
+    wanted = runtime.workers("clusters", config.workers, cpus=1, gpus=0)
+    files = trajectories.files()
+    fleet = _Fleet.start(wanted, files, config, seed)
+    rows_by_stratum, centroids = _start(fleet, config, seed)
+    if not rows_by_stratum:
+        raise DataError(f"clusters: there are no trajectories in {trajectories.folder}.")
+    num_rows = sum(rows_by_stratum.values())
+    progress.start(config.minibatch_sweeps + config.lloyd_sweeps + 1, "sweeps")
+    centroids = _minibatches(fleet, centroids, config, num_rows, progress)
+    centroids, sweeps, converged = _lloyd(fleet, centroids, config.lloyd_sweeps, progress)
+    numbers = _first_numbers(centroids)
+    sizes_K, inertia = _assign(fleet, centroids, numbers, out.location)
+    progress.update(1)
+    _write_centroids(centroids, out.location)
+    return {
+        "rows": num_rows,
+        "num_clusters": len(sizes_K),
+        "stratum_of_cluster": [name for name in centroids for _ in centroids[name]],
+        "size_of_cluster": sizes_K.tolist(),
+        "inertia": inertia,
+        "lloyd_sweeps": sweeps,
+        "converged": converged,
+        "shrunk_strata": _shrunk(centroids, config),
+    }
+
+
+def _start(fleet: "_Fleet", config: ClustersConfig, seed: int) -> tuple[dict[str, int], Centroids]:
+    """Row counts and the k-means++ start of every stratum, found on its sample."""
+    described = fleet.everywhere("describe")
+    rows_by_stratum: dict[str, int] = {}
+    samples: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    for of_actor in described:
+        for name, (num_rows, key_S, loss_ST) in of_actor.items():
+            rows_by_stratum[name] = rows_by_stratum.get(name, 0) + num_rows
+            samples.setdefault(name, []).append((key_S, loss_ST))
+    names = sorted(samples)
+    calls = [
+        (_joined_sample(samples[name], config.rows_per_sample), config.num_clusters)
+        for name in names
+    ]
+    found = fleet.each("initial_centroids", calls)
+    return rows_by_stratum, dict(zip(names, found, strict=True))
+
+
+def _joined_sample(
+    shards: Sequence[tuple[np.ndarray, np.ndarray]], rows_per_sample: int
+) -> np.ndarray:
+    key_S = np.concatenate([key for key, _ in shards])
+    loss_ST = np.concatenate([loss for _, loss in shards])
+    return loss_ST[hashing.bottom_k(key_S, rows_per_sample)]
+
+
+def _minibatches(
+    fleet: "_Fleet",
+    centroids: Centroids,
+    config: ClustersConfig,
+    num_rows: int,
+    progress: Progress,
+) -> Centroids:
+    """Running means over hashed mini-batches; a pool that is one batch goes straight to Lloyd."""
+    if num_rows <= config.rows_per_batch:
+        progress.update(config.minibatch_sweeps)
+        return centroids
+    seen = {name: np.zeros(len(centroids[name]), np.int64) for name in centroids}
+    share = config.rows_per_batch / num_rows
+    for sweep in range(config.minibatch_sweeps):
+        for name, sums in fleet.sums("batch_sums", centroids, sweep, share).items():
+            moved_KT, seen[name] = kmeans.minibatch_step(centroids[name], seen[name], sums)
+            centroids = {**centroids, name: moved_KT}
+        progress.update(1)
+    return centroids
+
+
+def _lloyd(
+    fleet: "_Fleet", centroids: Centroids, max_sweeps: int, progress: Progress
+) -> tuple[Centroids, int, bool]:
+    """Full sweeps until no centroid moves, each stratum for itself; clusters left empty go."""
+    moving = dict(centroids)
+    for sweep in range(max_sweeps):
+        sums = fleet.sums("all_sums", moving)
+        progress.update(1)
+        moved = {name: kmeans.centroids(sums[name], moving[name]) for name in moving}
+        for name in moving:
+            filled_K = sums[name].count_K > 0
+            centroids = {**centroids, name: moved[name][filled_K]}
+        moving = {
+            name: centroids[name]
+            for name in moving
+            if not np.array_equal(moved[name], moving[name]) or (sums[name].count_K == 0).any()
+        }
+        if not moving:
+            return centroids, sweep + 1, True
+    return centroids, max_sweeps, False
+
+
+def _assign(
+    fleet: "_Fleet", centroids: Centroids, numbers: Mapping[str, int], folder: Location
+) -> tuple[np.ndarray, float]:
+    """Write every part's labels; sizes of all clusters, and the inertia in nats squared."""
+    totals = fleet.everywhere("assign", centroids, dict(numbers), folder)
+    size_K = np.sum([size for size, _ in totals], axis=0)
+    # Parts are summed in their own order, whoever computed them.
+    inertia_by_part = sorted(item for _, parts in totals for item in parts.items())
+    return size_K, float(sum(inertia for _, inertia in inertia_by_part))
+
+
+def _first_numbers(centroids: Centroids) -> dict[str, int]:
+    """The number of each stratum's first cluster: clusters are numbered through all strata."""
+    counts = [len(centroid_KT) for centroid_KT in centroids.values()]
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    return {name: int(start) for name, start in zip(centroids, starts, strict=False)}
+
+
+def _write_centroids(centroids: Centroids, folder: Location) -> None:
+    buffer = io.BytesIO()
+    np.save(buffer, np.concatenate(list(centroids.values())).astype(np.float32))
+    (folder / "centroids.npy").write_bytes(buffer.getvalue())
+
+
+def _shrunk(centroids: Centroids, config: ClustersConfig) -> dict[str, int]:
+    """Strata with fewer clusters than asked for, because they have fewer distinct rows."""
+    counts = {name: len(centroid_KT) for name, centroid_KT in centroids.items()}
+    return {name: count for name, count in counts.items() if count < config.num_clusters}
+
+
+@dataclass(frozen=True)
+class _Fleet:
+    """The actors of this stage, each with its share of the parts."""
+
+    actors: list[Any]
+
+    @classmethod
+    def start(
+        cls, wanted: runtime.Workers, files: Sequence[Location], config: ClustersConfig, seed: int
+    ) -> "_Fleet":
+        count = max(min(wanted.max, len(files)), 1)
+        # An actor that died is started again, reads its parts again, and repeats the call.
+        actor = ray.remote(ClusterWorker).options(
+            num_cpus=wanted.cpus,
+            max_restarts=3,
+            max_task_retries=3,
+            runtime_env=runtime.worker_environment(1),
+        )
+        shares = [
+            {part: files[part] for part in range(index, len(files), count)}
+            for index in range(count)
+        ]
+        return cls([actor.remote(share, config, seed) for share in shares])
+
+    def everywhere(self, method: str, *arguments: Any) -> list[Any]:
+        """What `method` returns on every actor."""
+        shared = [ray.put(argument) for argument in arguments]
+        calls = [getattr(actor, method).remote(*shared) for actor in self.actors]
+        with runtime.user_errors():
+            return list(ray.get(calls))
+
+    def each(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Independent calls, dealt out over the actors."""
+        futures = [
+            getattr(self.actors[index % len(self.actors)], method).remote(*arguments)
+            for index, arguments in enumerate(calls)
+        ]
+        with runtime.user_errors():
+            return list(ray.get(futures))
+
+    def sums(self, method: str, *arguments: Any) -> Sums:
+        """Sums of all actors, added by stratum."""
+        merged: dict[str, list[kmeans.ClusterSums]] = {}
+        for of_actor in self.everywhere(method, *arguments):
+            for name, sums in of_actor.items():
+                merged.setdefault(name, []).append(sums)
+        return {name: reduce(kmeans.ClusterSums.merge, merged[name]) for name in sorted(merged)}
+
+
+@dataclass(frozen=True)
+class _Part:
+    """One part in memory: trajectories of a stratum lie together."""
+
+    loss_NT: np.ndarray
+    key_N: np.ndarray
+    rows_by_stratum: dict[str, np.ndarray]
+
+
+class ClusterWorker:
+    """Holds some parts' trajectories; sums and labels them."""
+
+    def __init__(self, files: dict[int, Location], config: ClustersConfig, seed: int) -> None:
+        self.files, self.config, self.seed = files, config, seed
+        self._parts: list[_Part] = []
+
+    def describe(self) -> dict[str, tuple[int, np.ndarray, np.ndarray]]:
+        """By stratum: row count, and the keys and trajectories of its smallest hashed keys."""
+        shards: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        counts: dict[str, int] = {}
+        for part in self._loaded():
+            key_N = hashing.mixed(part.key_N, self.seed, SAMPLE)
+            for name, rows in part.rows_by_stratum.items():
+                counts[name] = counts.get(name, 0) + len(rows)
+                keep = rows[hashing.bottom_k(key_N[rows], self.config.rows_per_sample)]
+                shards.setdefault(name, []).append((key_N[keep], part.loss_NT[keep]))
+        return {name: (counts[name], *self._smallest(shards[name])) for name in shards}
+
+    def _smallest(
+        self, shards: Sequence[tuple[np.ndarray, np.ndarray]]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        key_S = np.concatenate([key for key, _ in shards])
+        loss_ST = np.concatenate([loss for _, loss in shards])
+        keep = hashing.bottom_k(key_S, self.config.rows_per_sample)
+        return key_S[keep], loss_ST[keep]
+
+    def initial_centroids(self, sample_ST: np.ndarray, num_clusters: int) -> np.ndarray:
+        return kmeans.initial_centroids(sample_ST, num_clusters, self.seed + START)
+
+    def batch_sums(self, centroids: Centroids, sweep: int, share: float) -> Sums:
+        """Sums over the rows whose hash for this sweep is among the lowest `share` of all."""
+        limit = np.uint64(share * float(2**64 - 2**12))
+        return self._sums(
+            centroids,
+            lambda part, rows: rows[
+                hashing.mixed(part.key_N[rows], self.seed, SWEEP, sweep) < limit
+            ],
+        )
+
+    def all_sums(self, centroids: Centroids) -> Sums:
+        return self._sums(centroids, lambda _, rows: rows)
+
+    def _sums(
+        self, centroids: Centroids, chosen: Callable[[_Part, np.ndarray], np.ndarray]
+    ) -> Sums:
+        found: dict[str, list[kmeans.ClusterSums]] = {}
+        for part in self._loaded():
+            for name, rows in part.rows_by_stratum.items():
+                if name in centroids:
+                    loss_NT = part.loss_NT[chosen(part, rows)]
+                    found.setdefault(name, []).append(kmeans.summarise(loss_NT, centroids[name]))
+        return {name: reduce(kmeans.ClusterSums.merge, sums) for name, sums in found.items()}
+
+    def assign(
+        self, centroids: Centroids, numbers: Mapping[str, int], folder: Location
+    ) -> tuple[np.ndarray, dict[int, float]]:
+        """Write the labels of every part; cluster sizes, and the inertia of each part."""
+        size_K = np.zeros(sum(len(centroid_KT) for centroid_KT in centroids.values()), np.int64)
+        inertia: dict[int, float] = {}
+        for number, part in zip(self.files, self._loaded(), strict=True):
+            cluster_N = np.empty(len(part.loss_NT), np.int32)
+            sqdist_N = np.empty(len(part.loss_NT), np.float64)
+            for name, rows in part.rows_by_stratum.items():
+                label, sqdist_N[rows] = kmeans.nearest(part.loss_NT[rows], centroids[name])
+                cluster_N[rows] = label + numbers[name]
+            size_K += np.bincount(cluster_N, minlength=len(size_K))
+            inertia[number] = float(sqdist_N.sum())
+            self._write(number, cluster_N, sqdist_N, folder)
+        return size_K, inertia
+
+    def _write(
+        self, number: int, cluster_N: np.ndarray, sqdist_N: np.ndarray, folder: Location
+    ) -> None:
+        table = self.files[number].read_table(["example_id", "stratum"])
+        table = table.append_column("cluster", pa.array(cluster_N, pa.int32()))
+        table = table.append_column("sqdist", pa.array(sqdist_N.astype(np.float32)))
+        (folder / part_name(number)).write_table(table)
+
+    def _loaded(self) -> list[_Part]:
+        if len(self._parts) < len(self.files):
+            self._parts = [
+                _load(file, per_stratum=self.config.per_stratum) for file in self.files.values()
+            ]
+        return self._parts
+
+
+def _load(file: Location, *, per_stratum: bool) -> _Part:
+    table = file.read_table(["example_id", "stratum", "loss_nats"])
+    ids = table["example_id"].to_pylist()
+    losses = table["loss_nats"].combine_chunks()
+    loss_NT = losses.flatten().to_numpy().reshape(len(ids), losses.type.list_size)
+    bad = np.flatnonzero(~np.isfinite(loss_NT).all(axis=1))
+    if len(bad):
+        raise DataError(
+            f"clusters: {len(bad):,} trajectories in {file.name} are not finite (first: "
+            f"{first([ids[row] for row in bad[:4]])}). Redo them with `--from trajectories`."
+        )
+    return _Part(loss_NT, hashing.example_keys(ids), _rows_by_stratum(table, per_stratum))
+
+
+def _rows_by_stratum(table: pa.Table, per_stratum: bool) -> dict[str, np.ndarray]:
+    if not table.num_rows:
+        return {}
+    if not per_stratum:
+        return {"": np.arange(table.num_rows)}
+    coded = table["stratum"].combine_chunks().dictionary_encode()
+    code_N = coded.indices.to_numpy()
+    order_N = np.argsort(code_N, kind="stable")
+    ends = np.cumsum(np.bincount(code_N, minlength=len(coded.dictionary)))
+    rows = np.split(order_N, ends[:-1])
+    return dict(zip(coded.dictionary.to_pylist(), rows, strict=True))

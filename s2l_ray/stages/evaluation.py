@@ -1,0 +1,508 @@
+"""Stage 7: the trained target is judged on held-out rows, by loss and by final answers.
+
+The driver stages every set as units of a few batches of rows. A unit is scored and answered by
+itself, so its results depend on nobody else's, and what is finished is never done again.
+
+Shapes: N items.
+"""
+
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby, islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from s2l_ray import comparison, runtime
+from s2l_ray.artifacts import Parts, StageDir, original_rows, part_name, rows_name, rows_table
+from s2l_ray.config import DataConfig, EvaluationConfig, FieldNames
+from s2l_ray.errors import DataError, first
+from s2l_ray.maths import answers, hashing
+from s2l_ray.modelling import prompts
+from s2l_ray.modelling.checkpoints import (
+    device_for,
+    load_model,
+    load_tokenizer,
+    resolve_precision,
+)
+from s2l_ray.modelling.generation import generate
+from s2l_ray.modelling.scoring import score
+from s2l_ray.progress import Progress
+from s2l_ray.sources import InputFile, read_rows
+from s2l_ray.storage import Location
+
+ITEMS = pa.schema(
+    [
+        ("set", pa.string()),
+        ("item", pa.int64()),
+        ("file", pa.string()),
+        ("stratum", pa.string()),
+        ("prompt", pa.string()),
+        ("gold", pa.string()),
+        ("completion", pa.string()),
+        ("predicted", pa.string()),
+        ("correct", pa.bool_()),
+        ("loss_nats", pa.float32()),
+        ("num_response_tokens", pa.int32()),
+    ]
+)
+BATCHES_PER_UNIT = 4
+MAX_ATTEMPTS = 3
+PLACES_SHOWN = 3
+NO_ROOM = "no response tokens left"
+
+Failure = tuple[str, str]
+"""Why a row cannot be used (one of prompts.REASONS or the reader's), and where it stands."""
+
+
+def run(
+    config: EvaluationConfig,
+    data: DataConfig,
+    sets: Mapping[str, Sequence[InputFile]],
+    model: Location,
+    out: StageDir,
+    *,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Score and answer the held-out rows of every set.
+
+    Args:
+        sets: the files of each of `config.sets`.
+        model: a Hugging Face directory with its tokenizer.
+
+    Writes  items.parquet   set, file, stratum, prompt, gold, completion, predicted: string,
+                            item: int64 (row in the file), correct: bool, loss_nats: float32 (null
+                            where no response token fits), num_response_tokens: int32
+            metrics.json    means with intervals by set, over strata equally, and by stratum
+    Raises  DataError when too many rows of a set cannot be used, a loss is not finite, or a unit
+            killed its worker MAX_ATTEMPTS times.
+    """
+    staged, place = out.location / "staged", out.location / "metrics.json"
+    if not place.exists():
+        plan = staged_units(config, data, sets, staged)
+        results = _evaluated(config, data, model, plan["units"], out.location, progress)
+        for name, counts in plan["sets"].items():
+            failures = counts["failures"] + _failures(results, name)
+            check_usable(name, counts["rows"], failures, data.max_rejected)
+        numbers = _merge_items(staged, len(results), out.location / "items.parquet")
+        place.write_json(_metrics(plan["sets"], results, numbers))
+    staged.remove()
+    return _summary(place.read_json())
+
+
+def _evaluated(
+    config: EvaluationConfig,
+    data: DataConfig,
+    model: Location,
+    units: Sequence[Mapping[str, Any]],
+    folder: Location,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """What the worker of each unit reports, in the order of the units."""
+    wanted = runtime.workers(
+        "evaluation", config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
+    )
+    progress.start(sum(unit["rows"] for unit in units), "items")
+    results: list[dict[str, Any]] = [{} for _ in units]
+    for result in runtime.map_units(
+        Evaluator,
+        units,
+        wanted,
+        model=model,
+        config=config,
+        data=data,
+        staged=folder / "staged",
+        gpus=wanted.gpus,
+        session=uuid.uuid4().hex,
+    ):
+        progress.update(result["rows"], result["tokens"] if result["fresh"] else 0)
+        results[result["unit"]] = result
+    return results
+
+
+def staged_units(
+    config: EvaluationConfig,
+    data: DataConfig,
+    sets: Mapping[str, Sequence[InputFile]],
+    staged: Location,
+) -> dict[str, Any]:
+    """Leave the rows to evaluate in `staged`, once; units in order, and the counts of each set.
+
+    A unit's rows are consecutive among the chosen ones of one file.
+
+    Raises:
+        DataError: a set has no rows, or too many that cannot be used.
+    """
+    place = staged / "plan.json"
+    if not place.exists():
+        units: list[dict[str, Any]] = []
+        counts: dict[str, Any] = {}
+        for name in dict.fromkeys(config.sets):
+            survey = _survey(sets[name], data.fields)
+            check_usable(name, survey.num_rows, survey.failures, data.max_rejected)
+            counts[name] = {"rows": survey.num_rows, "failures": survey.failures}
+            usable = (row for row in _checked(sets[name], data.fields) if row.digest)
+            chosen_N = chosen(survey.digests, config.max_items)
+            kept = (row for row, keep in zip(usable, chosen_N, strict=True) if keep)
+            for rows in _units_of(kept, BATCHES_PER_UNIT * config.rows_per_batch):
+                (staged / rows_name(len(units))).write_table(_staged_table(rows))
+                units.append({"unit": len(units), "set": name, "rows": len(rows)})
+        place.write_json({"units": units, "sets": counts})
+    plan: dict[str, Any] = place.read_json()
+    return plan
+
+
+def chosen(digests: Sequence[str], max_items: int | None) -> np.ndarray:
+    """keep_N, bool (N,): at most `max_items` rows, those with the smallest hash of their content.
+
+    A row is chosen whatever stands before it; of equal rows the first come first.
+    """
+    limit = len(digests) if max_items is None else max_items
+    keep_N = np.zeros(len(digests), bool)
+    keep_N[hashing.bottom_k(hashing.example_keys(digests), limit)] = True
+    return keep_N
+
+
+def check_usable(
+    name: str, num_rows: int, failures: Sequence[Failure], max_rejected: float
+) -> None:
+    """Nothing, if enough rows of a set can be used; else a DataError that counts them by reason."""
+    if not num_rows:
+        raise DataError(f"data.eval.{name}: there are no rows in its files. Check the path.")
+    if len(failures) <= max_rejected * num_rows and len(failures) < num_rows:
+        return
+    lines = []
+    for reason, count in Counter(reason for reason, _ in failures).most_common():
+        places = [place for other, place in failures if other == reason]
+        lines.append(f"  {count:,} {reason} (first: {first(places, PLACES_SHOWN)})")
+    advice = ", or raise data.max_rejected" if len(failures) < num_rows else ""
+    raise DataError(
+        f"data.eval.{name}: {len(failures):,} of {num_rows:,} rows cannot be used "
+        f"({len(failures) / num_rows:.2%}; the limit data.max_rejected is {max_rejected:.2%}):\n"
+        + "\n".join(lines)
+        + f"\nMend the data or data.fields{advice}."
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row as it came, with the digest of its content or the reason why it has none."""
+
+    file: str
+    number: int
+    fields: dict[str, Any]
+    digest: str | None
+    reason: str | None
+
+    @property
+    def place(self) -> str:
+        return f"{self.file} row {self.number}"
+
+
+@dataclass(frozen=True)
+class _Survey:
+    """All rows of a set: the digests of the usable ones, in input order, and the other ones."""
+
+    num_rows: int
+    digests: list[str]
+    failures: list[Failure]
+
+
+def _survey(files: Sequence[InputFile], fields: FieldNames) -> _Survey:
+    digests, failures = [], []
+    for row in _checked(files, fields):
+        if row.digest:
+            digests.append(row.digest)
+        else:
+            failures.append((str(row.reason), row.place))
+    return _Survey(len(digests) + len(failures), digests, failures)
+
+
+def _checked(files: Sequence[InputFile], fields: FieldNames) -> Iterator[_Row]:
+    for file in files:
+        for row in read_rows(file):
+            if row.fields is None:
+                yield _Row(file.uri, row.row, {}, None, row.reason)
+                continue
+            try:
+                digest = prompts.content_digest(prompts.read_example(row.fields, fields))
+                yield _Row(file.uri, row.row, row.fields, digest, None)
+            except prompts.RowError as error:
+                yield _Row(file.uri, row.row, row.fields, None, error.reason)
+
+
+def _units_of(rows: Iterator[_Row], rows_per_unit: int) -> Iterator[list[_Row]]:
+    for _, of_file in groupby(rows, key=lambda row: row.file):
+        while unit := list(islice(of_file, rows_per_unit)):
+            yield unit
+
+
+def _staged_table(rows: Sequence[_Row]) -> pa.Table:
+    return rows_table(
+        [row.fields for row in rows],
+        [str(row.digest) for row in rows],
+        rows[0].file,
+        [row.number for row in rows],
+    )
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A row that is evaluated; `tokens` is None where no response token fits."""
+
+    file: str
+    number: int
+    example: prompts.Example
+    tokens: prompts.TokenisedExample | None
+
+    @property
+    def place(self) -> str:
+        return f"{self.file} row {self.number}"
+
+    @property
+    def num_response_tokens(self) -> int:
+        tokens = self.tokens
+        return len(tokens.input_ids) - tokens.num_prompt_tokens if tokens else 0
+
+
+class Evaluator:
+    """Holds the trained target; scores and answers the rows of one unit."""
+
+    def __init__(
+        self,
+        model: Location,
+        config: EvaluationConfig,
+        data: DataConfig,
+        staged: Location,
+        gpus: float,
+        session: str,
+    ) -> None:
+        torch.set_num_threads(config.cpus_per_worker)
+        self.folder, self.config, self.data = model, config, data
+        self.staged, self.gpus, self.session = staged, gpus, session
+
+    # Loaded by the first unit: a constructor's errors do not reach the driver as they are.
+    @cached_property
+    def device(self) -> torch.device:
+        return device_for(self.gpus)
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        return resolve_precision(self.config.precision, self.device)
+
+    @cached_property
+    def template(self) -> prompts.Template:
+        return prompts.load_template(self.data.template)
+
+    @cached_property
+    def target(self) -> tuple[Any, Any]:
+        """The model and its tokenizer."""
+        with self.folder.local() as path:
+            model = load_model(str(path), dtype=self.dtype).to(self.device)
+            return model, load_tokenizer(str(path))
+
+    @property
+    def model(self) -> Any:
+        return self.target[0]
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.target[1]
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        done = self.staged / f"done-{unit['unit']:06d}.json"
+        fresh = not done.exists()
+        if fresh:
+            attempt = self._begin_attempt(unit)
+            done.write_json(self._evaluate(unit))
+            attempt.remove()
+        return {**done.read_json(), "fresh": fresh}
+
+    def _begin_attempt(self, unit: Mapping[str, Any]) -> Location:
+        """Note on disk that this unit was begun; refuse it when that killed workers before."""
+        start = f"attempt-{self.session}-{unit['unit']:06d}-"
+        before = [name for name in self.staged.names() if name.startswith(start)]
+        if len(before) >= MAX_ATTEMPTS:
+            raise DataError(
+                f"evaluation: the worker died {len(before)} times in unit {unit['unit']} of set "
+                f"{unit['set']}, most likely for want of memory. Lower evaluation.rows_per_batch "
+                "or evaluation.max_new_tokens, or give each worker a larger machine."
+            )
+        mark = self.staged / f"{start}{uuid.uuid4().hex}"
+        mark.write_bytes(b"")
+        return mark
+
+    def _evaluate(self, unit: Mapping[str, Any]) -> dict[str, Any]:
+        items, failures = self._read(self.staged / rows_name(unit["unit"]))
+        losses, completions = self._losses(unit["set"], items), self._completions(items)
+        table = _items_table(unit["set"], items, losses, completions)
+        (self.staged / part_name(unit["unit"])).write_table(table)
+        return {
+            **unit,
+            "failures": failures,
+            "tokens": sum(len(item.tokens.input_ids) for item in items if item.tokens),
+            "cut": sum(self._is_cut(item) for item in items),
+            "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
+        }
+
+    def _read(self, file: Location) -> tuple[list[_Item], list[Failure]]:
+        """The items of a unit, and the rows that the tokenizer's chat template refuses."""
+        table = file.read_table()
+        examples = [prompts.read_example(row, self.data.fields) for row in original_rows(table)]
+        tokens = prompts.tokenise(examples, self.template, self.tokenizer, self.data.max_tokens)
+        items, failures = [], []
+        for uri, number, example, outcome in zip(
+            table["file"].to_pylist(), table["row"].to_pylist(), examples, tokens, strict=True
+        ):
+            refused = isinstance(outcome, prompts.RowError)
+            item = _Item(uri, number, example, None if refused else outcome)
+            if refused and outcome.reason != NO_ROOM:
+                failures.append((outcome.reason, item.place))
+            else:
+                items.append(item)
+        return items, failures
+
+    def _losses(self, name: str, items: Sequence[_Item]) -> list[float | None]:
+        """Mean loss of each item's response; None where none of it fits.
+
+        Raises:
+            DataError: a loss is not finite.
+        """
+        scored = [item for item in items if item.tokens]
+        if not scored:
+            return [None] * len(items)
+        loss_N = score(
+            self.model,
+            [np.array(item.tokens.input_ids, np.int32) for item in scored if item.tokens],
+            np.array([item.tokens.num_prompt_tokens for item in scored if item.tokens]),
+            tokens_per_batch=self.config.rows_per_batch * self.data.max_tokens,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        bad = [item.place for item, loss in zip(scored, loss_N, strict=True) if not _finite(loss)]
+        if bad:
+            raise DataError(
+                f"evaluation: {len(bad):,} items of set {name} have no finite loss (first: "
+                f"{first(bad)}). The target diverged, or bf16 overflows: lower "
+                "target.learning_rate, or set evaluation.precision=fp32."
+            )
+        losses = iter(loss_N.tolist())
+        return [next(losses) if item.tokens else None for item in items]
+
+    def _completions(self, items: Sequence[_Item]) -> list[str]:
+        examples = [item.example for item in items]
+        return generate(
+            self.model,
+            self.tokenizer,
+            prompts.prompt_ids(examples, self.template, self.tokenizer),
+            max_new_tokens=self.config.max_new_tokens,
+            rows_per_batch=self.config.rows_per_batch,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def _is_cut(self, item: _Item) -> bool:
+        """Whether some of the response, but not all, is beyond `max_tokens`."""
+        return bool(item.tokens) and item.tokens.input_ids[-1] != self.tokenizer.eos_token_id
+
+
+def _finite(loss: float) -> bool:
+    return bool(np.isfinite(loss))
+
+
+def _items_table(
+    name: str,
+    items: Sequence[_Item],
+    losses: Sequence[float | None],
+    completions: Sequence[str],
+) -> pa.Table:
+    rows = []
+    for item, loss, completion in zip(items, losses, completions, strict=True):
+        example = item.example
+        gold = example.answer or answers.extract(example.response)
+        predicted = answers.extract(completion)
+        rows.append(
+            {
+                "set": name,
+                "item": item.number,
+                "file": item.file,
+                "stratum": example.stratum,
+                "prompt": example.prompt,
+                "gold": gold,
+                "completion": completion,
+                "predicted": predicted,
+                "correct": answers.equal(predicted, gold),
+                "loss_nats": loss,
+                "num_response_tokens": item.num_response_tokens,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=ITEMS)
+
+
+def _failures(results: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    return [failure for r in results if r["set"] == name for failure in r["failures"]]
+
+
+def _merge_items(staged: Location, num_units: int, place: Location) -> pa.Table:
+    """Write all items in order; what the metrics are made of, a few bytes for each."""
+    parts = Parts(staged)
+    assert len(parts.files()) == num_units, "every unit leaves one part"  # noqa: S101 - promise 3
+    numbers = []
+    with (
+        place.open_atomic() as stream,
+        pq.ParquetWriter(stream, ITEMS, compression="zstd") as writer,
+    ):
+        for table in parts.tables():
+            writer.write_table(table)
+            numbers.append(table.select(["set", *comparison.MEASURED]))
+    return pa.concat_tables(numbers)
+
+
+def _metrics(
+    counts: Mapping[str, Any], results: Sequence[Mapping[str, Any]], numbers: pa.Table
+) -> dict[str, Any]:
+    return {
+        "confidence": comparison.CONFIDENCE,
+        "method": comparison.METHODS,
+        "precision": results[0]["precision"],
+        "tokens": sum(result["tokens"] for result in results),
+        "sets": {
+            name: {
+                "rows": of_set["rows"],
+                "unusable": Counter(
+                    reason for reason, _ in of_set["failures"] + _failures(results, name)
+                ),
+                "cut": sum(result["cut"] for result in results if result["set"] == name),
+                **comparison.measure(numbers.filter(pc.equal(numbers["set"], name))),
+            }
+            for name, of_set in counts.items()
+        },
+    }
+
+
+def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest and the last lines of a run say: one number of each kind for a set."""
+    sets = metrics["sets"]
+    return {
+        "rows": sum(found["items"] for found in sets.values()),
+        "tokens": metrics["tokens"],
+        "precision": metrics["precision"],
+        "sets": {
+            name: {
+                "items": found["items"],
+                "unusable": sum(found["unusable"].values()),
+                "loss_nats": found["loss_nats"]["mean"],
+                "exact_match": found["exact_match"]["rate"],
+                "macro_loss_nats": found["macro"]["loss_nats"]["mean"],
+                "macro_exact_match": found["macro"]["exact_match"]["rate"],
+            }
+            for name, found in sets.items()
+        },
+    }

@@ -1,0 +1,408 @@
+"""Stage 1: input files become numbered parts of tokenised rows, in input order.
+
+First every file is cut, by one reader, into staged parts of `rows_per_part` consecutive rows; a
+part never spans two files. Then the parts are tokenised independently of each other. Between the
+two, 16 bytes per row meet on the driver to find repeated rows and repeated ids.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import ray
+
+from s2l_ray import runtime
+from s2l_ray.artifacts import (
+    StageDir,
+    original_rows,
+    part_name,
+    rows_name,
+    rows_table,
+)
+from s2l_ray.config import DataConfig, WorkerRange
+from s2l_ray.errors import DataError, first
+from s2l_ray.modelling import prompts
+from s2l_ray.modelling.checkpoints import load_tokenizer
+from s2l_ray.progress import Progress
+from s2l_ray.sources import InputFile, SourceRow, read_rows
+from s2l_ray.storage import Location
+
+REJECTED = pa.schema(
+    [
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("reason", pa.string()),
+        ("excerpt", pa.string()),
+    ]
+)
+STAGED = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("digest", pa.binary(16)),
+        ("reason", pa.string()),
+        ("excerpt", pa.string()),
+    ]
+)
+EXCERPT_CHARACTERS = 200
+PLACES_SHOWN = 3
+
+
+def run(
+    config: DataConfig,
+    files: Sequence[InputFile],
+    tokenizer: str | None,
+    out: StageDir,
+    *,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Tokenise the pool part by part; every input row ends in a part or in `rejected.parquet`.
+
+    Args:
+        tokenizer: a name or directory; None keeps rows and ids only (for trajectories computed
+            elsewhere), with empty token lists.
+
+    Writes  part-*.parquet      example_id, stratum: string, input_ids: list<int32>,
+                                num_prompt_tokens, num_tokens: int32
+            rows-*.parquet      the original fields, example_id, file, row
+            rejected.parquet    file, row, reason, excerpt
+    Raises  DataError when the rejected share is above `max_rejected`, or no row is left.
+    """
+    staged = out.location / "staged"
+    pool = runtime.workers("data", WorkerRange(min=1, max=_cpus()), cpus=1)
+    cut = _cut(config, files, staged, pool, progress)
+    parts = [
+        StagedPart(file=file, name=name, num_rows=num_rows)
+        for file, names in enumerate(cut)
+        for name, num_rows in names
+    ]
+    if not parts:
+        raise DataError(f"data.train: no rows in {len(files)} file(s) ({first(_uris(files))}).")
+    repeats = _repeats(staged, parts)
+    units = [
+        {"part": number, **asdict(part), "uri": files[part.file].uri, "repeats": repeats[number]}
+        for number, part in enumerate(parts)
+    ]
+    progress.start(sum(part.num_rows for part in parts))
+    results: list[dict[str, Any]] = [{} for _ in units]
+    for result in runtime.map_units(
+        Tokeniser, units, pool, folder=out.location, config=config, tokenizer=tokenizer
+    ):
+        progress.update(result["rows"], result["tokens"])
+        results[result["part"]] = result
+    _merge_rejected(out.location, staged, len(parts))
+    summary = _summary(results, tokenizer)
+    _check_rejected(summary, results, config.max_rejected, out.location)
+    staged.remove()
+    return summary
+
+
+@dataclass(frozen=True)
+class StagedPart:
+    """Consecutive rows of one input file, as they lie in the staging folder."""
+
+    file: int
+    name: str
+    num_rows: int
+
+
+def _cut(
+    config: DataConfig,
+    files: Sequence[InputFile],
+    staged: Location,
+    pool: runtime.Workers,
+    progress: Progress,
+) -> list[list[tuple[str, int]]]:
+    """For each file, the names and row counts of its staged parts."""
+    units = [{"number": number, **asdict(file)} for number, file in enumerate(files)]
+    cut: list[list[tuple[str, int]]] = [[] for _ in files]
+    progress.start(len(files), "files read")
+    for result in runtime.map_units(
+        Cutter, units, pool, staged=staged, fields=config.fields, rows_per_part=config.rows_per_part
+    ):
+        cut[result["number"]] = [(name, num_rows) for name, num_rows in result["parts"]]
+        progress.update(1)
+    return cut
+
+
+class Cutter:
+    """Reads one input file from beginning to end and stages its rows part by part."""
+
+    def __init__(self, staged: Location, fields: Any, rows_per_part: int) -> None:
+        self.staged, self.fields, self.rows_per_part = staged, fields, rows_per_part
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        number = unit.pop("number")
+        done = self.staged / f"file-{number:06d}.json"
+        if not done.exists():
+            rows = read_rows(InputFile(**unit))
+            parts = [
+                self._stage(f"file-{number:06d}-{index:06d}.parquet", chunk)
+                for index, chunk in enumerate(_chunks(rows, self.rows_per_part))
+            ]
+            done.write_json({"number": number, "parts": parts})
+        result: dict[str, Any] = done.read_json()
+        return result
+
+    def _stage(self, name: str, chunk: Sequence[SourceRow]) -> tuple[str, int]:
+        # A repeated id and repeated content must never meet: they are hashed apart.
+        checked = [self._check(row) for row in chunk]
+        good = [row for row, (_, reason, _) in zip(chunk, checked, strict=True) if not reason]
+        table = pa.table(
+            [
+                [row.row for row in chunk],
+                [digest for digest, _, _ in checked],
+                [reason for _, reason, _ in checked],
+                [excerpt for _, _, excerpt in checked],
+            ],
+            schema=STAGED,
+        )
+        (self.staged / name).write_table(table)
+        originals = rows_table(
+            [row.fields or {} for row in good], [""] * len(good), "", [row.row for row in good]
+        )
+        (self.staged / f"rows-{name}").write_table(originals)
+        return name, len(chunk)
+
+    def _check(self, row: SourceRow) -> tuple[bytes | None, str | None, str | None]:
+        if row.fields is None:
+            return None, row.reason, row.excerpt[:EXCERPT_CHARACTERS]
+        try:
+            example = prompts.read_example(row.fields, self.fields)
+        except prompts.RowError as error:
+            return None, error.reason, _excerpt(error, row.fields)
+        return bytes.fromhex(_identity(example)), None, None
+
+
+def _identity(example: prompts.Example) -> str:
+    """32 hex digits: of the user's id where there is one, else of the content."""
+    if example.id is None:
+        return prompts.content_digest(example)
+    return prompts.text_digest(f"id {example.id}")
+
+
+def _chunks(rows: Iterator[SourceRow], size: int) -> Iterator[list[SourceRow]]:
+    chunk: list[SourceRow] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _repeats(staged: Location, parts: Sequence[StagedPart]) -> list[list[tuple[int, int]]]:
+    """For each part the (position, occurrence) of rows whose digest came before, from 1 up."""
+    digests, owner, position = [], [], []
+    for number, part in enumerate(parts):
+        column = (staged / part.name).read_table(["digest"])["digest"]
+        known = np.flatnonzero(~np.asarray(column.is_null()))
+        raw = b"".join(column.drop_null().to_pylist())
+        digests.append(np.frombuffer(raw, dtype=">u8").reshape(-1, 2).astype(np.uint64))
+        owner.append(np.full(len(known), number, np.int32))
+        position.append(known.astype(np.int32))
+    digest_N2 = np.concatenate(digests)
+    owner_N, position_N = np.concatenate(owner), np.concatenate(position)
+    occurrence_N = occurrences(digest_N2)
+    found: list[list[tuple[int, int]]] = [[] for _ in parts]
+    for index in np.flatnonzero(occurrence_N):
+        found[owner_N[index]].append((int(position_N[index]), int(occurrence_N[index])))
+    return found
+
+
+def occurrences(digest_N2: np.ndarray) -> np.ndarray:
+    """How many equal rows stand before each row: int64 (N,), zero for a first occurrence."""
+    num_rows = len(digest_N2)
+    # lexsort is stable: among equal digests the input order is kept.
+    order_N = np.lexsort((digest_N2[:, 1], digest_N2[:, 0]))
+    sorted_N2 = digest_N2[order_N]
+    starts_N = np.ones(num_rows, bool)
+    starts_N[1:] = (sorted_N2[1:] != sorted_N2[:-1]).any(axis=1)
+    group_start_N = np.maximum.accumulate(np.where(starts_N, np.arange(num_rows), 0))
+    occurrence_N = np.empty(num_rows, np.int64)
+    occurrence_N[order_N] = np.arange(num_rows) - group_start_N
+    return occurrence_N
+
+
+class Tokeniser:
+    """Turns one staged part into a tokenised part, its original rows and its rejected rows."""
+
+    def __init__(self, folder: Location, config: DataConfig, tokenizer: str | None) -> None:
+        self.folder, self.staged, self.config = folder, folder / "staged", config
+        self.tokenizer = load_tokenizer(tokenizer) if tokenizer else None
+        self.template = prompts.load_template(config.template) if tokenizer else None
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        done = self.staged / f"done-{unit['part']:06d}.json"
+        if not done.exists():
+            done.write_json(self._tokenise(unit))
+        result: dict[str, Any] = done.read_json()
+        return result
+
+    def _tokenise(self, unit: dict[str, Any]) -> dict[str, Any]:
+        checked = (self.staged / unit["name"]).read_table().to_pylist()
+        rows_by_number = self._originals(unit["name"], checked)
+        repeats = dict(unit["repeats"])
+        rejected = [(row["row"], row["reason"], row["excerpt"]) for row in checked if row["reason"]]
+        kept, num_duplicates = [], 0
+        for position, row in enumerate(checked):
+            if row["reason"]:
+                continue
+            fields = rows_by_number[row["row"]]
+            example = prompts.read_example(fields, self.config.fields)
+            occurrence = repeats.get(position, 0)
+            if example.id is not None and occurrence:
+                error = prompts.RowError("duplicate id", repr(example.id))
+                rejected.append((row["row"], error.reason, _excerpt(error, fields)))
+                continue
+            num_duplicates += occurrence > 0
+            kept.append((row["row"], fields, example, _example_id(example, occurrence)))
+        outcomes = self._tokens([example for _, _, example, _ in kept])
+        good = []
+        for (row_number, fields, example, example_id), tokens in zip(kept, outcomes, strict=True):
+            if isinstance(tokens, prompts.RowError):
+                rejected.append((row_number, tokens.reason, _excerpt(tokens, fields)))
+            else:
+                good.append((row_number, fields, example, example_id, tokens))
+        return self._write(unit, good, sorted(rejected), num_duplicates)
+
+    def _originals(self, name: str, checked: Sequence[Mapping[str, Any]]) -> dict[int, Any]:
+        table = (self.staged / f"rows-{name}").read_table()
+        numbers = [row["row"] for row in checked if not row["reason"]]
+        return dict(zip(numbers, original_rows(table), strict=True))
+
+    def _tokens(self, examples: Sequence[prompts.Example]) -> Sequence[Any]:
+        if self.tokenizer is None or self.template is None:
+            return [prompts.TokenisedExample([], 0)] * len(examples)
+        return prompts.tokenise(examples, self.template, self.tokenizer, self.config.max_tokens)
+
+    def _write(
+        self,
+        unit: Mapping[str, Any],
+        good: Sequence[Any],
+        rejected: Sequence[tuple[int, str, str]],
+        num_duplicates: int,
+    ) -> dict[str, Any]:
+        part, uri = unit["part"], unit["uri"]
+        numbers, fields, examples, ids, tokens = zip(*good, strict=True) if good else [()] * 5
+        (self.folder / part_name(part)).write_table(_part_table(ids, examples, tokens))
+        (self.folder / rows_name(part)).write_table(rows_table(fields, ids, uri, numbers))
+        table = pa.table(
+            [[uri] * len(rejected), *([row[k] for row in rejected] for k in range(3))],
+            schema=REJECTED,
+        )
+        (self.staged / f"rejected-{part:06d}.parquet").write_table(table)
+        return {
+            "part": part,
+            "rows": unit["num_rows"],
+            "kept": len(good),
+            "duplicates": num_duplicates,
+            "tokens": sum(len(token.input_ids) for token in tokens),
+            "prompt_tokens": sum(token.num_prompt_tokens for token in tokens),
+            "strata": Counter(example.stratum for example in examples),
+            "reasons": Counter(reason for _, reason, _ in rejected),
+            "places": _first_places(uri, rejected),
+        }
+
+
+def _example_id(example: prompts.Example, occurrence: int) -> str:
+    if example.id is not None:
+        return example.id
+    digest = prompts.content_digest(example)
+    return f"{digest}-{occurrence}" if occurrence else digest
+
+
+def _part_table(
+    ids: Sequence[str],
+    examples: Sequence[prompts.Example],
+    tokens: Sequence[prompts.TokenisedExample],
+) -> pa.Table:
+    return pa.table(
+        {
+            "example_id": pa.array(ids, pa.string()),
+            "stratum": pa.array([example.stratum for example in examples], pa.string()),
+            "input_ids": pa.array([token.input_ids for token in tokens], pa.list_(pa.int32())),
+            "num_prompt_tokens": pa.array([t.num_prompt_tokens for t in tokens], pa.int32()),
+            "num_tokens": pa.array([len(token.input_ids) for token in tokens], pa.int32()),
+        }
+    )
+
+
+def _excerpt(error: prompts.RowError, fields: Mapping[str, Any]) -> str:
+    text = json.dumps(fields, ensure_ascii=False, default=str)
+    return f"{error.detail}: {text}"[:EXCERPT_CHARACTERS]
+
+
+def _first_places(uri: str, rejected: Sequence[tuple[int, str, str]]) -> dict[str, list[str]]:
+    places: dict[str, list[str]] = {}
+    for row, reason, _ in rejected:
+        known = places.setdefault(reason, [])
+        if len(known) < PLACES_SHOWN:
+            known.append(f"{uri} row {row}")
+    return places
+
+
+def _merge_rejected(folder: Location, staged: Location, num_parts: int) -> None:
+    with (
+        (folder / "rejected.parquet").open_atomic() as stream,
+        pq.ParquetWriter(stream, REJECTED) as writer,
+    ):
+        for part in range(num_parts):
+            writer.write_table((staged / f"rejected-{part:06d}.parquet").read_table())
+
+
+def _summary(results: Sequence[Mapping[str, Any]], tokenizer: str | None) -> dict[str, Any]:
+    strata: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for result in results:
+        strata.update(result["strata"])
+        reasons.update(result["reasons"])
+    totals = {key: sum(result[key] for result in results) for key in ("rows", "kept", "tokens")}
+    assert totals["rows"] == totals["kept"] + sum(reasons.values())
+    return {
+        "rows": totals["rows"],
+        "kept": totals["kept"],
+        "rejected": dict(sorted(reasons.items())),
+        "duplicates": sum(result["duplicates"] for result in results),
+        "tokens": totals["tokens"],
+        "prompt_tokens": sum(result["prompt_tokens"] for result in results),
+        "rows_per_part": [result["kept"] for result in results],
+        "tokens_per_part": [result["tokens"] for result in results],
+        "strata": dict(sorted(strata.items())),
+        "tokenizer": tokenizer,
+    }
+
+
+def _check_rejected(
+    summary: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    max_rejected: float,
+    folder: Location,
+) -> None:
+    rows, rejected = summary["rows"], sum(summary["rejected"].values())
+    if rejected <= max_rejected * rows and summary["kept"]:
+        return
+    lines = []
+    for reason, count in sorted(summary["rejected"].items(), key=lambda item: -item[1]):
+        places = [place for result in results for place in result["places"].get(reason, [])]
+        lines.append(f"  {count:,} {reason} (first: {'; '.join(places[:PLACES_SHOWN])})")
+    limit = f"the limit data.max_rejected is {max_rejected:.2%}"
+    raise DataError(
+        f"data.train: {rejected:,} of {rows:,} rows cannot be used ({rejected / rows:.2%}; "
+        f"{limit}):\n" + "\n".join(lines) + f"\nAll of them are listed in {folder}/"
+        "rejected.parquet. Mend the data or data.fields"
+        + (", or raise data.max_rejected." if summary["kept"] else ".")
+    )
+
+
+def _cpus() -> int:
+    return max(int(ray.cluster_resources().get("CPU", 1)), 1)
+
+
+def _uris(files: Sequence[InputFile]) -> list[str]:
+    return [file.uri for file in files]

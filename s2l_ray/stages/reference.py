@@ -1,0 +1,142 @@
+"""Fine-tune the small model on the whole pool, and keep checkpoints of it on the way."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from s2l_ray import trainer
+from s2l_ray.artifacts import Parts, StageDir
+from s2l_ray.config import ModelSpec, ReferenceConfig
+from s2l_ray.errors import ConfigError, ModelError
+from s2l_ray.modelling import checkpoints, training
+from s2l_ray.progress import Progress
+from s2l_ray.storage import Location
+
+
+def run(
+    config: ReferenceConfig,
+    prepared: Parts,
+    out: StageDir,
+    *,
+    seed: int,
+    progress: Progress,
+    tokenizer: str | None = None,
+) -> dict[str, Any]:
+    """Train the reference and keep T checkpoints, or point at existing ones.
+
+    Reads   prepared.files    input_ids: list<int32>, num_prompt_tokens: int32
+    Writes  reference/step-*  Hugging Face directories with the weights as trained, in float32
+    Returns path (of existing checkpoints; None for those written here), names and steps of the
+            checkpoints in numeric order, and how training went.
+    Raises  ConfigError when there are fewer steps than checkpoints, ModelError when the model or
+            an existing checkpoint cannot be used, or the loss is not finite.
+
+    `tokenizer` is the one that prepared the rows, where it is not the model's own; it is kept
+    with every checkpoint.
+    """
+    if config.path is not None:
+        return existing(config.path)
+    parts = trainer.LocatedParts.of(prepared.files())
+    num_rows = sum(parts.num_rows)
+    total_steps = training.num_steps(num_rows, config)
+    steps = training.checkpoint_steps(total_steps, config.checkpoints)
+    assert config.model is not None, "a section with neither model nor path is refused"
+    model = trainer.absolute(config.model)
+    settings = {
+        "config": config,
+        "model": model,
+        "tokenizer": model if tokenizer is None else trainer.absolute(tokenizer),
+        "parts": parts,
+        "folder": out.location,
+        "seed": seed,
+        "total_steps": total_steps,
+        "steps": steps,
+    }
+    trained = trainer.fit(_loop, settings, config, out, total_steps=total_steps, progress=progress)
+    return {
+        "path": None,
+        "names": [step_name(step) for step in steps],
+        "steps": steps,
+        "num_rows": num_rows,
+        "num_steps": total_steps,
+        "workers": config.workers,
+        **trained,
+    }
+
+
+def step_name(step: int) -> str:
+    return f"step-{step:06d}"
+
+
+def existing(path: str) -> dict[str, Any]:
+    """The checkpoints in folder `path`, all of them whole; nothing is copied.
+
+    Raises:
+        ConfigError: there is none.
+        ModelError: one of them is not a whole Hugging Face directory, or two are of one step.
+    """
+    folder = Location.of(path)
+    found = checkpoints.list_checkpoints(folder.names())
+    if not found:
+        raise ConfigError(
+            f"reference.path: {folder} holds no checkpoints. It must be a folder with "
+            f"step-NUMBER or checkpoint-NUMBER directories."
+        )
+    for _, name in found:
+        with (folder / name).local() as directory:
+            checkpoints.check_checkpoint(directory)
+    steps, names = [step for step, _ in found], [name for _, name in found]
+    return {"path": str(folder), "names": names, "steps": steps}
+
+
+def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
+    """Train on one worker; rank 0 writes the checkpoints."""
+    config, folder = given["config"], given["folder"]
+    dtype = checkpoints.resolve_precision(config.precision, worker.device)
+    with trainer.together():
+        model, tokenizer = _loaded(given["model"], given["tokenizer"], given["seed"])
+    engine = training.Replica(
+        model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks
+    )
+
+    def after_step(step: int) -> None:
+        if step in given["steps"]:
+            with trainer.together():
+                if worker.rank == 0:
+                    _keep(model, tokenizer, folder / step_name(step))
+
+    history = trainer.train(
+        worker,
+        engine,
+        given["parts"],
+        config,
+        seed=given["seed"],
+        total_steps=given["total_steps"],
+        state=trainer.State(engine.save, engine.load, on_every_rank=False),
+        after_step=after_step,
+    )
+    return {
+        "num_tokens": history.num_tokens,
+        "loss_nats": history.loss_nats[-1],
+        "curve": history.curve(),
+        "precision": str(dtype).removeprefix("torch."),
+        "device": worker.device.type,
+    }
+
+
+def _loaded(spec: ModelSpec, tokenizer_spec: ModelSpec, seed: int) -> tuple[Any, Any]:
+    tokenizer = checkpoints.load_tokenizer(tokenizer_spec)
+    model = checkpoints.load_model(spec, seed=seed)
+    known = model.get_input_embeddings().num_embeddings
+    if len(tokenizer) > known:
+        raise ModelError(
+            f"reference.model: the tokenizer has {len(tokenizer):,} tokens, the model knows "
+            f"{known:,}. Give data.tokenizer the name of the one it was trained with."
+        )
+    return model, tokenizer
+
+
+def _keep(model: Any, tokenizer: Any, place: Location) -> None:
+    with tempfile.TemporaryDirectory(prefix="s2l-step-") as folder:
+        checkpoints.save_checkpoint(model, tokenizer, Path(folder))
+        place.upload(Path(folder))

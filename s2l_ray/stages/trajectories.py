@@ -1,0 +1,228 @@
+"""Stage 3: the mean response loss of every example at every checkpoint.
+
+The unit of work is one part at a group of checkpoints; its results are one small file per part and
+checkpoint, so an interrupted run loses at most the units that were under way. Batches are planned
+inside a part and never across, so a loss does not depend on who computes it. The worker that
+completes a part's last checkpoint joins its files into the final part.
+"""
+
+import io
+import math
+import uuid
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+
+from s2l_ray import runtime
+from s2l_ray.artifacts import Parts, StageDir, part_name, trajectory_table
+from s2l_ray.config import TrajectoriesConfig
+from s2l_ray.errors import DataError, first
+from s2l_ray.modelling.checkpoints import device_for, load_model, resolve_precision
+from s2l_ray.modelling.scoring import score
+from s2l_ray.progress import Progress
+from s2l_ray.storage import Location
+
+MODEL_CACHE_BYTES = 4 << 30
+"""Checkpoints that a worker keeps loaded; reading one again costs little next to scoring a part."""
+UNITS_PER_WORKER = 4
+MAX_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One scored model: the optimizer step, and the Hugging Face directory."""
+
+    step: int
+    folder: Location
+
+
+def run(
+    config: TrajectoriesConfig,
+    prepared: Parts,
+    tokens_per_part: Sequence[int],
+    checkpoints: Sequence[Checkpoint],
+    out: StageDir,
+    *,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Score every prepared row at every checkpoint.
+
+    Reads   prepared part-*     example_id, stratum, input_ids, num_prompt_tokens
+    Writes  part-*.parquet      example_id, stratum: string, loss_nats: fixed_size_list<float32>[T]
+    Raises  DataError naming the examples whose loss is not finite, or the part whose worker died
+            MAX_ATTEMPTS times.
+    """
+    wanted = runtime.workers(
+        "trajectories", config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
+    )
+    units = plan_units(len(tokens_per_part), len(checkpoints), wanted.max)
+    tokens = sum(tokens_per_part) * len(checkpoints)
+    progress.start(len(units), "units (part x checkpoints)")
+    sums = np.zeros((len(checkpoints), 2))
+    precision = ""
+    for result in runtime.map_units(
+        Scorer,
+        units,
+        wanted,
+        prepared=prepared,
+        checkpoints=list(checkpoints),
+        config=config,
+        folder=out.location,
+        gpus=wanted.gpus,
+        session=uuid.uuid4().hex,
+    ):
+        scored = tokens_per_part[result["part"]] * len(result["group"])
+        progress.update(1, scored if result["fresh"] else 0)
+        sums[result["group"]] += result["sums"]
+        precision = result["precision"]
+    (out.location / "units").remove()
+    return {
+        "steps": [checkpoint.step for checkpoint in checkpoints],
+        "rows": int(sums[0, 1]),
+        "tokens": tokens,
+        "mean_loss_nats": [round(total / rows, 6) for total, rows in sums],
+        "precision": precision,
+    }
+
+
+def plan_units(num_parts: int, num_checkpoints: int, num_workers: int) -> list[dict[str, Any]]:
+    """Every (part, group of checkpoints): enough units to keep all workers busy to the end.
+
+    One group after the other, so that a worker changes its models as seldom as possible.
+    """
+    enough = UNITS_PER_WORKER * num_workers
+    num_groups = min(max(math.ceil(enough / max(num_parts, 1)), 1), num_checkpoints)
+    groups = np.array_split(np.arange(num_checkpoints), num_groups)
+    return [
+        {"part": part, "group": group.tolist()} for group in groups for part in range(num_parts)
+    ]
+
+
+class Scorer:
+    """Holds loaded checkpoints and scores one part at a group of them."""
+
+    def __init__(
+        self,
+        prepared: Parts,
+        checkpoints: list[Checkpoint],
+        config: TrajectoriesConfig,
+        folder: Location,
+        gpus: float,
+        session: str,
+    ) -> None:
+        torch.set_num_threads(config.cpus_per_worker)
+        self.files, self.checkpoints, self.config = prepared.files(), checkpoints, config
+        self.folder, self.units, self.session = folder, folder / "units", session
+        self.device = device_for(gpus)
+        self.dtype = resolve_precision(config.precision, self.device)
+        self.models: OrderedDict[int, nn.Module] = OrderedDict()
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        part, group = unit["part"], unit["group"]
+        attempt = self._begin_attempt(part, group)
+        table = self.files[part].read_table()
+        missing = [index for index in group if not self._file(part, index).exists()]
+        for index in missing:
+            self._write_losses(part, index, self._score(table, index))
+        self._join_if_complete(part, table)
+        attempt.remove()
+        losses = [self._read_losses(part, index) for index in group]
+        return {
+            **unit,
+            "fresh": bool(missing),
+            "sums": [[float(loss_N.sum(dtype=np.float64)), len(loss_N)] for loss_N in losses],
+            "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
+        }
+
+    def _begin_attempt(self, part: int, group: Sequence[int]) -> Location:
+        """Note on disk that this unit was begun; refuse it when that killed workers before."""
+        start = f"attempt-{self.session}-{part}-{group[0]}-"
+        before = [name for name in self.units.names() if name.startswith(start)]
+        if len(before) >= MAX_ATTEMPTS:
+            raise DataError(
+                f"trajectories: the worker died {len(before)} times in part {part} at "
+                f"{len(group)} checkpoint(s), most likely for want of memory. Lower "
+                "trajectories.tokens_per_batch, or give each worker a larger machine."
+            )
+        mark = self.units / f"{start}{uuid.uuid4().hex}"
+        mark.write_bytes(b"")
+        return mark
+
+    def _score(self, table: pa.Table, index: int) -> np.ndarray:
+        if not table.num_rows:
+            return np.empty(0, np.float32)
+        loss_N = score(
+            self._model(index),
+            token_arrays(table),
+            table["num_prompt_tokens"].to_numpy(),
+            tokens_per_batch=self.config.tokens_per_batch,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        bad = np.flatnonzero(~np.isfinite(loss_N))
+        if len(bad):
+            names = [table["example_id"][int(row)].as_py() for row in bad[:4]]
+            raise DataError(
+                f"trajectories: {len(bad):,} examples have no finite loss at step "
+                f"{self.checkpoints[index].step} (first: {first(names)}). The reference diverged, "
+                "or bf16 overflows: lower reference.learning_rate, or set "
+                "trajectories.precision=fp32."
+            )
+        return loss_N
+
+    def _model(self, index: int) -> nn.Module:
+        if index not in self.models:
+            with self.checkpoints[index].folder.local() as path:
+                model = load_model(str(path), dtype=self.dtype, seed=0)
+            self.models[index] = model.to(self.device)
+            held = len(self.models) * _num_bytes(model)
+            if held > MODEL_CACHE_BYTES and len(self.models) > 1:
+                self.models.popitem(last=False)
+        self.models.move_to_end(index)
+        return self.models[index]
+
+    def _file(self, part: int, index: int) -> Location:
+        return self.units / f"losses-{part:06d}-{self.checkpoints[index].step:09d}.npy"
+
+    def _write_losses(self, part: int, index: int, loss_N: np.ndarray) -> None:
+        buffer = io.BytesIO()
+        np.save(buffer, loss_N, allow_pickle=False)
+        self._file(part, index).write_bytes(buffer.getvalue())
+
+    def _read_losses(self, part: int, index: int) -> np.ndarray:
+        content = io.BytesIO(self._file(part, index).read_bytes())
+        loss_N: np.ndarray = np.load(content, allow_pickle=False)
+        return loss_N
+
+    def _join_if_complete(self, part: int, table: pa.Table) -> None:
+        """Write the final part once all its checkpoints are there.
+
+        Two workers that finish a part's last two checkpoints at the same moment both see it
+        complete and write the same file.
+        """
+        indices = range(len(self.checkpoints))
+        if not all(self._file(part, index).exists() for index in indices):
+            return
+        losses = [self._read_losses(part, index) for index in indices]
+        loss_NT = np.stack(losses, axis=1) if table.num_rows else np.empty((0, len(losses)))
+        (self.folder / part_name(part)).write_table(
+            trajectory_table(table["example_id"], table["stratum"], loss_NT)
+        )
+
+
+def token_arrays(table: pa.Table) -> list[np.ndarray]:
+    """The `input_ids` column as one int32 array per row."""
+    column = table["input_ids"].combine_chunks()
+    values = column.values.to_numpy()
+    offsets = column.offsets.to_numpy()
+    return [values[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+
+
+def _num_bytes(model: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())

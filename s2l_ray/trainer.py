@@ -1,0 +1,307 @@
+"""Ray Train for both fine-tunings: workers, restarts, what a restart continues from, progress.
+
+`fit` runs in the driver, everything else here in the workers that it starts. A restart, after a
+lost worker or of the whole program, continues from the last state that the workers reported; the
+state lies beside the stage's results until the training has ended.
+"""
+
+import contextlib
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train.torch import TorchTrainer, get_device
+
+from s2l_ray import errors, runtime
+from s2l_ray.artifacts import StageDir
+from s2l_ray.config import ModelSpec, RandomModel, Training
+from s2l_ray.errors import StorageError, UserError
+from s2l_ray.modelling import training
+from s2l_ray.modelling.batches import PartReader, Rows
+from s2l_ray.progress import Progress
+from s2l_ray.storage import Location, is_uri
+
+RESUME = "resume"
+MAX_FAILURES = 3
+STEPS_PER_PREEMPTION_CHECK = 10
+SECONDS_PER_LOOK = 0.5
+
+Loop = Callable[["Worker", dict[str, Any]], dict[str, Any]]
+
+
+# --- in the driver ------------------------------------------------------------------------------
+
+
+def fit(
+    loop: Loop,
+    settings: dict[str, Any],
+    config: Training,
+    out: StageDir,
+    *,
+    total_steps: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """What `loop(worker, settings)` returns on rank 0 of `config.workers` workers.
+
+    Raises:
+        UserError: as a worker raised it; that is not retried. Other failures are, `MAX_FAILURES`
+            times, from the last saved state.
+    """
+    wanted = runtime.workers(
+        out.stage, config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
+    )
+    board = _Board.remote()  # type: ignore[attr-defined]
+    trainer = TorchTrainer(
+        _on_worker,
+        train_loop_config={
+            "loop": loop,
+            "settings": settings,
+            "board": board,
+            "num_threads": config.cpus_per_worker,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=config.workers,
+            use_gpu=wanted.gpus > 0,
+            resources_per_worker={"CPU": wanted.cpus, "GPU": wanted.gpus},
+        ),
+        run_config=_run_config(out),
+    )
+    with _followed(board, total_steps, progress), _unwrapped(out):
+        outcome = trainer.fit().return_value
+    if "error" in outcome:
+        raise getattr(errors, outcome["error"])(outcome["message"])
+    (out.location / RESUME).remove()
+    return dict(outcome["result"])
+
+
+def _run_config(out: StageDir) -> ray.train.RunConfig:
+    filesystem, path = (out.location / RESUME).filesystem()
+    return ray.train.RunConfig(
+        # Ray Train continues any run of the same name that it finds.
+        name=f"{out.stage}-{out.fingerprint}",
+        storage_path=path,
+        storage_filesystem=None if out.location.is_local else filesystem,
+        checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+        failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+    )
+
+
+@contextlib.contextmanager
+def _unwrapped(out: StageDir) -> Iterator[None]:
+    """Errors of users and of storage as themselves, not as a failed training."""
+    try:
+        yield
+    except ray.train.TrainingFailedError as failed:
+        for error in getattr(failed, "worker_failures", {}).values():
+            if isinstance(error, UserError):
+                raise error from None
+            if isinstance(error, OSError):
+                raise StorageError(f"{out.stage}: cannot write {out.location}: {error}") from failed
+        raise
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Where rank 0 writes how far it is, for the driver to read."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, int, int, float] | None = None
+
+    def write(self, start: int, step: int, num_tokens: int, loss_nats: float) -> None:
+        self._last = (start, step, num_tokens, loss_nats)
+
+    def read(self) -> tuple[int, int, int, float] | None:
+        return self._last
+
+
+@contextlib.contextmanager
+def _followed(board: Any, total_steps: int, progress: Progress) -> Iterator[None]:
+    """Inside, what is written on the board is shown as progress."""
+    stop = threading.Event()
+    thread = threading.Thread(
+        target=_follow, args=(board, total_steps, progress, stop), daemon=True
+    )
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        ray.kill(board)
+
+
+def _follow(board: Any, total_steps: int, progress: Progress, stop: threading.Event) -> None:
+    begun = shown = shown_tokens = -1
+    while not stop.wait(SECONDS_PER_LOOK):
+        with contextlib.suppress(ray.exceptions.RayError):
+            last = ray.get(board.read.remote())
+            if last is None:
+                continue
+            start, step, num_tokens, loss_nats = last
+            if start != begun:
+                progress.start(total_steps, "steps", done=start)
+                begun, shown, shown_tokens = start, start, 0
+            progress.update(step - shown, num_tokens - shown_tokens, f"loss {loss_nats:.3f}")
+            shown, shown_tokens = step, num_tokens
+
+
+def absolute(spec: ModelSpec) -> ModelSpec:
+    """`spec` for workers, which run in a directory of their own."""
+    if isinstance(spec, RandomModel):
+        return spec.model_copy(update={"tokenizer": absolute(spec.tokenizer)})
+    return str(Path(spec).absolute()) if not is_uri(spec) and Path(spec).exists() else spec
+
+
+@dataclass(frozen=True)
+class LocatedParts:
+    """Parquet parts of tokenised rows: input_ids list<int32>, num_prompt_tokens int32."""
+
+    files: Sequence[Location]
+    num_rows: Sequence[int]
+
+    @classmethod
+    def of(cls, files: Sequence[Location]) -> "LocatedParts":
+        sizes = [file.read_table(["num_prompt_tokens"]).num_rows for file in files]
+        kept = [(file, size) for file, size in zip(files, sizes, strict=True) if size]
+        return cls([file for file, _ in kept], [size for _, size in kept])
+
+    def read(self, part: int) -> Rows:
+        table = self.files[part].read_table(["input_ids", "num_prompt_tokens"])
+        lists = table["input_ids"].combine_chunks()
+        offset = lists.offsets.to_numpy().astype(np.int64)
+        token_ids = lists.values.to_numpy()[offset[0] : offset[-1]]
+        num_prompt_N = table["num_prompt_tokens"].to_numpy().astype(np.int64)
+        return Rows(token_ids, offset - offset[0], num_prompt_N)
+
+
+# --- in a worker --------------------------------------------------------------------------------
+
+
+@dataclass
+class Worker:
+    """One of `num_ranks` processes that train together."""
+
+    rank: int
+    num_ranks: int
+    device: torch.device
+    _board: Any
+    _warned: bool = field(default=False, init=False)
+
+    def show(self, start: int, history: training.History, num_tokens: int) -> None:
+        """Let the driver know how far this worker is; `num_tokens` counts from `start`."""
+        if self.rank == 0 and history.step:
+            self._board.write.remote(start, history.step, num_tokens, history.loss_nats[-1])
+
+    def must_leave(self, step: int) -> bool:
+        """True once, on every rank, when a worker's node is about to be taken away."""
+        if self._warned or step % STEPS_PER_PREEMPTION_CHECK:
+            return False
+        self._warned = ray.train.get_preemption_info() is not None
+        return self._warned
+
+
+def _on_worker(given: dict[str, Any]) -> dict[str, Any]:
+    torch.set_num_threads(given["num_threads"])
+    context = ray.train.get_context()
+    rank, num_ranks = context.get_world_rank(), context.get_world_size()
+    worker = Worker(rank, num_ranks, get_device(), given["board"])
+    try:
+        return {"result": given["loop"](worker, given["settings"])}
+    except UserError as error:
+        # Returned, not raised: what a user must change does not go away by trying again.
+        return {"error": type(error).__name__, "message": str(error)}
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """A UserError of one rank is raised on every rank, so that none waits for the others."""
+    problem = None
+    try:
+        yield
+    except UserError as error:
+        problem = (type(error).__name__, str(error))
+    found: list[tuple[str, str] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, problem)
+    for other in found:
+        if other is not None:
+            raise getattr(errors, other[0])(other[1])
+
+
+@dataclass(frozen=True)
+class State:
+    """How an engine's state is written to, and read from, a folder on this rank."""
+
+    save: Callable[[Path], None]
+    load: Callable[[Path], None]
+    on_every_rank: bool
+    """Whether each rank has a shard of it, or rank 0 all of it."""
+
+
+def train(
+    worker: Worker,
+    engine: training.Engine,
+    parts: PartReader,
+    config: Training,
+    *,
+    seed: int,
+    total_steps: int,
+    state: State,
+    after_step: Callable[[int], None],
+) -> training.History:
+    """Train to the end, from the last saved state if there is one.
+
+    `after_step` is called on every rank after every step that was not done before.
+    """
+    history = _resumed(state)
+    start, before = history.step, history.num_tokens
+    for report in training.steps(
+        engine,
+        parts,
+        config,
+        seed=seed,
+        total_steps=total_steps,
+        start=start,
+        rank=worker.rank,
+        num_ranks=worker.num_ranks,
+    ):
+        history.add(report)
+        after_step(history.step)
+        worker.show(start, history, history.num_tokens - before)
+        due = history.step % config.resume_every == 0 and history.step < total_steps
+        if worker.must_leave(history.step) or due:
+            _save(history, state, worker.rank)
+    return history
+
+
+def _resumed(state: State) -> training.History:
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return training.History()
+    with checkpoint.as_directory() as folder:
+        state.load(Path(folder))
+        return training.History.read(Path(folder))
+
+
+def _save(history: training.History, state: State, rank: int) -> None:
+    """Hand the state to Ray Train, which stores it while training goes on."""
+    checkpoint = None
+    if state.on_every_rank or rank == 0:
+        folder = Path(tempfile.mkdtemp(prefix="s2l-state-"))
+        state.save(folder)
+        if rank == 0:
+            history.write(folder)
+        checkpoint = ray.train.Checkpoint.from_directory(folder)
+    ray.train.report(
+        {"step": history.step},
+        checkpoint=checkpoint,
+        checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+        delete_local_checkpoint_after_upload=True,
+    )

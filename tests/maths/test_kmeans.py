@@ -1,0 +1,284 @@
+"""K-means: oracles are brute force in Python and numpy, and scikit-learn."""
+
+from fractions import Fraction
+from functools import reduce
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s2l_ray.maths import kmeans
+from s2l_ray.maths.kmeans import ClusterSums
+
+RNG = np.random.default_rng(5)
+
+
+def trajectories(num_rows: int, num_checkpoints: int = 6) -> np.ndarray:
+    """Losses that fall from checkpoint to checkpoint, each row at its own pace."""
+    start_N1 = RNG.gamma(4.0, 0.8, size=(num_rows, 1))
+    pace_N1 = RNG.gamma(2.0, 0.1, size=(num_rows, 1))
+    noise_NT = RNG.normal(0, 0.05, size=(num_rows, num_checkpoints))
+    loss_NT = start_N1 * np.exp(-pace_N1 * np.arange(num_checkpoints)) + noise_NT
+    return np.abs(loss_NT).astype(np.float32)
+
+
+def brute_force(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    sqdist_NK = np.zeros((len(loss_NT), len(centroid_KT)))
+    for loss_N, centroid_K in zip(loss_NT.T, centroid_KT.T, strict=True):
+        sqdist_NK += (loss_N[:, None].astype(np.float64) - centroid_K.astype(np.float64)) ** 2
+    return sqdist_NK.argmin(axis=1), sqdist_NK.min(axis=1)
+
+
+def assert_equals_brute_force(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> None:
+    label_N, sqdist_N = kmeans.nearest(loss_NT, centroid_KT)
+    expected_label_N, expected_sqdist_N = brute_force(loss_NT, centroid_KT)
+    assert (label_N.dtype, sqdist_N.dtype) == (np.int32, np.float64)
+    np.testing.assert_array_equal(label_N, expected_label_N)
+    np.testing.assert_array_equal(sqdist_N, expected_sqdist_N)
+
+
+HARD_CASES = {
+    "smooth": (trajectories(700), trajectories(40)),
+    "one checkpoint": (trajectories(300, 1), trajectories(9, 1)),
+    "one centroid": (trajectories(300), trajectories(1)),
+    "many checkpoints": (trajectories(300, 64), trajectories(20, 64)),
+    "exact ties": (
+        RNG.integers(0, 3, size=(500, 4)).astype(np.float32),
+        RNG.integers(0, 3, size=(30, 4)).astype(np.float32),
+    ),
+    "closer than float32 products tell": (
+        (60_000 + RNG.integers(0, 4, size=(400, 5)) / 64).astype(np.float32),
+        (60_000 + RNG.integers(0, 4, size=(20, 5)) / 64).astype(np.float32),
+    ),
+    "far outliers": (
+        np.concatenate([trajectories(300), 60_000 + 100 * trajectories(5)]),
+        np.concatenate([trajectories(20), 60_000 + 100 * trajectories(3)]),
+    ),
+    "below the squares of float32": (
+        (1e-23 * RNG.integers(0, 50, size=(400, 3))).astype(np.float32),
+        (1e-23 * RNG.integers(0, 50, size=(40, 3))).astype(np.float32),
+    ),
+    "all zero": (np.zeros((50, 3), np.float32), np.zeros((4, 3), np.float32)),
+    "float64 centroids": (trajectories(300), RNG.gamma(2.0, size=(12, 6))),
+}
+
+
+@pytest.mark.parametrize("case", HARD_CASES)
+def test_labels_and_distances_equal_brute_force(case):
+    assert_equals_brute_force(*HARD_CASES[case])
+
+
+@settings(max_examples=50, deadline=None)
+@given(data=st.data(), num_checkpoints=st.integers(1, 4))
+def test_labels_and_distances_equal_brute_force_on_any_values(data, num_checkpoints):
+    value = st.floats(-(2**16), 2**16, width=32) | st.integers(0, 4).map(float)
+    row = st.lists(value, min_size=num_checkpoints, max_size=num_checkpoints)
+    loss_NT, centroid_KT = (
+        np.array(data.draw(st.lists(row, min_size=1, max_size=8)), dtype=np.float32)
+        for _ in range(2)
+    )
+    assert_equals_brute_force(loss_NT, centroid_KT)
+
+
+def test_ties_go_to_the_lowest_cluster():
+    centroid_KT = np.array([[9.0], [3.0], [1.0], [1.0]], np.float32)
+    label_N, sqdist_N = kmeans.nearest(np.array([[2.0], [1.0], [6.0]], np.float32), centroid_KT)
+    assert label_N.tolist() == [1, 2, 0]
+    assert sqdist_N.tolist() == [1.0, 0.0, 9.0]
+
+
+@pytest.mark.parametrize("case", HARD_CASES)
+@pytest.mark.parametrize("num_shards", [2, 7, 50])
+def test_a_row_is_labelled_alike_whatever_stands_beside_it(case, num_shards):
+    loss_NT, centroid_KT = HARD_CASES[case]
+    row_N = RNG.permutation(len(loss_NT))
+    cuts = np.sort(RNG.integers(0, len(loss_NT), size=num_shards - 1))
+    parts = [kmeans.nearest(s, centroid_KT) for s in np.split(loss_NT[row_N], cuts)]
+    label_N, sqdist_N = kmeans.nearest(loss_NT, centroid_KT)
+    np.testing.assert_array_equal(np.concatenate([label for label, _ in parts]), label_N[row_N])
+    np.testing.assert_array_equal(np.concatenate([sqdist for _, sqdist in parts]), sqdist_N[row_N])
+
+
+def test_more_rows_than_a_block_are_labelled_like_single_blocks():
+    loss_NT, centroid_KT = trajectories(6_000, 3), trajectories(200, 3)
+    assert_equals_brute_force(loss_NT, centroid_KT)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e9])
+def test_a_loss_that_is_no_loss_is_refused(bad):
+    loss_NT = trajectories(20)
+    loss_NT[[4, 7], 2] = bad
+    with pytest.raises(ValueError, match=r"2 of 20 trajectories .* \(first rows: 4, 7\)"):
+        kmeans.nearest(loss_NT, trajectories(3))
+    with pytest.raises(ValueError, match="2 of 20 trajectories"):
+        kmeans.initial_centroids(loss_NT, 3, seed=0)
+    with pytest.raises(ValueError, match="2 of 20 centroids"):
+        kmeans.summarise(trajectories(3), loss_NT)
+
+
+def test_unlike_checkpoint_axes_are_refused():
+    with pytest.raises(ValueError, match=r"axes differ: trajectories \(5, 6\), centroids \(2, 4\)"):
+        kmeans.nearest(trajectories(5), trajectories(2, 4))
+    with pytest.raises(ValueError, match="no centroids"):
+        kmeans.nearest(trajectories(5), trajectories(0))
+
+
+def test_sums_equal_sums_of_fractions():
+    loss_NT, centroid_KT = trajectories(300), trajectories(7)
+    sums = kmeans.summarise(loss_NT, centroid_KT)
+    label_N, sqdist_N = brute_force(loss_NT, centroid_KT)
+    for k in range(7):
+        rows = np.flatnonzero(label_N == k)
+        for t in range(6):
+            exact = [round(Fraction(float(loss)) * 2**24) for loss in loss_NT[rows, t]]
+            assert sums.loss_sum_KT[k, t] == sum(exact)
+        exact = [round(Fraction(float(sqdist)) * 2**20) for sqdist in sqdist_N[rows]]
+        assert sums.sqdist_sum_K[k] == sum(exact)
+        assert sums.count_K[k] == len(rows)
+    assert sums.inertia == pytest.approx(sqdist_N.sum(), rel=1e-6)
+
+
+@pytest.mark.parametrize("num_shards", [1, 2, 7, 80])
+def test_sums_do_not_depend_on_how_rows_are_sharded(num_shards):
+    loss_NT = trajectories(73)
+    whole = kmeans.summarise(loss_NT, loss_NT[:5])
+
+    shards = np.array_split(RNG.permutation(loss_NT), num_shards)
+    merged = reduce(ClusterSums.merge, (kmeans.summarise(s, loss_NT[:5]) for s in shards))
+
+    np.testing.assert_array_equal(merged.loss_sum_KT, whole.loss_sum_KT)
+    np.testing.assert_array_equal(merged.count_K, whole.count_K)
+    np.testing.assert_array_equal(merged.sqdist_sum_K, whole.sqdist_sum_K)
+
+
+def sums_of(num_rows: int, loss_nats: float, num_checkpoints: int = 12) -> ClusterSums:
+    """What `num_rows` equal rows, each as far from its centroid as from zero, would sum to."""
+    loss_sum = num_rows * round(loss_nats * 2**24)
+    sqdist_sum = num_rows * num_checkpoints * round(loss_nats**2 * 2**20)
+    return ClusterSums(
+        np.full((1, num_checkpoints), loss_sum), np.array([num_rows]), np.array([sqdist_sum])
+    )
+
+
+def test_a_hundred_million_rows_of_64_nats_can_be_summed():
+    half = sums_of(50_000_000, 64.0)
+    whole = half + half
+    assert kmeans.centroids(whole, np.zeros((1, 12))).tolist() == [[64.0] * 12]
+    assert whole.inertia == 1e8 * 12 * 64.0**2
+
+
+def test_sums_beyond_64_bits_are_an_error():
+    half = sums_of(100_000_000, 64.0)
+    with pytest.raises(ValueError, match="do not fit in 64 bits"):
+        half.merge(half)
+    far_NT = np.full((4096, 400), 60_000, np.float32)
+    with pytest.raises(ValueError, match="do not fit in 64 bits"):
+        kmeans.summarise(far_NT, np.zeros((1, 400), np.float32))
+
+
+def test_no_rows_have_no_sums():
+    sums = kmeans.summarise(np.zeros((0, 6), np.float32), trajectories(3))
+    assert sums.count_K.tolist() == [0, 0, 0]
+    assert not sums.loss_sum_KT.any()
+
+
+def test_centroids_are_means_and_an_empty_cluster_keeps_its_own():
+    loss_NT = trajectories(90)
+    previous_KT = np.concatenate([loss_NT[:4], np.full((1, 6), 500, np.float32)])
+    moved_KT = kmeans.centroids(kmeans.summarise(loss_NT, previous_KT), previous_KT)
+    label_N, _ = brute_force(loss_NT, previous_KT)
+    for k in range(4):
+        mean_T = loss_NT[label_N == k].mean(axis=0, dtype=np.float64)
+        np.testing.assert_allclose(moved_KT[k], mean_T, rtol=1e-6)
+    np.testing.assert_array_equal(moved_KT[4], previous_KT[4])
+    assert moved_KT.dtype == np.float32
+
+
+def test_sweeps_do_not_raise_the_inertia_and_come_to_rest():
+    loss_NT = trajectories(400)
+    centroid_KT, inertias = loss_NT[:8], []
+    for _ in range(100):
+        sums = kmeans.summarise(loss_NT, centroid_KT)
+        inertias.append(sums.inertia)
+        previous_KT, centroid_KT = centroid_KT, kmeans.centroids(sums, centroid_KT)
+        if np.array_equal(previous_KT, centroid_KT):
+            break
+    assert len(inertias) < 100
+    assert np.all(np.diff(inertias) <= 1e-6 * inertias[0])
+
+
+def test_a_minibatch_step_is_that_of_scikit_learn():
+    cluster = pytest.importorskip("sklearn.cluster")
+    loss_NT, start_KT = trajectories(200), trajectories(5)
+    model = cluster.MiniBatchKMeans(5, init=start_KT, n_init=1, reassignment_ratio=0)
+    centroid_KT, seen_K = start_KT, np.zeros(5, np.int64)
+    for batch_BT in np.array_split(loss_NT, 4):
+        model.partial_fit(batch_BT)
+        sums = kmeans.summarise(batch_BT, centroid_KT)
+        centroid_KT, seen_K = kmeans.minibatch_step(centroid_KT, seen_K, sums)
+    np.testing.assert_allclose(centroid_KT, model.cluster_centers_, rtol=1e-4)
+    assert centroid_KT.dtype == np.float32
+    assert (seen_K.dtype, int(seen_K.sum())) == (np.int64, 200)
+
+
+def test_minibatches_of_fixed_labels_end_at_the_mean():
+    loss_NT = trajectories(60)
+    centroid_KT, seen_K = np.zeros((1, 6), np.float32), np.zeros(1, np.int64)
+    for batch_BT in np.array_split(loss_NT, 7):
+        sums = kmeans.summarise(batch_BT, centroid_KT)
+        centroid_KT, seen_K = kmeans.minibatch_step(centroid_KT, seen_K, sums)
+    np.testing.assert_allclose(centroid_KT[0], loss_NT.mean(axis=0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("num_clusters", [1, 5, 40])
+def test_the_start_does_not_depend_on_row_order(num_clusters):
+    sample_ST = trajectories(150)
+    first_KT = kmeans.initial_centroids(sample_ST, num_clusters, seed=1)
+    again_KT = kmeans.initial_centroids(RNG.permutation(sample_ST), num_clusters, seed=1)
+    np.testing.assert_array_equal(first_KT, again_KT)
+    assert (first_KT.shape, first_KT.dtype) == ((num_clusters, 6), np.float32)
+
+
+def test_the_start_depends_on_the_seed():
+    sample_ST = trajectories(200)
+    first_KT, second_KT = (kmeans.initial_centroids(sample_ST, 20, seed) for seed in (1, 2))
+    assert not np.array_equal(first_KT, second_KT)
+
+
+def test_there_are_no_more_centroids_than_distinct_rows():
+    distinct_ST = trajectories(9)
+    sample_ST = RNG.permutation(np.repeat(distinct_ST, 4, axis=0))
+    centroid_KT = kmeans.initial_centroids(sample_ST, 100, seed=0)
+    found_KT, expected_KT = (rows[np.lexsort(rows.T)] for rows in (centroid_KT, distinct_ST))
+    np.testing.assert_allclose(found_KT, expected_KT, atol=1e-6)
+    assert kmeans.initial_centroids(np.full((30, 3), 2.5), 7, seed=0).tolist() == [[2.5] * 3]
+
+
+def test_one_centroid_is_the_mean():
+    sample_ST = trajectories(80)
+    centroid_KT = kmeans.initial_centroids(sample_ST, 1, seed=0)
+    np.testing.assert_allclose(centroid_KT[0], sample_ST.mean(axis=0), rtol=1e-5)
+
+
+def test_far_outliers_get_centroids_of_their_own():
+    sample_ST = np.concatenate([trajectories(200), np.full((2, 6), [[9_000.0], [60_000.0]])])
+    centroid_KT = kmeans.initial_centroids(sample_ST, 6, seed=0)
+    assert kmeans.nearest(sample_ST[-2:].astype(np.float32), centroid_KT)[1].max() < 1e-6
+
+
+@pytest.mark.parametrize(("num_rows", "num_clusters"), [(0, 3), (5, 0)])
+def test_a_start_from_nothing_is_refused(num_rows, num_clusters):
+    with pytest.raises(ValueError, match=f"{num_clusters} centroids from {num_rows} rows"):
+        kmeans.initial_centroids(trajectories(num_rows), num_clusters, seed=0)
+
+
+@pytest.mark.parametrize("num_clusters", [5, 30])
+def test_the_inertia_is_within_two_percent_of_scikit_learns(num_clusters):
+    cluster = pytest.importorskip("sklearn.cluster")
+    sample_ST = trajectories(1_500)
+    ours = kmeans.summarise(
+        sample_ST, kmeans.initial_centroids(sample_ST, num_clusters, seed=0)
+    ).inertia
+    theirs = cluster.KMeans(num_clusters, n_init=3, random_state=0).fit(sample_ST).inertia_
+    assert ours <= 1.02 * theirs

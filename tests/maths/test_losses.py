@@ -1,0 +1,78 @@
+"""Oracle: torch's own cross-entropy on a float32 or float64 copy of all logits."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from s2l_ray.maths import losses
+
+
+def logits_and_targets(num_rows=37, vocab_size=11, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    logits_MV = torch.randn(num_rows, vocab_size, generator=generator).mul(4).to(dtype)
+    target_M = torch.randint(vocab_size, (num_rows,), generator=generator)
+    return logits_MV, target_M
+
+
+@pytest.fixture(params=[1, 5, 37, 1000], ids="{} rows per chunk".format)
+def rows_per_chunk(request, monkeypatch):
+    monkeypatch.setattr(losses, "BYTES_PER_CHUNK", 4 * 11 * request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_losses_equal_torch_on_a_float32_copy(dtype, rows_per_chunk):
+    logits_MV, target_M = logits_and_targets(dtype=dtype)
+    loss_M = losses.token_losses(logits_MV, target_M)
+
+    assert loss_M.dtype == torch.float32
+    expected_M = F.cross_entropy(logits_MV.float(), target_M, reduction="none")
+    torch.testing.assert_close(loss_M, expected_M, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_gradients_equal_those_of_torch_and_keep_the_type_of_the_logits(dtype, rows_per_chunk):
+    logits_MV, target_M = logits_and_targets(dtype=dtype)
+    weight_M = torch.linspace(-1, 2, len(target_M))
+    ours_MV = logits_MV.clone().requires_grad_()
+    theirs_MV = logits_MV.double().requires_grad_()
+
+    (losses.token_losses(ours_MV, target_M) * weight_M).sum().backward()
+    (F.cross_entropy(theirs_MV, target_M, reduction="none") * weight_M).sum().backward()
+
+    assert ours_MV.grad.dtype == dtype
+    tolerance = 1e-6 if dtype == torch.float32 else 4e-3
+    torch.testing.assert_close(
+        ours_MV.grad.double(), theirs_MV.grad, rtol=tolerance, atol=tolerance
+    )
+
+
+def test_huge_logits_give_finite_losses():
+    logits_MV = torch.tensor([[1e4, -1e4, 0.0], [3e38, 3e38, -3e38]])
+    loss_M = losses.token_losses(logits_MV, torch.tensor([1, 0]))
+    torch.testing.assert_close(loss_M, torch.tensor([2e4, 0.6931472]))
+
+
+def test_no_rows_give_no_losses_and_no_gradient():
+    logits_MV = torch.zeros(0, 5, requires_grad=True)
+    loss_M = losses.token_losses(logits_MV, torch.zeros(0, dtype=torch.int64))
+    loss_M.sum().backward()
+    assert loss_M.shape == (0,) and logits_MV.grad.shape == (0, 5)
+
+
+def test_inference_mode_is_supported():
+    with torch.inference_mode():
+        logits_MV, target_M = logits_and_targets()
+        assert losses.token_losses(logits_MV, target_M).isfinite().all()
+
+
+def test_a_target_outside_the_vocabulary_is_refused():
+    logits_MV, target_M = logits_and_targets()
+    with pytest.raises(IndexError, match="out of bounds"):
+        losses.token_losses(logits_MV, target_M + 11)
+
+
+def test_targets_of_another_length_are_refused():
+    logits_MV, target_M = logits_and_targets()
+    with pytest.raises(AssertionError, match="one target per row"):
+        losses.token_losses(logits_MV, target_M[1:])

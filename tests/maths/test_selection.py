@@ -1,0 +1,253 @@
+"""Rankings: the oracle is Algorithm 1 of S2L, written out as it stands in the paper."""
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from s2l_ray.errors import ConfigError, DataError
+from s2l_ray.maths import hashing, selection
+from s2l_ray.maths.selection import Examples
+
+SEED = 3
+
+
+def examples_of(cells: Sequence[tuple[int, int, int]]) -> Examples:
+    """Examples from (stratum, cluster, size) cells."""
+    sizes = [size for *_, size in cells]
+    return Examples(
+        key_N=hashing.example_keys([f"x{row}" for row in range(sum(sizes))]),
+        cluster_N=np.repeat([cluster for _, cluster, _ in cells], sizes).astype(np.int32),
+        stratum_N=np.repeat([stratum for stratum, *_ in cells], sizes).astype(np.int32),
+    )
+
+
+def groups_in_order(label_N: np.ndarray, row_N: Sequence[int]) -> list[list[int]]:
+    """Rows of each label in the order of `row_N`, smallest group first, then lowest label."""
+    groups: dict[int, list[int]] = {}
+    for row in row_N:
+        groups.setdefault(int(label_N[row]), []).append(row)
+    return [
+        groups[label] for label in sorted(groups, key=lambda label: (len(groups[label]), label))
+    ]
+
+
+def quotas(sizes: Sequence[int], budget: int) -> list[int]:
+    """R_k = floor((B - |S|) / (K - k + 1)) for k = 1..K, or the whole cluster if it is smaller."""
+    taken: list[int] = []
+    for k, size in enumerate(sizes):
+        taken.append(min(size, (budget - sum(taken)) // (len(sizes) - k)))
+    return taken
+
+
+def algorithm_1(groups: Sequence[Sequence[int]], budget: int) -> list[int]:
+    taken = quotas([len(group) for group in groups], budget)
+    return [row for group, quota in zip(groups, taken, strict=True) for row in group[:quota]]
+
+
+def with_tail(cluster_N: np.ndarray, row_N: Sequence[int], budget: int) -> list[int]:
+    """The authors' code: Algorithm 1 on clusters above two, the rest from those up to two."""
+    groups = groups_in_order(cluster_N, row_N)
+    small = {row for group in groups if len(group) <= 2 for row in group}
+    large = [group for group in groups if len(group) > 2]
+    first = algorithm_1(large, min(budget, sum(map(len, large))))
+    return first + [row for row in row_N if row in small][: budget - len(first)]
+
+
+def expected_subset(examples: Examples, method: str, stratify: bool, budget: int) -> list[int]:
+    def inside(row_N: Sequence[int], budget: int) -> list[int]:
+        if method == "s2l-authors":
+            return with_tail(examples.cluster_N, row_N, budget)
+        return algorithm_1(groups_in_order(examples.cluster_N, row_N), budget)
+
+    shuffled = selection.random(examples, SEED).tolist()
+    if not stratify:
+        return inside(shuffled, budget)
+    strata = groups_in_order(examples.stratum_N, shuffled)
+    shares = quotas([len(stratum) for stratum in strata], budget)
+    return [row for s, share in zip(strata, shares, strict=True) for row in inside(s, share)]
+
+
+def assert_every_prefix_is_algorithm_1(examples: Examples, method: str, stratify: bool) -> None:
+    order_N = selection.METHODS[method].ranking(examples, SEED, stratify=stratify)
+    for budget in range(len(order_N) + 1):
+        expected = expected_subset(examples, method, stratify, budget)
+        assert sorted(order_N[:budget].tolist()) == sorted(expected), budget
+
+
+@pytest.mark.parametrize("method", ["s2l", "s2l-authors"])
+@pytest.mark.parametrize("num_clusters", [1, 2, 3, 4])
+def test_every_prefix_is_algorithm_1_on_one_level(method, num_clusters):
+    for sizes in itertools.product([1, 2, 3, 5], repeat=num_clusters):
+        cells = [(0, cluster, size) for cluster, size in enumerate(sizes)]
+        assert_every_prefix_is_algorithm_1(examples_of(cells), method, stratify=False)
+
+
+@pytest.mark.parametrize("method", ["s2l", "s2l-authors"])
+@pytest.mark.parametrize("shared", [True, False], ids=["clusters over strata", "inside strata"])
+def test_every_prefix_is_algorithm_1_on_two_levels(method, shared):
+    for sizes in itertools.product([0, 1, 3, 4], repeat=4):
+        places = [(0, 0), (0, 1), (1, 0), (1, 1)]
+        cells = [
+            (stratum, cluster if shared else 2 * stratum + cluster, size)
+            for (stratum, cluster), size in zip(places, sizes, strict=True)
+        ]
+        assert_every_prefix_is_algorithm_1(examples_of(cells), method, stratify=True)
+
+
+def test_clusters_share_a_budget_as_computed_by_hand():
+    examples = examples_of([(0, 0, 6), (0, 1, 1), (0, 2, 3)])
+    order_N = selection.s2l(examples, SEED, stratify=False)
+    # Quotas floor(8/3) = 2 of 1, floor(7/2) = 3 of 3, and 4 of 6.
+    assert np.bincount(examples.cluster_N[order_N[:8]]).tolist() == [4, 1, 3]
+
+
+def test_strata_share_a_budget_before_clusters_do():
+    examples = examples_of([(0, 0, 20), (1, 1, 20), (1, 2, 20), (1, 3, 20)])
+    order_N = selection.s2l(examples, SEED, stratify=True)
+    assert np.bincount(examples.cluster_N[order_N[:12]]).tolist() == [6, 2, 2, 2]
+    order_N = selection.s2l(examples, SEED, stratify=False)
+    assert np.bincount(examples.cluster_N[order_N[:12]]).tolist() == [3, 3, 3, 3]
+
+
+def test_of_equal_clusters_the_one_visited_last_gets_the_remainder():
+    examples = examples_of([(0, 0, 3), (0, 1, 3), (0, 2, 3)])
+    order_N = selection.s2l(examples, SEED, stratify=False)
+    assert examples.cluster_N[order_N[:4]].tolist() == [2, 1, 0, 2]
+
+
+def test_authors_take_small_clusters_last():
+    examples = examples_of([(0, 0, 1), (0, 1, 2), (0, 2, 3), (0, 3, 4)])
+    order_N = selection.s2l_authors(examples, SEED, stratify=False)
+    assert set(examples.cluster_N[order_N[:7]].tolist()) == {2, 3}
+    assert set(examples.cluster_N[order_N[7:]].tolist()) == {0, 1}
+
+
+def test_balanced_random_is_algorithm_1_over_strata():
+    examples = examples_of([(0, 0, 2), (1, 1, 5), (1, 2, 4), (2, 3, 3)])
+    order_N = selection.balanced_random(examples, SEED)
+    groups = groups_in_order(examples.stratum_N, selection.random(examples, SEED).tolist())
+    for budget in range(15):
+        assert sorted(order_N[:budget].tolist()) == sorted(algorithm_1(groups, budget))
+
+
+POOLS = st.lists(
+    st.tuples(st.integers(0, 3), st.integers(0, 6), st.integers(0, 9)), min_size=1, max_size=12
+).map(examples_of)
+RANKINGS = pytest.mark.parametrize(
+    ("method", "stratify"), list(itertools.product(selection.METHODS, [True, False]))
+)
+
+
+@RANKINGS
+@settings(max_examples=40, deadline=None)
+@given(examples=POOLS, seed=st.integers(0, 2**70))
+def test_a_ranking_holds_every_row_once(method, stratify, examples, seed):
+    order_N = selection.METHODS[method].ranking(examples, seed, stratify=stratify)
+    assert order_N.dtype == np.int64
+    assert sorted(order_N.tolist()) == list(range(len(examples.key_N)))
+
+
+@RANKINGS
+@settings(max_examples=40, deadline=None)
+@given(examples=POOLS, seed=st.integers(0, 5), shuffle=st.randoms(use_true_random=False))
+def test_a_ranking_does_not_depend_on_row_order(method, stratify, examples, seed, shuffle):
+    rank = selection.METHODS[method].ranking
+    row_N = np.arange(len(examples.key_N))
+    shuffle.shuffle(row_N)
+    moved = Examples(examples.key_N[row_N], examples.cluster_N[row_N], examples.stratum_N[row_N])
+    np.testing.assert_array_equal(
+        moved.key_N[rank(moved, seed, stratify=stratify)],
+        examples.key_N[rank(examples, seed, stratify=stratify)],
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples=POOLS, share=st.floats(0, 1))
+def test_unexhausted_clusters_differ_by_at_most_one(examples, share):
+    order_N = selection.s2l(examples, SEED, stratify=False)
+    budget = int(share * len(order_N))
+    size_K = np.bincount(examples.cluster_N, minlength=7)
+    taken_K = np.bincount(examples.cluster_N[order_N[:budget]], minlength=7)
+    left_K = taken_K < size_K
+    if left_K.any():
+        assert taken_K[left_K].max() - taken_K[left_K].min() <= 1
+        assert taken_K.max() <= taken_K[left_K].max()
+
+
+@pytest.mark.parametrize("method", selection.METHODS)
+def test_another_seed_gives_another_order(method):
+    examples = examples_of([(0, 0, 40), (1, 1, 60)])
+    rank = selection.METHODS[method].ranking
+    assert rank(examples, 1, stratify=True).tolist() != rank(examples, 2, stratify=True).tolist()
+
+
+def test_every_example_is_equally_likely_to_be_drawn_from_its_cluster():
+    examples = examples_of([(0, 0, 10), (0, 1, 5)])
+    orders = [selection.s2l(examples, seed, stratify=False)[:6] for seed in range(2000)]
+    count_N = np.bincount(np.concatenate(orders), minlength=15)
+    # Three of ten and three of five: 600 and 1200 expected, standard deviations 20 and 22.
+    assert np.all(np.abs(count_N[:10] - 600) < 90)
+    assert np.all(np.abs(count_N[10:] - 1200) < 100)
+
+
+def test_equal_keys_stay_in_row_order():
+    key_N = np.zeros(4, dtype=np.uint64)
+    examples = Examples(key_N, np.zeros(4, np.int32), np.zeros(4, np.int32))
+    assert selection.s2l(examples, SEED, stratify=True).tolist() == [0, 1, 2, 3]
+
+
+def test_numbers_with_gaps_rank_like_numbers_without():
+    dense = examples_of([(0, 0, 3), (1, 1, 5), (1, 2, 5)])
+    sparse = Examples(
+        dense.key_N,
+        np.array([5, 10**9, 2**31 - 1], np.int32)[dense.cluster_N],
+        np.array([3, 2**31 - 1], np.int32)[dense.stratum_N],
+    )
+    for method in selection.METHODS.values():
+        expected_N = method.ranking(dense, SEED, stratify=True)
+        np.testing.assert_array_equal(method.ranking(sparse, SEED, stratify=True), expected_N)
+
+
+def test_examples_of_unlike_lengths_are_refused():
+    key_N, label_N = np.zeros(3, np.uint64), np.zeros(3, np.int32)
+    with pytest.raises(ValueError, match="one length"):
+        Examples(key_N, label_N[:2], label_N)
+    with pytest.raises(ValueError, match="uint64"):
+        Examples(key_N.astype(np.int64), label_N, label_N)
+    with pytest.raises(ValueError, match="negative"):
+        Examples(key_N, label_N - 1, label_N)
+
+
+@pytest.mark.parametrize(
+    ("budget", "num_rows", "expected"),
+    [
+        (5, 10, 5),
+        (10, 10, 10),
+        (1, 10, 1),
+        (1.0, 10, 10),
+        (0.11, 100, 11),
+        (0.29, 100, 29),
+        (0.5, 7, 3),
+        (0.001, 10, 1),
+        (0.11, 262_039, 28_824),
+        (0.3, 100_000_000, 30_000_000),
+    ],
+)
+def test_a_budget_is_a_count_or_a_fraction_rounded_down(budget, num_rows, expected):
+    assert selection.budget_rows(budget, num_rows) == expected
+
+
+@pytest.mark.parametrize("budget", [0, -3, 0.0, -0.5, 1.5, 50_000.0, float("nan"), True])
+def test_a_budget_that_no_pool_satisfies_is_refused(budget):
+    with pytest.raises(ConfigError, match=r"pool: 1,000 examples.*a fraction above 0"):
+        selection.budget_rows(budget, 1000)
+
+
+@pytest.mark.parametrize(("budget", "num_rows"), [(1001, 1000), (1, 0), (0.5, 0)])
+def test_a_budget_above_the_pool_is_refused_with_both_numbers(budget, num_rows):
+    with pytest.raises(DataError, match=rf"budget .* more than the pool of {num_rows:,} examples"):
+        selection.budget_rows(budget, num_rows)
