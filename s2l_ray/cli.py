@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from s2l_ray import __version__, config, finished, pipeline, runtime
+from s2l_ray import __version__, config, finished, pipeline, runtime, steps
 from s2l_ray.errors import ConfigError, UserError
 from s2l_ray.progress import duration
 from s2l_ray.storage import Location, is_uri
@@ -18,7 +18,7 @@ EPILOG = """\
 examples:
   s2l demo                                     the whole pipeline on generated data, in minutes
   s2l plan configs/demo.yaml                   what would run, and what it would cost
-  s2l run configs/demo.yaml --set seed=7       run it; the same command again goes on or does nothing
+  s2l run configs/demo.yaml --set seed=7       run it; again: go on, or do nothing
   s2l select runs/demo --budget 0.05           another subset of a finished run, in seconds
   ray job submit --working-dir . -- python -m s2l_ray run CONFIG --set run_dir=s3://bucket/run
 """
@@ -75,7 +75,7 @@ def _add_plan(commands: Any) -> None:
 
 
 def _add_run(commands: Any) -> None:
-    stages = ", ".join(pipeline.STAGES)
+    stages = ", ".join(steps.STAGES)
     parser = commands.add_parser(
         "run",
         help="run what is not yet done of a configuration",
@@ -83,7 +83,7 @@ def _add_run(commands: Any) -> None:
         "skipped; an interrupted one goes on where it stopped.",
     )
     _add_config(parser)
-    choices = {"choices": pipeline.STAGES, "metavar": "STAGE"}
+    choices = {"choices": steps.STAGES, "metavar": "STAGE"}
     parser.add_argument("--from", dest="from_stage", help="redo STAGE and all after it", **choices)
     parser.add_argument("--until", help="stop after STAGE", **choices)
     _add_address(parser)
@@ -146,7 +146,7 @@ def _demo(arguments: argparse.Namespace) -> None:
     path = demo.write_inputs(Path(arguments.out))
     overrides = demo.overrides(Path(arguments.out))
     _run_config(config.load(path, overrides), address=arguments.address)
-    print("\n" + demo.EXPLANATION)
+    print("\n" + demo.explanation())
 
 
 def _run(arguments: argparse.Namespace) -> None:

@@ -135,7 +135,8 @@ def macro_rate(groups: Sequence[np.ndarray]) -> Interval:
 
     With (l_g, u_g) the Wilson interval of group g's share p_g,
 
-        low = mean p_g - sqrt(sum_g (p_g - l_g)^2) / G,  high = mean p_g + sqrt(sum_g (u_g - p_g)^2) / G
+        low = mean p_g - sqrt(sum_g (p_g - l_g)^2) / G
+        high = mean p_g + sqrt(sum_g (u_g - p_g)^2) / G
 
     so one group gives Wilson's interval itself. (A normal interval is a point when all are wrong.)
 

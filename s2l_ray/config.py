@@ -319,10 +319,10 @@ def from_tree(tree: dict[str, Any], origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        problems = [_explain(item) for item in error.errors()]
-        # A value of a union fails once for every member; one line for each place is enough.
-        lines = list(dict.fromkeys(problems))
-        raise ConfigError(f"{origin}:\n" + "\n".join(f"  {line}" for line in lines)) from None
+        found = [(_place(item["loc"]), item) for item in error.errors()]
+        lines = [_explain(place, item) for place, item in found if not _is_echo(place, item, found)]
+        listed = "\n".join(f"  {line}" for line in dict.fromkeys(lines))
+        raise ConfigError(f"{origin}:\n{listed}") from None
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -341,35 +341,45 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     node[leaf] = parse_yaml(text, f"--set {key}")
 
 
-def _explain(item: Any) -> str:
-    place = ".".join(str(name) for name in item["loc"])
+_UNION_MEMBER = re.compile(r"constrained-\w+|function-\w+\[.*\]|int|float|str|list\[.*\]|[A-Z]\w*")
+
+
+def _place(loc: tuple[Any, ...]) -> tuple[str, ...]:
+    """The keys of `loc` without the names that pydantic adds for the members of a union."""
+    return tuple(str(name) for name in loc if not _UNION_MEMBER.fullmatch(str(name)))
+
+
+def _is_echo(place: tuple[str, ...], item: Any, found: Sequence[Any]) -> bool:
+    """Whether a mapping only failed as another member of its union; a key inside it is wrong."""
+    return isinstance(item["input"], dict) and any(
+        len(other) > len(place) and other[: len(place)] == place for other, _ in found
+    )
+
+
+def _explain(place: tuple[str, ...], item: Any) -> str:
     if item["type"] == "extra_forbidden":
-        return _unknown_key(item["loc"])
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "value_error" or item["type"] == "missing":
-        return f"{place}: {message}" if place else message
-    return f"{place}: {message}, not {item['input']!r}"
+        return _unknown_key(place)
+    key, message = ".".join(place), item["msg"].removeprefix("Value error, ")
+    if item["type"] in ("value_error", "missing"):
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message}, not {item['input']!r}"
 
 
-def _unknown_key(loc: tuple[Any, ...]) -> str:
-    *parents, key = [str(name) for name in loc]
+def _unknown_key(place: tuple[str, ...]) -> str:
+    *parents, key = place
     known = list(_section_at(parents).model_fields)
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-    return f"{'.'.join([*parents, key])}: unknown key; {hint}"
+    return f"{'.'.join(place)}: unknown key; {hint}"
 
 
 def _section_at(parents: Sequence[str]) -> type[Section]:
-    """The section class that `parents` leads to; union members appear in the path by class name."""
+    """The section class that lies at `parents`."""
     section: type[Section] = RunConfig
-    by_name = {cls.__name__: cls for cls in _all_sections()}
     for name in parents:
-        if name in by_name:
-            section = by_name[name]
-        elif name in section.model_fields:
-            inner = section.model_fields[name].annotation
-            found = [cls for cls in by_name.values() if cls.__name__ in repr(inner)]
-            section = found[0] if found else section
+        annotation = repr(section.model_fields[name].annotation)
+        inside = [cls for cls in _all_sections() if re.search(rf"\b{cls.__name__}\b", annotation)]
+        section = inside[0] if inside else section
     return section
 
 

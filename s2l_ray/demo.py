@@ -7,6 +7,7 @@ selector must do is see to it that the rare ones are not drowned.
 
 import json
 import random
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -14,12 +15,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from s2l_ray.artifacts import open_run
 from s2l_ray.errors import ConfigError
+from s2l_ray.storage import Location
 
+SEED = 42
 NUM_TRAIN = 3_500
 NUM_EVAL_PER_TASK = 10
 VOCAB_SIZE = 2_048
 EOS, PAD = "<|endoftext|>", "<|pad|>"
+TEMPLATE = "Question: {prompt}\nAnswer: "
 Row = dict[str, str]
 
 
@@ -82,6 +87,49 @@ TASKS = (  # the most frequent first
 )
 
 
+EXPLANATION = """\
+What this shows: one pool of {rows:,} rows, in which a few tasks are common and most are rare; a
+subset of the same size by each method; one model, trained from the same random weights for as many
+steps on each of them; one held-out set with equally many items of every task. The seed was fixed
+beforehand. Intervals cover the choice of held-out items, not another seed or another pool. The
+models are far too small to be useful: this is an example, and no evidence about real data."""
+
+
+def write_inputs(folder: Path) -> Path:
+    """The demo's configuration; pool and tokenizer are in `folder`/inputs, made once.
+
+    Raises:
+        StorageError: `folder` holds something that is not a run.
+    """
+    place = Location.of(folder)
+    open_run(place)
+    inputs = folder / "inputs"
+    if not inputs.exists():
+        made = Path(tempfile.mkdtemp(prefix=".inputs-", dir=folder))
+        write_pool(made, seed=SEED)
+        (made / "template.txt").write_text(TEMPLATE, encoding="utf-8")
+        write_tokenizer(made / "train.jsonl", made / "tokenizer")
+        made.rename(inputs)
+    return Path(__file__).with_name("demo.yaml")
+
+
+def overrides(folder: Path) -> list[str]:
+    """What `--set` would say to run the demo's configuration in `folder`."""
+    inputs = folder / "inputs"
+    return [
+        f"run_dir={json.dumps(str(folder))}",
+        f"data.train={json.dumps([str(inputs / 'train.jsonl')])}",
+        f"data.template={json.dumps(str(inputs / 'template.txt'))}",
+        f"data.eval.tasks={json.dumps(str(inputs / 'eval.jsonl'))}",
+        f"reference.model.tokenizer={json.dumps(str(inputs / 'tokenizer'))}",
+        f"target.model.tokenizer={json.dumps(str(inputs / 'tokenizer'))}",
+    ]
+
+
+def explanation() -> str:
+    return EXPLANATION.format(rows=sum(train_counts()))
+
+
 def write_pool(directory: Path, *, seed: int) -> None:
     """`directory` holds train.jsonl and eval.jsonl; the same files for the same seed.
 
@@ -114,8 +162,8 @@ def train_counts(num_train: int = NUM_TRAIN) -> list[int]:
 def write_tokenizer(train: Path, directory: Path, *, vocab_size: int = VOCAB_SIZE) -> None:
     """`directory` is a Hugging Face tokenizer: byte-level BPE learned from the rows of `train`.
 
-    Every digit is a token of its own. The text is seen as the `alpaca` template renders it, so
-    that the template costs few tokens.
+    Every digit is a token of its own. The text is seen as TEMPLATE renders it, so that the template
+    costs few tokens.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -178,12 +226,7 @@ def _write_jsonl(path: Path, rows: Sequence[Row]) -> None:
 
 
 def _rendered(train: Path) -> Iterator[str]:
-    from s2l_ray.config import FieldNames
-    from s2l_ray.modelling.prompts import TextTemplate, load_template, read_example
-
-    template = load_template("alpaca")
-    assert isinstance(template, TextTemplate)
     with train.open(encoding="utf-8") as lines:
         for line in lines:
-            example = read_example(json.loads(line), FieldNames())
-            yield template.render_prompt(example) + example.response
+            row = json.loads(line)
+            yield TEMPLATE.replace("{prompt}", row["instruction"]) + row["output"]

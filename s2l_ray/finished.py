@@ -7,7 +7,8 @@ from typing import Any
 from s2l_ray import config
 from s2l_ray.artifacts import MANIFEST, Parts, StageDir
 from s2l_ray.errors import DataError
-from s2l_ray.pipeline import CONFIG, FOLDERS, arm_name
+from s2l_ray.pipeline import CONFIG
+from s2l_ray.steps import FOLDERS, arm_name
 from s2l_ray.storage import Location
 
 

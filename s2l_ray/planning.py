@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from s2l_ray import pipeline, sources
+from s2l_ray import pipeline, sources, steps
 from s2l_ray.artifacts import StageDir
 from s2l_ray.config import DataConfig, EverySteps, RunConfig, Training
 from s2l_ray.storage import Location
@@ -26,17 +26,17 @@ class PoolSize:
 def lines(config: RunConfig) -> list[str]:
     """The plan as text: every step with its state, then rows, tokens and compute."""
     run = Location.of(config.run_dir)
-    steps = pipeline.plan(config, run).steps
-    todo = {id(step) for step in pipeline.stale(steps, None)}
+    planned = steps.plan(config, run).steps
+    todo = {id(step) for step in pipeline.stale(planned, None)}
     shown = [f"run_dir   {config.run_dir}", ""]
-    shown += [f"{step.label:<36}{_state(step, id(step) in todo)}" for step in steps]
+    shown += [f"{step.label:<36}{_state(step, id(step) in todo)}" for step in planned]
     if config.data is not None:
         size = pool_size(config, config.data)
         shown += ["", *_cost(config, size)]
     return shown
 
 
-def _state(step: pipeline.Step, is_stale: bool) -> str:
+def _state(step: steps.Step, is_stale: bool) -> str:
     if not is_stale:
         return "finished"
     if step.out.manifest() is None:
@@ -46,7 +46,7 @@ def _state(step: pipeline.Step, is_stale: bool) -> str:
 
 def pool_size(config: RunConfig, data: DataConfig) -> PoolSize:
     manifest = StageDir(
-        Location.of(config.run_dir) / pipeline.FOLDERS["prepare"], "prepare", {}
+        Location.of(config.run_dir) / steps.FOLDERS["prepare"], "prepare", {}
     ).manifest()
     if manifest is not None:
         return PoolSize(manifest.summary["kept"], manifest.summary["tokens"], True)
@@ -78,10 +78,10 @@ def _cost(config: RunConfig, size: PoolSize) -> list[str]:
     reference, target = config.reference, config.target
     num_checkpoints = 0
     if reference is not None and reference.path is None:
-        steps = _num_steps(size.rows, reference)
-        shown.append(_training_line("reference", steps, size, reference))
+        num_steps = _num_steps(size.rows, reference)
+        shown.append(_training_line("reference", num_steps, size, reference))
         every = reference.checkpoints
-        num_checkpoints = -(-steps // every.every) if isinstance(every, EverySteps) else every
+        num_checkpoints = -(-num_steps // every.every) if isinstance(every, EverySteps) else every
     if num_checkpoints and config.trajectories is not None:
         scored = size.tokens * num_checkpoints
         shown.append(f"trajectories    {about}{scored:,} tokens ({num_checkpoints} checkpoints)")

@@ -5,6 +5,7 @@ an autoscaling pool of actors.
 """
 
 import contextlib
+import functools
 import json
 import logging
 import os
@@ -194,13 +195,18 @@ def map_units(
 
 
 class _OneUnit:
-    """Adapts a worker of one unit to Ray Data's rows."""
+    """Adapts a worker of one unit to Ray Data's rows; makes it at its first unit.
+
+    An actor whose constructor fails is started again for ever, and its error is lost.
+    """
 
     def __init__(self, worker: type, constructor: dict[str, Any]) -> None:
-        self._worker: Callable[[dict[str, Any]], dict[str, Any]] = worker(**constructor)
+        self._make = functools.partial(worker, **constructor)
+        self._worker: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         try:
+            self._worker = self._worker or self._make()
             return {"error": "", "result": json.dumps(self._worker(json.loads(row["unit"])))}
         except UserError as error:
             return {"error": type(error).__name__, "result": str(error)}

@@ -10,8 +10,9 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -24,10 +25,13 @@ from s2l_ray import errors, runtime
 from s2l_ray.artifacts import StageDir
 from s2l_ray.config import ModelSpec, RandomModel, Training
 from s2l_ray.errors import StorageError, UserError
-from s2l_ray.modelling import training
 from s2l_ray.modelling.batches import PartReader, Rows
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location, is_uri
+
+if TYPE_CHECKING:
+    # Models' libraries take seconds to import; only workers need them.
+    from s2l_ray.modelling import training
 
 RESUME = "resume"
 MAX_FAILURES = 3
@@ -60,13 +64,8 @@ def fit(
     )
     board = _Board.remote()  # type: ignore[attr-defined]
     trainer = TorchTrainer(
-        _on_worker,
-        train_loop_config={
-            "loop": loop,
-            "settings": settings,
-            "board": board,
-            "num_threads": config.cpus_per_worker,
-        },
+        # Bound, not given as its configuration: the controller would load models' libraries for it.
+        partial(_on_worker, loop, settings, board, config.cpus_per_worker),
         scaling_config=ray.train.ScalingConfig(
             num_workers=config.workers,
             use_gpu=wanted.gpus > 0,
@@ -113,12 +112,12 @@ class _Board:
     """Where rank 0 writes how far it is, for the driver to read."""
 
     def __init__(self) -> None:
-        self._last: tuple[int, int, int, float] | None = None
+        self._last: tuple[int, int, int, str] | None = None
 
-    def write(self, start: int, step: int, num_tokens: int, loss_nats: float) -> None:
-        self._last = (start, step, num_tokens, loss_nats)
+    def write(self, start: int, step: int, num_tokens: int, note: str) -> None:
+        self._last = (start, step, num_tokens, note)
 
-    def read(self) -> tuple[int, int, int, float] | None:
+    def read(self) -> tuple[int, int, int, str] | None:
         return self._last
 
 
@@ -145,11 +144,11 @@ def _follow(board: Any, total_steps: int, progress: Progress, stop: threading.Ev
             last = ray.get(board.read.remote())
             if last is None:
                 continue
-            start, step, num_tokens, loss_nats = last
+            start, step, num_tokens, note = last
             if start != begun:
                 progress.start(total_steps, "steps", done=start)
                 begun, shown, shown_tokens = start, start, 0
-            progress.update(step - shown, num_tokens - shown_tokens, f"loss {loss_nats:.3f}")
+            progress.update(step - shown, num_tokens - shown_tokens, note)
             shown, shown_tokens = step, num_tokens
 
 
@@ -195,10 +194,11 @@ class Worker:
     _board: Any
     _warned: bool = field(default=False, init=False)
 
-    def show(self, start: int, history: training.History, num_tokens: int) -> None:
+    def show(self, start: int, history: "training.History", num_tokens: int) -> None:
         """Let the driver know how far this worker is; `num_tokens` counts from `start`."""
-        if self.rank == 0 and history.step:
-            self._board.write.remote(start, history.step, num_tokens, history.loss_nats[-1])
+        if self.rank == 0:
+            note = f"loss {history.loss_nats[-1]:.3f}" if history.step else ""
+            self._board.write.remote(start, history.step, num_tokens, note)
 
     def must_leave(self, step: int) -> bool:
         """True once, on every rank, when a worker's node is about to be taken away."""
@@ -208,13 +208,15 @@ class Worker:
         return self._warned
 
 
-def _on_worker(given: dict[str, Any]) -> dict[str, Any]:
-    torch.set_num_threads(given["num_threads"])
+def _on_worker(
+    loop: Loop, settings: dict[str, Any], board: Any, num_threads: int
+) -> dict[str, Any]:
+    torch.set_num_threads(num_threads)
     context = ray.train.get_context()
     rank, num_ranks = context.get_world_rank(), context.get_world_size()
-    worker = Worker(rank, num_ranks, get_device(), given["board"])
+    worker = Worker(rank, num_ranks, get_device(), board)
     try:
-        return {"result": given["loop"](worker, given["settings"])}
+        return {"result": loop(worker, settings)}
     except UserError as error:
         # Returned, not raised: what a user must change does not go away by trying again.
         return {"error": type(error).__name__, "message": str(error)}
@@ -247,7 +249,7 @@ class State:
 
 def train(
     worker: Worker,
-    engine: training.Engine,
+    engine: "training.Engine",
     parts: PartReader,
     config: Training,
     *,
@@ -255,13 +257,16 @@ def train(
     total_steps: int,
     state: State,
     after_step: Callable[[int], None],
-) -> training.History:
+) -> "training.History":
     """Train to the end, from the last saved state if there is one.
 
     `after_step` is called on every rank after every step that was not done before.
     """
+    from s2l_ray.modelling import training
+
     history = _resumed(state)
     start, before = history.step, history.num_tokens
+    worker.show(start, history, 0)
     for report in training.steps(
         engine,
         parts,
@@ -281,7 +286,9 @@ def train(
     return history
 
 
-def _resumed(state: State) -> training.History:
+def _resumed(state: State) -> "training.History":
+    from s2l_ray.modelling import training
+
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return training.History()
@@ -290,7 +297,7 @@ def _resumed(state: State) -> training.History:
         return training.History.read(Path(folder))
 
 
-def _save(history: training.History, state: State, rank: int) -> None:
+def _save(history: "training.History", state: State, rank: int) -> None:
     """Hand the state to Ray Train, which stores it while training goes on."""
     checkpoint = None
     if state.on_every_rank or rank == 0:

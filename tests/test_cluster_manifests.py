@@ -1,8 +1,10 @@
-"""Cluster manifests: valid for KubeRay and for Ray's launcher, pinned, authenticated, secret-free."""
+"""Cluster manifests: valid for KubeRay and Ray's launcher, pinned, authenticated, secret-free."""
 
 import re
 import shlex
+from functools import cache
 from importlib import metadata
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -34,19 +36,21 @@ def closed(schema):
     return kept
 
 
+@cache
+def definition(kind):
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    text = (CRDS / f"ray.io_{kind}.yaml").read_text(encoding="utf-8")
+    versions = yaml.load(text, Loader=loader)["spec"]["versions"]  # noqa: S506 - a safe loader
+    (schema,) = (v["schema"]["openAPIV3Schema"] for v in versions if v["name"] == "v1")
+    schema["properties"]["metadata"] = {"type": "object"}
+    return closed(schema)
+
+
 def validator(kind):
     jsonschema = pytest.importorskip("jsonschema")
-    path = CRDS / f"ray.io_{kind}.yaml"
-    if not path.exists():
+    if not CRDS.is_dir():
         pytest.skip(f"KubeRay's definitions are not at {CRDS}")
-    (version,) = (
-        version
-        for version in yaml.safe_load(path.read_text(encoding="utf-8"))["spec"]["versions"]
-        if version["name"] == "v1"
-    )
-    schema = closed(version["schema"]["openAPIV3Schema"])
-    schema["properties"]["metadata"] = {"type": "object"}
-    return jsonschema.Draft202012Validator(schema)
+    return jsonschema.Draft202012Validator(definition(kind))
 
 
 def test_the_rayjob_is_valid_for_kuberay():
@@ -108,7 +112,7 @@ def test_token_authentication_stays_on_and_no_secret_is_in_a_file():
     aws = manifest("aws.yaml")
     assert manifest("rayjob.yaml")["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
     assert "--env RAY_AUTH_MODE=token" in aws["docker"]["run_options"]
-    assert aws["file_mounts"]["/home/ray/.ray/auth_token"] == "~/.ray/auth_token"
+    assert aws["file_mounts"].get("/home/ray/.ray/auth_token", "").startswith("~/")
     for name in (*MANIFESTS, "Dockerfile"):
         text = (ROOT / "cluster" / name).read_text(encoding="utf-8")
         assert not re.search(r"AUTH_TOKEN=|AKIA|SECRET_ACCESS|PASSWORD|hf_[A-Za-z0-9]{8}", text)
@@ -117,8 +121,8 @@ def test_token_authentication_stays_on_and_no_secret_is_in_a_file():
 def test_the_entrypoint_runs_a_configuration_that_loads_with_what_it_sets():
     words = shlex.split(manifest("rayjob.yaml")["spec"]["entrypoint"])
     assert words[:4] == ["python", "-m", "s2l_ray", "run"]
-    overrides = [word for flag, word in zip(words, words[1:], strict=False) if flag == "--set"]
-    run = config.load(ROOT / words[4], overrides)
+    overrides = [word for flag, word in pairwise(words) if flag == "--set"]
+    run = config.load(ROOT / Path(words[4]).relative_to("/home/ray/s2l_ray"), overrides)
     assert run.run_dir.startswith("s3://")
     assert all(
         uri.startswith(("s3://", "hf://")) for uri in [*run.data.train, *run.data.eval.values()]

@@ -320,3 +320,34 @@ def test_the_content_sha_is_that_of_the_stored_bytes(write):
     content = gzip.compress(lines(ROWS).encode())
     (file,) = sources.expand([str(write("a.jsonl.gz", content))])
     assert sources.content_sha(file) == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.ray
+def test_files_of_an_object_store_are_found_and_read(monkeypatch):
+    moto = pytest.importorskip("moto.server")
+    boto3 = pytest.importorskip("boto3")
+    server = moto.ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    try:
+        client = boto3.client("s3")
+        client.create_bucket(Bucket="pool")
+        names = ["a b/deep/y%20.json.gz", "a b/x.jsonl", "top.csv"]
+        for name, content in zip(
+            names, [gzip.compress(b'[{"a": 1}]'), b'{"a": 2}', b"a\n3"], strict=True
+        ):
+            client.put_object(Bucket="pool", Key=name, Body=content)
+
+        files = sources.expand(["s3://pool/a b/", "s3://pool/*.csv"])
+        assert [file.uri for file in files] == [f"s3://pool/{name}" for name in names]
+        rows = [row.fields["a"] for file in files for row in sources.read_rows(file)]
+        assert rows == [1, 2, "3"]
+        assert sources.content_sha(files[1]) == hashlib.sha256(b'{"a": 2}').hexdigest()
+        with pytest.raises(DataError, match=r"s3://pool/none\.jsonl matches no file"):
+            sources.expand(["s3://pool/none.jsonl"])
+    finally:
+        server.stop()

@@ -35,9 +35,12 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
 def tokenizer(
     *, eos: str | None = EOS, chat_template: str | None = None
 ) -> PreTrainedTokenizerFast:
-    """One token per UTF-8 byte, then end-of-sequence and padding."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocabulary = {text: number for number, text in enumerate(alphabet)}
+    """A token's number is its UTF-8 byte; end-of-sequence is 256 and padding 257."""
+    visible = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    hidden = [byte for byte in range(256) if byte not in visible]
+    # What byte-level tokenizers write for a byte that has no visible character.
+    vocabulary = {chr(byte): byte for byte in visible}
+    vocabulary |= {chr(256 + place): byte for place, byte in enumerate(hidden)}
     byte_level = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     byte_level.decoder = decoders.ByteLevel()

@@ -15,11 +15,9 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from s2l_ray.modelling.schedule import steps_per_epoch
+
 ROWS_PER_WINDOW = 65_536
-
-
-def steps_per_epoch(num_rows: int, batch_size: int) -> int:
-    return math.ceil(num_rows / batch_size)
 
 
 @dataclass(frozen=True)
@@ -161,7 +159,7 @@ def micro_batches(rows: Rows, *, rank: int, num_ranks: int, size: int) -> list[M
     share = np.arange(rank, len(rows), num_ranks)
     share = share[np.argsort(rows.num_tokens_N[share], kind="stable")]
     pieces = math.ceil(math.ceil(len(rows) / num_ranks) / size)
-    shortest = np.argmin(rows.num_tokens_N)[None]
+    shortest = np.array([np.argmin(rows.num_tokens_N)])
     return [
         _padded(rows.take(index_B), 1.0) if len(index_B) else _padded(rows.take(shortest), 0.0)
         for index_B in np.array_split(share, pieces)
@@ -178,7 +176,7 @@ def _padded(rows: Rows, weight: float) -> MicroBatch:
     first_B = np.maximum(rows.num_prompt_N, 1) - 1
     mask_BL = (column_L >= first_B[:, None]) & (column_L < length_B[:, None] - 1)
     read_BL = np.ascontiguousarray(ids_BL[:, :-1])
+    target_M = ids_BL[:, 1:][mask_BL]
     return MicroBatch(
-        *(torch.from_numpy(array) for array in (read_BL, mask_BL, ids_BL[:, 1:][mask_BL])),
-        weight=weight,
+        torch.from_numpy(read_BL), torch.from_numpy(mask_BL), torch.from_numpy(target_M), weight
     )

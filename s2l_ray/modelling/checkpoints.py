@@ -11,6 +11,7 @@ import re
 import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def load_model(
             options["quantization_config"] = GgufConfig(dequantize=True)
         elif Path(location).is_dir():
             _check_weights(Path(location))
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             location,
             dtype=dtype,
             use_safetensors=True,
@@ -90,6 +91,7 @@ def load_model(
             output_loading_info=True,
             **options,
         )
+    model, loading = loaded
     missing = sorted(loading["missing_keys"])
     if missing:
         raise ModelError(
@@ -126,7 +128,7 @@ def list_checkpoints(names: Sequence[str]) -> list[tuple[int, str]]:
     """
     matches = [re.fullmatch(r"(?:step|checkpoint)-([0-9]+)", name) for name in names]
     found = sorted((int(match[1]), match[0]) for match in matches if match)
-    for (step, one), (other_step, other) in zip(found, found[1:], strict=False):
+    for (step, one), (other_step, other) in pairwise(found):
         if step == other_step:
             raise ModelError(f"checkpoints {one} and {other} are both of step {step}; remove one")
     return found

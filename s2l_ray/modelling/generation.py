@@ -56,7 +56,7 @@ def generate(
             row_B = order_N[start : start + rows_per_batch].tolist()
             room = int(min(max_new_tokens, num_positions - num_tokens_N[row_B].max()))
             batch = _left_padded([prompts[row] for row in row_B], device)
-            output_BL = model.generate(**batch, max_new_tokens=room)
+            output_BL = model.generate(**batch, max_new_tokens=room)  # type: ignore[operator]
             new_BL = output_BL[:, batch["input_ids"].shape[1] :]
             for row, ids in zip(row_B, new_BL.tolist(), strict=True):
                 response[row] = _text(ids, ends, tokenizer)
@@ -74,9 +74,9 @@ def _refuse_too_long(num_tokens_N: np.ndarray, num_positions: int) -> None:
     long_N = np.flatnonzero(num_tokens_N >= num_positions)
     if len(long_N):
         raise ModelError(
-            f"generation: {len(long_N):,} of {len(num_tokens_N):,} prompts fill all {num_positions:,} "
-            f"positions of the model (first, from 0: {first(long_N.tolist())}). Shorten them, or "
-            f"leave them out of the evaluation set."
+            f"generation: {len(long_N):,} of {len(num_tokens_N):,} prompts fill all "
+            f"{num_positions:,} positions of the model (first, from 0: {first(long_N.tolist())}). "
+            f"Shorten them, or leave them out of the evaluation set."
         )
 
 
@@ -110,4 +110,6 @@ def _left_padded(prompts: Sequence[list[int]], device: torch.device) -> dict[str
 
 def _text(ids: list[int], ends: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> str:
     end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
-    return tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return str(
+        tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    )

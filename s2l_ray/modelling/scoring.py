@@ -150,7 +150,7 @@ def inference(
     """
     assert dtype in (model.dtype, torch.bfloat16), f"{model.dtype} weights cannot run in {dtype}"
     was_training = model.training
-    model.to(device).eval()
+    model.eval().to(device)  # type: ignore[arg-type]
     autocast = torch.autocast(device.type, dtype, enabled=dtype != model.dtype)
     try:
         with torch.inference_mode(), autocast:
@@ -161,9 +161,7 @@ def inference(
 
 @contextmanager
 def _before_output_layer(model: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
-    while isinstance(getattr(model, "module", None), nn.Module):
-        model = model.module
-    layer = model.get_output_embeddings()
+    layer = _unwrapped(model).get_output_embeddings()
     if layer is None:
         yield
         return
@@ -172,6 +170,11 @@ def _before_output_layer(model: nn.Module, hook: Callable[..., Any]) -> Iterator
         yield
     finally:
         handle.remove()
+
+
+def _unwrapped(model: nn.Module) -> Any:
+    inner = getattr(model, "module", None)
+    return _unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
 def _mean_losses(

@@ -23,58 +23,14 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch.nn.parallel import DistributedDataParallel
 
-from s2l_ray.config import EverySteps, Training
-from s2l_ray.errors import ConfigError, ModelError
+from s2l_ray.config import Training
+from s2l_ray.errors import ModelError
 from s2l_ray.maths.losses import token_losses
-from s2l_ray.modelling.batches import (
-    MicroBatch,
-    PartReader,
-    global_batches,
-    micro_batches,
-    steps_per_epoch,
-)
+from s2l_ray.modelling.batches import MicroBatch, PartReader, global_batches, micro_batches
+from s2l_ray.modelling.schedule import learning_rate
 from s2l_ray.modelling.scoring import response_logits
 
 STATE, TENSORS = "state.json", "state.safetensors"
-
-
-# --- the plan -----------------------------------------------------------------------------------
-
-
-def num_steps(num_rows: int, config: Training) -> int:
-    """Optimizer steps of the whole training; the last batch of an epoch may be smaller."""
-    if config.max_steps is not None:
-        return config.max_steps
-    return max(round(config.epochs * steps_per_epoch(num_rows, config.batch_size)), 1)
-
-
-def checkpoint_steps(total_steps: int, checkpoints: int | EverySteps) -> list[int]:
-    """The steps after which a checkpoint is kept, ascending; the last is `total_steps`.
-
-    Raises:
-        ConfigError: there are fewer steps than checkpoints.
-    """
-    if isinstance(checkpoints, EverySteps):
-        return [*range(checkpoints.every, total_steps, checkpoints.every), total_steps]
-    if checkpoints > total_steps:
-        raise ConfigError(
-            f"reference.checkpoints: {checkpoints} checkpoints cannot come from {total_steps} "
-            f"optimizer steps. Raise reference.epochs or reference.max_steps, or lower "
-            f"reference.checkpoints or reference.batch_size."
-        )
-    return [round(i * total_steps / checkpoints) for i in range(1, checkpoints + 1)]
-
-
-def learning_rate(step: int, total_steps: int, config: Training) -> float:
-    """The rate of the update number `step`, from 0: a linear rise, then a cosine down to zero."""
-    warm = math.ceil(config.warmup * total_steps)
-    if step < warm:
-        return config.learning_rate * (step + 1) / warm
-    turn = math.pi * (step - warm) / max(total_steps - warm, 1)
-    return config.learning_rate * 0.5 * (1.0 + math.cos(turn))
-
-
-# --- the loop -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

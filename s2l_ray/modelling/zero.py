@@ -215,7 +215,7 @@ class ZeroEngine:
 def merged(
     weights: Mapping[str, torch.Tensor], model: torch.nn.Module, config: LoraConfig
 ) -> dict[str, torch.Tensor]:
-    """Weights of the model without adapters: W + alpha / rank * B A (arXiv:2106.09685, section 4)."""
+    """Weights of the model without adapters: W + alpha / rank * B A (arXiv:2106.09685)."""
     plain = {
         name.replace(".base_layer.", "."): weight
         for name, weight in weights.items()

@@ -1,17 +1,16 @@
 """Stage 7: the trained target is judged on held-out rows, by loss and by final answers.
 
-The driver stages every set as units of a few batches of rows. A unit is scored and answered by
-itself, so its results depend on nobody else's, and what is finished is never done again.
+The driver stages every set as units of a few batches of rows (heldout.py). A unit is scored and
+answered by itself, so its results depend on nobody else's, and a finished one is never redone.
 
 Shapes: N items.
 """
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby, islice
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,11 @@ import pyarrow.parquet as pq
 import torch
 
 from s2l_ray import comparison, runtime
-from s2l_ray.artifacts import Parts, StageDir, original_rows, part_name, rows_name, rows_table
-from s2l_ray.config import DataConfig, EvaluationConfig, FieldNames
+from s2l_ray.artifacts import Parts, StageDir, original_rows, part_name, rows_name
+from s2l_ray.config import DataConfig, EvaluationConfig
 from s2l_ray.errors import DataError, first
-from s2l_ray.maths import answers, hashing
+from s2l_ray.heldout import Failure, check_usable, staged_units
+from s2l_ray.maths import answers
 from s2l_ray.modelling import prompts
 from s2l_ray.modelling.checkpoints import (
     device_for,
@@ -35,7 +35,7 @@ from s2l_ray.modelling.checkpoints import (
 from s2l_ray.modelling.generation import generate
 from s2l_ray.modelling.scoring import score
 from s2l_ray.progress import Progress
-from s2l_ray.sources import InputFile, read_rows
+from s2l_ray.sources import InputFile
 from s2l_ray.storage import Location
 
 ITEMS = pa.schema(
@@ -53,13 +53,8 @@ ITEMS = pa.schema(
         ("num_response_tokens", pa.int32()),
     ]
 )
-BATCHES_PER_UNIT = 4
 MAX_ATTEMPTS = 3
-PLACES_SHOWN = 3
 NO_ROOM = "no response tokens left"
-
-Failure = tuple[str, str]
-"""Why a row cannot be used (one of prompts.REASONS or the reader's), and where it stands."""
 
 
 def run(
@@ -127,132 +122,6 @@ def _evaluated(
     return results
 
 
-def staged_units(
-    config: EvaluationConfig,
-    data: DataConfig,
-    sets: Mapping[str, Sequence[InputFile]],
-    staged: Location,
-) -> dict[str, Any]:
-    """Leave the rows to evaluate in `staged`, once; units in order, and the counts of each set.
-
-    A unit's rows are consecutive among the chosen ones of one file.
-
-    Raises:
-        DataError: a set has no rows, or too many that cannot be used.
-    """
-    place = staged / "plan.json"
-    if not place.exists():
-        units: list[dict[str, Any]] = []
-        counts: dict[str, Any] = {}
-        for name in dict.fromkeys(config.sets):
-            survey = _survey(sets[name], data.fields)
-            check_usable(name, survey.num_rows, survey.failures, data.max_rejected)
-            counts[name] = {"rows": survey.num_rows, "failures": survey.failures}
-            usable = (row for row in _checked(sets[name], data.fields) if row.digest)
-            chosen_N = chosen(survey.digests, config.max_items)
-            kept = (row for row, keep in zip(usable, chosen_N, strict=True) if keep)
-            for rows in _units_of(kept, BATCHES_PER_UNIT * config.rows_per_batch):
-                (staged / rows_name(len(units))).write_table(_staged_table(rows))
-                units.append({"unit": len(units), "set": name, "rows": len(rows)})
-        place.write_json({"units": units, "sets": counts})
-    plan: dict[str, Any] = place.read_json()
-    return plan
-
-
-def chosen(digests: Sequence[str], max_items: int | None) -> np.ndarray:
-    """keep_N, bool (N,): at most `max_items` rows, those with the smallest hash of their content.
-
-    A row is chosen whatever stands before it; of equal rows the first come first.
-    """
-    limit = len(digests) if max_items is None else max_items
-    keep_N = np.zeros(len(digests), bool)
-    keep_N[hashing.bottom_k(hashing.example_keys(digests), limit)] = True
-    return keep_N
-
-
-def check_usable(
-    name: str, num_rows: int, failures: Sequence[Failure], max_rejected: float
-) -> None:
-    """Nothing, if enough rows of a set can be used; else a DataError that counts them by reason."""
-    if not num_rows:
-        raise DataError(f"data.eval.{name}: there are no rows in its files. Check the path.")
-    if len(failures) <= max_rejected * num_rows and len(failures) < num_rows:
-        return
-    lines = []
-    for reason, count in Counter(reason for reason, _ in failures).most_common():
-        places = [place for other, place in failures if other == reason]
-        lines.append(f"  {count:,} {reason} (first: {first(places, PLACES_SHOWN)})")
-    advice = ", or raise data.max_rejected" if len(failures) < num_rows else ""
-    raise DataError(
-        f"data.eval.{name}: {len(failures):,} of {num_rows:,} rows cannot be used "
-        f"({len(failures) / num_rows:.2%}; the limit data.max_rejected is {max_rejected:.2%}):\n"
-        + "\n".join(lines)
-        + f"\nMend the data or data.fields{advice}."
-    )
-
-
-@dataclass(frozen=True)
-class _Row:
-    """A row as it came, with the digest of its content or the reason why it has none."""
-
-    file: str
-    number: int
-    fields: dict[str, Any]
-    digest: str | None
-    reason: str | None
-
-    @property
-    def place(self) -> str:
-        return f"{self.file} row {self.number}"
-
-
-@dataclass(frozen=True)
-class _Survey:
-    """All rows of a set: the digests of the usable ones, in input order, and the other ones."""
-
-    num_rows: int
-    digests: list[str]
-    failures: list[Failure]
-
-
-def _survey(files: Sequence[InputFile], fields: FieldNames) -> _Survey:
-    digests, failures = [], []
-    for row in _checked(files, fields):
-        if row.digest:
-            digests.append(row.digest)
-        else:
-            failures.append((str(row.reason), row.place))
-    return _Survey(len(digests) + len(failures), digests, failures)
-
-
-def _checked(files: Sequence[InputFile], fields: FieldNames) -> Iterator[_Row]:
-    for file in files:
-        for row in read_rows(file):
-            if row.fields is None:
-                yield _Row(file.uri, row.row, {}, None, row.reason)
-                continue
-            try:
-                digest = prompts.content_digest(prompts.read_example(row.fields, fields))
-                yield _Row(file.uri, row.row, row.fields, digest, None)
-            except prompts.RowError as error:
-                yield _Row(file.uri, row.row, row.fields, None, error.reason)
-
-
-def _units_of(rows: Iterator[_Row], rows_per_unit: int) -> Iterator[list[_Row]]:
-    for _, of_file in groupby(rows, key=lambda row: row.file):
-        while unit := list(islice(of_file, rows_per_unit)):
-            yield unit
-
-
-def _staged_table(rows: Sequence[_Row]) -> pa.Table:
-    return rows_table(
-        [row.fields for row in rows],
-        [str(row.digest) for row in rows],
-        rows[0].file,
-        [row.number for row in rows],
-    )
-
-
 @dataclass(frozen=True)
 class _Item:
     """A row that is evaluated; `tokens` is None where no response token fits."""
@@ -305,8 +174,7 @@ class Evaluator:
     def target(self) -> tuple[Any, Any]:
         """The model and its tokenizer."""
         with self.folder.local() as path:
-            model = load_model(str(path), dtype=self.dtype).to(self.device)
-            return model, load_tokenizer(str(path))
+            return load_model(str(path), dtype=self.dtype), load_tokenizer(str(path))
 
     @property
     def model(self) -> Any:
@@ -361,12 +229,12 @@ class Evaluator:
         for uri, number, example, outcome in zip(
             table["file"].to_pylist(), table["row"].to_pylist(), examples, tokens, strict=True
         ):
-            refused = isinstance(outcome, prompts.RowError)
-            item = _Item(uri, number, example, None if refused else outcome)
-            if refused and outcome.reason != NO_ROOM:
-                failures.append((outcome.reason, item.place))
+            if not isinstance(outcome, prompts.RowError):
+                items.append(_Item(uri, number, example, outcome))
+            elif outcome.reason == NO_ROOM:
+                items.append(_Item(uri, number, example, None))
             else:
-                items.append(item)
+                failures.append((outcome.reason, f"{uri} row {number}"))
         return items, failures
 
     def _losses(self, name: str, items: Sequence[_Item]) -> list[float | None]:
@@ -410,7 +278,8 @@ class Evaluator:
 
     def _is_cut(self, item: _Item) -> bool:
         """Whether some of the response, but not all, is beyond `max_tokens`."""
-        return bool(item.tokens) and item.tokens.input_ids[-1] != self.tokenizer.eos_token_id
+        tokens = item.tokens
+        return tokens is not None and tokens.input_ids[-1] != self.tokenizer.eos_token_id
 
 
 def _finite(loss: float) -> bool:
@@ -453,7 +322,7 @@ def _failures(results: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
 def _merge_items(staged: Location, num_units: int, place: Location) -> pa.Table:
     """Write all items in order; what the metrics are made of, a few bytes for each."""
     parts = Parts(staged)
-    assert len(parts.files()) == num_units, "every unit leaves one part"  # noqa: S101 - promise 3
+    assert len(parts.files()) == num_units, "every unit leaves one part"
     numbers = []
     with (
         place.open_atomic() as stream,

@@ -5,6 +5,7 @@ part never spans two files. Then the parts are tokenised independently of each o
 two, 16 bytes per row meet on the driver to find repeated rows and repeated ids.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -182,7 +183,7 @@ def _identity(example: prompts.Example) -> str:
     """32 hex digits: of the user's id where there is one, else of the content."""
     if example.id is None:
         return prompts.content_digest(example)
-    return prompts.text_digest(f"id {example.id}")
+    return hashlib.blake2b(example.id.encode(), digest_size=16, person=b"user id").hexdigest()
 
 
 def _chunks(rows: Iterator[SourceRow], size: int) -> Iterator[list[SourceRow]]:

@@ -8,7 +8,7 @@ from s2l_ray import trainer
 from s2l_ray.artifacts import Parts, StageDir
 from s2l_ray.config import ModelSpec, ReferenceConfig
 from s2l_ray.errors import ConfigError, ModelError
-from s2l_ray.modelling import checkpoints, training
+from s2l_ray.modelling import schedule
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location
 
@@ -38,8 +38,8 @@ def run(
         return existing(config.path)
     parts = trainer.LocatedParts.of(prepared.files())
     num_rows = sum(parts.num_rows)
-    total_steps = training.num_steps(num_rows, config)
-    steps = training.checkpoint_steps(total_steps, config.checkpoints)
+    total_steps = schedule.num_steps(num_rows, config)
+    steps = schedule.checkpoint_steps(total_steps, config.checkpoints)
     assert config.model is not None, "a section with neither model nor path is refused"
     model = trainer.absolute(config.model)
     settings = {
@@ -75,6 +75,8 @@ def existing(path: str) -> dict[str, Any]:
         ConfigError: there is none.
         ModelError: one of them is not a whole Hugging Face directory, or two are of one step.
     """
+    from s2l_ray.modelling import checkpoints
+
     folder = Location.of(path)
     found = checkpoints.list_checkpoints(folder.names())
     if not found:
@@ -91,6 +93,9 @@ def existing(path: str) -> dict[str, Any]:
 
 def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
     """Train on one worker; rank 0 writes the checkpoints."""
+    # Models' libraries take seconds to import; the driver of a training does without.
+    from s2l_ray.modelling import checkpoints, training
+
     config, folder = given["config"], given["folder"]
     dtype = checkpoints.resolve_precision(config.precision, worker.device)
     with trainer.together():
@@ -125,6 +130,8 @@ def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _loaded(spec: ModelSpec, tokenizer_spec: ModelSpec, seed: int) -> tuple[Any, Any]:
+    from s2l_ray.modelling import checkpoints
+
     tokenizer = checkpoints.load_tokenizer(tokenizer_spec)
     model = checkpoints.load_model(spec, seed=seed)
     known = model.get_input_embeddings().num_embeddings
@@ -137,6 +144,8 @@ def _loaded(spec: ModelSpec, tokenizer_spec: ModelSpec, seed: int) -> tuple[Any,
 
 
 def _keep(model: Any, tokenizer: Any, place: Location) -> None:
+    from s2l_ray.modelling import checkpoints
+
     with tempfile.TemporaryDirectory(prefix="s2l-step-") as folder:
         checkpoints.save_checkpoint(model, tokenizer, Path(folder))
         place.upload(Path(folder))

@@ -9,7 +9,7 @@ Shapes: K clusters, T checkpoints.
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from s2l_ray.artifacts import Manifest, Parts, StageDir, original_rows
 from s2l_ray.comparison import CONFIDENCE, compare
 from s2l_ray.config import DataConfig, RunConfig
 from s2l_ray.modelling.rows import read_example
-from s2l_ray.report import page
+from s2l_ray.report import page, table
 from s2l_ray.report.page import ArmScore, ClusterView, Comparison, ReportData, StratumLine
 from s2l_ray.storage import Location
 
@@ -61,13 +61,7 @@ def run(run_dir: Location, config: RunConfig, out: StageDir) -> dict[str, Any]:
 def summary_lines(run_dir: Location, config: RunConfig) -> list[str]:
     """For each evaluation set a table of the arms, and a sentence that compares them."""
     judged = judged_arms(finished_stages(run_dir), config)
-    scores, pairs = arm_scores(judged), paired_differences(judged)
-    lines: list[str] = []
-    for name in dict.fromkeys(score.set for score in scores):
-        of_set = [score for score in scores if score.set == name]
-        lines += [*([""] if lines else []), name, *_table(of_set)]
-        lines += _sentence([pair for pair in pairs if pair.set == name])
-    return lines
+    return table.lines(arm_scores(judged), paired_differences(judged), CONFIDENCE)
 
 
 @dataclass(frozen=True)
@@ -200,8 +194,8 @@ def _pool_strata(clusters: Finished) -> Counter[str]:
         for name, size in zip(names, clusters.summary["size_of_cluster"], strict=True):
             counts[name] += size
         return counts
-    for table in Parts(clusters.folder).tables(["stratum"]):
-        for item in table["stratum"].value_counts().to_pylist():
+    for part in Parts(clusters.folder).tables(["stratum"]):
+        for item in part["stratum"].value_counts().to_pylist():
             counts[item["values"]] += item["counts"]
     return counts
 
@@ -367,63 +361,7 @@ def _rows_of(rows: Parts, ids: Sequence[str]) -> dict[str, dict[str, Any]]:
             break
         if not pc.any(pc.is_in(file.read_table(["example_id"])["example_id"], wanted)).as_py():
             continue
-        table = file.read_table()
-        part = table.filter(pc.is_in(table["example_id"], wanted))
+        part = file.read_table()
+        part = part.filter(pc.is_in(part["example_id"], wanted))
         found |= dict(zip(part["example_id"].to_pylist(), original_rows(part), strict=True))
     return found
-
-
-def _table(scores: Sequence[ArmScore]) -> list[str]:
-    """The scores of one set as aligned text."""
-    rows = [("arm", "items", "loss, nats per token", "exact match")]
-    for score in scores:
-        loss = _interval(page.nats, score.loss_nats, score.loss_low, score.loss_high)
-        rate = _interval(
-            page.share, score.exact_match, score.exact_match_low, score.exact_match_high
-        )
-        rows.append((score.arm, page.count(score.num_items), loss, rate))
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    return [
-        f"  {arm:<{widths[0]}}  {items:>{widths[1]}}  {loss:<{widths[2]}}  {rate}".rstrip()
-        for arm, items, loss, rate in rows
-    ]
-
-
-def _interval(
-    show: Callable[[float], str], mean: float | None, low: float | None, high: float | None
-) -> str:
-    if mean is None:
-        return "n/a"
-    return (
-        show(mean) if low is None or high is None else f"{show(mean)} ({show(low)} to {show(high)})"
-    )
-
-
-def _sentence(pairs: Sequence[Comparison]) -> list[str]:
-    """What the paired differences of one set allow to be said; nothing without any."""
-    clauses = [
-        f"by {metric}, {of_metric[0].arm} is " + " and ".join(_standing(pair) for pair in of_metric)
-        for metric in ("loss", "exact match")
-        if (of_metric := [pair for pair in pairs if pair.metric == metric])
-    ]
-    kind = f"paired differences, {CONFIDENCE:.0%} intervals over the items, one training seed"
-    return [f"  {_capitalised('; '.join(clauses))} ({kind})."] if clauses else []
-
-
-def _standing(pair: Comparison) -> str:
-    """How the arm stands to its baseline, with the difference and its interval."""
-    if pair.metric == "loss":
-        low, mean, high = (f"{x:+.4f}" for x in (pair.low, pair.difference, pair.high))
-        unit = "nats"
-    else:
-        low, mean, high = (f"{100 * x:+.1f}" for x in (pair.low, pair.difference, pair.high))
-        unit = "points"
-    if pair.low <= 0 <= pair.high:
-        word = "not told apart from"
-    else:
-        word = "better than" if (pair.high < 0) == (pair.metric == "loss") else "worse than"
-    return f"{word} {pair.baseline} ({mean} {unit}, {low} to {high})"
-
-
-def _capitalised(text: str) -> str:
-    return f"{text[:1].upper()}{text[1:]}"

@@ -14,7 +14,7 @@ from s2l_ray import trainer
 from s2l_ray.artifacts import StageDir, original_rows, part_name
 from s2l_ray.config import DataConfig, ModelSpec, TargetConfig
 from s2l_ray.errors import DataError, first
-from s2l_ray.modelling import checkpoints, prompts, training
+from s2l_ray.modelling import checkpoints, prompts, schedule
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location
 
@@ -50,7 +50,7 @@ def run(
     tokens = out.location / TOKENS
     num_rows, rejected = tokenise(selected, tokens, data, model)
     parts = trainer.LocatedParts.of([tokens / name for name in tokens.names()])
-    total_steps = training.num_steps(sum(parts.num_rows), config)
+    total_steps = schedule.num_steps(sum(parts.num_rows), config)
     settings = {
         "config": config.model_copy(update={"model": model}),
         "parts": parts,

@@ -7,6 +7,7 @@ completes a part's last checkpoint joins its files into the final part.
 """
 
 import io
+import itertools
 import math
 import uuid
 from collections import OrderedDict
@@ -221,7 +222,7 @@ def token_arrays(table: pa.Table) -> list[np.ndarray]:
     column = table["input_ids"].combine_chunks()
     values = column.values.to_numpy()
     offsets = column.offsets.to_numpy()
-    return [values[start:end] for start, end in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [values[start:end] for start, end in itertools.pairwise(offsets)]
 
 
 def _num_bytes(model: nn.Module) -> int:

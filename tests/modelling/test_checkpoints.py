@@ -1,6 +1,5 @@
 import importlib.util
 import json
-import shutil
 
 import pytest
 import torch
@@ -169,13 +168,13 @@ def test_weights_that_were_cut_short_are_named(saved, kept):
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
     for read in (checkpoints.check_checkpoint, lambda saved: checkpoints.load_model(str(saved))):
-        with pytest.raises(ModelError, match="model.safetensors is cut short"):
+        with pytest.raises(ModelError, match=r"model\.safetensors is cut short"):
             read(saved)
 
 
 def test_weights_with_a_header_of_noise_are_named(saved):
     (saved / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"\xff\xff")
-    with pytest.raises(ModelError, match="model.safetensors cannot be loaded"):
+    with pytest.raises(ModelError, match=r"model\.safetensors cannot be loaded"):
         checkpoints.check_checkpoint(saved)
 
 
@@ -261,4 +260,3 @@ def test_a_model_from_a_gguf_file_of_a_package_can_be_saved_and_read_back(tmp_pa
     again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert tokenizer.decode(again(ids).logits[0, -1].argmax()) == " Paris"
     assert_same_weights(again, model)
-    shutil.rmtree(tmp_path)

@@ -13,9 +13,9 @@ import torch.multiprocessing
 import torch.nn.functional as F
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from s2l_ray.config import EverySteps, Training
-from s2l_ray.errors import ConfigError, ModelError
-from s2l_ray.modelling import training
+from s2l_ray.config import Training
+from s2l_ray.errors import ModelError
+from s2l_ray.modelling import schedule, training
 from s2l_ray.modelling.batches import Rows, global_batches
 
 CPU = torch.device("cpu")
@@ -79,7 +79,7 @@ def oracle(config):
         (total / count).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
         for group in optimizer.param_groups:
-            group["lr"] = training.learning_rate(step, STEPS, config)
+            group["lr"] = schedule.learning_rate(step, STEPS, config)
         optimizer.step()
         losses.append(total.item() / count)
     return dict(model.named_parameters()), losses
@@ -166,43 +166,6 @@ def test_bf16_keeps_float32_weights_and_stays_near_fp32():
 def test_a_loss_that_is_not_finite_stops_training():
     with pytest.raises(ModelError, match=r"the loss is nan .* of 4\. Lower learning_rate"):
         trained(settings(learning_rate=1e30))
-
-
-@pytest.mark.parametrize(
-    ("total", "checkpoints", "expected"),
-    [
-        (12, 4, [3, 6, 9, 12]),
-        (10, 4, [2, 5, 8, 10]),
-        (3, 3, [1, 2, 3]),
-        (7, EverySteps(every=3), [3, 6, 7]),
-        (6, EverySteps(every=3), [3, 6]),
-        (2, EverySteps(every=500), [2]),
-    ],
-)
-def test_checkpoints_are_fractions_of_training_or_multiples(total, checkpoints, expected):
-    assert training.checkpoint_steps(total, checkpoints) == expected
-
-
-def test_fewer_steps_than_checkpoints_are_refused():
-    with pytest.raises(ConfigError, match=r"12 checkpoints cannot come from 5 optimizer steps"):
-        training.checkpoint_steps(5, 12)
-
-
-@pytest.mark.parametrize(
-    ("changes", "expected"), [({}, 9), ({"epochs": 0.5}, 2), ({"max_steps": 5}, 5)]
-)
-def test_steps_follow_from_rows_and_batch_size(changes, expected):
-    assert training.num_steps(19, settings(**changes)) == expected
-
-
-def test_the_learning_rate_rises_and_then_falls_to_zero():
-    config = settings(warmup=0.1)
-    rates = [training.learning_rate(step, 100, config) for step in range(101)]
-
-    assert rates[9] == rates[10] == max(rates) == config.learning_rate
-    assert rates[0] == pytest.approx(config.learning_rate / 10)
-    assert rates[10:] == sorted(rates[10:], reverse=True)
-    assert rates[100] == pytest.approx(0, abs=1e-12)
 
 
 def test_a_curve_is_means_between_its_points():

@@ -1,0 +1,46 @@
+"""How many steps a training has, what is kept of it, and how fast it learns when.
+
+All of it follows from the number of rows and the configuration, never from the workers.
+"""
+
+import math
+
+from s2l_ray.config import EverySteps, Training
+from s2l_ray.errors import ConfigError
+
+
+def steps_per_epoch(num_rows: int, batch_size: int) -> int:
+    return math.ceil(num_rows / batch_size)
+
+
+def num_steps(num_rows: int, config: Training) -> int:
+    """Optimizer steps of the whole training; the last batch of an epoch may be smaller."""
+    if config.max_steps is not None:
+        return config.max_steps
+    return max(round(config.epochs * steps_per_epoch(num_rows, config.batch_size)), 1)
+
+
+def checkpoint_steps(total_steps: int, checkpoints: int | EverySteps) -> list[int]:
+    """The steps after which a checkpoint is kept, ascending; the last is `total_steps`.
+
+    Raises:
+        ConfigError: there are fewer steps than checkpoints.
+    """
+    if isinstance(checkpoints, EverySteps):
+        return [*range(checkpoints.every, total_steps, checkpoints.every), total_steps]
+    if checkpoints > total_steps:
+        raise ConfigError(
+            f"reference.checkpoints: {checkpoints} checkpoints cannot come from {total_steps} "
+            f"optimizer steps. Raise reference.epochs or reference.max_steps, or lower "
+            f"reference.checkpoints or reference.batch_size."
+        )
+    return [round(i * total_steps / checkpoints) for i in range(1, checkpoints + 1)]
+
+
+def learning_rate(step: int, total_steps: int, config: Training) -> float:
+    """The rate of the update number `step`, from 0: a linear rise, then a cosine down to zero."""
+    warm = math.ceil(config.warmup * total_steps)
+    if step < warm:
+        return config.learning_rate * (step + 1) / warm
+    turn = math.pi * (step - warm) / max(total_steps - warm, 1)
+    return config.learning_rate * 0.5 * (1.0 + math.cos(turn))

@@ -1,0 +1,429 @@
+"""The steps that a configuration asks for, each with its inputs and how it is done.
+
+A step is a stage in a folder; the baselines of a comparison are further steps of the same stages
+under `arms/`. Every step's inputs (configuration keys, contents of files, fingerprints of earlier
+steps) are known before anything runs. Stages are imported when they run: to find out that there is
+nothing to do takes neither torch nor Ray.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from s2l_ray import __version__, sources
+from s2l_ray.artifacts import Parts, StageDir, section_inputs
+from s2l_ray.config import NAMED_TEMPLATES, ModelSpec, RandomModel, RunConfig, SelectionConfig
+from s2l_ray.errors import DataError
+from s2l_ray.progress import Progress
+from s2l_ray.storage import Location, is_uri
+
+STAGES = (
+    "prepare",
+    "reference",
+    "trajectories",
+    "clusters",
+    "selection",
+    "target",
+    "evaluation",
+    "report",
+)
+FOLDERS = {"prepare": "prepared"}
+CONTENTS = "contents.json"
+
+Work = Callable[[Progress], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One stage in one folder: what it depends on, and how it is done."""
+
+    out: StageDir
+    work: Work
+    arm: str = ""
+
+    @property
+    def stage(self) -> str:
+        return self.out.stage
+
+    @property
+    def label(self) -> str:
+        return f"{self.stage} ({self.arm})" if self.arm else self.stage
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All steps of a configuration in order, and the hashed contents they were planned with."""
+
+    run: Location
+    steps: list[Step]
+    contents: "Contents"
+
+    def through(self, until: str | None) -> list[Step]:
+        last = STAGES.index(until or STAGES[-1])
+        return [step for step in self.steps if STAGES.index(step.stage) <= last]
+
+
+@dataclass
+class Contents:
+    """SHA-256 of input files, hashed again only when a file's size or date has changed.
+
+    What has no date (a data set on a hub) is asked for its revision every time.
+    """
+
+    cache: dict[str, list[Any]] = field(default_factory=dict)
+
+    @classmethod
+    def of_run(cls, run: Location) -> "Contents":
+        place = run / CONTENTS
+        return cls(place.read_json() if place.exists() else {})
+
+    def sha(self, file: sources.InputFile) -> str:
+        known = self.cache.get(file.uri)
+        if known is None or not file.modified or known[:2] != [file.size, file.modified]:
+            known = [file.size, file.modified, sources.content_sha(file)]
+            self.cache[file.uri] = known
+        return str(known[2])
+
+    def shas(self, files: Sequence[sources.InputFile]) -> list[str]:
+        return [self.sha(file) for file in files]
+
+    def of_folder(self, path: str) -> list[str]:
+        """Names and contents of all files below a local folder, or of one local file."""
+        root = Path(path)
+        files = sorted(item for item in root.rglob("*") if item.is_file()) or [root]
+        return [f"{item.relative_to(root)} {self.sha(_input_file(item))}" for item in files]
+
+
+def _input_file(path: Path) -> sources.InputFile:
+    status = path.stat()
+    return sources.InputFile(str(path), status.st_size, str(status.st_mtime_ns))
+
+
+def plan(config: RunConfig, run: Location) -> Plan:
+    """Every step that `config` asks for, with its inputs; reads contents, writes nothing.
+
+    Raises:
+        DataError: an input is missing, or a pattern matches nothing.
+    """
+    contents = Contents.of_run(run)
+    builder = _Builder(config, run, contents)
+    return Plan(run, list(builder.steps()), contents)
+
+
+@dataclass
+class _Builder:
+    """Builds the steps in order; each one's fingerprint goes into those after it."""
+
+    config: RunConfig
+    run: Location
+    contents: Contents
+    made: list[Step] = field(default_factory=list)
+
+    def steps(self) -> Iterator[Step]:
+        config = self.config
+        if config.data is not None:
+            self._add("prepare", self._prepare())
+        if config.reference is not None and not self._brought():
+            self._add("reference", self._reference())
+        if config.trajectories is not None:
+            self._add("trajectories", self._trajectories())
+        if config.clusters is not None:
+            self._add("clusters", self._clusters())
+        arms = _arms(config)
+        for name, selection in arms.items():
+            self._add("selection", self._selection(selection, name), name)
+        if config.target is not None:
+            for name in arms:
+                self._add("target", self._target(arms[name], name), name)
+        if config.evaluation is not None:
+            for name in arms:
+                self._add("evaluation", self._evaluation(name), name)
+        self._add("report", self._report())
+        yield from self.made
+
+    def _add(
+        self, stage: str, made: tuple[dict[str, Any], Callable[..., Any]], arm: str = ""
+    ) -> None:
+        inputs, work = made
+        out = StageDir(self._folder(stage, arm), stage, inputs)
+        self.made.append(Step(out, lambda progress: work(out, progress), arm))
+
+    def _brought(self) -> bool:
+        """Whether trajectories were computed elsewhere, so that nothing is scored here."""
+        section = self.config.trajectories
+        return section is not None and section.path is not None
+
+    def _folder(self, stage: str, arm: str = "") -> Location:
+        parent = self.run / "arms" / arm if arm else self.run
+        return parent / FOLDERS.get(stage, stage)
+
+    def _after(self, *labels: str) -> dict[str, str]:
+        """Fingerprints of earlier steps, those that this configuration has."""
+        return {step.label: step.out.fingerprint for step in self.made if step.label in labels}
+
+    def _prepare(self) -> tuple[dict[str, Any], Callable[..., Any]]:
+        data = self.config.data
+        assert data is not None
+        files = sources.expand([_absolute(pattern) for pattern in data.train])
+        tokenizer = self._tokenizer()
+        inputs = {
+            **section_inputs("data", data),
+            "data.train": self.contents.shas(files),
+            "data.tokenizer": tokenizer,
+            **self._model_contents("data.tokenizer contents", tokenizer),
+            **self._template_contents(),
+        }
+
+        def work(out: StageDir, progress: Progress) -> dict[str, Any]:
+            from s2l_ray.stages import prepare
+
+            absolute = data.model_copy(update={"template": _absolute_if_file(data.template)})
+            return prepare.run(
+                absolute, files, _absolute_if_file(tokenizer), out, progress=progress
+            )
+
+        return inputs, work
+
+    def _tokenizer(self) -> str | None:
+        """Whose tokens `prepared/` holds; None when nothing will be scored."""
+        data, reference = self.config.data, self.config.reference
+        assert data is not None
+        if data.tokenizer is not None:
+            return data.tokenizer
+        if reference is None or self._brought():
+            return None
+        if reference.path is not None:
+            from s2l_ray.modelling.checkpoints import list_checkpoints
+
+            found = list_checkpoints(Location.of(reference.path).names())
+            if not found:
+                raise DataError(
+                    f"reference.path: no step-* or checkpoint-* directories in {reference.path}."
+                )
+            return f"{reference.path.rstrip('/')}/{found[0][1]}"
+        model = reference.model
+        return model.tokenizer if isinstance(model, RandomModel) else model
+
+    def _reference(self) -> tuple[dict[str, Any], Callable[..., Any]]:
+        section = self.config.reference
+        assert section is not None
+        inputs = {
+            **section_inputs("reference", section),
+            **self._model_contents("reference.model contents", section.model),
+            **self._model_contents("reference.path contents", section.path),
+        }
+        if section.path is None:
+            inputs |= {"seed": self.config.seed, **self._after("prepare")}
+
+        def work(out: StageDir, progress: Progress) -> dict[str, Any]:
+            from s2l_ray.stages import reference
+
+            return reference.run(
+                section.model_copy(
+                    update={
+                        "model": _absolute_model(section.model),
+                        "path": section.path and _absolute(section.path),
+                    }
+                ),
+                Parts(self._folder("prepare")),
+                out,
+                seed=self.config.seed,
+                progress=progress,
+            )
+
+        return inputs, work
+
+    def _trajectories(self) -> tuple[dict[str, Any], Callable[..., Any]]:
+        section = self.config.trajectories
+        assert section is not None
+        if section.path is not None:
+            files = sources.expand([_absolute(section.path)])
+            inputs = {"trajectories.path": self.contents.shas(files)}
+
+            def bring(out: StageDir, progress: Progress) -> dict[str, Any]:
+                from s2l_ray.stages import imported
+
+                return imported.run([file.uri for file in files], out, progress=progress)
+
+            return inputs, bring
+
+        def work(out: StageDir, progress: Progress) -> dict[str, Any]:
+            from s2l_ray.stages import trajectories
+
+            prepared = StageDir(self._folder("prepare"), "prepare", {}).manifest()
+            reference = StageDir(self._folder("reference"), "reference", {}).manifest()
+            assert prepared is not None and reference is not None
+            return trajectories.run(
+                section,
+                Parts(self._folder("prepare")),
+                prepared.summary["tokens_per_part"],
+                [
+                    trajectories.Checkpoint(step, place)
+                    for step, place in _checkpoints(reference.summary, self._folder("reference"))
+                ],
+                out,
+                progress=progress,
+            )
+
+        inputs = {
+            **section_inputs("trajectories", section),
+            **self._after("prepare", "reference"),
+        }
+        return inputs, work
+
+    def _clusters(self) -> tuple[dict[str, Any], Callable[..., Any]]:
+        section = self.config.clusters
+        assert section is not None
+
+        def work(out: StageDir, progress: Progress) -> dict[str, Any]:
+            from s2l_ray.stages import clusters
+
+            return clusters.run(
+                section,
+                Parts(self._folder("trajectories")),
+                out,
+                seed=self.config.seed,
+                progress=progress,
+            )
+
+        inputs = {
+            **section_inputs("clusters", section),
+            "seed": self.config.seed,
+            **self._after("trajectories"),
+        }
+        return inputs, work
+
+    def _selection(
+        self, section: SelectionConfig, arm: str
+    ) -> tuple[dict[str, Any], Callable[..., Any]]:
+        def work(out: StageDir, progress: Progress) -> dict[str, Any]:
+            from s2l_ray.stages import selection
+
+            rows = Parts(self._folder("prepare"), "rows") if self.config.data else None
+            return selection.run(
+                section, Parts(self._folder("clusters")), rows, out, seed=self.config.seed
+            )
+
+        inputs = {
+            **section_inputs("selection", section),
+            "seed": self.config.seed,
+            **self._after("prepare", "clusters"),
+        }
+        return inputs, work
+
+    def _target(
+        self, selection: SelectionConfig, arm: str
+    ) -> tuple[dict[str, Any], Callable[..., Any]]:
+        section, data = self.config.target, self.config.data
+        assert section is not None and data is not None
+
+        def work(out: StageDir, progress: Progress) -> dict[str, Any]:
+            from s2l_ray.stages import target
+
+            absolute = data.model_copy(update={"template": _absolute_if_file(data.template)})
+            return target.run(
+                section.model_copy(update={"model": _absolute_model(section.model)}),
+                absolute,
+                self._folder("selection", arm) / f"selected.{selection.format}",
+                out,
+                seed=self.config.seed,
+                progress=progress,
+            )
+
+        label = f"selection ({arm})" if arm else "selection"
+        inputs = {
+            **section_inputs("target", section),
+            **self._model_contents("target.model contents", section.model),
+            "data.template": data.template,
+            "data.max_tokens": data.max_tokens,
+            **self._template_contents(),
+            "seed": self.config.seed,
+            **self._after(label),
+        }
+        return inputs, work
+
+    def _evaluation(self, arm: str) -> tuple[dict[str, Any], Callable[..., Any]]:
+        section, data = self.config.evaluation, self.config.data
+        assert section is not None and data is not None
+        sets = {name: sources.expand([_absolute(data.eval[name])]) for name in section.sets}
+
+        def work(out: StageDir, progress: Progress) -> dict[str, Any]:
+            from s2l_ray.stages import evaluation
+
+            absolute = data.model_copy(update={"template": _absolute_if_file(data.template)})
+            model = self._folder("target", arm) / "model"
+            return evaluation.run(section, absolute, sets, model, out, progress=progress)
+
+        label = f"target ({arm})" if arm else "target"
+        inputs: dict[str, Any] = {
+            **section_inputs("evaluation", section),
+            **{f"data.eval.{name}": self.contents.shas(files) for name, files in sets.items()},
+            "data.fields": data.fields.model_dump(),
+            "data.template": data.template,
+            "data.max_tokens": data.max_tokens,
+            **self._template_contents(),
+            **self._after(label),
+        }
+        return inputs, work
+
+    def _report(self) -> tuple[dict[str, Any], Callable[..., Any]]:
+        def work(out: StageDir, progress: Progress) -> dict[str, Any]:
+            from s2l_ray.stages import report
+
+            return report.run(self.run, self.config, out)
+
+        inputs = {step.label: step.out.fingerprint for step in self.made}
+        return {"version": __version__, **inputs}, work
+
+    def _template_contents(self) -> dict[str, Any]:
+        template = self.config.data.template if self.config.data else ""
+        if template in NAMED_TEMPLATES or not Path(template).is_file():
+            return {}
+        return {"data.template contents": self.contents.of_folder(template)}
+
+    def _model_contents(self, key: str, model: ModelSpec | None) -> dict[str, Any]:
+        """Contents of a model or tokenizer that lies on this machine; a hub name has none here."""
+        path = model.tokenizer if isinstance(model, RandomModel) else model
+        if path is None or is_uri(path) or not Path(path).exists():
+            return {}
+        return {key: self.contents.of_folder(path)}
+
+
+def _checkpoints(summary: Mapping[str, Any], folder: Location) -> list[tuple[int, Location]]:
+    """(step, directory) of every checkpoint, those of this run or those brought along."""
+    place = Location(summary["path"]) if summary["path"] else folder
+    pairs = zip(summary["steps"], summary["names"], strict=True)
+    return [(step, place / name) for step, name in pairs]
+
+
+def arm_name(method: str, budget: int | float, seed: int) -> str:
+    return f"{method}-{json.dumps(budget)}-{seed}"
+
+
+def _arms(config: RunConfig) -> dict[str, SelectionConfig]:
+    """The run's own selection under the name "", and each baseline under its folder's name."""
+    section = config.selection
+    if section is None:
+        return {}
+    arms = {"": section}
+    for method in section.baselines:
+        name = arm_name(method, section.budget, config.seed)
+        arms[name] = section.model_copy(update={"method": method, "baselines": []})
+    return arms
+
+
+def _absolute(path: str) -> str:
+    return path if is_uri(path) else str(Path(path).expanduser().absolute())
+
+
+def _absolute_if_file(name: str | None) -> Any:
+    """Workers may run elsewhere: a name that is a path here becomes absolute, others stay."""
+    return _absolute(name) if name and not is_uri(name) and Path(name).exists() else name
+
+
+def _absolute_model(model: ModelSpec | None) -> Any:
+    if isinstance(model, RandomModel):
+        return model.model_copy(update={"tokenizer": _absolute_if_file(model.tokenizer)})
+    return _absolute_if_file(model)

@@ -1,0 +1,161 @@
+"""The reference stage: its checkpoints, restarts, and existing checkpoints."""
+
+import contextlib
+import math
+
+import numpy as np
+import psutil
+import pyarrow as pa
+import pytest
+from safetensors.torch import load_file
+
+from s2l_ray.artifacts import Parts, StageDir, part_name
+from s2l_ray.config import RandomModel, ReferenceConfig
+from s2l_ray.errors import ConfigError, ModelError
+from s2l_ray.progress import Progress
+from s2l_ray.stages import reference
+from s2l_ray.storage import Location
+from s2l_ray.trainer import LocatedParts
+from tests import tiny
+
+SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+NUM_ROWS, STEPS = (9, 0, 7, 4), 300
+
+
+@pytest.fixture
+def cluster(ray_cluster, monkeypatch):
+    """Ray Train takes in one report at every look at its workers: let it look often."""
+    monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    folder = Location.of(tmp_path) / "prepared"
+    rng = np.random.default_rng(5)
+    for part, num_rows in enumerate(NUM_ROWS):
+        ids = [rng.integers(0, 256, rng.integers(4, 20)).tolist() for _ in range(num_rows)]
+        columns = {
+            "example_id": [f"{part}-{row}" for row in range(num_rows)],
+            "input_ids": pa.array(ids, pa.list_(pa.int32())),
+            "num_prompt_tokens": pa.array([2] * num_rows, pa.int32()),
+        }
+        (folder / part_name(part)).write_table(pa.table(columns))
+    return Parts(folder)
+
+
+def settings(tmp_path, **changes):
+    tiny.tokenizer().save_pretrained(tmp_path / "tokenizer")
+    shape = {"model_type": "gpt_neox", "num_attention_heads": 2, "hidden_dropout": 0.1, **SHAPE}
+    usual = {
+        "model": RandomModel(architecture=shape, tokenizer=str(tmp_path / "tokenizer")),
+        "batch_size": 5,
+        "max_steps": STEPS,
+        "checkpoints": 2,
+        "learning_rate": 1e-3,
+        "precision": "fp32",
+        "workers": 2,
+        "resume_every": 20,
+    }
+    return ReferenceConfig(**{**usual, **changes})
+
+
+def stage(tmp_path, name):
+    out = StageDir(Location.of(tmp_path) / name, "reference", {"reference.model": name})
+    out.begin()
+    return out
+
+
+class KillsAWorker(Progress):
+    """Takes one training worker away, the first time that it hears of progress."""
+
+    def __init__(self):
+        super().__init__("reference")
+        self.starts = []
+
+    def start(self, total, unit="rows", *, done=0):
+        super().start(total, unit, done=done)
+        self.starts.append(done)
+
+    def update(self, done, tokens=0, note=""):
+        if len(self.starts) == 1 and done and self._done + done > 40:
+            for process in psutil.Process().children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    if process.name().startswith("ray::RayTrainWo"):
+                        process.kill()
+                        break
+        super().update(done, tokens, note)
+
+
+def weights(out, name):
+    return load_file(f"{out.location}/{name}/model.safetensors")
+
+
+@pytest.mark.ray
+def test_a_run_that_loses_a_worker_ends_with_the_same_bits(tmp_path, prepared, cluster):
+    config, killer = settings(tmp_path), KillsAWorker()
+    whole, broken = stage(tmp_path, "whole"), stage(tmp_path, "broken")
+
+    with Progress("reference") as progress:
+        summary = reference.run(config, prepared, whole, seed=3, progress=progress)
+    with killer as progress:
+        again = reference.run(config, prepared, broken, seed=3, progress=progress)
+
+    assert len(killer.starts) == 2 and killer.starts[1] % 20 == 0 < killer.starts[1]
+    assert again == summary
+    assert summary["names"] == ["step-000150", "step-000300"]
+    assert summary["num_rows"] == 20 and summary["num_steps"] == STEPS
+    assert math.isfinite(summary["loss_nats"]) and len(summary["curve"]) == 100
+    assert broken.location.names() == ["step-000150", "step-000300", "unfinished.json"]
+    for name in summary["names"]:
+        expected = weights(whole, name)
+        assert all((expected[key] == w).all() for key, w in weights(broken, name).items())
+    found = reference.existing(str(whole.location))
+    assert (found["names"], found["steps"]) == (summary["names"], summary["steps"])
+
+
+@pytest.mark.ray
+def test_what_a_user_must_change_is_said_by_a_worker_once(tmp_path, prepared, cluster):
+    config = settings(tmp_path, model=str(tmp_path / "nowhere"), workers=1)
+    with pytest.raises(ModelError, match="nowhere"), Progress("reference") as progress:
+        reference.run(config, prepared, stage(tmp_path, "out"), seed=3, progress=progress)
+
+
+def test_more_checkpoints_than_steps_are_refused_before_anything_starts(tmp_path, prepared):
+    config = settings(tmp_path, max_steps=3, checkpoints=4)
+    with pytest.raises(ConfigError, match="4 checkpoints cannot come from 3"):
+        reference.run(config, prepared, stage(tmp_path, "out"), seed=3, progress=Progress("r"))
+
+
+def test_existing_checkpoints_are_found_in_numeric_order_and_left_alone(tmp_path):
+    for step in (20, 100, 3):
+        tiny.save(tmp_path / f"checkpoint-{step}")
+    (tmp_path / "notes").mkdir()
+
+    config = ReferenceConfig(path=str(tmp_path))
+    out = stage(tmp_path, "out")
+    summary = reference.run(config, Parts(out.location), out, seed=3, progress=Progress("r"))
+
+    assert summary == {
+        "path": str(tmp_path),
+        "names": ["checkpoint-3", "checkpoint-20", "checkpoint-100"],
+        "steps": [3, 20, 100],
+    }
+
+
+def test_a_folder_without_checkpoints_and_a_broken_one_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="holds no checkpoints"):
+        reference.existing(str(tmp_path))
+    tiny.save(tmp_path / "step-1")
+    (tmp_path / "step-1" / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match=r"step-1 has no model\.safetensors"):
+        reference.existing(str(tmp_path))
+
+
+def test_parts_are_read_as_they_were_written_and_empty_ones_are_left_out(prepared):
+    parts = LocatedParts.of(prepared.files())
+
+    assert list(parts.num_rows) == [9, 7, 4]
+    table = prepared.files()[2].read_table()
+    rows = parts.read(1)
+    assert [rows.row(i).tolist() for i in range(7)] == table["input_ids"].to_pylist()
+    assert rows.num_prompt_N.tolist() == [2] * 7

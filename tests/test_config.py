@@ -1,0 +1,142 @@
+"""The configuration: strict, frozen, and helpful when it is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from s2l_ray import config
+from s2l_ray.errors import ConfigError
+
+CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+TREE = {
+    "run_dir": "runs/x",
+    "data": {"train": ["a.jsonl"], "eval": {"gsm8k": "b.jsonl"}},
+    "reference": {"model": "small", "epochs": 3},
+    "trajectories": {"workers": {"min": 1, "max": 4}},
+    "clusters": {},
+    "selection": {"budget": 0.11},
+    "target": {"model": "large"},
+    "evaluation": {"sets": ["gsm8k"]},
+}
+
+
+def changed(key, value):
+    """TREE with one dotted key set."""
+    tree = {name: dict(part) if isinstance(part, dict) else part for name, part in TREE.items()}
+    node = tree
+    *parents, leaf = key.split(".")
+    for name in parents:
+        node[name] = dict(node.get(name, {}))
+        node = node[name]
+    node[leaf] = value
+    return tree
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_loads(path):
+    assert config.load(path).run_dir
+
+
+def test_there_are_configurations_to_load():
+    assert {"demo", "math-mix-cpu"} <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("selection.bugdet", 5, r"selection\.bugdet: unknown key; did you mean 'budget'\?"),
+        ("sed", 1, r"sed: unknown key; did you mean 'seed'\?"),
+        ("data.fields.promt", "x", r"data\.fields\.promt: unknown key; did you mean 'prompt'\?"),
+        ("trajectories.workers.mx", 3, r"trajectories\.workers\.mx: unknown key.*'max'"),
+        ("reference.epochs", "3", r"reference\.epochs: .*valid number, not '3'"),
+        ("reference.batch_size", 1.5, r"reference\.batch_size: .*integer"),
+        ("seed", True, r"seed: .*valid integer, not True"),
+        ("selection.budget", 0, "a budget must be above zero, not 0"),
+        ("selection.budget", -3, "a budget must be above zero, not -3"),
+        ("selection.budget", 1.5, r"fraction of the pool up to 1\.0, not 1\.5"),
+        ("selection.budget", True, "selection"),
+        ("evaluation.sets", ["svamp"], "'svamp' is not a set of `data.eval`"),
+        ("trajectories.workers", {"min": 5, "max": 4}, r"min \(5\) is above max \(4\)"),
+        ("reference.path", "checkpoints", "either `model`"),
+        ("selection.baselines", ["s2l"], "repeats a method"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(key, value, message):
+    with pytest.raises(ConfigError, match=message):
+        config.from_tree(changed(key, value), "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("data", "`trajectories` needs `data`"),
+        ("reference", "`trajectories` needs `reference`"),
+        ("trajectories", "`clusters` needs `trajectories`"),
+        ("clusters", "`selection` needs `clusters`"),
+        ("selection", "`target` needs `selection`"),
+        ("target", "`evaluation` needs `target`"),
+    ],
+)
+def test_a_section_whose_origin_is_missing_is_refused(missing, message):
+    tree = {name: part for name, part in TREE.items() if name != missing}
+    with pytest.raises(ConfigError, match=message):
+        config.from_tree(tree, "run.yaml")
+
+
+def test_trajectories_from_elsewhere_need_nothing_before_them():
+    tree = {
+        "run_dir": "x",
+        "trajectories": {"path": "t/*.parquet"},
+        "clusters": {},
+        "selection": {"budget": 5},
+    }
+    assert config.from_tree(tree, "run.yaml").data is None
+
+
+@pytest.mark.parametrize("text", ["2e-5", "2.0e-5", "2E-5", "+2e-5", "0.00002"])
+def test_a_learning_rate_may_be_written_as_yaml_1_2_reads_it(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"run_dir: x\ndata: {{train: [a]}}\nreference: {{model: m, learning_rate: {text}}}"
+    )
+    assert config.load(path).reference.learning_rate == 2e-5
+    overridden = config.load(path, [f"reference.learning_rate={text}"])
+    assert overridden.reference.learning_rate == 2e-5
+
+
+def test_set_overrides_one_key_and_makes_sections(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("run_dir: x\ndata: {train: [a]}\n")
+    loaded = config.load(path, ["data.fields.prompt=question", "seed=7"])
+    assert (loaded.data.fields.prompt, loaded.seed) == ("question", 7)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("seed", "expected KEY=VALUE"), ("run_dir.x=1", "run_dir is not a section")],
+)
+def test_a_malformed_override_is_refused(tmp_path, override, message):
+    path = tmp_path / "run.yaml"
+    path.write_text("run_dir: x\n")
+    with pytest.raises(ConfigError, match=message):
+        config.load(path, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "is not YAML"),
+        ("- 1", "holds no configuration"),
+        ("run_dir: !!python/object/apply:os.getcwd []", "is not YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        config.load(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        config.load(tmp_path / "nowhere.yaml")
