@@ -93,7 +93,7 @@ class WorkerRange(Section):
 
 
 class EverySteps(Section):
-    """A checkpoint every so many optimizer steps, and one at the end."""
+    """A checkpoint every so many optimizer steps."""
 
     every: PositiveInt
 

@@ -23,7 +23,6 @@ SEED = 42
 NUM_TRAIN = 3_500
 NUM_EVAL_PER_TASK = 10
 VOCAB_SIZE = 2_048
-EOS, PAD = "<|endoftext|>", "<|pad|>"
 TEMPLATE = "Question: {prompt}\nAnswer: "
 Row = dict[str, str]
 
@@ -160,31 +159,10 @@ def train_counts(num_train: int = NUM_TRAIN) -> list[int]:
 
 
 def write_tokenizer(train: Path, directory: Path, *, vocab_size: int = VOCAB_SIZE) -> None:
-    """`directory` is a Hugging Face tokenizer: byte-level BPE learned from the rows of `train`.
+    """`directory` is a tokenizer learned from the rows of `train` as TEMPLATE renders them."""
+    from s2l_ray.modelling.tokenizers import train_tokenizer
 
-    Every digit is a token of its own. The text is seen as TEMPLATE renders it, so that the template
-    costs few tokens.
-    """
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[EOS, PAD],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_rendered(train), trainer)
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=EOS, pad_token=PAD)
-    fast.save_pretrained(str(directory))
+    train_tokenizer(_rendered(train), vocab_size).save_pretrained(str(directory))
 
 
 def _reasoning_gym() -> ModuleType:

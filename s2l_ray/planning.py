@@ -7,7 +7,8 @@ from typing import Any
 
 from s2l_ray import pipeline, sources, steps
 from s2l_ray.artifacts import StageDir
-from s2l_ray.config import DataConfig, EverySteps, RunConfig, Training
+from s2l_ray.config import DataConfig, RunConfig, Training
+from s2l_ray.modelling import schedule
 from s2l_ray.storage import Location
 
 SAMPLED_ROWS = 1_000
@@ -78,10 +79,9 @@ def _cost(config: RunConfig, size: PoolSize) -> list[str]:
     reference, target = config.reference, config.target
     num_checkpoints = 0
     if reference is not None and reference.path is None:
-        num_steps = _num_steps(size.rows, reference)
+        num_steps = schedule.num_steps(size.rows, reference)
         shown.append(_training_line("reference", num_steps, size, reference))
-        every = reference.checkpoints
-        num_checkpoints = -(-num_steps // every.every) if isinstance(every, EverySteps) else every
+        num_checkpoints = len(schedule.checkpoint_steps(num_steps, reference.checkpoints))
     if num_checkpoints and config.trajectories is not None:
         scored = size.tokens * num_checkpoints
         shown.append(f"trajectories    {about}{scored:,} tokens ({num_checkpoints} checkpoints)")
@@ -89,16 +89,10 @@ def _cost(config: RunConfig, size: PoolSize) -> list[str]:
         budget = config.selection.budget
         share = budget if isinstance(budget, float) else min(budget / max(size.rows, 1), 1.0)
         subset = PoolSize(round(size.rows * share), round(size.tokens * share), size.counted)
-        line = _training_line("target", _num_steps(subset.rows, target), subset, target)
+        line = _training_line("target", schedule.num_steps(subset.rows, target), subset, target)
         arms = 1 + len(config.selection.baselines)
         shown.append(f"{line}{f', {arms} arms' if arms > 1 else ''}")
     return shown
-
-
-def _num_steps(num_rows: int, section: Training) -> int:
-    if section.max_steps is not None:
-        return section.max_steps
-    return max(round(-(-num_rows // section.batch_size) * section.epochs), 1)
 
 
 def _training_line(name: str, steps: int, size: PoolSize, section: Training) -> str:

@@ -231,6 +231,7 @@ class _Builder:
                 out,
                 seed=self.config.seed,
                 progress=progress,
+                tokenizer=_absolute_if_file(self._tokenizer()),
             )
 
         return inputs, work

@@ -21,20 +21,28 @@ def num_steps(num_rows: int, config: Training) -> int:
 
 
 def checkpoint_steps(total_steps: int, checkpoints: int | EverySteps) -> list[int]:
-    """The steps after which a checkpoint is kept, ascending; the last is `total_steps`.
+    """The steps after which a checkpoint is kept, ascending.
+
+    A count spreads them evenly, the last one at the end. `every` keeps its multiples only, as the
+    paper does: 6,141 steps leave 12 checkpoints at every 500.
 
     Raises:
         ConfigError: there are fewer steps than checkpoints.
     """
     if isinstance(checkpoints, EverySteps):
-        return [*range(checkpoints.every, total_steps, checkpoints.every), total_steps]
-    if checkpoints > total_steps:
+        steps = list(range(checkpoints.every, total_steps + 1, checkpoints.every))
+        num_wanted = max(len(steps), 1)
+    else:
+        steps = [round(i * total_steps / checkpoints) for i in range(1, checkpoints + 1)]
+        num_wanted = checkpoints
+    if num_wanted > total_steps or not steps:
+        wanted = f"{num_wanted} checkpoints" if steps else "a checkpoint at those multiples"
         raise ConfigError(
-            f"reference.checkpoints: {checkpoints} checkpoints cannot come from {total_steps} "
+            f"reference.checkpoints: {wanted} cannot come from {total_steps} "
             f"optimizer steps. Raise reference.epochs or reference.max_steps, or lower "
             f"reference.checkpoints or reference.batch_size."
         )
-    return [round(i * total_steps / checkpoints) for i in range(1, checkpoints + 1)]
+    return steps
 
 
 def learning_rate(step: int, total_steps: int, config: Training) -> float:
