@@ -59,7 +59,11 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_demo(commands: Any) -> None:
     parser = commands.add_parser(
-        "demo", help="run everything on generated data: no network, minutes on two cores"
+        "demo",
+        help="run everything on generated data: no network, minutes on two cores",
+        description="Run the whole pipeline on generated data, S2L beside its baselines; again: go "
+        "on, or do nothing.",
+        epilog="example: s2l demo --out runs/demo",
     )
     parser.add_argument("--out", default="runs/demo", metavar="DIR", help="default: %(default)s")
     _add_address(parser)
@@ -68,7 +72,10 @@ def _add_demo(commands: Any) -> None:
 
 def _add_plan(commands: Any) -> None:
     parser = commands.add_parser(
-        "plan", help="check a configuration; show its stages, rows, tokens and cost; run nothing"
+        "plan",
+        help="check a configuration; show its stages, rows, tokens and cost; run nothing",
+        description="Check a configuration and show its stages, rows, tokens and cost; run nothing.",
+        epilog="example: s2l plan configs/demo.yaml --set selection.budget=0.2",
     )
     _add_config(parser)
     parser.set_defaults(command=_plan)
@@ -81,6 +88,7 @@ def _add_run(commands: Any) -> None:
         help="run what is not yet done of a configuration",
         description=f"Stages, in order: {stages}. A finished stage whose inputs are unchanged is "
         "skipped; an interrupted one goes on where it stopped.",
+        epilog="example: s2l run configs/demo.yaml --set seed=7 --until selection",
     )
     _add_config(parser)
     choices = {"choices": steps.STAGES, "metavar": "STAGE"}
@@ -99,7 +107,7 @@ def _add_select(commands: Any) -> None:
         help="another subset of a finished run, in seconds",
         description="Write the subset for another budget, method or seed. Subsets of one method "
         "and seed are nested: a smaller one is the beginning of a larger one.",
-        epilog=f"methods:\n{listed}",
+        epilog=f"methods:\n{listed}\n\nexample: s2l select runs/demo --budget 0.05",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run_dir", metavar="RUN_DIR")
@@ -115,7 +123,12 @@ def _add_select(commands: Any) -> None:
 
 
 def _add_report(commands: Any) -> None:
-    parser = commands.add_parser("report", help="(re)build the report of a run")
+    parser = commands.add_parser(
+        "report",
+        help="(re)build the report of a run",
+        description="Write RUN_DIR/report/index.html from what the run has finished.",
+        epilog="example: s2l report runs/demo",
+    )
     parser.add_argument("run_dir", metavar="RUN_DIR")
     parser.set_defaults(command=_report)
 

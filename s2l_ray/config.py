@@ -5,7 +5,6 @@ and no value is converted silently. `operational` keys change how fast a stage r
 leaves behind, so they are no part of its fingerprint.
 """
 
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from s2l_ray import explain
 from s2l_ray.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -33,7 +33,13 @@ NAMED_TEMPLATES = ("alpaca", "alpaca-official", "radiology", "chat")
 class Section(BaseModel):
     """A frozen block of the run file; a key we do not know is an error, not a no-op."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
     operational: ClassVar[frozenset[str]] = frozenset()
 
 
@@ -52,12 +58,17 @@ class FieldNames(Section):
     """Which field of an input row holds what; only prompt and response must be in every row."""
 
     prompt: str = "instruction"
+    """What is asked."""
     context: str | None = "input"
+    """What the prompt refers to; may be absent or empty in a row."""
     response: str = "output"
+    """What is learned."""
     messages: str | None = None
     """Chat rows: a list of {role, content} or {from, value}; replaces prompt, context, response."""
     stratum: str | None = "source"
+    """What the budget and the clusters are spread over."""
     id: str | None = "id"
+    """Default example_id where a row has none: a hash of its content."""
     answer: str | None = "answer"
     """The final answer of an evaluation row; without it, the answer is read off the response."""
 
@@ -68,15 +79,20 @@ class DataConfig(Section):
     operational: ClassVar[frozenset[str]] = frozenset({"max_rejected", "eval"})
 
     train: list[str] = Field(min_length=1)
+    """Files, globs, directories, s3:// or gs:// URIs, or hf://org/name[:split]."""
     eval: dict[str, str] = {}
+    """Name -> file, glob, directory or URI of each held-out set."""
     fields: FieldNames = FieldNames()
     rows_per_part: PositiveInt = 4096
+    """Input rows in one part, the unit of work."""
     template: str = "alpaca"
     """alpaca, alpaca-official, radiology, chat, or a text file with {prompt} and {context}."""
     tokenizer: str | None = None
     """Default: the reference's; without a reference, the target's."""
     max_tokens: Annotated[int, Field(ge=2)] = 512
+    """Longer rows lose the end of their response."""
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.01
+    """Share of unusable rows above which the run stops."""
 
 
 class WorkerRange(Section):
@@ -104,6 +120,7 @@ class Training(Section):
     operational: ClassVar[frozenset[str]] = frozenset({"gpus_per_worker", "resume_every"})
 
     epochs: PositiveFloat = 3.0
+    """Passes over the pool, or over the subset; 0.5 is half a pass."""
     max_steps: PositiveInt | None = None
     """Train for this many optimizer steps instead of `epochs`."""
     batch_size: PositiveInt = 128
@@ -111,13 +128,19 @@ class Training(Section):
     micro_batch_size: PositiveInt = 8
     """Examples in one forward pass of one worker; the rest is gradient accumulation."""
     learning_rate: PositiveFloat = 2.0e-5
+    """Peak of AdamW's learning rate."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
     """Share of the steps in which the learning rate rises; a cosine to zero follows."""
     weight_decay: NonNegativeFloat = 0.0
+    """Not applied to biases and norms."""
     max_grad_norm: PositiveFloat = 1.0
+    """Gradients are clipped to it."""
     precision: Precision = "auto"
+    """bf16 where the hardware has it, else fp32; weights are updated in fp32 either way."""
     workers: PositiveInt = 1
+    """Processes; another number sums gradients in another order."""
     cpus_per_worker: PositiveInt = 1
+    """Threads of one worker, and what it takes of the cluster."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | None = None
     """Default: 1 where the cluster has GPUs, else 0."""
     resume_every: PositiveInt = 200
@@ -128,9 +151,11 @@ class ReferenceConfig(Training):
     """The small model whose loss trajectories stand for the large model's gradients."""
 
     model: ModelSpec | None = None
+    """Any causal language model of transformers."""
     path: str | None = None
     """Existing checkpoints (DIR/step-* or DIR/checkpoint-*) instead of training."""
     checkpoints: PositiveInt | EverySteps = 12
+    """How many, at even fractions of training; or {every: 500} steps."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "ReferenceConfig":
@@ -147,11 +172,15 @@ class TrajectoriesConfig(Section):
     path: str | None = None
     """Existing parquet files with example_id, loss_nats and optionally stratum (a glob)."""
     precision: Precision = "auto"
+    """bf16 where the hardware has it, else fp32."""
     tokens_per_batch: PositiveInt = 16_384
-    """Tokens in one forward pass, padding included."""
+    """Tokens in one forward pass, padding included; on a CPU 2,048 is faster."""
     workers: PositiveInt | WorkerRange = 1
+    """A number, or {min: 1, max: 16} to follow the queue."""
     cpus_per_worker: PositiveInt = 1
+    """Threads of one worker, and what it takes of the cluster."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    """Default: 1 where the cluster has GPUs, else 0."""
 
 
 class ClustersConfig(Section):
@@ -162,14 +191,17 @@ class ClustersConfig(Section):
     num_clusters: PositiveInt = 100
     """Over all, or in each stratum; fewer where there are fewer distinct trajectories."""
     per_stratum: bool = True
+    """k-means inside each stratum, as the authors do, or over all."""
     rows_per_sample: PositiveInt = 25_600
     """Rows on which the k-means++ start is found, in each stratum or over all."""
     rows_per_batch: PositiveInt = 8_192
     """Rows in one mini-batch over the whole cluster, not per worker (expected size)."""
     minibatch_sweeps: Annotated[int, Field(ge=0)] = 4
+    """Mini-batches after the start; none for a pool that is one batch."""
     lloyd_sweeps: Annotated[int, Field(ge=1)] = 20
     """Full sweeps at the end; fewer if no trajectory changes its cluster."""
     workers: PositiveInt = 1
+    """Actors that share the trajectories."""
 
 
 class SelectionConfig(Section):
@@ -178,6 +210,7 @@ class SelectionConfig(Section):
     operational: ClassVar[frozenset[str]] = frozenset({"baselines"})
 
     method: Literal["s2l", "s2l-authors", "random", "balanced-random"] = "s2l"
+    """`s2l select --help` describes them."""
     budget: int | float
     """Examples (50000), or a fraction of the pool (0.11)."""
     stratify: bool = True
@@ -185,6 +218,7 @@ class SelectionConfig(Section):
     baselines: list[Literal["s2l", "s2l-authors", "random", "balanced-random"]] = []
     """Methods whose subsets of the same size are trained and evaluated beside this one."""
     format: Literal["jsonl", "parquet"] = "jsonl"
+    """Of selection/selected.*."""
 
     @model_validator(mode="after")
     def _budget(self) -> "SelectionConfig":
@@ -198,18 +232,26 @@ class LoraConfig(Section):
     """Low-rank adapters (arXiv:2106.09685), merged into the weights at the end."""
 
     rank: PositiveInt = 16
+    """Of the two factors of an update."""
     alpha: PositiveFloat = 32.0
+    """Updates are scaled by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """On the input of the adapters."""
 
 
 class TargetConfig(Training):
     """The large model, fine-tuned on the subset alone."""
 
     model: ModelSpec
+    """Any causal language model of transformers."""
     zero_stage: Literal[1, 2, 3] = 2
+    """What DeepSpeed partitions: optimizer state, and gradients, and weights."""
     cpu_offload: bool = False
+    """Optimizer state (and at stage 3 weights) in main memory."""
     activation_checkpointing: bool = False
+    """Recompute activations in the backward pass."""
     lora: LoraConfig | None = None
+    """Default: full fine-tuning."""
 
 
 class EvaluationConfig(Section):
@@ -218,21 +260,30 @@ class EvaluationConfig(Section):
     operational: ClassVar[frozenset[str]] = frozenset({"workers", "gpus_per_worker"})
 
     sets: list[str] = Field(min_length=1)
+    """Names from data.eval."""
     max_new_tokens: PositiveInt = 512
+    """Of a greedy completion."""
     max_items: PositiveInt | None = None
     """At most this many rows of each set, chosen by a hash of the row; default: all."""
     rows_per_batch: PositiveInt = 32
+    """Rows that are completed together."""
     precision: Precision = "auto"
+    """bf16 where the hardware has it, else fp32."""
     workers: PositiveInt | WorkerRange = 1
+    """A number, or {min: 1, max: 16} to follow the queue."""
     cpus_per_worker: PositiveInt = 1
+    """Threads of one worker, and what it takes of the cluster."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
+    """Default: 1 where the cluster has GPUs, else 0."""
 
 
 class RunConfig(Section):
     """One run: where it lives, its seed, and a section for every stage that is wanted."""
 
     run_dir: str
-    seed: Annotated[int, Field(ge=0)] = 42
+    """A directory, or a URI (s3://, gs://) on an object store."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
+    """Decides initial weights, data order, clusters and ranking."""
     data: DataConfig | None = None
     reference: ReferenceConfig | None = None
     trajectories: TrajectoriesConfig | None = None
@@ -268,7 +319,7 @@ class RunConfig(Section):
 
 def check_budget(budget: int | float) -> None:
     """Raise ValueError for a budget that no pool can satisfy."""
-    if isinstance(budget, bool) or budget <= 0:
+    if isinstance(budget, bool) or not budget > 0:
         raise ValueError(f"a budget must be above zero, not {budget}")
     if isinstance(budget, float) and budget > 1:
         raise ValueError(
@@ -319,9 +370,7 @@ def from_tree(tree: dict[str, Any], origin: str) -> RunConfig:
     try:
         return RunConfig.model_validate(tree)
     except ValidationError as error:
-        found = [(_place(item["loc"]), item) for item in error.errors()]
-        lines = [_explain(place, item) for place, item in found if not _is_echo(place, item, found)]
-        listed = "\n".join(f"  {line}" for line in dict.fromkeys(lines))
+        listed = "\n".join(f"  {line}" for line in explain.problems(error, RunConfig))
         raise ConfigError(f"{origin}:\n{listed}") from None
 
 
@@ -339,54 +388,3 @@ def _apply(tree: dict[str, Any], override: str) -> None:
             raise ConfigError(f"--set {override!r}: {name} is not a section")
         node = child
     node[leaf] = parse_yaml(text, f"--set {key}")
-
-
-_UNION_MEMBER = re.compile(r"constrained-\w+|function-\w+\[.*\]|int|float|str|list\[.*\]|[A-Z]\w*")
-
-
-def _place(loc: tuple[Any, ...]) -> tuple[str, ...]:
-    """The keys of `loc` without the names that pydantic adds for the members of a union."""
-    return tuple(str(name) for name in loc if not _UNION_MEMBER.fullmatch(str(name)))
-
-
-def _is_echo(place: tuple[str, ...], item: Any, found: Sequence[Any]) -> bool:
-    """Whether a mapping only failed as another member of its union; a key inside it is wrong."""
-    return isinstance(item["input"], dict) and any(
-        len(other) > len(place) and other[: len(place)] == place for other, _ in found
-    )
-
-
-def _explain(place: tuple[str, ...], item: Any) -> str:
-    if item["type"] == "extra_forbidden":
-        return _unknown_key(place)
-    key, message = ".".join(place), item["msg"].removeprefix("Value error, ")
-    if item["type"] in ("value_error", "missing"):
-        return f"{key}: {message}" if key else message
-    return f"{key}: {message}, not {item['input']!r}"
-
-
-def _unknown_key(place: tuple[str, ...]) -> str:
-    *parents, key = place
-    known = list(_section_at(parents).model_fields)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-    return f"{'.'.join(place)}: unknown key; {hint}"
-
-
-def _section_at(parents: Sequence[str]) -> type[Section]:
-    """The section class that lies at `parents`."""
-    section: type[Section] = RunConfig
-    for name in parents:
-        annotation = repr(section.model_fields[name].annotation)
-        inside = [cls for cls in _all_sections() if re.search(rf"\b{cls.__name__}\b", annotation)]
-        section = inside[0] if inside else section
-    return section
-
-
-def _all_sections() -> list[type[Section]]:
-    found, queue = [], [Section]
-    while queue:
-        cls = queue.pop()
-        found.append(cls)
-        queue.extend(cls.__subclasses__())
-    return found

@@ -48,9 +48,7 @@ def run(
     with exclusive(place):
         (place / CONTENTS).write_json(planned.contents.cache)
         (place / CONFIG).write_json(config.model_dump(mode="json", exclude_none=True))
-        for step in todo:
-            _discard(step, from_stage)
-        _carry_out(todo, config, address, say)
+        _carry_out(todo, config, from_stage, address, say)
     return todo
 
 
@@ -106,7 +104,11 @@ def _discard(step: Step, from_stage: str | None) -> None:
 
 
 def _carry_out(
-    todo: Sequence[Step], config: RunConfig, address: str | None, say: Callable[[str], None]
+    todo: Sequence[Step],
+    config: RunConfig,
+    from_stage: str | None,
+    address: str | None,
+    say: Callable[[str], None],
 ) -> None:
     with contextlib.ExitStack() as stack:
         if any(step.stage not in WITHOUT_RAY for step in todo):
@@ -115,6 +117,9 @@ def _carry_out(
             say("starting Ray" if not runtime.joins_cluster(address) else "joining the cluster")
             stack.enter_context(runtime.cluster(address))
             runtime.check_sections(config)
+        # Not before it is known that the cluster can do them again.
+        for step in todo:
+            _discard(step, from_stage)
         for step in todo:
             _check_budget(config)
             started = time.monotonic()
@@ -126,12 +131,14 @@ def _carry_out(
 
 
 def _headline(summary: Mapping[str, Any]) -> str:
-    """The few plain numbers of a summary."""
-    shown = [
-        f"{value:,} {key.replace('_', ' ')}" if isinstance(value, int) else f"{key} {value:,.4g}"
-        for key, value in summary.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    ]
+    """The first few plain numbers of a summary."""
+    shown = []
+    for key, value in summary.items():
+        name = key.removeprefix("num_").replace("_", " ")
+        if isinstance(value, int) and not isinstance(value, bool):
+            shown.append(f"{value:,} {name}")
+        elif isinstance(value, float):
+            shown.append(f"{name} {value:,.4g}")
     return ", ".join(shown[:4])
 
 

@@ -52,7 +52,7 @@ def pool_size(config: RunConfig, data: DataConfig) -> PoolSize:
     if manifest is not None:
         return PoolSize(manifest.summary["kept"], manifest.summary["tokens"], True)
     rows = tokens = 0
-    for file in sources.expand(data.train):
+    for file in sources.expand(data.train, "data.train"):
         sample = list(itertools.islice(sources.read_rows(file), SAMPLED_ROWS))
         texts = [row.fields for row in sample if row.fields is not None]
         if not sample:

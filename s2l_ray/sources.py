@@ -59,21 +59,21 @@ class InputFile:
     modified: str
 
 
-def expand(patterns: Sequence[str]) -> list[InputFile]:
+def expand(patterns: Sequence[str], key: str = "data") -> list[InputFile]:
     """The files that `patterns` name: in pattern order, by path inside a pattern.
 
     A pattern is a file, a glob (`**` crosses directories), a directory (all files below it whose
     suffix we read; hidden ones are left out), any of them under s3:// or gs://, or
-    hf://org/name[:split].
+    hf://org/name[:split]. `key` is the configuration's, for errors.
 
     Raises:
         DataError: a pattern matches nothing, a suffix is unknown, or a file is named twice.
     """
-    files = list(chain.from_iterable(_expand_one(pattern) for pattern in patterns))
+    files = list(chain.from_iterable(_expand_one(pattern, key) for pattern in patterns))
     repeated = [uri for uri, count in Counter(file.uri for file in files).items() if count > 1]
     if repeated:
         raise DataError(
-            f"data: {len(repeated)} of {len(files)} files are named more than once "
+            f"{key}: {len(repeated)} of {len(files)} files are named more than once "
             f"(first: {first(repeated)}). Name each file once; globs must not overlap."
         )
     return files
@@ -115,7 +115,7 @@ def content_sha(file: InputFile) -> str:
     return digest.hexdigest()
 
 
-def _expand_one(pattern: str) -> list[InputFile]:
+def _expand_one(pattern: str, key: str) -> list[InputFile]:
     if pattern.startswith("hf://"):
         _hub_name(pattern)
         return [InputFile(pattern, 0, "")]
@@ -123,14 +123,14 @@ def _expand_one(pattern: str) -> list[InputFile]:
         filesystem, path, prefix = _locate(pattern)
         found = _matches(filesystem, path)
     except (OSError, pa.ArrowException) as error:
-        raise DataError(f"data: {pattern} cannot be read: {_one_line(error)}") from None
+        raise DataError(f"{key}: {pattern} cannot be read: {_one_line(error)}") from None
     if not found:
-        raise DataError(f"data: {pattern} matches no file ({prefix}{path}). {ALLOWED}")
+        raise DataError(f"{key}: {pattern} matches no file ({prefix}{path}). {ALLOWED}")
     files = [InputFile(prefix + info.path, info.size, str(info.mtime_ns or "")) for info in found]
     unknown = [file.uri for file in files if not _is_known(file.uri)]
     if unknown:
         raise DataError(
-            f"data: {pattern}: {len(unknown)} of {len(files)} files have a suffix that cannot be "
+            f"{key}: {pattern}: {len(unknown)} of {len(files)} files have a suffix that cannot be "
             f"read (first: {first(unknown)}). {ALLOWED}"
         )
     return sorted(files, key=lambda file: file.uri)

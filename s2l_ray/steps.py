@@ -166,7 +166,7 @@ class _Builder:
     def _prepare(self) -> tuple[dict[str, Any], Callable[..., Any]]:
         data = self.config.data
         assert data is not None
-        files = sources.expand([_absolute(pattern) for pattern in data.train])
+        files = sources.expand([_absolute(pattern) for pattern in data.train], "data.train")
         tokenizer = self._tokenizer()
         inputs = {
             **section_inputs("data", data),
@@ -195,14 +195,7 @@ class _Builder:
         if reference is None or self._brought():
             return None
         if reference.path is not None:
-            from s2l_ray.modelling.checkpoints import list_checkpoints
-
-            found = list_checkpoints(Location.of(reference.path).names())
-            if not found:
-                raise DataError(
-                    f"reference.path: no step-* or checkpoint-* directories in {reference.path}."
-                )
-            return f"{reference.path.rstrip('/')}/{found[0][1]}"
+            return f"{reference.path.rstrip('/')}/{_first_checkpoint(reference.path)}"
         model = reference.model
         return model.tokenizer if isinstance(model, RandomModel) else model
 
@@ -216,6 +209,8 @@ class _Builder:
         }
         if section.path is None:
             inputs |= {"seed": self.config.seed, **self._after("prepare")}
+        else:
+            _first_checkpoint(section.path)
 
         def work(out: StageDir, progress: Progress) -> dict[str, Any]:
             from s2l_ray.stages import reference
@@ -240,15 +235,14 @@ class _Builder:
         section = self.config.trajectories
         assert section is not None
         if section.path is not None:
-            files = sources.expand([_absolute(section.path)])
-            inputs = {"trajectories.path": self.contents.shas(files)}
+            files = sources.expand([_absolute(section.path)], "trajectories.path")
 
             def bring(out: StageDir, progress: Progress) -> dict[str, Any]:
                 from s2l_ray.stages import imported
 
                 return imported.run([file.uri for file in files], out, progress=progress)
 
-            return inputs, bring
+            return {"trajectories.path": self.contents.shas(files)}, bring
 
         def work(out: StageDir, progress: Progress) -> dict[str, Any]:
             from s2l_ray.stages import trajectories
@@ -268,11 +262,8 @@ class _Builder:
                 progress=progress,
             )
 
-        inputs = {
-            **section_inputs("trajectories", section),
-            **self._after("prepare", "reference"),
-        }
-        return inputs, work
+        scored = self._after("prepare", "reference")
+        return {**section_inputs("trajectories", section), **scored}, work
 
     def _clusters(self) -> tuple[dict[str, Any], Callable[..., Any]]:
         section = self.config.clusters
@@ -348,7 +339,10 @@ class _Builder:
     def _evaluation(self, arm: str) -> tuple[dict[str, Any], Callable[..., Any]]:
         section, data = self.config.evaluation, self.config.data
         assert section is not None and data is not None
-        sets = {name: sources.expand([_absolute(data.eval[name])]) for name in section.sets}
+        sets = {
+            name: sources.expand([_absolute(data.eval[name])], f"data.eval.{name}")
+            for name in section.sets
+        }
 
         def work(out: StageDir, progress: Progress) -> dict[str, Any]:
             from s2l_ray.stages import evaluation
@@ -390,6 +384,20 @@ class _Builder:
         if path is None or is_uri(path) or not Path(path).exists():
             return {}
         return {key: self.contents.of_folder(path)}
+
+
+def _first_checkpoint(path: str) -> str:
+    """The name of the earliest of existing checkpoints.
+
+    Raises:
+        DataError: there is none.
+    """
+    from s2l_ray.modelling.checkpoints import list_checkpoints
+
+    found = list_checkpoints(Location.of(path).names())
+    if not found:
+        raise DataError(f"reference.path: no step-* or checkpoint-* directories in {path}.")
+    return found[0][1]
 
 
 def _checkpoints(summary: Mapping[str, Any], folder: Location) -> list[tuple[int, Location]]:

@@ -136,6 +136,7 @@ class Location:
             if self.is_local:
                 staged = Path(self.uri).with_name(f".{self.name}.{uuid.uuid4().hex}")
                 shutil.copytree(folder, staged)
+                os.chmod(staged, 0o755)  # a temporary folder is its owner's alone
                 self.remove()
                 os.replace(staged, self.uri)
                 return
@@ -153,6 +154,8 @@ class Location:
             target = Path(folder) / self.name
             with _explained(self, "download"):
                 fs, path = self.filesystem()
+                if fs.get_file_info(path).type == pafs.FileType.Directory:
+                    target.mkdir()
                 pafs.copy_files(path, str(target), source_filesystem=fs)
             yield target
 
@@ -249,10 +252,10 @@ def _explained(place: Location, verb: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:
-        raise StorageError(f"cannot {verb} {place}: {_cause(error)}") from error
+        raise StorageError(f"cannot {verb} {place}: {_cause(error, verb)}") from error
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: Exception, verb: str) -> str:
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT):
         return "no space left. Free some, then run the same command again: it goes on from here."
@@ -260,6 +263,8 @@ def _cause(error: Exception) -> str:
         return "the file system is read-only. Choose another run_dir."
     if code in (errno.EACCES, errno.EPERM):
         return "permission denied. Choose another run_dir, or change the permissions."
+    if verb == "write" and isinstance(error, FileNotFoundError | NotADirectoryError):
+        return "its folder cannot be made. Choose another run_dir."
     if isinstance(error, FileNotFoundError):
         return "there is no such file."
     return " ".join(str(error).split())

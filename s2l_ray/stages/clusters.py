@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -49,19 +49,28 @@ def run(
     Raises  DataError when there is no trajectory, or one is not finite.
     """
     wanted = runtime.workers("clusters", config.workers, cpus=1, gpus=0)
-    files = trajectories.files()
-    fleet = _Fleet.start(wanted, files, config, seed)
-    rows_by_stratum, centroids = _start(fleet, config, seed)
-    if not rows_by_stratum:
+    fleet = RayFleet.start(wanted, trajectories.files(), config, seed)
+    summary = cluster(fleet, config, out.location, progress=progress)
+    if not summary["rows"]:
         raise DataError(f"clusters: there are no trajectories in {trajectories.folder}.")
+    return summary
+
+
+def cluster(
+    fleet: "Fleet", config: ClustersConfig, folder: Location, *, progress: Progress
+) -> dict[str, Any]:
+    """Cluster what the workers of `fleet` hold, write it to `folder`; the summary of it."""
+    rows_by_stratum, centroids = _start(fleet, config)
     num_rows = sum(rows_by_stratum.values())
+    if not num_rows:
+        return {"rows": 0}
     progress.start(config.minibatch_sweeps + config.lloyd_sweeps + 1, "sweeps")
     centroids = _minibatches(fleet, centroids, config, num_rows, progress)
     centroids, sweeps, converged = _lloyd(fleet, centroids, config.lloyd_sweeps, progress)
     numbers = _first_numbers(centroids)
-    sizes_K, inertia = _assign(fleet, centroids, numbers, out.location)
+    sizes_K, inertia = _assign(fleet, centroids, numbers, folder)
     progress.update(1)
-    _write_centroids(centroids, out.location)
+    _write_centroids(centroids, folder)
     return {
         "rows": num_rows,
         "num_clusters": len(sizes_K),
@@ -74,7 +83,7 @@ def run(
     }
 
 
-def _start(fleet: "_Fleet", config: ClustersConfig, seed: int) -> tuple[dict[str, int], Centroids]:
+def _start(fleet: "Fleet", config: ClustersConfig) -> tuple[dict[str, int], Centroids]:
     """Row counts and the k-means++ start of every stratum, found on its sample."""
     described = fleet.everywhere("describe")
     rows_by_stratum: dict[str, int] = {}
@@ -101,7 +110,7 @@ def _joined_sample(
 
 
 def _minibatches(
-    fleet: "_Fleet",
+    fleet: "Fleet",
     centroids: Centroids,
     config: ClustersConfig,
     num_rows: int,
@@ -114,7 +123,7 @@ def _minibatches(
     seen = {name: np.zeros(len(centroids[name]), np.int64) for name in centroids}
     share = config.rows_per_batch / num_rows
     for sweep in range(config.minibatch_sweeps):
-        for name, sums in fleet.sums("batch_sums", centroids, sweep, share).items():
+        for name, sums in _merged(fleet, "batch_sums", centroids, sweep, share).items():
             moved_KT, seen[name] = kmeans.minibatch_step(centroids[name], seen[name], sums)
             centroids = {**centroids, name: moved_KT}
         progress.update(1)
@@ -122,12 +131,12 @@ def _minibatches(
 
 
 def _lloyd(
-    fleet: "_Fleet", centroids: Centroids, max_sweeps: int, progress: Progress
+    fleet: "Fleet", centroids: Centroids, max_sweeps: int, progress: Progress
 ) -> tuple[Centroids, int, bool]:
     """Full sweeps until no centroid moves, each stratum for itself; clusters left empty go."""
     moving = dict(centroids)
     for sweep in range(max_sweeps):
-        sums = fleet.sums("all_sums", moving)
+        sums = _merged(fleet, "all_sums", moving)
         progress.update(1)
         moved = {name: kmeans.centroids(sums[name], moving[name]) for name in moving}
         for name in moving:
@@ -144,7 +153,7 @@ def _lloyd(
 
 
 def _assign(
-    fleet: "_Fleet", centroids: Centroids, numbers: Mapping[str, int], folder: Location
+    fleet: "Fleet", centroids: Centroids, numbers: Mapping[str, int], folder: Location
 ) -> tuple[np.ndarray, float]:
     """Write every part's labels; sizes of all clusters, and the inertia in nats squared."""
     totals = fleet.everywhere("assign", centroids, dict(numbers), folder)
@@ -173,16 +182,35 @@ def _shrunk(centroids: Centroids, config: ClustersConfig) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count < config.num_clusters}
 
 
+def _merged(fleet: "Fleet", method: str, *arguments: Any) -> Sums:
+    """Sums of all workers, added by stratum."""
+    merged: dict[str, list[kmeans.ClusterSums]] = {}
+    for of_worker in fleet.everywhere(method, *arguments):
+        for name, sums in of_worker.items():
+            merged.setdefault(name, []).append(sums)
+    return {name: reduce(kmeans.ClusterSums.merge, merged[name]) for name in sorted(merged)}
+
+
+class Fleet(Protocol):
+    """Cluster workers, each with its share of the parts."""
+
+    def everywhere(self, method: str, *arguments: Any) -> list[Any]:
+        """What `method` returns on every worker."""
+
+    def each(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Independent calls, dealt out over the workers; their results in order."""
+
+
 @dataclass(frozen=True)
-class _Fleet:
-    """The actors of this stage, each with its share of the parts."""
+class RayFleet:
+    """A fleet of actors."""
 
     actors: list[Any]
 
     @classmethod
     def start(
         cls, wanted: runtime.Workers, files: Sequence[Location], config: ClustersConfig, seed: int
-    ) -> "_Fleet":
+    ) -> "RayFleet":
         count = max(min(wanted.max, len(files)), 1)
         # An actor that died is started again, reads its parts again, and repeats the call.
         actor = ray.remote(ClusterWorker).options(
@@ -198,28 +226,18 @@ class _Fleet:
         return cls([actor.remote(share, config, seed) for share in shares])
 
     def everywhere(self, method: str, *arguments: Any) -> list[Any]:
-        """What `method` returns on every actor."""
         shared = [ray.put(argument) for argument in arguments]
         calls = [getattr(actor, method).remote(*shared) for actor in self.actors]
         with runtime.user_errors():
             return list(ray.get(calls))
 
     def each(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Independent calls, dealt out over the actors."""
         futures = [
             getattr(self.actors[index % len(self.actors)], method).remote(*arguments)
             for index, arguments in enumerate(calls)
         ]
         with runtime.user_errors():
             return list(ray.get(futures))
-
-    def sums(self, method: str, *arguments: Any) -> Sums:
-        """Sums of all actors, added by stratum."""
-        merged: dict[str, list[kmeans.ClusterSums]] = {}
-        for of_actor in self.everywhere(method, *arguments):
-            for name, sums in of_actor.items():
-                merged.setdefault(name, []).append(sums)
-        return {name: reduce(kmeans.ClusterSums.merge, merged[name]) for name in sorted(merged)}
 
 
 @dataclass(frozen=True)

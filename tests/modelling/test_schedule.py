@@ -13,9 +13,9 @@ from s2l_ray.modelling import schedule
         (12, 4, [3, 6, 9, 12]),
         (10, 4, [2, 5, 8, 10]),
         (3, 3, [1, 2, 3]),
-        (7, EverySteps(every=3), [3, 6, 7]),
+        (7, EverySteps(every=3), [3, 6]),
+        (6141, EverySteps(every=500), list(range(500, 6001, 500))),
         (6, EverySteps(every=3), [3, 6]),
-        (2, EverySteps(every=500), [2]),
     ],
 )
 def test_checkpoints_are_fractions_of_training_or_multiples(total, checkpoints, expected):

@@ -1,0 +1,63 @@
+"""What pydantic found wrong with a configuration, in a user's words."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+_UNION_MEMBER = re.compile(r"constrained-\w+|function-\w+\[.*\]|int|float|str|list\[.*\]|[A-Z]\w*")
+
+
+def problems(error: ValidationError, root: type[BaseModel]) -> list[str]:
+    """One line for each wrong key or value: its place, what is wrong, and the nearest valid key."""
+    found = [(_place(item["loc"]), item) for item in error.errors()]
+    lines = [
+        _explain(place, item, root) for place, item in found if not _is_echo(place, item, found)
+    ]
+    return list(dict.fromkeys(lines))
+
+
+def _place(loc: tuple[Any, ...]) -> tuple[str, ...]:
+    """The keys of `loc` without the names that pydantic adds for the members of a union."""
+    return tuple(str(name) for name in loc if not _UNION_MEMBER.fullmatch(str(name)))
+
+
+def _is_echo(place: tuple[str, ...], item: Any, found: Sequence[Any]) -> bool:
+    """Whether a mapping only failed as another member of its union; a key inside it is wrong."""
+    return isinstance(item["input"], dict) and any(
+        len(other) > len(place) and other[: len(place)] == place for other, _ in found
+    )
+
+
+def _explain(place: tuple[str, ...], item: Any, root: type[BaseModel]) -> str:
+    if item["type"] == "extra_forbidden":
+        return _unknown_key(place, root)
+    key, message = ".".join(place), item["msg"].removeprefix("Value error, ")
+    if item["type"] in ("value_error", "missing"):
+        return f"{key}: {message}" if key else message
+    return f"{key}: {message}, not {item['input']!r}"
+
+
+def _unknown_key(place: tuple[str, ...], root: type[BaseModel]) -> str:
+    *parents, key = place
+    known = list(_section_at(parents, root).model_fields)
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+    return f"{'.'.join(place)}: unknown key; {hint}"
+
+
+def _section_at(parents: Sequence[str], root: type[BaseModel]) -> type[BaseModel]:
+    """The section class that lies at `parents`."""
+    section = root
+    for name in parents:
+        inside = _models_in(section.model_fields[name].annotation)
+        section = inside[0] if inside else section
+    return section
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]
