@@ -23,6 +23,8 @@ from s2l_ray.storage import Location
 
 MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
+SCRATCH = ("staged", "units", "resume", "attempts")
+"""Folders that a stage needs only until it is finished."""
 RUN_MARK = "run.json"
 VERSIONED = ("s2l_ray", "ray", "torch", "transformers", "deepspeed", "numpy", "pyarrow")
 
@@ -100,7 +102,9 @@ class StageDir:
             versions=_versions(),
         )
         (self.location / MANIFEST).write_json(asdict(manifest))
-        (self.location / UNFINISHED).remove()
+        # Only now: whoever is stopped before has not lost what a restart goes on from.
+        for name in (*SCRATCH, UNFINISHED):
+            (self.location / name).remove()
         return manifest
 
 
@@ -182,10 +186,10 @@ def original_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     json_columns = {
         field.name for field in table.schema if (field.metadata or {}).get(b"s2l") == b"json"
     }
-    own = [name for name in table.column_names if name not in ("example_id", "file", "row")]
-    for values in table.select(own).to_pylist():
+    theirs = [name for name in table.column_names if name not in _OWN]
+    for values in table.select(theirs).to_pylist():
         yield {
-            name.removeprefix("original:"): json.loads(value) if name in json_columns else value
+            name.removeprefix(_ORIGINAL): json.loads(value) if name in json_columns else value
             for name, value in values.items()
             if value is not None
         }
@@ -201,7 +205,8 @@ def rows_table(
 
     A field is a column of its own type where all its values have one scalar type, and JSON text
     (marked in the column's metadata) elsewhere, so that `original_rows` returns exactly what came.
-    A field that shares a name with one of ours is kept as `original:<name>`.
+    A field that shares a name with one of ours, or could be taken for such a one, is kept as
+    `original:<name>`.
     """
     columns: dict[str, pa.Array] = {
         "example_id": pa.array(example_ids, pa.string()),
@@ -211,13 +216,16 @@ def rows_table(
     schema = [pa.field(name, column.type) for name, column in columns.items()]
     names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
-        column_name = f"original:{name}" if name in columns else name
+        hidden = name in _OWN or name.startswith(_ORIGINAL)
+        column_name = f"{_ORIGINAL}{name}" if hidden else name
         column, metadata = _column([row.get(name, _ABSENT) for row in rows])
         columns[column_name] = column
         schema.append(pa.field(column_name, column.type, metadata=metadata))
     return pa.table(list(columns.values()), schema=pa.schema(schema))
 
 
+_OWN = ("example_id", "file", "row")
+_ORIGINAL = "original:"
 _ABSENT = object()
 _SCALARS = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
 

@@ -74,7 +74,7 @@ def _add_plan(commands: Any) -> None:
     parser = commands.add_parser(
         "plan",
         help="check a configuration; show its stages, rows, tokens and cost; run nothing",
-        description="Check a configuration and show its stages, rows, tokens and cost; run nothing.",
+        description="Check a configuration; show its stages, rows, tokens and cost. Runs nothing.",
         epilog="example: s2l plan configs/demo.yaml --set selection.budget=0.2",
     )
     _add_config(parser)

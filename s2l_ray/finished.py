@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 from s2l_ray import config
-from s2l_ray.artifacts import MANIFEST, Parts, StageDir
+from s2l_ray.artifacts import Parts, StageDir
 from s2l_ray.errors import DataError
 from s2l_ray.pipeline import CONFIG
 from s2l_ray.steps import FOLDERS, arm_name
@@ -36,11 +36,11 @@ def write_subset(
         DataError, ConfigError: clusters are not finished, or the pool cannot give the budget.
     """
     from s2l_ray.maths.selection import budget_rows
-    from s2l_ray.stages import selection
+    from s2l_ray.stages import report, selection
 
     known = config_of(run)
-    if not (run / "clusters" / MANIFEST).exists():
-        raise DataError(f"{run} has no finished clusters yet. Run it until then: s2l run.")
+    if "clusters" not in report.finished_stages(run):
+        raise DataError(f"{run} has no finished clusters that fit its data. Run it: s2l run.")
     seed = known.seed if seed is None else seed
     stratify = known.selection.stratify if known.selection else True
     pool = selection.load_pool(Parts(run / "clusters"))

@@ -5,7 +5,7 @@ What is stale is decided, and refused where it would cost finished training, bef
 
 import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +43,20 @@ def run(
     refuse_discarding(steps, todo, from_stage)
     if not todo:
         return []
-    _check_models(config)
+    _check_models(config, todo)
     open_run(place)
     with exclusive(place):
+        # Another run may have finished some of it while this one was waiting or hashing.
+        todo = stale(steps, from_stage)
+        refuse_discarding(steps, todo, from_stage)
         (place / CONTENTS).write_json(planned.contents.cache)
-        (place / CONFIG).write_json(config.model_dump(mode="json", exclude_none=True))
-        _carry_out(todo, config, from_stage, address, say)
+        (place / CONFIG).write_json(config.model_dump(mode="json"))
+        with _connected(todo, config, address, say):
+            # Not before it is known that the cluster can do them again.
+            _discard(planned.steps, todo, from_stage)
+            for step in todo:
+                _check_budget(config)
+                _carry_out(step, say)
     return todo
 
 
@@ -95,39 +103,46 @@ def _manifest_seconds(step: Step) -> float:
     return manifest.seconds if manifest else 0.0
 
 
-def _discard(step: Step, from_stage: str | None) -> None:
-    """Take the manifest away, and with `--from` everything, before any stage is redone."""
-    if from_stage and STAGES.index(step.stage) >= STAGES.index(from_stage):
+def _discard(steps: Sequence[Step], todo: Sequence[Step], from_stage: str | None) -> None:
+    """Nothing that is to be redone counts as finished any more, and `--from` removes it.
+
+    All manifests go first, the last one first: whenever this is interrupted, what is left is
+    unfinished. With `--from`, stages after `--until` go as well: what they came from is redone.
+    """
+    start = STAGES.index(from_stage) if from_stage else len(STAGES)
+    redone = [step for step in steps if STAGES.index(step.stage) >= start]
+    names = {step.label for step in [*redone, *todo]}
+    for step in reversed(steps):
+        if step.label in names:
+            (step.out.location / MANIFEST).remove()
+    for step in redone:
         step.out.location.remove()
-    else:
-        (step.out.location / MANIFEST).remove()
 
 
-def _carry_out(
-    todo: Sequence[Step],
-    config: RunConfig,
-    from_stage: str | None,
-    address: str | None,
-    say: Callable[[str], None],
-) -> None:
-    with contextlib.ExitStack() as stack:
-        if any(step.stage not in WITHOUT_RAY for step in todo):
-            from s2l_ray import runtime
+@contextlib.contextmanager
+def _connected(
+    todo: Sequence[Step], config: RunConfig, address: str | None, say: Callable[[str], None]
+) -> Iterator[None]:
+    """Ray is connected inside, if a step needs it, and can hold what the steps ask for."""
+    stages = {step.stage for step in todo}
+    if stages <= set(WITHOUT_RAY):
+        yield
+        return
+    from s2l_ray import runtime
 
-            say("starting Ray" if not runtime.joins_cluster(address) else "joining the cluster")
-            stack.enter_context(runtime.cluster(address))
-            runtime.check_sections(config)
-        # Not before it is known that the cluster can do them again.
-        for step in todo:
-            _discard(step, from_stage)
-        for step in todo:
-            _check_budget(config)
-            started = time.monotonic()
-            step.out.begin()
-            with Progress(step.label) as progress:
-                summary = step.work(progress)
-            manifest = step.out.finish(summary, time.monotonic() - started)
-            say(f"  {step.label:<32}{duration(manifest.seconds):>8}   {_headline(summary)}")
+    say("joining the cluster" if runtime.joins_cluster(address) else "starting Ray")
+    with runtime.cluster(address):
+        runtime.check_sections(config, stages)
+        yield
+
+
+def _carry_out(step: Step, say: Callable[[str], None]) -> None:
+    started = time.monotonic()
+    step.out.begin()
+    with Progress(step.label) as progress:
+        summary = step.work(progress)
+    manifest = step.out.finish(summary, time.monotonic() - started)
+    say(f"  {step.label:<36}{duration(manifest.seconds):>8}   {_headline(summary)}")
 
 
 def _headline(summary: Mapping[str, Any]) -> str:
@@ -143,23 +158,28 @@ def _headline(summary: Mapping[str, Any]) -> str:
 
 
 def _check_budget(config: RunConfig) -> None:
-    """Refuse a budget that the prepared pool cannot give, before anything costly starts."""
-    if config.selection is None or config.data is None:
-        return
-    prepared = StageDir(Location.of(config.run_dir) / FOLDERS["prepare"], "prepare", {})
-    manifest = prepared.manifest()
-    budget = config.selection.budget
-    if manifest is not None and isinstance(budget, int) and budget > manifest.summary["kept"]:
+    """Refuse a budget that the pool cannot give as soon as its size is known."""
+    run = Location.of(config.run_dir)
+    sizes = {
+        "prepare": StageDir(run / FOLDERS["prepare"], "prepare", {}).manifest(),
+        "trajectories": StageDir(run / "trajectories", "trajectories", {}).manifest(),
+    }
+    brought = config.trajectories is not None and config.trajectories.path is not None
+    manifest = sizes["trajectories" if brought else "prepare"]
+    budget = config.selection.budget if config.selection else 0
+    rows = manifest.summary["rows" if brought else "kept"] if manifest else None
+    if rows is not None and isinstance(budget, int) and budget > rows:
         raise DataError(
-            f"selection.budget: {budget:,} examples are more than the pool has "
-            f"({manifest.summary['kept']:,}). Lower it, or give a fraction such as 0.5."
+            f"selection.budget: {budget:,} examples are more than the pool has ({rows:,}). "
+            "Lower it, or give a fraction such as 0.5."
         )
 
 
-def _check_models(config: RunConfig) -> None:
+def _check_models(config: RunConfig, todo: Sequence[Step]) -> None:
     """Look into local model directories before any work is done for them."""
-    sections = (config.reference, config.target)
-    models = [section.model for section in sections if section is not None]
+    stages = {step.stage for step in todo}
+    sections = {"reference": config.reference, "target": config.target}
+    models = [section.model for name, section in sections.items() if section and name in stages]
     folders = [Path(model) for model in models if isinstance(model, str) and Path(model).is_dir()]
     if folders:
         from s2l_ray.modelling.checkpoints import check_checkpoint

@@ -57,11 +57,9 @@ def pool_size(config: RunConfig, data: DataConfig) -> PoolSize:
         texts = [row.fields for row in sample if row.fields is not None]
         if not sample:
             continue
-        size = sum(len(str(text)) for text in texts) / max(len(texts), 1)
-        if len(sample) < SAMPLED_ROWS or file.size <= 0:
-            estimated = len(sample)
-        else:
-            estimated = round(file.size / max(size, 1))
+        estimated = len(sample)
+        if len(sample) == SAMPLED_ROWS and file.size > 0:
+            estimated = sources.estimated_rows(file, texts)
         per_row = min(_text_characters(texts) / CHARACTERS_PER_TOKEN + 30, data.max_tokens)
         rows, tokens = rows + estimated, tokens + round(estimated * per_row)
     return PoolSize(rows, tokens, False)

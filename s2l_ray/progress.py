@@ -47,14 +47,14 @@ class Progress:
 
     def _show(self, seconds: float, note: str) -> None:
         start, end = ("\r", "\x1b[K") if self._terminal else ("", "\n")
-        sys.stderr.write(f"{start}  {self.stage:<13}{self._line(seconds, note)}{end}")
+        sys.stderr.write(f"{start}  {self.stage:<36}{self._line(seconds, note)}{end}")
         sys.stderr.flush()
         self._shown = True
 
     def _line(self, seconds: float, note: str) -> str:
         of = f" of {self.total:,}" if self.total else ""
         fields = [f"{self._done:,}{of} {self.unit}"]
-        if self._tokens:
+        if self._tokens and seconds >= 1:
             fields.append(f"{self._tokens / seconds:,.0f} tokens/s")
         fresh = self._done - self._skipped
         if self.total and fresh > 0:

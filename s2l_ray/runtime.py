@@ -11,15 +11,18 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from s2l_ray import errors
 from s2l_ray.config import RunConfig, WorkerRange
-from s2l_ray.errors import ConfigError, UserError
+from s2l_ray.errors import ConfigError, DataError, UserError
+from s2l_ray.storage import Location
 
 # One core of arithmetic per worker, whatever machine it lands on: see DESIGN promise 1.
+MAX_ATTEMPTS = 3
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -45,12 +48,15 @@ def cluster(address: str | None) -> Iterator[None]:
     try:
         with _native_output_held():
             ray.init(
-                address=address,
+                # "local": another Ray on this machine is none of ours unless we are told so.
+                address=address if joined else "local",
                 include_dashboard=None if joined else False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except ConnectionError as error:
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if not joined:
+            raise
         place = address or "RAY_ADDRESS"
         raise ConfigError(f"no Ray cluster answers at {place}: {_one_line(error)}") from None
     _quieten_ray_data()
@@ -134,11 +140,11 @@ def check_resources(wanted: Workers) -> None:
             )
 
 
-def check_sections(config: RunConfig) -> None:
+def check_sections(config: RunConfig, stages: Collection[str]) -> None:
     """Refuse a run whose later stages the cluster could never hold, before the first one starts."""
     for name in ("reference", "trajectories", "clusters", "target", "evaluation"):
         section = getattr(config, name)
-        if section is not None and getattr(section, "path", None) is None:
+        if name in stages and section is not None and getattr(section, "path", None) is None:
             workers(
                 name,
                 section.workers,
@@ -162,30 +168,39 @@ def map_units(
     worker: type,
     units: Sequence[Mapping[str, Any]],
     wanted: Workers,
+    attempts: Location,
     **constructor: Any,
 ) -> Iterator[dict[str, Any]]:
     """Yield `worker(**constructor)(unit)` for every unit, in the order in which they finish.
 
     The units, small descriptions of work, are the dataset: each worker reads and writes its own
     parts, so nothing depends on block sizes, and no reader competes with the pool for cores.
-    Units and results are JSON values.
+    Units and results are JSON values. A unit whose worker dies is given to another; Ray would do so
+    for ever, so beginnings are counted in the folder `attempts`.
 
     Raises:
         UserError: as a worker raised it (Ray's own wrapping loses the type, so it comes as data).
+        DataError: a unit's worker died MAX_ATTEMPTS times.
     """
     import ray.data
 
     if not units:
         return
     dataset = ray.data.from_items(
-        [{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units)
+        [{"number": number, "unit": json.dumps(unit)} for number, unit in enumerate(units)],
+        override_num_blocks=len(units),
     )
     results = dataset.map(
         _OneUnit,
         compute=ray.data.ActorPoolStrategy(
             min_size=min(wanted.min, len(units)), max_size=min(wanted.max, len(units))
         ),
-        fn_constructor_kwargs={"worker": worker, "constructor": constructor},
+        fn_constructor_kwargs={
+            "worker": worker,
+            "constructor": constructor,
+            "stage": wanted.stage,
+            "attempts": attempts / uuid.uuid4().hex,
+        },
         num_cpus=wanted.cpus,
         num_gpus=wanted.gpus or None,
         runtime_env=worker_environment(max(int(wanted.cpus), 1)),
@@ -202,22 +217,40 @@ class _OneUnit:
     An actor whose constructor fails is started again for ever, and its error is lost.
     """
 
-    def __init__(self, worker: type, constructor: dict[str, Any]) -> None:
+    def __init__(
+        self, worker: type, constructor: dict[str, Any], stage: str, attempts: Location
+    ) -> None:
         self._make = functools.partial(worker, **constructor)
+        self._stage, self._attempts = stage, attempts
         self._worker: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        begun = self._attempts / str(row["number"])
         try:
+            self._begin(begun, row["unit"])
             self._worker = self._worker or self._make()
-            return {"error": "", "result": json.dumps(self._worker(json.loads(row["unit"])))}
+            result = json.dumps(self._worker(json.loads(row["unit"])))
+            begun.remove()
+            return {"error": "", "result": result}
         except UserError as error:
             return {"error": type(error).__name__, "result": str(error)}
+
+    def _begin(self, begun: Location, unit: str) -> None:
+        """Note on disk that this unit was begun; refuse it when that killed workers before."""
+        num_before = len(begun.names())
+        if num_before >= MAX_ATTEMPTS:
+            raise DataError(
+                f"{self._stage}: the worker died {num_before} times in unit {unit[:100]}, most "
+                "likely for want of memory. Lower the tokens or rows per batch, or give each "
+                "worker a larger machine."
+            )
+        (begun / uuid.uuid4().hex).write_bytes(b"")
 
 
 @contextlib.contextmanager
 def user_errors() -> Iterator[None]:
     """Raise the UserError of an actor's method as it was, not as Ray wraps it."""
-    from ray.exceptions import RayTaskError
+    from ray.exceptions import RayActorError, RayTaskError
 
     try:
         yield
@@ -225,6 +258,11 @@ def user_errors() -> Iterator[None]:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         raise
+    except RayActorError as error:
+        raise DataError(
+            f"a worker died {MAX_ATTEMPTS + 1} times, most likely for want of memory: "
+            f"{_one_line(error)[:300]}. Use more workers, or a larger machine."
+        ) from error
 
 
 def _one_line(error: BaseException) -> str:

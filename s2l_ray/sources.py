@@ -7,8 +7,10 @@ memory holds one row (of parquet 1,024), never a file.
 import codecs
 import hashlib
 import io
+import json
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,7 +36,7 @@ from s2l_ray.records import (
     starts_array,
 )
 
-__all__ = ["InputFile", "SourceRow", "content_sha", "expand", "read_rows"]
+__all__ = ["InputFile", "SourceRow", "content_sha", "estimated_rows", "expand", "read_rows"]
 
 FORMATS = ("jsonl", "ndjson", "json", "csv", "tsv", "parquet")
 COMPRESSIONS = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}
@@ -113,6 +115,26 @@ def content_sha(file: InputFile) -> str:
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def estimated_rows(file: InputFile, sample: Sequence[Mapping[str, Any]]) -> int:
+    """How many rows `file` holds, about, if its other rows are like the first ones in `sample`.
+
+    What a parquet file says of itself is taken for granted.
+    """
+    kind, compression = _kind(file.uri)
+    if kind == "parquet":
+        filesystem, path, _ = _locate(file.uri)
+        with _naming(file), pq.ParquetFile(filesystem.open_input_file(path)) as parquet:
+            return int(parquet.metadata.num_rows)
+    if kind in ("csv", "tsv"):
+        lines = [",".join(map(str, fields.values())) for fields in sample]
+    else:
+        lines = [json.dumps(fields, ensure_ascii=False, default=str) for fields in sample]
+    text = "".join(f"{line}\n" for line in lines).encode(errors="replace")
+    # Zlib stands for all of them.
+    stored_bytes = len(zlib.compress(text)) if compression else len(text)
+    return max(round(file.size * len(sample) / max(stored_bytes, 1)), len(sample))
 
 
 def _expand_one(pattern: str, key: str) -> list[InputFile]:

@@ -92,7 +92,7 @@ class Contents:
     def of_folder(self, path: str) -> list[str]:
         """Names and contents of all files below a local folder, or of one local file."""
         root = Path(path)
-        files = sorted(item for item in root.rglob("*") if item.is_file()) or [root]
+        files = [root] if root.is_file() else sorted(i for i in root.rglob("*") if i.is_file())
         return [f"{item.relative_to(root)} {self.sha(_input_file(item))}" for item in files]
 
 
@@ -202,6 +202,8 @@ class _Builder:
     def _reference(self) -> tuple[dict[str, Any], Callable[..., Any]]:
         section = self.config.reference
         assert section is not None
+        if section.path is not None:
+            _first_checkpoint(section.path)
         inputs = {
             **section_inputs("reference", section),
             **self._model_contents("reference.model contents", section.model),
@@ -209,24 +211,17 @@ class _Builder:
         }
         if section.path is None:
             inputs |= {"seed": self.config.seed, **self._after("prepare")}
-        else:
-            _first_checkpoint(section.path)
 
         def work(out: StageDir, progress: Progress) -> dict[str, Any]:
             from s2l_ray.stages import reference
 
             return reference.run(
-                section.model_copy(
-                    update={
-                        "model": _absolute_model(section.model),
-                        "path": section.path and _absolute(section.path),
-                    }
-                ),
+                section,
                 Parts(self._folder("prepare")),
                 out,
                 seed=self.config.seed,
                 progress=progress,
-                tokenizer=_absolute_if_file(self._tokenizer()),
+                tokenizer=self._tokenizer(),
             )
 
         return inputs, work
@@ -316,7 +311,7 @@ class _Builder:
 
             absolute = data.model_copy(update={"template": _absolute_if_file(data.template)})
             return target.run(
-                section.model_copy(update={"model": _absolute_model(section.model)}),
+                section,
                 absolute,
                 self._folder("selection", arm) / f"selected.{selection.format}",
                 out,
@@ -430,9 +425,3 @@ def _absolute(path: str) -> str:
 def _absolute_if_file(name: str | None) -> Any:
     """Workers may run elsewhere: a name that is a path here becomes absolute, others stay."""
     return _absolute(name) if name and not is_uri(name) and Path(name).exists() else name
-
-
-def _absolute_model(model: ModelSpec | None) -> Any:
-    if isinstance(model, RandomModel):
-        return model.model_copy(update={"tokenizer": _absolute_if_file(model.tokenizer)})
-    return _absolute_if_file(model)

@@ -7,6 +7,7 @@ store because an object is visible only once its upload is complete.
 import contextlib
 import errno
 import fcntl
+import functools
 import json
 import os
 import shutil
@@ -26,6 +27,7 @@ import pyarrow.parquet as pq
 from s2l_ray.errors import StorageError
 
 LEASE_SECONDS = 60.0
+SETTLE_SECONDS = 2.0
 
 
 def is_uri(path: str) -> bool:
@@ -34,7 +36,11 @@ def is_uri(path: str) -> bool:
 
 @dataclass(frozen=True)
 class Location:
-    """A file or folder: an absolute local path, or a URI that pyarrow can open."""
+    """A file or folder: an absolute local path, or SCHEME://BUCKET/KEY with the key as it is.
+
+    Endpoint, region and credentials of an object store come from its standard environment
+    variables, never from the URI.
+    """
 
     uri: str
 
@@ -61,11 +67,12 @@ class Location:
         return not is_uri(self.uri)
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
-        """The pyarrow filesystem and the path in it (query of the URI applied to it)."""
+        """The pyarrow filesystem and the path in it."""
         if self.is_local:
             return pafs.LocalFileSystem(), self.uri
+        scheme, _, path = self.uri.partition("://")
         with _explained(self, "open"):
-            return pafs.FileSystem.from_uri(self.uri)
+            return _bucket_filesystem(f"{scheme}://{path.partition('/')[0]}"), path
 
     def exists(self) -> bool:
         with _explained(self, "look up"):
@@ -86,8 +93,9 @@ class Location:
                 return bytes(stream.read())
 
     def read_json(self) -> Any:
+        content = self.read_bytes()
         try:
-            return json.loads(self.read_bytes())
+            return json.loads(content)
         except ValueError as error:
             raise StorageError(f"{self} is not JSON ({error}). Was it edited by hand?") from None
 
@@ -118,6 +126,8 @@ class Location:
             try:
                 with os.fdopen(handle, "wb") as stream:
                     yield stream
+                    stream.flush()
+                    os.fsync(stream.fileno())
                 if self.is_local:
                     os.chmod(temporary, 0o644)
                     os.replace(temporary, self.uri)
@@ -136,7 +146,7 @@ class Location:
             if self.is_local:
                 staged = Path(self.uri).with_name(f".{self.name}.{uuid.uuid4().hex}")
                 shutil.copytree(folder, staged)
-                os.chmod(staged, 0o755)  # a temporary folder is its owner's alone
+                staged.chmod(0o755)  # a temporary folder is its owner's alone
                 self.remove()
                 os.replace(staged, self.uri)
                 return
@@ -177,6 +187,12 @@ class Location:
                 sink.write(block)
 
 
+@functools.cache
+def _bucket_filesystem(bucket: str) -> pafs.FileSystem:
+    """Opened once in a process: finding out a bucket's region takes a request."""
+    return pafs.FileSystem.from_uri(bucket)[0]
+
+
 @contextlib.contextmanager
 def exclusive(folder: Location) -> Iterator[None]:
     """Only one process holds `folder` at a time; a dead holder's claim lapses.
@@ -213,30 +229,37 @@ def _flock(folder: Location) -> Iterator[None]:
 @contextlib.contextmanager
 def _lease(folder: Location) -> Iterator[None]:
     claim, mine = folder / "lease.json", uuid.uuid4().hex
-
-    def renew() -> None:
-        claim.write_json({"holder": mine, "until": time.time() + LEASE_SECONDS})
-
-    held = claim.read_json() if claim.exists() else None
-    if held is not None and held["until"] > time.time():
-        raise StorageError(_held(folder, f"a lease for {held['until'] - time.time():.0f} s more"))
-    renew()
+    if claim.exists() and (left := claim.read_json()["until"] - time.time()) > 0:
+        raise StorageError(_held(folder, f"a lease for {left:.0f} s more"))
+    _renew(claim, mine)
+    # Of two that saw it free at the same moment, the one that wrote last has it.
+    time.sleep(SETTLE_SECONDS)
     if claim.read_json()["holder"] != mine:
         raise StorageError(_held(folder, "a lease that was taken at the same moment"))
     stop = threading.Event()
-
-    def keep() -> None:
-        while not stop.wait(LEASE_SECONDS / 3):
-            renew()
-
-    thread = threading.Thread(target=keep, daemon=True)
+    thread = threading.Thread(target=_keep, args=(claim, mine, stop), daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
-        claim.remove()
+        if claim.read_json()["holder"] == mine:
+            claim.remove()
+
+
+def _renew(claim: Location, mine: str) -> None:
+    claim.write_json({"holder": mine, "until": time.time() + LEASE_SECONDS})
+
+
+def _keep(claim: Location, mine: str, stop: threading.Event) -> None:
+    """Renew the lease until it is no longer wanted, or somebody else's."""
+    while not stop.wait(LEASE_SECONDS / 6):
+        # A store that does not answer once has five more tries before the lease lapses.
+        with contextlib.suppress(StorageError):
+            if claim.read_json()["holder"] != mine:
+                return
+            _renew(claim, mine)
 
 
 def _held(folder: Location, holder: str) -> str:

@@ -77,7 +77,6 @@ def fit(
         outcome = trainer.fit().return_value
     if "error" in outcome:
         raise getattr(errors, outcome["error"])(outcome["message"])
-    (out.location / RESUME).remove()
     return dict(outcome["result"])
 
 
@@ -218,6 +217,8 @@ def _on_worker(
     try:
         return {"result": loop(worker, settings)}
     except UserError as error:
+        if num_ranks > 1 and not getattr(error, "everywhere", False):
+            raise  # the others wait for this rank: only the end of the group frees them
         # Returned, not raised: what a user must change does not go away by trying again.
         return {"error": type(error).__name__, "message": str(error)}
 
@@ -234,7 +235,9 @@ def together() -> Iterator[None]:
     dist.all_gather_object(found, problem)
     for other in found:
         if other is not None:
-            raise getattr(errors, other[0])(other[1])
+            shared = getattr(errors, other[0])(other[1])
+            shared.everywhere = True
+            raise shared
 
 
 @dataclass(frozen=True)

@@ -24,9 +24,8 @@ def ray_cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.fixture
-def s2l_environment(ray_cluster) -> dict[str, str]:
-    """The environment of a process that joins the tests' Ray; for tests that use Popen."""
+def _joined() -> dict[str, str]:
+    """Today's environment, and in it the way to the tests' Ray and to the package."""
     import ray
 
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -38,7 +37,13 @@ def s2l_environment(ray_cluster) -> dict[str, str]:
 
 
 @pytest.fixture
-def s2l(s2l_environment) -> Callable[..., subprocess.CompletedProcess[str]]:
+def s2l_environment(ray_cluster) -> dict[str, str]:
+    """The environment of a process that joins the tests' Ray; for tests that use Popen."""
+    return _joined()
+
+
+@pytest.fixture(scope="session")
+def s2l(ray_cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
     """`s2l("run", path, ...)`: the program in a process of its own, joined to the tests' Ray."""
 
     def call(
@@ -46,7 +51,7 @@ def s2l(s2l_environment) -> Callable[..., subprocess.CompletedProcess[str]]:
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "s2l_ray", *map(str, arguments)],
-            env=s2l_environment,
+            env=_joined(),
             cwd=cwd,
             capture_output=True,
             text=True,

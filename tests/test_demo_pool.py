@@ -72,6 +72,8 @@ def test_another_seed_writes_another_pool(pool, tmp_path):
 
 def test_the_tokenizer_loads_and_gives_the_text_back(pool, tmp_path):
     transformers = pytest.importorskip("transformers")
+    from s2l_ray.modelling import tokenizers
+
     demo.write_tokenizer(pool / "train.jsonl", tmp_path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
     rows = read(pool / "eval.jsonl")
@@ -80,7 +82,7 @@ def test_the_tokenizer_loads_and_gives_the_text_back(pool, tmp_path):
 
     assert [tokenizer.decode(row) for row in ids] == texts
     assert len(tokenizer) == demo.VOCAB_SIZE
-    assert (tokenizer.eos_token, tokenizer.pad_token) == (demo.EOS, demo.PAD)
+    assert (tokenizer.eos_token, tokenizer.pad_token) == (tokenizers.EOS, tokenizers.PAD)
     assert tokenizer.chat_template is None
     assert sum(map(len, ids)) / len(ids) < 60
     assert len(tokenizer("2718", add_special_tokens=False)["input_ids"]) == 4

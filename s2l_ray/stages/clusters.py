@@ -341,10 +341,12 @@ def _load(file: Location, *, per_stratum: bool) -> _Part:
     ids = table["example_id"].to_pylist()
     losses = table["loss_nats"].combine_chunks()
     loss_NT = losses.flatten().to_numpy().reshape(len(ids), losses.type.list_size)
-    bad = np.flatnonzero(~np.isfinite(loss_NT).all(axis=1))
+    # NaN fails the comparison.
+    bad = np.flatnonzero(~(np.abs(loss_NT) <= kmeans.MAX_LOSS_NATS).all(axis=1))
     if len(bad):
         raise DataError(
-            f"clusters: {len(bad):,} trajectories in {file.name} are not finite (first: "
+            f"clusters: {len(bad):,} trajectories in {file.name} hold a loss that is NaN, infinite "
+            f"or above {kmeans.MAX_LOSS_NATS:,.0f} nats (first: "
             f"{first([ids[row] for row in bad[:4]])}). Redo them with `--from trajectories`."
         )
     return _Part(loss_NT, hashing.example_keys(ids), _rows_by_stratum(table, per_stratum))

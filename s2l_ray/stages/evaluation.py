@@ -6,11 +6,9 @@ answered by itself, so its results depend on nobody else's, and a finished one i
 Shapes: N items.
 """
 
-import uuid
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,7 +51,6 @@ ITEMS = pa.schema(
         ("num_response_tokens", pa.int32()),
     ]
 )
-MAX_ATTEMPTS = 3
 NO_ROOM = "no response tokens left"
 
 
@@ -77,7 +74,7 @@ def run(
                             where no response token fits), num_response_tokens: int32
             metrics.json    means with intervals by set, over strata equally, and by stratum
     Raises  DataError when too many rows of a set cannot be used, a loss is not finite, or a unit
-            killed its worker MAX_ATTEMPTS times.
+            killed its worker too often.
     """
     staged, place = out.location / "staged", out.location / "metrics.json"
     if not place.exists():
@@ -88,7 +85,6 @@ def run(
             check_usable(name, counts["rows"], failures, data.max_rejected)
         numbers = _merge_items(staged, len(results), out.location / "items.parquet")
         place.write_json(_metrics(plan["sets"], results, numbers))
-    staged.remove()
     return _summary(place.read_json())
 
 
@@ -110,12 +106,12 @@ def _evaluated(
         Evaluator,
         units,
         wanted,
+        folder / "attempts",
         model=model,
         config=config,
         data=data,
         staged=folder / "staged",
         gpus=wanted.gpus,
-        session=uuid.uuid4().hex,
     ):
         progress.update(result["rows"], result["tokens"] if result["fresh"] else 0)
         results[result["unit"]] = result
@@ -151,61 +147,22 @@ class Evaluator:
         data: DataConfig,
         staged: Location,
         gpus: float,
-        session: str,
     ) -> None:
         torch.set_num_threads(config.cpus_per_worker)
-        self.folder, self.config, self.data = model, config, data
-        self.staged, self.gpus, self.session = staged, gpus, session
-
-    # Loaded by the first unit: a constructor's errors do not reach the driver as they are.
-    @cached_property
-    def device(self) -> torch.device:
-        return device_for(self.gpus)
-
-    @cached_property
-    def dtype(self) -> torch.dtype:
-        return resolve_precision(self.config.precision, self.device)
-
-    @cached_property
-    def template(self) -> prompts.Template:
-        return prompts.load_template(self.data.template)
-
-    @cached_property
-    def target(self) -> tuple[Any, Any]:
-        """The model and its tokenizer."""
-        with self.folder.local() as path:
-            return load_model(str(path), dtype=self.dtype), load_tokenizer(str(path))
-
-    @property
-    def model(self) -> Any:
-        return self.target[0]
-
-    @property
-    def tokenizer(self) -> Any:
-        return self.target[1]
+        self.config, self.data, self.staged = config, data, staged
+        self.device = device_for(gpus)
+        self.dtype = resolve_precision(config.precision, self.device)
+        self.template = prompts.load_template(data.template)
+        with model.local() as path:
+            self.model = load_model(str(path), dtype=self.dtype)
+            self.tokenizer = load_tokenizer(str(path))
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         done = self.staged / f"done-{unit['unit']:06d}.json"
         fresh = not done.exists()
         if fresh:
-            attempt = self._begin_attempt(unit)
             done.write_json(self._evaluate(unit))
-            attempt.remove()
         return {**done.read_json(), "fresh": fresh}
-
-    def _begin_attempt(self, unit: Mapping[str, Any]) -> Location:
-        """Note on disk that this unit was begun; refuse it when that killed workers before."""
-        start = f"attempt-{self.session}-{unit['unit']:06d}-"
-        before = [name for name in self.staged.names() if name.startswith(start)]
-        if len(before) >= MAX_ATTEMPTS:
-            raise DataError(
-                f"evaluation: the worker died {len(before)} times in unit {unit['unit']} of set "
-                f"{unit['set']}, most likely for want of memory. Lower evaluation.rows_per_batch "
-                "or evaluation.max_new_tokens, or give each worker a larger machine."
-            )
-        mark = self.staged / f"{start}{uuid.uuid4().hex}"
-        mark.write_bytes(b"")
-        return mark
 
     def _evaluate(self, unit: Mapping[str, Any]) -> dict[str, Any]:
         items, failures = self._read(self.staged / rows_name(unit["unit"]))

@@ -5,7 +5,8 @@ of ROWS_PER_PART rows, numbered by file and place, so that what is in a part dep
 alone.
 """
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,33 +41,60 @@ def run(uris: Sequence[str], out: StageDir, *, progress: Progress) -> dict[str, 
         {"uri": uri, "first_part": int(start)} for uri, start in zip(uris, starts, strict=False)
     ]
     progress.start(sum(rows_of_file))
-    num_checkpoints: dict[int, str] = {}
+    uri_of_length: dict[int, str] = {}
     for result in runtime.map_units(
         Importer,
         units,
-        runtime.workers("data", WorkerRange(min=1, max=len(units)), cpus=1),
+        runtime.workers("data", WorkerRange(min=1, max=len(units)), cpus=1, gpus=0),
+        out.location / "attempts",
         folder=out.location,
     ):
         progress.update(result["rows"])
         if result["rows"]:
-            num_checkpoints.setdefault(result["checkpoints"], result["uri"])
-    if len(num_checkpoints) > 1:
-        (length, uri), (other, other_uri) = list(num_checkpoints.items())[:2]
+            uri_of_length.setdefault(result["checkpoints"], result["uri"])
+    length = common_length(uri_of_length)
+    return {"steps": list(range(1, length + 1)), "rows": sum(rows_of_file)}
+
+
+def common_length(uri_of_length: Mapping[int, str]) -> int:
+    """The number of checkpoints that all files have.
+
+    Args:
+        uri_of_length: a file for each number of checkpoints that was found.
+
+    Raises:
+        DataError: there are several.
+    """
+    if len(uri_of_length) > 1:
+        (length, uri), (other, other_uri) = list(uri_of_length.items())[:2]
         raise DataError(
             f"trajectories.path: loss_nats has {length} values per row in {uri} and {other} in "
             f"{other_uri}. All trajectories must have the same checkpoints."
         )
-    [length] = num_checkpoints
-    return {"steps": list(range(1, length + 1)), "rows": sum(rows_of_file)}
+    [length] = uri_of_length
+    return length
 
 
 def _num_rows(uri: str) -> int:
-    place = Location.of(uri)
-    fs, path = place.filesystem()
+    with _readable(uri):
+        return int(_open(uri).metadata.num_rows)
+
+
+def _open(uri: str) -> pq.ParquetFile:
+    fs, path = Location.of(uri).filesystem()
+    return pq.ParquetFile(path, filesystem=fs)
+
+
+@contextlib.contextmanager
+def _readable(uri: str) -> Iterator[None]:
     try:
-        return int(pq.ParquetFile(path, filesystem=fs).metadata.num_rows)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise DataError(f"trajectories.path: {uri} is not a parquet file: {error}") from None
+        yield
+    except (pa.ArrowException, OSError) as error:
+        cause = " ".join(str(error).split())
+        raise DataError(
+            f"trajectories.path: {uri} cannot be read as parquet: {cause}. Restore the file or "
+            "leave it out."
+        ) from None
 
 
 class Importer:
@@ -89,39 +117,47 @@ class Importer:
 
 def _batches(uri: str) -> Iterator[pa.Table]:
     """Tables of exactly ROWS_PER_PART rows (the last one shorter), stratum always there."""
-    fs, path = Location.of(uri).filesystem()
-    file = pq.ParquetFile(path, filesystem=fs)
-    names = file.schema_arrow.names
+    held: list[pa.RecordBatch] = []
+    with _readable(uri):
+        file = _open(uri)
+        columns = _columns(file.schema_arrow.names, uri)
+        for batch in file.iter_batches(ROWS_PER_PART, columns=columns):
+            held.append(batch)
+            table = pa.Table.from_batches(held)
+            if table.num_rows >= ROWS_PER_PART:
+                yield _with_stratum(table.slice(0, ROWS_PER_PART), uri)
+                held = table.slice(ROWS_PER_PART).to_batches()
+    if held and (rest := pa.Table.from_batches(held)).num_rows:
+        yield _with_stratum(rest, uri)
+
+
+def _columns(names: Sequence[str], uri: str) -> list[str]:
     missing = [name for name in ("example_id", "loss_nats") if name not in names]
     if missing:
         raise DataError(
             f"trajectories.path: {uri} has no column {missing[0]!r} (it has {first(names, 8)}). "
             "Needed are example_id and loss_nats, and optionally stratum."
         )
-    columns = [name for name in ("example_id", "stratum", "loss_nats") if name in names]
-    held: list[pa.RecordBatch] = []
-    for batch in file.iter_batches(ROWS_PER_PART, columns=columns):
-        held.append(batch)
-        table = pa.Table.from_batches(held)
-        if table.num_rows >= ROWS_PER_PART:
-            yield _with_stratum(table.slice(0, ROWS_PER_PART))
-            held = table.slice(ROWS_PER_PART).to_batches()
-    if held and (rest := pa.Table.from_batches(held)).num_rows:
-        yield _with_stratum(rest)
+    return [name for name in ("example_id", "stratum", "loss_nats") if name in names]
 
 
-def _with_stratum(table: pa.Table) -> pa.Table:
+def _with_stratum(table: pa.Table, uri: str) -> pa.Table:
     if "stratum" in table.column_names:
-        stratum = table["stratum"].cast(pa.string()).fill_null("")
+        stratum = _text(table, "stratum", uri).fill_null("")
     else:
         stratum = pa.array([""] * table.num_rows, pa.string())
+    example_ids = _text(table, "example_id", uri)
     return pa.table(
-        {
-            "example_id": table["example_id"].cast(pa.string()),
-            "stratum": stratum,
-            "loss_nats": table["loss_nats"],
-        }
+        {"example_id": example_ids, "stratum": stratum, "loss_nats": table["loss_nats"]}
     )
+
+
+def _text(table: pa.Table, name: str, uri: str) -> pa.ChunkedArray:
+    try:
+        return table[name].cast(pa.string())
+    except pa.ArrowException:
+        kind = table[name].type
+        raise DataError(f"trajectories.path: {name} in {uri} is {kind}, not text.") from None
 
 
 def _losses(table: pa.Table, row_before: int, uri: str) -> np.ndarray:
@@ -131,9 +167,7 @@ def _losses(table: pa.Table, row_before: int, uri: str) -> np.ndarray:
         raise DataError(f"trajectories.path: row {row} of {uri} has no example_id.")
     column = table["loss_nats"].combine_chunks()
     ids = table["example_id"]
-    if not (pa.types.is_list(column.type) or pa.types.is_fixed_size_list(column.type)) or not (
-        pa.types.is_floating(column.type.value_type)
-    ):
+    if not _is_list(column.type) or not pa.types.is_floating(column.type.value_type):
         raise DataError(
             f"trajectories.path: loss_nats in {uri} is {column.type}, not a list of float."
         )
@@ -149,10 +183,16 @@ def _losses(table: pa.Table, row_before: int, uri: str) -> np.ndarray:
         row = int(odd[0])
         raise _unequal(uri, row_before + row, int(lengths_N[0]), int(lengths_N[row]), ids[row])
     values = column.flatten()
-    flat = values.to_numpy(zero_copy_only=False).astype(np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        flat = values.to_numpy(zero_copy_only=False).astype(np.float32)
     loss_NT = flat.reshape(len(column), int(lengths_N[0]))
     _check_finite(loss_NT, ids, uri)
     return loss_NT
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
 
 
 def _check_finite(loss_NT: np.ndarray, ids: pa.ChunkedArray, uri: str) -> None:

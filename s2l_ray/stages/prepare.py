@@ -74,7 +74,7 @@ def run(
     Raises  DataError when the rejected share is above `max_rejected`, or no row is left.
     """
     staged = out.location / "staged"
-    pool = runtime.workers("data", WorkerRange(min=1, max=_cpus()), cpus=1)
+    pool = runtime.workers("data", WorkerRange(min=1, max=_cpus()), cpus=1, gpus=0)
     cut = _cut(config, files, staged, pool, progress)
     parts = [
         StagedPart(file=file, name=name, num_rows=num_rows)
@@ -91,14 +91,19 @@ def run(
     progress.start(sum(part.num_rows for part in parts))
     results: list[dict[str, Any]] = [{} for _ in units]
     for result in runtime.map_units(
-        Tokeniser, units, pool, folder=out.location, config=config, tokenizer=tokenizer
+        Tokeniser,
+        units,
+        pool,
+        out.location / "attempts",
+        folder=out.location,
+        config=config,
+        tokenizer=tokenizer,
     ):
         progress.update(result["rows"], result["tokens"])
         results[result["part"]] = result
     _merge_rejected(out.location, staged, len(parts))
     summary = _summary(results, tokenizer)
     _check_rejected(summary, results, config.max_rejected, out.location)
-    staged.remove()
     return summary
 
 
@@ -123,7 +128,13 @@ def _cut(
     cut: list[list[tuple[str, int]]] = [[] for _ in files]
     progress.start(len(files), "files read")
     for result in runtime.map_units(
-        Cutter, units, pool, staged=staged, fields=config.fields, rows_per_part=config.rows_per_part
+        Cutter,
+        units,
+        pool,
+        staged / "attempts",
+        staged=staged,
+        fields=config.fields,
+        rows_per_part=config.rows_per_part,
     ):
         cut[result["number"]] = [(name, num_rows) for name, num_rows in result["parts"]]
         progress.update(1)
@@ -137,10 +148,10 @@ class Cutter:
         self.staged, self.fields, self.rows_per_part = staged, fields, rows_per_part
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        number = unit.pop("number")
+        number = unit["number"]
         done = self.staged / f"file-{number:06d}.json"
         if not done.exists():
-            rows = read_rows(InputFile(**unit))
+            rows = read_rows(InputFile(unit["uri"], unit["size"], unit["modified"]))
             parts = [
                 self._stage(f"file-{number:06d}-{index:06d}.parquet", chunk)
                 for index, chunk in enumerate(_chunks(rows, self.rows_per_part))
@@ -250,7 +261,7 @@ class Tokeniser:
         rows_by_number = self._originals(unit["name"], checked)
         repeats = dict(unit["repeats"])
         rejected = [(row["row"], row["reason"], row["excerpt"]) for row in checked if row["reason"]]
-        kept, num_duplicates = [], 0
+        kept = []
         for position, row in enumerate(checked):
             if row["reason"]:
                 continue
@@ -261,15 +272,16 @@ class Tokeniser:
                 error = prompts.RowError("duplicate id", repr(example.id))
                 rejected.append((row["row"], error.reason, _excerpt(error, fields)))
                 continue
-            num_duplicates += occurrence > 0
-            kept.append((row["row"], fields, example, _example_id(example, occurrence)))
+            kept.append((row["row"], fields, example, occurrence))
         outcomes = self._tokens([example for _, _, example, _ in kept])
-        good = []
-        for (row_number, fields, example, example_id), tokens in zip(kept, outcomes, strict=True):
+        good, num_duplicates = [], 0
+        for (row_number, fields, example, occurrence), tokens in zip(kept, outcomes, strict=True):
             if isinstance(tokens, prompts.RowError):
                 rejected.append((row_number, tokens.reason, _excerpt(tokens, fields)))
             else:
+                example_id = _example_id(example, occurrence)
                 good.append((row_number, fields, example, example_id, tokens))
+                num_duplicates += occurrence > 0
         return self._write(unit, good, sorted(rejected), num_duplicates)
 
     def _originals(self, name: str, checked: Sequence[Mapping[str, Any]]) -> dict[int, Any]:

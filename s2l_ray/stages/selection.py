@@ -4,7 +4,7 @@ Runs in one process without Ray, on a few tens of bytes per example.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,12 +109,14 @@ def write_selected(chosen_keys: np.ndarray, rows: Parts, place: Location) -> Non
     """
     num_found = 0
     with place.open_atomic() as stream:
-        writer = _Jsonl(stream) if place.name.endswith(".jsonl") else _Parquet(stream)
-        for table in rows.tables():
-            key_N = hashing.example_keys(table["example_id"].to_pylist())
-            part = table.filter(pa.array(np.isin(key_N, chosen_keys)))
-            num_found += part.num_rows
-            writer.write(part)
+        writer = (
+            _Jsonl(stream)
+            if place.name.endswith(".jsonl")
+            else _Parquet(stream, _schema(chosen_rows(chosen_keys, rows)))
+        )
+        for found in chosen_rows(chosen_keys, rows):
+            num_found += len(found)
+            writer.write(found)
         writer.close()
         if num_found != len(chosen_keys):
             raise DataError(
@@ -124,14 +126,26 @@ def write_selected(chosen_keys: np.ndarray, rows: Parts, place: Location) -> Non
             )
 
 
+def chosen_rows(chosen_keys: np.ndarray, rows: Parts) -> Iterator[list[dict[str, Any]]]:
+    """The rows with these keys, part by part, their example_id added."""
+    for table in rows.tables():
+        key_N = hashing.example_keys(table["example_id"].to_pylist())
+        part = table.filter(pa.array(np.isin(key_N, chosen_keys)))
+        ids = part["example_id"].to_pylist()
+        yield [
+            {**row, "example_id": example_id}
+            for example_id, row in zip(ids, original_rows(part), strict=True)
+        ]
+
+
 class _Jsonl:
     """One JSON object per line."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
-    def write(self, table: pa.Table) -> None:
-        for row in _with_ids(table):
+    def write(self, found: Sequence[Mapping[str, Any]]) -> None:
+        for row in found:
             self._stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
     def close(self) -> None:
@@ -139,31 +153,39 @@ class _Jsonl:
 
 
 class _Parquet:
-    """One file whose columns are those of the first part; values that do not fit are refused."""
+    """One file of a schema that all rows fit."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-        self._writer: pq.ParquetWriter | None = None
+    def __init__(self, stream: Any, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer = pq.ParquetWriter(stream, schema)
 
-    def write(self, table: pa.Table) -> None:
-        found = list(_with_ids(table))
-        if not found and self._writer is not None:
-            return
-        schema = self._writer.schema if self._writer else None
-        converted = pa.Table.from_pylist(found, schema=schema)
-        if self._writer is None:
-            self._writer = pq.ParquetWriter(self._stream, converted.schema)
-        self._writer.write_table(converted)
+    def write(self, found: Sequence[Mapping[str, Any]]) -> None:
+        self._writer.write_table(pa.Table.from_pylist(found, schema=self._schema))
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
+        self._writer.close()
 
 
-def _with_ids(table: pa.Table) -> Iterator[dict[str, Any]]:
-    ids = table["example_id"].to_pylist()
-    for example_id, row in zip(ids, original_rows(table), strict=True):
-        yield {**row, "example_id": example_id}
+def _schema(parts: Iterable[Sequence[Mapping[str, Any]]]) -> pa.Schema:
+    """Every field of any row, with a type that all its values fit.
+
+    Raises:
+        DataError: a field has none.
+    """
+    schema = pa.schema([])
+    for found in parts:
+        for name in dict.fromkeys(name for row in found for name in row):
+            try:
+                values = pa.array([row.get(name) for row in found])
+                field = pa.schema([pa.field(name, values.type)])
+                schema = pa.unify_schemas([schema, field], promote_options="permissive")
+            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+                cause = " ".join(str(error).split())
+                raise DataError(
+                    f"selection: the values of field {name!r} are of types that one parquet "
+                    f"column cannot hold ({cause}). Choose `selection.format: jsonl`."
+                ) from None
+    return schema
 
 
 def _counts(strata: pa.ChunkedArray) -> dict[str, int]:

@@ -9,7 +9,6 @@ completes a part's last checkpoint joins its files into the final part.
 import io
 import itertools
 import math
-import uuid
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,7 +31,6 @@ from s2l_ray.storage import Location
 MODEL_CACHE_BYTES = 4 << 30
 """Checkpoints that a worker keeps loaded; reading one again costs little next to scoring a part."""
 UNITS_PER_WORKER = 4
-MAX_ATTEMPTS = 3
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ def run(
     Reads   prepared part-*     example_id, stratum, input_ids, num_prompt_tokens
     Writes  part-*.parquet      example_id, stratum: string, loss_nats: fixed_size_list<float32>[T]
     Raises  DataError naming the examples whose loss is not finite, or the part whose worker died
-            MAX_ATTEMPTS times.
+            too often.
     """
     wanted = runtime.workers(
         "trajectories", config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
@@ -71,18 +69,22 @@ def run(
         Scorer,
         units,
         wanted,
+        out.location / "attempts",
         prepared=prepared,
         checkpoints=list(checkpoints),
         config=config,
         folder=out.location,
         gpus=wanted.gpus,
-        session=uuid.uuid4().hex,
     ):
         scored = tokens_per_part[result["part"]] * len(result["group"])
         progress.update(1, scored if result["fresh"] else 0)
         sums[result["group"]] += result["sums"]
+        if precision not in ("", result["precision"]):
+            raise DataError(
+                f"trajectories: some workers score in {precision} and others in "
+                f"{result['precision']}. Set trajectories.precision to one of them."
+            )
         precision = result["precision"]
-    (out.location / "units").remove()
     return {
         "steps": [checkpoint.step for checkpoint in checkpoints],
         "rows": int(sums[0, 1]),
@@ -115,24 +117,21 @@ class Scorer:
         config: TrajectoriesConfig,
         folder: Location,
         gpus: float,
-        session: str,
     ) -> None:
         torch.set_num_threads(config.cpus_per_worker)
         self.files, self.checkpoints, self.config = prepared.files(), checkpoints, config
-        self.folder, self.units, self.session = folder, folder / "units", session
+        self.folder, self.units = folder, folder / "units"
         self.device = device_for(gpus)
         self.dtype = resolve_precision(config.precision, self.device)
         self.models: OrderedDict[int, nn.Module] = OrderedDict()
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         part, group = unit["part"], unit["group"]
-        attempt = self._begin_attempt(part, group)
         table = self.files[part].read_table()
         missing = [index for index in group if not self._file(part, index).exists()]
         for index in missing:
             self._write_losses(part, index, self._score(table, index))
         self._join_if_complete(part, table)
-        attempt.remove()
         losses = [self._read_losses(part, index) for index in group]
         return {
             **unit,
@@ -140,20 +139,6 @@ class Scorer:
             "sums": [[float(loss_N.sum(dtype=np.float64)), len(loss_N)] for loss_N in losses],
             "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
         }
-
-    def _begin_attempt(self, part: int, group: Sequence[int]) -> Location:
-        """Note on disk that this unit was begun; refuse it when that killed workers before."""
-        start = f"attempt-{self.session}-{part}-{group[0]}-"
-        before = [name for name in self.units.names() if name.startswith(start)]
-        if len(before) >= MAX_ATTEMPTS:
-            raise DataError(
-                f"trajectories: the worker died {len(before)} times in part {part} at "
-                f"{len(group)} checkpoint(s), most likely for want of memory. Lower "
-                "trajectories.tokens_per_batch, or give each worker a larger machine."
-            )
-        mark = self.units / f"{start}{uuid.uuid4().hex}"
-        mark.write_bytes(b"")
-        return mark
 
     def _score(self, table: pa.Table, index: int) -> np.ndarray:
         if not table.num_rows:

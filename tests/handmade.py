@@ -1,0 +1,118 @@
+"""A small run on disk whose first stages are finished, made without Ray and without models."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from s2l_ray import config, steps
+from s2l_ray.artifacts import open_run, part_name, rows_name, rows_table
+from s2l_ray.steps import Step
+from s2l_ray.storage import Location
+
+NUM_ROWS, NUM_CLUSTERS = 30, 5
+IDS = [f"e{number}" for number in range(NUM_ROWS)]
+STRATA = ["math" if number % 3 else "code" for number in range(NUM_ROWS)]
+ROWS = [
+    {"id": IDS[number], "instruction": f"add {number}", "output": "x", "source": STRATA[number]}
+    for number in range(NUM_ROWS)
+]
+ROWS_PER_PART = 10
+
+
+def inputs(folder: Path) -> dict[str, Any]:
+    """Files for a whole pipeline in `folder`, and the configuration that names them, as a tree."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "pool.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in ROWS))
+    (folder / "held.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
+    (folder / "template.txt").write_text("Q: {prompt} A: ")
+    (folder / "tokenizer").mkdir(exist_ok=True)
+    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+    model = {
+        "architecture": {"model_type": "gpt_neox", "hidden_size": 16},
+        "tokenizer": str(folder / "tokenizer"),
+    }
+    return {
+        "run_dir": str(folder / "run"),
+        "data": {
+            "train": [str(folder / "pool.jsonl")],
+            "eval": {"held": str(folder / "held.jsonl")},
+            "template": str(folder / "template.txt"),
+            "rows_per_part": ROWS_PER_PART,
+        },
+        "reference": {"model": model, "checkpoints": 3, "max_steps": 6, "batch_size": 8},
+        "trajectories": {},
+        "clusters": {"num_clusters": 3},
+        "selection": {"budget": 6},
+        "target": {"model": model, "max_steps": 5, "batch_size": 4},
+        "evaluation": {"sets": ["held"]},
+    }
+
+
+def changed(tree: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """`tree` with `section.key` set; None takes a whole section out."""
+    section, _, name = key.partition(".")
+    if not name:
+        return {k: v for k, v in {**tree, section: value}.items() if v is not None}
+    return {**tree, section: {**tree.get(section, {}), name: value}}
+
+
+def planned(tree: dict[str, Any]) -> list[Step]:
+    loaded = config.from_tree(tree, "test")
+    return steps.plan(loaded, Location.of(loaded.run_dir)).steps
+
+
+def finish(tree: dict[str, Any], until: str = "report") -> Location:
+    """Mark every step through `until` finished with the inputs of `tree`; the run.
+
+    What `prepare` and `clusters` leave for others is there.
+    """
+    run = Location.of(tree["run_dir"])
+    open_run(run)
+    loaded = config.from_tree(tree, "test")
+    (run / "config.json").write_json(loaded.model_dump(mode="json", exclude_none=True))
+    for step in steps.plan(loaded, run).through(until):
+        step.out.begin()
+        summary: dict[str, Any] = {"rows": NUM_ROWS}
+        if step.stage == "prepare":
+            summary |= write_rows(step.out.location)
+        if step.stage == "clusters":
+            summary |= write_clusters(step.out.location)
+        if step.stage == "selection":
+            summary |= {"selected": 0, "strata": {}, "selected_of_cluster": []}
+        step.out.finish(summary, 3661.0)
+    return run
+
+
+def write_rows(folder: Location) -> dict[str, Any]:
+    for part in range(NUM_ROWS // ROWS_PER_PART):
+        rows = slice(part * ROWS_PER_PART, (part + 1) * ROWS_PER_PART)
+        table = rows_table(ROWS[rows], IDS[rows], "pool.jsonl", range(rows.start, rows.stop))
+        (folder / rows_name(part)).write_table(table)
+    return {"kept": NUM_ROWS, "tokens": 1_234, "rejected": {}, "duplicates": 0, "strata": {}}
+
+
+def write_clusters(folder: Location) -> dict[str, Any]:
+    cluster_N = [number % NUM_CLUSTERS for number in range(NUM_ROWS)]
+    for part in range(NUM_ROWS // ROWS_PER_PART):
+        rows = slice(part * ROWS_PER_PART, (part + 1) * ROWS_PER_PART)
+        table = pa.table(
+            {
+                "example_id": IDS[rows],
+                "stratum": STRATA[rows],
+                "cluster": pa.array(cluster_N[rows], pa.int32()),
+                "sqdist": pa.array([0.1] * ROWS_PER_PART, pa.float32()),
+            }
+        )
+        (folder / part_name(part)).write_table(table)
+    centroids = io.BytesIO()
+    np.save(centroids, np.ones((NUM_CLUSTERS, 3), np.float32))
+    (folder / "centroids.npy").write_bytes(centroids.getvalue())
+    return {
+        "num_clusters": NUM_CLUSTERS,
+        "stratum_of_cluster": [""] * NUM_CLUSTERS,
+        "size_of_cluster": [cluster_N.count(number) for number in range(NUM_CLUSTERS)],
+    }

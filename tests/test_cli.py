@@ -1,0 +1,390 @@
+"""The commands, up to where Ray would start: what is refused, how it is said, what is left."""
+
+import fcntl
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import tomllib
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from s2l_ray import cli, steps
+from s2l_ray.artifacts import RUN_MARK, StageDir
+from s2l_ray.storage import Location
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ("demo", "plan", "run", "select", "report")
+STAGE_SECTIONS = {
+    "reference": {"model": "small", "checkpoints": 3},
+    "trajectories": {},
+    "clusters": {},
+    "selection": {"budget": 0.5},
+    "target": {"model": "large"},
+    "evaluation": {"sets": ["held"]},
+}
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    """The working directory: a pool, a held-out set, a file of neither kind; no cluster to join."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    rows = [{"instruction": f"add {i}", "output": f"{i}", "id": f"e{i}"} for i in range(3)]
+    for name in ("train.jsonl", "held.jsonl"):
+        Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    Path("notes.txt").write_text("no rows")
+    Path("empty").mkdir()
+    tree = {
+        "run_dir": str(tmp_path / "out"),
+        "data": {
+            "train": [str(tmp_path / "train.jsonl")],
+            "eval": {"held": str(tmp_path / "held.jsonl")},
+        },
+        **STAGE_SECTIONS,
+    }
+    Path("run.yaml").write_text(yaml.safe_dump(tree))
+    return tmp_path
+
+
+def refused(capsys, *arguments):
+    """The one message with which the program refused `arguments`, before Ray was started."""
+    try:
+        code = cli.main(arguments)
+    except SystemExit as exit_:  # argparse
+        code = exit_.code
+    shown = capsys.readouterr()
+    assert code == 2
+    assert "starting Ray" not in shown.out and "Traceback" not in shown.err
+    message = re.sub(r"\Ausage: .*\n( .*\n)*", "", shown.err)
+    assert re.match(r"s2l( \w+)?: ", message) and len(re.findall(r"^s2l", message, re.M)) == 1
+    return message
+
+
+def tree_of(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("selection.bugdet=5", "selection.bugdet: unknown key; did you mean 'budget'?"),
+        ("evalution.sets=[held]", "evalution: unknown key; did you mean 'evaluation'?"),
+        ("reference.epochs=three", "reference.epochs: "),
+        ("reference.epochs=.inf", "reference.epochs: "),
+        ("seed=1.5", "seed: "),
+        ("seed=18446744073709551616", "seed: "),
+        ("selection.budget=0", "selection: a budget must be above zero, not 0"),
+        ("selection.budget=-3", "selection: a budget must be above zero, not -3"),
+        ("selection.budget=1.5", "fraction of the pool up to 1.0, not 1.5"),
+        ("selection.budget=.nan", "selection.budget: "),
+        ("evaluation.sets=[gsm8k]", "evaluation.sets: 'gsm8k' is not a set of `data.eval`"),
+        ("data.train=[gone.jsonl]", "data.train: "),
+        ("data.train=['gone-*.jsonl']", "gone-*.jsonl matches no file"),
+        ("data.train=[empty]", "empty matches no file"),
+        ("data.train=[notes.txt]", "a suffix that cannot be read"),
+        ("data.train=[train.jsonl, '*.jsonl']", "1 of 3 files are named more than once"),
+        ("data.eval.held=gone.jsonl", "data.eval.held: "),
+        ("trajectories.path=gone/*.parquet", "trajectories.path: "),
+        ("reference={path: empty}", "reference.path: no step-* or checkpoint-* directories"),
+        ("reference={path: gone}", "reference.path: no step-* or checkpoint-* directories"),
+        ("reference.path=empty", "reference: give either `model`"),
+        ("selection.budget", "expected KEY=VALUE"),
+        ("=5", "expected KEY=VALUE"),
+        ("selection.budget.x=5", "budget is not a section"),
+        ("seed=[1", "--set seed is not YAML"),
+    ],
+)
+def test_a_wrong_value_is_named_and_leaves_nothing(place, capsys, override, message):
+    before = tree_of(place)
+
+    assert message in refused(capsys, "run", "run.yaml", "--set", override)
+
+    assert tree_of(place) == before
+
+
+def test_existing_checkpoints_are_looked_for_whatever_the_tokenizer(place, capsys):
+    overrides = ("--set", "reference={path: empty}", "--set", "data.tokenizer=gpt2")
+    assert "reference.path: no step-*" in refused(capsys, "run", "run.yaml", *overrides)
+    assert not (place / "out").exists()
+
+
+def test_all_wrong_keys_are_listed_in_one_message(capsys):
+    overrides = ("--set", "sed=1", "--set", "clusters.num_cluster=5")
+    message = refused(capsys, "plan", "run.yaml", *overrides)
+    assert "did you mean 'seed'?" in message and "did you mean 'num_clusters'?" in message
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read the configuration"),
+        (b"run_dir: [", "is not YAML"),
+        (b"- a list", "holds no configuration"),
+        (b"", "holds no configuration"),
+        (b"\xff\xfe\x00", "cannot read the configuration"),
+        (b"run_dir: !!python/object/apply:os.getcwd []", "is not YAML"),
+        (b"seed: 1", "run_dir: "),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(place, capsys, command, content, message):
+    if content is not None:
+        Path("broken.yaml").write_bytes(content)
+    assert message in refused(capsys, command, "broken.yaml")
+
+
+def test_a_directory_of_something_else_is_left_as_it_is(place, capsys):
+    thesis = place / "thesis"
+    thesis.mkdir()
+    (thesis / "chapter.txt").write_text("mine")
+
+    message = refused(capsys, "run", "run.yaml", "--set", f"run_dir={thesis}")
+
+    assert f"{thesis} is not a run of s2l_ray" in message and "chapter.txt" in message
+    assert tree_of(thesis) == ["chapter.txt"]
+
+
+@pytest.mark.parametrize("run_dir", ["/proc/s2l-run", "notes.txt", "notes.txt/run"])
+def test_a_run_dir_that_cannot_be_written_is_refused(capsys, run_dir):
+    message = refused(capsys, "run", "run.yaml", "--set", f"run_dir={run_dir}")
+    assert "cannot" in message and run_dir in message
+    assert Path("notes.txt").read_text() == "no rows"
+
+
+def test_a_run_dir_in_use_is_left_to_its_run(place, capsys):
+    (place / "out").mkdir()
+    (place / "out" / RUN_MARK).write_text("{}")
+    before = tree_of(place)
+    with (place / "out" / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        message = refused(capsys, "run", "run.yaml")
+    assert "out is in use by another run" in message and "another run_dir" in message
+    assert set(tree_of(place)) - set(before) == {"out/.lock"}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "has no config.json"),
+        ({"config.json": "{}"}, "has no model.safetensors"),
+        ({"config.json": "{}", "pytorch_model.bin": "x"}, "pickled weights only"),
+        ({"config.json": "{}", "model.safetensors": "x"}, "model.safetensors is cut short"),
+    ],
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
+)
+@pytest.mark.parametrize("section", ["reference", "target"])
+def test_a_model_directory_is_looked_into_before_any_work(place, capsys, files, message, section):
+    (place / "model").mkdir()
+    for name, content in files.items():
+        (place / "model" / name).write_text(content)
+    before = tree_of(place)
+
+    said = refused(capsys, "run", "run.yaml", "--set", f"{section}.model=model")
+
+    assert message in said and "model" in said
+    assert tree_of(place) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("run_dir=runs/x", "run_dir: 'runs/x' is relative"),
+        ("data.train=[train.jsonl]", "data.train: 'train.jsonl' is relative"),
+        ("data.eval.held=held.jsonl", "data.eval: 'held.jsonl' is relative"),
+        ("reference={path: checkpoints}", "reference.path: 'checkpoints' is relative"),
+        ("trajectories.path=t/*.parquet", "trajectories.path: 't/*.parquet' is relative"),
+    ],
+)
+@pytest.mark.parametrize("by_environment", [False, True])
+def test_a_joined_cluster_gets_no_relative_path(
+    place, capsys, monkeypatch, override, key, by_environment
+):
+    before = tree_of(place)
+    arguments = ["run", "run.yaml", "--set", override]
+    if by_environment:
+        monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    else:
+        arguments += ["--address", "127.0.0.1:1"]
+
+    message = refused(capsys, *arguments)
+
+    assert key in message and "absolute path on shared storage" in message
+    assert tree_of(place) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "run.yaml", "--from", "scoring"),
+        ("run", "run.yaml", "--until", "scoring"),
+        ("select", "out", "--budget", "1", "--method", "best"),
+        ("select", "out"),
+        ("select", "out", "--budget", "1", "--seed", "x"),
+        ("run",),
+        ("train", "run.yaml"),
+        (),
+    ],
+)
+def test_a_command_line_that_is_not_understood_is_refused(place, capsys, arguments):
+    before = tree_of(place)
+    assert "error: " in refused(capsys, *arguments)
+    assert tree_of(place) == before
+
+
+def test_an_unknown_stage_is_answered_with_the_stages(capsys):
+    message = refused(capsys, "run", "run.yaml", "--from", "scoring")
+    assert all(stage in message for stage in steps.STAGES)
+
+
+@pytest.fixture
+def clustered(place):
+    """A run of twenty clustered examples, without data."""
+    run = Location.of(place / "clustered")
+    (run / RUN_MARK).write_json({"program": "s2l_ray"})
+    tree = {"run_dir": str(run), "trajectories": {"path": "t.parquet"}, "clusters": {}}
+    (run / "config.json").write_json(tree)
+    clusters = StageDir(run / "clusters", "clusters", {})
+    (clusters.location / "part-000000.parquet").write_table(
+        pa.table(
+            {
+                "example_id": [f"e{i}" for i in range(20)],
+                "stratum": ["a", "b"] * 10,
+                "cluster": pa.array([i % 5 for i in range(20)], pa.int32()),
+                "sqdist": pa.array([0.5] * 20, pa.float32()),
+            }
+        )
+    )
+    clusters.finish({"rows": 20}, 0.1)
+    return place / "clustered"
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ("0", "from 1 to 20"),
+        ("-1", "from 1 to 20"),
+        ("1.5", "from 1 to 20"),
+        (".nan", "from 1 to 20"),
+        ("21", "more than the pool of 20 examples"),
+        ("many", "--budget 'many' is no number"),
+        ("true", "--budget 'true' is no number"),
+        ("", "--budget '' is no number"),
+        ("[", "--budget is not YAML"),
+    ],
+)
+def test_a_budget_that_means_nothing_is_refused_by_select(clustered, capsys, budget, message):
+    before = tree_of(clustered)
+    assert message in refused(capsys, "select", str(clustered), f"--budget={budget}")
+    assert tree_of(clustered) == before
+
+
+def test_select_refuses_a_file_of_another_kind(clustered, capsys):
+    message = refused(capsys, "select", str(clustered), "--budget", "5", "--out", "subset.csv")
+    assert "must end in .jsonl or .parquet" in message
+    assert not Path("subset.csv").exists()
+
+
+def test_select_leaves_as_many_examples_as_asked(clustered, capsys):
+    assert cli.main(["select", str(clustered), "--budget", "5"]) == 0
+    lines = (clustered / "subsets" / "s2l-5-42.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["example_id"] for line in lines}) == len(lines) == 5
+
+    out = ["--budget", "0.25", "--method", "random", "--seed", "7", "--out", "subset.parquet"]
+    assert cli.main(["select", str(clustered), *out]) == 0
+    assert pq.read_table("subset.parquet").num_rows == 5
+    assert capsys.readouterr().out.splitlines()[-1] == "5 examples: subset.parquet"
+
+
+@pytest.mark.parametrize("arguments", [("select", "--budget", "5"), ("report",)])
+@pytest.mark.parametrize("folder", ["empty", "gone", "notes.txt"])
+def test_what_is_no_run_has_neither_subsets_nor_a_report(place, capsys, arguments, folder):
+    command, *rest = arguments
+    before = tree_of(place)
+    assert f"{place / folder} is no run of s2l_ray" in refused(capsys, command, folder, *rest)
+    assert tree_of(place) == before
+
+
+def test_select_before_the_clusters_are_finished_is_refused(clustered, capsys):
+    (clustered / "clusters" / "manifest.json").unlink()
+    message = refused(capsys, "select", str(clustered), "--budget", "5")
+    assert "no finished clusters" in message
+
+
+def test_plan_shows_what_would_be_done_and_leaves_nothing(place, capsys):
+    before = tree_of(place)
+    assert cli.main(["plan", "run.yaml"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"\n{stage} " in shown for stage in steps.STAGES)
+    assert shown.count("to do") == len(steps.STAGES) and "3 rows" in shown
+    assert tree_of(place) == before
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_shows_an_example(capsys, command):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([command, "--help"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert f"example: s2l {command} " in " ".join(shown.split())
+
+
+def test_help_lists_the_commands_and_examples(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert all(f"\n    {command} " in shown for command in COMMANDS)
+    assert "examples:\n  s2l demo" in shown
+
+
+def test_help_of_run_lists_the_stages_in_order(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["run", "--help"])
+    assert ", ".join(steps.STAGES) in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_examples_of_help_are_valid(capsys, monkeypatch):
+    """Everything that help shows as an example is understood, apart from running it."""
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    shown = capsys.readouterr().out
+    lines = [line.split("   ")[0].split() for line in shown.splitlines() if line[:6] == "  s2l "]
+    assert len(lines) >= 3
+    for _, *arguments in lines:
+        assert cli._parser().parse_args(arguments).command
+
+
+def test_the_module_is_the_same_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "s2l_ray", "--version"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert done.stdout == f"s2l_ray {project['version']}\n"
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(capsys):
+    os.mkfifo("endless.yaml")  # reading it waits for whoever writes it
+
+    def interrupt():
+        with open("endless.yaml", "wb"):
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    code = cli.main(["plan", "endless.yaml"])
+    thread.join()
+
+    assert code == 130
+    assert capsys.readouterr().err == "\ns2l: interrupted; the same command goes on from here\n"

@@ -1,0 +1,164 @@
+"""Another subset, or the report again, of a run that is there."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from s2l_ray import config, finished, pipeline
+from s2l_ray.errors import ConfigError, DataError
+from s2l_ray.storage import Location
+from tests import handmade
+from tests.handmade import changed, finish, planned
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A configuration that ends with the selection."""
+    tree = handmade.inputs(tmp_path)
+    return changed(changed(tree, "target", None), "evaluation", None)
+
+
+@pytest.fixture
+def run(tree) -> Location:
+    return finish(tree, until="clusters")
+
+
+def ids(place: Location) -> list[str]:
+    return [json.loads(line)["example_id"] for line in place.read_bytes().splitlines()]
+
+
+def subset(run, budget=10, method="s2l", seed=None, out=None) -> list[str]:
+    place, count = finished.write_subset(run, budget, method, seed, out)
+    found = ids(place)
+    assert count == len(found)
+    return found
+
+
+@pytest.mark.parametrize("method", ["s2l", "s2l-authors", "random", "balanced-random"])
+def test_a_smaller_subset_lies_inside_a_larger_one(run, method):
+    sizes = [5, 0.5, 29, 1.0]
+    small, half, most, everything = (set(subset(run, budget, method)) for budget in sizes)
+
+    assert (len(small), len(half), len(most), len(everything)) == (5, 15, 29, 30)
+    assert small < half < most < everything
+
+
+def test_it_is_the_subset_that_a_run_with_that_budget_selects(tree, run):
+    found = subset(run, 11)
+    loaded = config.from_tree(changed(tree, "selection.budget", 11), "test")
+    pipeline.run(loaded, until="selection", say=lambda line: None)
+
+    assert found == ids(run / "selection" / "selected.jsonl")
+
+
+def test_another_seed_or_method_is_another_subset(run):
+    assert subset(run) == subset(run, seed=42)
+    assert subset(run) != subset(run, seed=43)
+    assert subset(run) != subset(run, method="random")
+
+
+def test_a_subset_lies_under_a_name_that_tells_how_it_was_made(run):
+    subset(run, 5)
+    subset(run, 0.2, "random", 7)
+
+    assert (run / "subsets").names() == ["random-0.2-7.jsonl", "s2l-5-42.jsonl"]
+
+
+def test_a_subset_holds_the_original_rows(run):
+    place, _ = finished.write_subset(run, 1.0, "s2l", None, None)
+    rows = [json.loads(line) for line in place.read_bytes().splitlines()]
+
+    assert rows == [row | {"example_id": row["id"]} for row in handmade.ROWS]
+
+
+def test_a_subset_may_be_parquet_anywhere(run, tmp_path):
+    out = Location.of(tmp_path / "elsewhere" / "mine.parquet")
+    place, _ = finished.write_subset(run, 7, "s2l", None, out)
+
+    assert place == out
+    assert place.read_table()["example_id"].to_pylist() == subset(run, 7)
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_without_the_data_a_subset_is_the_ids_in_order_of_rank(tree, tmp_path, kind):
+    (tmp_path / "losses.parquet").write_bytes(b"1")
+    brought = {
+        key: value for key, value in tree.items() if key in ("run_dir", "clusters", "selection")
+    }
+    brought["trajectories"] = {"path": str(tmp_path / "losses.parquet")}
+    run = finish(brought, until="clusters")
+    out = Location.of(tmp_path / f"subset.{kind}")
+
+    finished.write_subset(run, 7, "s2l", None, out)
+    finished.write_subset(run, 9, "s2l", None, run / "more.jsonl")
+    table = out.read_table() if kind == "parquet" else None
+    found = table["example_id"].to_pylist() if table else ids(out)
+    # In order of rank, a smaller subset is the beginning of a larger one.
+    assert len(found) == 7 and ids(run / "more.jsonl")[:7] == found
+    first = table.to_pylist()[0] if table else json.loads(out.read_bytes().splitlines()[0])
+    assert first.keys() >= {"example_id", "stratum", "cluster"}
+
+
+def test_a_subset_changes_nothing_else_in_the_run(tree, run, tmp_path):
+    def content() -> dict[Path, bytes]:
+        files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+        return {path: path.read_bytes() for path in files if path.parent.name != "subsets"}
+
+    before = content()
+    subset(run)
+    assert content() == before
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"nowhere is no run of s2l_ray"):
+        subset(Location.of(tmp_path / "nowhere"))
+    with pytest.raises(DataError, match=r"nowhere is no run of s2l_ray"):
+        finished.rebuild_report(Location.of(tmp_path / "nowhere"))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_a_run_whose_clusters_are_not_finished_is_refused(tree):
+    run = finish(tree, until="trajectories")
+
+    with pytest.raises(DataError, match="has no finished clusters that fit its data"):
+        subset(run)
+
+
+@pytest.mark.parametrize(
+    ("budget", "error", "message"),
+    [
+        (31, DataError, "budget 31 is more than the pool of 30 examples"),
+        (0, ConfigError, r"budget 0 \(pool: 30 examples\)"),
+        (-4, ConfigError, r"budget -4 \(pool: 30 examples\)"),
+        (1.5, ConfigError, r"budget 1\.5 \(pool: 30 examples\)"),
+    ],
+)
+def test_a_budget_that_the_pool_cannot_give_is_refused(run, budget, error, message):
+    with pytest.raises(error, match=message):
+        subset(run, budget)
+    assert not (run / "subsets").exists()
+
+
+def test_a_name_of_another_kind_of_file_is_refused(run, tmp_path):
+    with pytest.raises(DataError, match=r"subset\.txt: the name must end in \.jsonl or \.parquet"):
+        subset(run, out=Location.of(tmp_path / "subset.txt"))
+
+
+def test_a_report_can_be_built_again_and_the_run_stays_finished(tree, run):
+    pipeline.run(config.from_tree(tree, "test"), say=lambda line: None)
+    page = run / "report" / "index.html"
+    before = page.read_bytes()
+    page.write_bytes(b"")
+
+    assert finished.rebuild_report(run) == page
+    # The keys inside an architecture come in the order of the file that they were read from.
+    assert sorted(page.read_bytes().splitlines()) == sorted(before.splitlines())
+    assert pipeline.stale(planned(tree), None) == []
+
+
+def test_a_report_can_be_built_of_an_unfinished_run(tree, run):
+    page = finished.rebuild_report(run).read_bytes()
+
+    assert b"<html" in page
+    assert [step.label for step in pipeline.stale(planned(tree), None)] == ["selection", "report"]

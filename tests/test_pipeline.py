@@ -1,0 +1,250 @@
+"""What is done again, what is refused, and that finished work stays."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from s2l_ray import config, pipeline, storage
+from s2l_ray.artifacts import MANIFEST
+from s2l_ray.errors import ConfigError, DataError, StorageError
+from s2l_ray.steps import STAGES
+from s2l_ray.storage import Location
+from tests import handmade
+from tests.handmade import changed, finish, planned
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return handmade.inputs(tmp_path)
+
+
+def run(tree, **options) -> list[str]:
+    """The labels of the steps that ran, in this process: stages that need Ray must be finished."""
+    loaded = config.from_tree(tree, "test")
+    done = pipeline.run(loaded, say=lambda line: None, **options)
+    return [step.label for step in done]
+
+
+def todo(tree, from_stage=None) -> list[str]:
+    """The labels of the steps that a run would do, were it not refused."""
+    return [step.label for step in pipeline.stale(planned(tree), from_stage)]
+
+
+def refuse(tree, from_stage=None) -> None:
+    steps = planned(tree)
+    pipeline.refuse_discarding(steps, pipeline.stale(steps, from_stage), from_stage)
+
+
+def test_a_new_run_does_everything_and_a_finished_one_nothing(tree):
+    assert todo(tree) == list(STAGES)
+    finish(tree)
+    assert todo(tree) == []
+
+
+def test_an_interrupted_run_goes_on_after_its_last_finished_stage(tree):
+    finish(tree, until="trajectories")
+
+    assert todo(tree) == ["clusters", "selection", "target", "evaluation", "report"]
+    refuse(tree)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_from_a_stage_that_stage_and_what_follows_is_done_and_nothing_is_refused(tree, stage):
+    finish(tree)
+
+    assert todo(tree, stage) == list(STAGES[STAGES.index(stage) :])
+    refuse(tree, stage)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "finished", "stage", "way_on"),
+    [
+        ("reference.learning_rate", 0.5, "reference", "reference", "reference"),
+        ("trajectories.precision", "bf16", "trajectories", "trajectories", "trajectories"),
+        ("target.learning_rate", 0.5, "target", "target", "target"),
+        ("data.max_tokens", 64, "reference", "reference", "prepare"),
+        ("clusters.num_clusters", 9, "target", "target", "clusters"),
+        ("selection.budget", 9, "report", "target", "selection"),
+        ("seed", 9, "report", "reference", "reference"),
+    ],
+)
+def test_finished_training_and_scoring_is_refused_with_the_key_and_both_ways_on(
+    tree, key, value, finished, stage, way_on
+):
+    finish(tree, until=finished)
+    tree = changed(tree, key, value)
+
+    with pytest.raises(ConfigError) as refused:
+        refuse(tree)
+    message = str(refused.value)
+    assert message.startswith(f"{stage} in {tree['run_dir']}/{stage} is finished")
+    assert f" {key} changed. Redoing it would discard 1:01:01 of work" in message
+    assert f"`--from {way_on}`" in message and "another run_dir" in message
+    refuse(tree, way_on)
+
+
+def test_the_content_of_a_file_that_changed_is_named_by_its_key(tree, tmp_path):
+    finish(tree)
+    (tmp_path / "pool.jsonl").write_text('{"instruction": "new", "output": "x"}\n')
+
+    with pytest.raises(ConfigError, match=r"data\.train changed"):
+        refuse(tree)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "until", "again"),
+    [
+        ("data.max_tokens", 64, "prepare", "prepare"),
+        ("clusters.num_clusters", 9, "selection", "clusters"),
+        ("selection.budget", 9, "selection", "selection"),
+    ],
+)
+def test_what_costs_little_is_done_again_without_asking(tree, key, value, until, again):
+    finish(tree, until=until)
+    tree = changed(tree, key, value)
+
+    assert todo(tree)[0] == again
+    refuse(tree)
+
+
+def test_a_refused_run_changes_nothing(tree, tmp_path):
+    finish(tree)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+    with pytest.raises(ConfigError, match=r"seed changed"):
+        run(changed(tree, "seed", 1))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_a_finished_run_is_not_even_opened(tree, tmp_path):
+    finish(tree)
+
+    assert run(tree) == []
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_another_budget_redoes_selection_and_report_alone(tree):
+    tree = changed(changed(tree, "target", None), "evaluation", None)
+    place = finish(tree)
+    clusters = (place / "clusters" / MANIFEST).read_bytes()
+
+    assert run(changed(tree, "selection.budget", 11)) == ["selection", "report"]
+    assert (place / "clusters" / MANIFEST).read_bytes() == clusters
+    lines = (place / "selection" / "selected.jsonl").read_bytes().splitlines()
+    assert len(lines) == 11
+    assert {**json.loads(lines[0])}.keys() == {
+        "id",
+        "instruction",
+        "output",
+        "source",
+        "example_id",
+    }
+    assert run(changed(tree, "selection.budget", 11)) == []
+
+
+def test_until_stops_there(tree):
+    finish(tree, until="clusters")
+
+    assert run(tree, until="selection") == ["selection"]
+    assert todo(tree) == ["target", "evaluation", "report"]
+
+
+def test_from_a_stage_until_a_stage_is_that_range(tree):
+    finish(tree)
+
+    assert run(tree, from_stage="selection", until="selection") == ["selection"]
+
+
+def test_a_failed_stage_leaves_its_result_out_and_later_ones_undone(tree):
+    finish(tree, until="clusters")
+    place = Location.of(tree["run_dir"]) / "selection"
+
+    with pytest.raises(DataError, match=r"selection\.budget: 31 examples are more than the pool"):
+        run(changed(tree, "selection.budget", 31), until="selection")
+    assert not (place / MANIFEST).exists()
+    assert run(tree, until="selection") == ["selection"]
+
+
+def test_an_outdated_stage_is_unfinished_as_soon_as_what_it_came_from_is_redone(tree):
+    tree = changed(changed(tree, "target", None), "evaluation", None)
+    place = finish(tree)
+
+    with pytest.raises(DataError, match="more than the pool"):
+        run(changed(tree, "selection.budget", 31))
+    assert not (place / "report" / MANIFEST).exists()
+    assert todo(tree) == ["selection", "report"]
+
+
+@pytest.mark.parametrize("content", ["thesis.tex", "prepared"])
+def test_a_folder_that_is_not_a_run_is_refused_and_left_alone(tree, tmp_path, content):
+    (tmp_path / "run" / content).mkdir(parents=True)
+
+    with pytest.raises(StorageError, match=f"run is not a run of s2l_ray.*{content}"):
+        run(tree)
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == [content]
+
+
+def test_a_run_that_another_process_holds_is_refused_and_left_alone(tree):
+    place = finish(tree, until="clusters")
+
+    # A lock is held by an open file, so the one taken here keeps out the run below as well.
+    with (
+        storage.exclusive(place),
+        pytest.raises(StorageError, match=r"run is in use by another run"),
+    ):
+        run(tree, until="selection")
+    assert not (place / "selection").exists()
+    assert run(tree, until="selection") == ["selection"]
+
+
+def test_relative_paths_count_from_the_working_directory(tree, tmp_path, monkeypatch):
+    finish(tree, until="clusters")
+    monkeypatch.chdir(tmp_path)
+    relative = changed(changed(tree, "run_dir", "run"), "data.train", ["pool.jsonl"])
+
+    assert run(relative, until="selection") == ["selection"]
+    assert (tmp_path / "run" / "selection" / "selected.jsonl").exists()
+
+
+def test_an_input_that_is_not_there_makes_no_run(tree, tmp_path):
+    with pytest.raises(DataError, match=r"missing\.jsonl"):
+        run(changed(tree, "data.train", [str(tmp_path / "missing.jsonl")]))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.ray
+def test_trajectories_of_ones_own_become_a_ranking_and_each_stage_runs_once(s2l, tmp_path):
+    loss_NT = np.random.default_rng(0).gamma(2.0, size=(30, 3))
+    table = pa.table({"example_id": handmade.IDS, "loss_nats": loss_NT.tolist(), "other": [1] * 30})
+    pq.write_table(table, tmp_path / "losses.parquet")
+    handmade.inputs(tmp_path)
+    tree = {
+        "run_dir": str(tmp_path / "run"),
+        "data": {"train": [str(tmp_path / "pool.jsonl")]},
+        "trajectories": {"path": str(tmp_path / "*.parquet")},
+        "clusters": {"num_clusters": 4},
+        "selection": {"budget": 0.2},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
+
+    first = s2l("run", tmp_path / "run.yaml")
+    assert first.returncode == 0, first.stderr
+    selected = tmp_path / "run" / "selection" / "selected.jsonl"
+    ids = [json.loads(line)["example_id"] for line in selected.read_text().splitlines()]
+    assert len(ids) == 6 and ids == sorted(ids, key=handmade.IDS.index)
+    stages = ("prepared", "trajectories", "clusters")
+    manifests = [tmp_path / "run" / stage / MANIFEST for stage in stages]
+    before = [manifest.read_bytes() for manifest in manifests]
+
+    again = s2l("run", tmp_path / "run.yaml")
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+
+    other = s2l("run", tmp_path / "run.yaml", "--set", "selection.budget=9")
+    assert other.returncode == 0, other.stderr
+    assert "selection" in other.stdout and "clusters" not in other.stdout
+    assert len(selected.read_text().splitlines()) == 9
+    assert [manifest.read_bytes() for manifest in manifests] == before

@@ -1,0 +1,166 @@
+"""The cluster: what it can never give is refused, and what a worker refuses reaches the user."""
+
+import os
+from typing import Any
+
+import pytest
+
+from s2l_ray import config, runtime
+from s2l_ray.config import WorkerRange
+from s2l_ray.errors import ConfigError, DataError, ModelError, StorageError, UserError
+from s2l_ray.storage import Location
+
+
+@pytest.mark.parametrize(
+    ("address", "variable", "joins"),
+    [
+        (None, None, False),
+        (None, "", False),
+        (None, "10.0.0.1:6379", True),
+        ("10.0.0.1:6379", None, True),
+        ("auto", None, True),
+    ],
+)
+def test_a_cluster_is_joined_when_an_address_says_so(monkeypatch, address, variable, joins):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if variable is not None:
+        monkeypatch.setenv("RAY_ADDRESS", variable)
+
+    assert runtime.joins_cluster(address) is joins
+
+
+def test_a_worker_computes_on_as_many_threads_as_configured(monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+
+    variables = runtime.worker_environment(2)["env_vars"]
+    assert {variables[name] for name in runtime.THREAD_VARIABLES} == {"2"}
+
+
+class Doubler:
+    """Fails as a worker does: while it starts, or at one of its units."""
+
+    def __init__(self, refuse: str = "") -> None:
+        if refuse:
+            raise ModelError(refuse)
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        if unit["number"] < 0:
+            raise DataError(f"unit {unit['number']}: first line\nsecond line, with {{braces}}")
+        return {"twice": 2 * unit["number"], "name": unit["name"]}
+
+
+class Broken:
+    """Has a bug."""
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        return {"missing": unit["no such key"]}
+
+
+class Dying:
+    """Is killed by one of its units, as for want of memory."""
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        if unit["number"] == 13:
+            os._exit(1)
+        return unit
+
+
+class Actor:
+    """What the clusters' actors look like."""
+
+    def refuse(self) -> None:
+        raise StorageError("cannot read s3://bucket/part")
+
+    def fail(self) -> None:
+        raise KeyError("a bug")
+
+
+ONE = runtime.Workers("trajectories", 1, 1)
+
+
+def units(*numbers: int) -> list[dict[str, Any]]:
+    return [{"number": number, "name": ["ü", None]} for number in numbers]
+
+
+@pytest.fixture
+def attempts(tmp_path) -> Location:
+    return Location.of(tmp_path / "attempts")
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
+class TestOnTwoCpus:
+    def test_every_unit_has_one_result_whatever_the_pool(self, attempts):
+        for pool in (ONE, runtime.Workers("trajectories", 1, 2)):
+            found = list(runtime.map_units(Doubler, units(*range(5)), pool, attempts))
+
+            assert sorted(result["twice"] for result in found) == [0, 2, 4, 6, 8]
+            assert found[0]["name"] == ["ü", None]
+
+    def test_nothing_to_do_starts_nothing(self, attempts):
+        assert list(runtime.map_units(Doubler, [], ONE, attempts, refuse="never made")) == []
+
+    def test_what_a_worker_refuses_is_raised_as_it_was(self, attempts):
+        with pytest.raises(UserError) as raised:
+            list(runtime.map_units(Doubler, units(1, -1), ONE, attempts))
+        assert type(raised.value) is DataError
+        assert str(raised.value) == "unit -1: first line\nsecond line, with {braces}"
+
+    def test_what_a_worker_refuses_while_it_starts_is_raised_as_it_was(self, attempts):
+        with pytest.raises(UserError) as raised:
+            list(runtime.map_units(Doubler, units(1), ONE, attempts, refuse="no weights in /model"))
+        assert type(raised.value) is ModelError
+        assert str(raised.value) == "no weights in /model"
+
+    def test_a_bug_in_a_worker_is_no_user_error(self, attempts):
+        with pytest.raises(Exception, match="no such key") as raised:
+            list(runtime.map_units(Broken, units(1), ONE, attempts))
+        assert not isinstance(raised.value, UserError)
+
+    def test_a_unit_that_kills_its_workers_is_given_up_and_named(self, attempts):
+        with pytest.raises(DataError, match=r"trajectories: the worker died 3 times in unit .*13"):
+            list(runtime.map_units(Dying, units(1, 13), ONE, attempts))
+
+    def test_what_an_actor_refuses_is_raised_as_it_was(self):
+        import ray
+
+        actor = ray.remote(Actor).remote()
+        with pytest.raises(StorageError) as raised, runtime.user_errors():
+            ray.get(actor.refuse.remote())
+        assert str(raised.value) == "cannot read s3://bucket/part"
+        with pytest.raises(ray.exceptions.RayTaskError, match="a bug"), runtime.user_errors():
+            ray.get(actor.fail.remote())
+
+    def test_workers_fit_when_the_fewest_do(self):
+        assert runtime.workers("trajectories", WorkerRange(min=2, max=64), cpus=1) == (
+            runtime.Workers("trajectories", 2, 64, 1, 0)
+        )
+        assert runtime.workers("reference", 2, cpus=1).gpus == 0
+
+    @pytest.mark.parametrize(
+        ("count", "cpus", "gpus", "message"),
+        [
+            (3, 1, None, r"target: 3 worker\(s\) of 1 CPU need 3 CPU, and .* more than 2\. Lower "),
+            (1, 4, None, r"target: 1 worker\(s\) of 4 CPU .*target\.cpus_per_worker"),
+            (WorkerRange(min=3, max=4), 1, None, r"target: 3 worker\(s\) of 1 CPU"),
+            (1, 1, 1, r"target: 1 worker\(s\) of 1 GPU need 1 GPU, .* more than 0\."),
+            (1, 1, 0.5, r"need 0\.5 GPU, .*target\.workers or target\.gpus_per_worker"),
+        ],
+    )
+    def test_workers_that_never_fit_are_refused(self, count, cpus, gpus, message):
+        with pytest.raises(ConfigError, match=message):
+            runtime.workers("target", count, cpus=cpus, gpus=gpus)
+
+    def test_a_late_stage_that_never_fits_is_refused_before_an_early_one_runs(self):
+        run = config.from_tree(
+            {
+                "run_dir": "unused",
+                "trajectories": {"path": "unused", "workers": 9},
+                "clusters": {"workers": 3},
+            },
+            "test",
+        )
+
+        with pytest.raises(ConfigError, match=r"clusters: 3 worker\(s\) of 1 CPU"):
+            runtime.check_sections(run, ["trajectories", "clusters"])
+        runtime.check_sections(run, ["trajectories"])

@@ -1,0 +1,229 @@
+"""What a step depends on: its fingerprint changes with that, and with nothing else."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from s2l_ray.errors import DataError
+from s2l_ray.steps import STAGES, Contents
+from s2l_ray.storage import Location
+from tests import handmade
+from tests.handmade import changed, planned
+
+AFTER = {stage: list(STAGES[place:]) for place, stage in enumerate(STAGES)}
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return handmade.inputs(tmp_path)
+
+
+def fingerprints(tree) -> dict[str, str]:
+    return {step.label: step.out.fingerprint for step in planned(tree)}
+
+
+def different(before: dict[str, str], after: dict[str, str]) -> list[str]:
+    return [label for label in after if before.get(label) != after[label]]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "stages"),
+    [
+        ("data.max_tokens", 64, AFTER["prepare"]),
+        ("data.rows_per_part", 7, AFTER["prepare"]),
+        ("data.fields", {"prompt": "output"}, AFTER["prepare"]),
+        ("reference.learning_rate", 0.1, AFTER["reference"]),
+        ("reference.workers", 2, AFTER["reference"]),
+        ("seed", 7, AFTER["reference"]),
+        ("trajectories.precision", "bf16", AFTER["trajectories"]),
+        ("trajectories.cpus_per_worker", 2, AFTER["trajectories"]),
+        ("clusters.num_clusters", 4, AFTER["clusters"]),
+        ("selection.budget", 7, AFTER["selection"]),
+        ("selection.format", "parquet", AFTER["selection"]),
+        ("target.zero_stage", 3, AFTER["target"]),
+        ("evaluation.max_items", 1, AFTER["evaluation"]),
+        ("run_dir", "/elsewhere", []),
+        ("data.max_rejected", 0.5, []),
+        ("trajectories.workers", {"min": 1, "max": 9}, []),
+        ("trajectories.gpus_per_worker", 1.0, []),
+        ("clusters.workers", 8, []),
+        ("reference.gpus_per_worker", 1, []),
+        ("reference.resume_every", 3, []),
+        ("target.resume_every", 3, []),
+        ("evaluation.workers", 8, []),
+    ],
+)
+def test_a_key_changes_its_stage_and_those_after_it_or_none_at_all(tree, key, value, stages):
+    assert different(fingerprints(tree), fingerprints(changed(tree, key, value))) == stages
+
+
+@pytest.mark.parametrize(
+    ("file", "stages"),
+    [
+        ("pool.jsonl", AFTER["prepare"]),
+        ("held.jsonl", AFTER["evaluation"]),
+        ("template.txt", AFTER["prepare"]),
+        ("tokenizer/tokenizer.json", AFTER["prepare"]),
+    ],
+)
+def test_the_content_of_a_file_counts_and_its_date_does_not(tree, tmp_path, file, stages):
+    before = fingerprints(tree)
+
+    os.utime(tmp_path / file, (1, 1))
+    assert different(before, fingerprints(tree)) == []
+    with (tmp_path / file).open("a") as appended:
+        appended.write(" {prompt}")
+    assert different(before, fingerprints(tree)) == stages
+
+
+def test_the_evaluation_depends_on_the_template_of_its_prompts(tree, tmp_path):
+    before = {step.stage: step.out.inputs for step in planned(tree)}
+    (tmp_path / "template.txt").write_text("{prompt}?")
+    after = {step.stage: step.out.inputs for step in planned(tree)}
+
+    for stage in ("prepare", "target", "evaluation"):
+        key = "data.template contents"
+        assert before[stage][key] != after[stage][key]
+
+
+def test_another_local_tokenizer_file_is_another_tokenizer(tree, tmp_path):
+    before = fingerprints(tree)
+    (tmp_path / "tokenizer" / "added_tokens.json").write_text("{}")
+
+    assert different(before, fingerprints(tree)) == AFTER["prepare"]
+
+
+def test_data_that_moved_is_the_same_data(tree, tmp_path):
+    (tmp_path / "moved").mkdir()
+    shutil.move(tree["data"]["train"][0], tmp_path / "moved" / "other-name.jsonl")
+    moved = changed(tree, "data.train", [str(tmp_path / "moved")])
+
+    assert different(fingerprints_before_move(tree, tmp_path), fingerprints(moved)) == []
+
+
+def fingerprints_before_move(tree, tmp_path: Path) -> dict[str, str]:
+    shutil.copy(tmp_path / "moved" / "other-name.jsonl", tree["data"]["train"][0])
+    return fingerprints(tree)
+
+
+def test_a_relative_path_is_the_same_data(tree, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    relative = changed(changed(tree, "data.train", ["pool.jsonl"]), "run_dir", "run")
+
+    assert different(fingerprints(tree), fingerprints(relative)) == []
+    assert planned(relative)[0].out.location == Location.of(tmp_path / "run" / "prepared")
+
+
+def test_contents_are_read_again_only_when_size_or_date_say_so(tmp_path):
+    path = tmp_path / "x"
+    path.write_text("abc")
+    contents = Contents()
+    [first] = contents.of_folder(str(path))
+    status = path.stat()
+
+    path.write_text("xyz")
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert contents.of_folder(str(path)) == [first]
+    os.utime(path, ns=(1, 1))
+    assert contents.of_folder(str(path)) != [first]
+
+
+def test_every_stage_lies_in_its_folder_and_every_baseline_under_arms(tree):
+    steps = planned(changed(tree, "selection.baselines", ["random"]))
+
+    assert [step.label for step in steps] == [
+        "prepare",
+        "reference",
+        "trajectories",
+        "clusters",
+        "selection",
+        "selection (random-6-42)",
+        "target",
+        "target (random-6-42)",
+        "evaluation",
+        "evaluation (random-6-42)",
+        "report",
+    ]
+    folders = [step.out.location.uri.removeprefix(tree["run_dir"] + "/") for step in steps]
+    assert folders[0] == "prepared" and folders[3] == "clusters"
+    assert folders[5] == "arms/random-6-42/selection" and folders[7] == "arms/random-6-42/target"
+
+
+def test_a_baseline_changes_no_finished_stage_but_the_report(tree):
+    arms = fingerprints(changed(tree, "selection.baselines", ["random"]))
+
+    assert different(fingerprints(tree), arms) == [
+        "selection (random-6-42)",
+        "target (random-6-42)",
+        "evaluation (random-6-42)",
+        "report",
+    ]
+
+
+def test_the_order_of_files_counts(tree, tmp_path):
+    shutil.copy(tmp_path / "held.jsonl", tmp_path / "other.jsonl")
+    files = [str(tmp_path / name) for name in ("pool.jsonl", "other.jsonl")]
+    forward = fingerprints(changed(tree, "data.train", files))
+    backward = fingerprints(changed(tree, "data.train", files[::-1]))
+
+    assert different(forward, backward) == AFTER["prepare"]
+
+
+def test_with_trajectories_of_ones_own_nothing_is_trained_or_tokenised(tree, tmp_path):
+    (tmp_path / "losses.parquet").write_bytes(b"1")
+    tree = changed(tree, "trajectories.path", str(tmp_path / "*.parquet"))
+    tree = changed(changed(tree, "target", None), "evaluation", None)
+    steps = planned(tree)
+
+    labels = ["prepare", "trajectories", "clusters", "selection", "report"]
+    assert [step.label for step in steps] == labels
+    assert steps[0].out.inputs["data.tokenizer"] is None
+    before = fingerprints(tree)
+    os.utime(tmp_path / "losses.parquet", (1, 1))
+    assert different(before, fingerprints(tree)) == []
+    (tmp_path / "losses.parquet").write_bytes(b"2")
+    assert different(before, fingerprints(tree)) == labels[1:]
+
+
+def test_a_change_of_the_reference_leaves_trajectories_of_ones_own_alone(tree, tmp_path):
+    (tmp_path / "losses.parquet").write_bytes(b"1")
+    tree = changed(tree, "trajectories.path", str(tmp_path / "losses.parquet"))
+
+    assert different(fingerprints(tree), fingerprints(changed(tree, "reference", None))) == []
+
+
+def test_checkpoints_of_ones_own_count_by_content(tree, tmp_path):
+    for step in (2, 10):
+        folder = tmp_path / "checkpoints" / f"step-{step}"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"1")
+    tree = changed(tree, "reference", {"path": str(tmp_path / "checkpoints")})
+    before = fingerprints(tree)
+    prepare = planned(tree)[0]
+
+    assert prepare.out.inputs["data.tokenizer"] == str(tmp_path / "checkpoints" / "step-2")
+    (tmp_path / "checkpoints" / "step-10" / "model.safetensors").write_bytes(b"2")
+    assert different(before, fingerprints(tree)) == AFTER["reference"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("data.train", ["nowhere/pool.jsonl"], r"nowhere/pool\.jsonl"),
+        ("data.train", ["nowhere/*.jsonl"], r"nowhere/\*\.jsonl"),
+        ("data.eval", {"held": "nowhere/held.jsonl"}, r"nowhere/held\.jsonl"),
+        ("trajectories.path", "nowhere/*.parquet", r"nowhere/\*\.parquet"),
+        ("reference", {"path": "/nowhere"}, "no step-.* directories in /nowhere"),
+    ],
+)
+def test_an_input_that_is_not_there_is_refused_and_named(tree, key, value, message):
+    with pytest.raises(DataError, match=message):
+        planned(changed(tree, key, value))
+
+
+def test_planning_writes_nothing(tree, tmp_path):
+    planned(tree)
+
+    assert not (tmp_path / "run").exists()
