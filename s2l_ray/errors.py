@@ -3,7 +3,7 @@
 A message says where, how many, which (the first three) and what to do.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class UserError(ValueError):
@@ -30,3 +30,36 @@ def first(names: Sequence[object], limit: int = 3) -> str:
     """The first few of `names`, as every message lists them."""
     shown = ", ".join(str(name) for name in names[:limit])
     return f"{shown}, ..." if len(names) > limit else shown
+
+
+def check_rejected_share(
+    where: str,
+    num_rows: int,
+    counts: Mapping[str, int],
+    places: Mapping[str, Sequence[str]],
+    max_rejected: float,
+    note: str = "",
+) -> None:
+    """Nothing, if the rejected rows are within their share and leave some; else a DataError.
+
+    Args:
+        where: the configuration key that the rows came from.
+        counts: rejected rows by reason.
+        places: by reason, at least the first few places, each a file and a row.
+        note: where more is to be found.
+    """
+    rejected = sum(counts.values())
+    if rejected <= max_rejected * num_rows and rejected < num_rows:
+        return
+    by_count = sorted(counts.items(), key=lambda item: -item[1])
+    lines = [
+        f"  {count:,} {reason} (first: {'; '.join(places[reason][:3])})"
+        for reason, count in by_count
+    ]
+    advice = ", or raise data.max_rejected" if rejected < num_rows else ""
+    raise DataError(
+        f"{where}: {rejected:,} of {num_rows:,} rows cannot be used ({rejected / num_rows:.2%}; "
+        f"the limit data.max_rejected is {max_rejected:.2%}):\n"
+        + "\n".join(lines)
+        + f"\n{note}Mend the data or data.fields{advice}."
+    )

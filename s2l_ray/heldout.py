@@ -3,7 +3,6 @@
 Shapes: N usable rows of a set, in input order.
 """
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby, islice
@@ -14,14 +13,13 @@ import pyarrow as pa
 
 from s2l_ray.artifacts import rows_name, rows_table
 from s2l_ray.config import DataConfig, EvaluationConfig, FieldNames
-from s2l_ray.errors import DataError, first
+from s2l_ray.errors import DataError, check_rejected_share
 from s2l_ray.maths import hashing
 from s2l_ray.modelling import prompts
 from s2l_ray.sources import InputFile, read_rows
 from s2l_ray.storage import Location
 
 BATCHES_PER_UNIT = 4
-PLACES_SHOWN = 3
 
 Failure = tuple[str, str]
 """Why a row cannot be used (one of prompts.REASONS, or the reader's), and where it stands."""
@@ -76,19 +74,11 @@ def check_usable(
     """Nothing, if enough rows of a set can be used; else a DataError that counts them by reason."""
     if not num_rows:
         raise DataError(f"data.eval.{name}: there are no rows in its files. Check the path.")
-    if len(failures) <= max_rejected * num_rows and len(failures) < num_rows:
-        return
-    lines = []
-    for reason, count in Counter(reason for reason, _ in failures).most_common():
-        places = [place for other, place in failures if other == reason]
-        lines.append(f"  {count:,} {reason} (first: {first(places, PLACES_SHOWN)})")
-    advice = ", or raise data.max_rejected" if len(failures) < num_rows else ""
-    raise DataError(
-        f"data.eval.{name}: {len(failures):,} of {num_rows:,} rows cannot be used "
-        f"({len(failures) / num_rows:.2%}; the limit data.max_rejected is {max_rejected:.2%}):\n"
-        + "\n".join(lines)
-        + f"\nMend the data or data.fields{advice}."
-    )
+    places: dict[str, list[str]] = {}
+    for reason, place in failures:
+        places.setdefault(reason, []).append(place)
+    counts = {reason: len(found) for reason, found in places.items()}
+    check_rejected_share(f"data.eval.{name}", num_rows, counts, places, max_rejected)
 
 
 @dataclass(frozen=True)

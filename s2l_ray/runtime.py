@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import os
+import socket
 import sys
 import tempfile
 import uuid
@@ -21,8 +22,9 @@ from s2l_ray.config import RunConfig, WorkerRange
 from s2l_ray.errors import ConfigError, DataError, UserError
 from s2l_ray.storage import Location
 
-# One core of arithmetic per worker, whatever machine it lands on: see DESIGN promise 1.
 MAX_ATTEMPTS = 3
+CONNECT_SECONDS = 10.0
+# As many threads as the configuration says, on whatever machine: sums depend on it in the last bits.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -41,6 +43,8 @@ def cluster(address: str | None) -> Iterator[None]:
     import ray  # takes a second, which a command that finds nothing to do should not spend
 
     joined = joins_cluster(address)
+    if joined:
+        _check_answers(address or os.environ["RAY_ADDRESS"])
     # Ray's C++ core prints internal notes to the terminal at any level below this one.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Ray Train takes in one saved state per look at its workers; every 2 s delays its end.
@@ -64,6 +68,20 @@ def cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Refuse HOST:PORT where nothing listens; Ray itself would try for minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if not (host and port.isdigit()):
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise ConfigError(
+            f"no Ray cluster answers at {address}: {error}. Check --address or RAY_ADDRESS, or "
+            "leave both out to start Ray here."
+        ) from None
 
 
 @contextlib.contextmanager

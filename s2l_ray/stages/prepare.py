@@ -26,7 +26,7 @@ from s2l_ray.artifacts import (
     rows_table,
 )
 from s2l_ray.config import DataConfig, WorkerRange
-from s2l_ray.errors import DataError, first
+from s2l_ray.errors import DataError, check_rejected_share, first
 from s2l_ray.modelling import prompts
 from s2l_ray.modelling.checkpoints import load_tokenizer
 from s2l_ray.progress import Progress
@@ -397,20 +397,13 @@ def _check_rejected(
     max_rejected: float,
     folder: Location,
 ) -> None:
-    rows, rejected = summary["rows"], sum(summary["rejected"].values())
-    if rejected <= max_rejected * rows and summary["kept"]:
-        return
-    lines = []
-    for reason, count in sorted(summary["rejected"].items(), key=lambda item: -item[1]):
-        places = [place for result in results for place in result["places"].get(reason, [])]
-        lines.append(f"  {count:,} {reason} (first: {'; '.join(places[:PLACES_SHOWN])})")
-    limit = f"the limit data.max_rejected is {max_rejected:.2%}"
-    raise DataError(
-        f"data.train: {rejected:,} of {rows:,} rows cannot be used ({rejected / rows:.2%}; "
-        f"{limit}):\n" + "\n".join(lines) + f"\nAll of them are listed in {folder}/"
-        "rejected.parquet. Mend the data or data.fields"
-        + (", or raise data.max_rejected." if summary["kept"] else ".")
-    )
+    counts = summary["rejected"]
+    places = {
+        reason: [place for result in results for place in result["places"].get(reason, [])]
+        for reason in counts
+    }
+    note = f"All of them are listed in {folder}/rejected.parquet. "
+    check_rejected_share("data.train", summary["rows"], counts, places, max_rejected, note)
 
 
 def _cpus() -> int:

@@ -281,7 +281,7 @@ def test_two_workers_that_are_stopped_and_go_on_leave_the_bytes_of_one(
         shutil.copytree(checkpoint.folder.uri, folder / checkpoint.folder.name)
     with pytest.raises(ModelError, match="step-000300"):
         run(prepared, at(folder), out)
-    assert part_bytes(out) == {}
+    assert part_bytes(out).keys() <= {"part-000001.parquet"}  # no rows, so nothing to score
 
     shutil.copytree(checkpoints[2].folder.uri, folder / checkpoints[2].folder.name)
     summary = run(prepared, at(folder), out)
