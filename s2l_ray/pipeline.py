@@ -43,7 +43,7 @@ def run(
     refuse_discarding(steps, todo, from_stage)
     if not todo:
         return []
-    _check_models(config, todo)
+    _check_files(config, todo)
     open_run(place)
     with exclusive(place):
         # Another run may have finished some of it while this one was waiting or hashing.
@@ -175,9 +175,13 @@ def _check_budget(config: RunConfig) -> None:
         )
 
 
-def _check_models(config: RunConfig, todo: Sequence[Step]) -> None:
-    """Look into local model directories before any work is done for them."""
+def _check_files(config: RunConfig, todo: Sequence[Step]) -> None:
+    """Look into local model directories and the template before any work is done for them."""
     stages = {step.stage for step in todo}
+    if config.data is not None and stages & {"prepare", "target", "evaluation"}:
+        from s2l_ray.modelling.prompts import load_template
+
+        load_template(config.data.template)
     sections = {"reference": config.reference, "target": config.target}
     models = [section.model for name, section in sections.items() if section and name in stages]
     folders = [Path(model) for model in models if isinstance(model, str) and Path(model).is_dir()]

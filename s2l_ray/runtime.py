@@ -24,7 +24,7 @@ from s2l_ray.storage import Location
 
 MAX_ATTEMPTS = 3
 CONNECT_SECONDS = 10.0
-# As many threads as the configuration says, on whatever machine: sums depend on it in the last bits.
+# As many threads as configured, on whatever machine: sums depend on it in the last bits.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 

@@ -92,6 +92,8 @@ def tree_of(folder):
         ("data.train=[notes.txt]", "a suffix that cannot be read"),
         ("data.train=[train.jsonl, '*.jsonl']", "1 of 3 files are named more than once"),
         ("data.eval.held=gone.jsonl", "data.eval.held: "),
+        ("data.template=alpacca", "'alpacca' is neither a template nor a file"),
+        ("data.template=notes.txt", "notes.txt does not contain {prompt}"),
         ("trajectories.path=gone/*.parquet", "trajectories.path: "),
         ("reference={path: empty}", "reference.path: no step-* or checkpoint-* directories"),
         ("reference={path: gone}", "reference.path: no step-* or checkpoint-* directories"),

@@ -28,7 +28,6 @@ from s2l_ray.artifacts import (
 from s2l_ray.config import DataConfig, WorkerRange
 from s2l_ray.errors import DataError, check_rejected_share, first
 from s2l_ray.modelling import prompts
-from s2l_ray.modelling.checkpoints import load_tokenizer
 from s2l_ray.progress import Progress
 from s2l_ray.sources import InputFile, SourceRow, read_rows
 from s2l_ray.storage import Location
@@ -245,6 +244,9 @@ class Tokeniser:
     """Turns one staged part into a tokenised part, its original rows and its rejected rows."""
 
     def __init__(self, folder: Location, config: DataConfig, tokenizer: str | None) -> None:
+        # It takes seconds to import, which those that only cut files do not have to spend.
+        from s2l_ray.modelling.checkpoints import load_tokenizer
+
         self.folder, self.staged, self.config = folder, folder / "staged", config
         self.tokenizer = load_tokenizer(tokenizer) if tokenizer else None
         self.template = prompts.load_template(config.template) if tokenizer else None
