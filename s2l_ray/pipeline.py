@@ -11,9 +11,10 @@ from typing import Any
 
 from s2l_ray.artifacts import MANIFEST, StageDir, check_run, open_run
 from s2l_ray.config import RunConfig
+from s2l_ray.contents import CONTENTS
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.progress import Progress, duration
-from s2l_ray.steps import CONTENTS, FOLDERS, STAGES, Step, plan
+from s2l_ray.steps import FOLDERS, STAGES, Step, plan
 from s2l_ray.storage import Location, exclusive
 
 COSTLY = ("reference", "trajectories", "target")

@@ -7,7 +7,7 @@ nothing to do takes neither torch nor Ray.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from s2l_ray import __version__, sources
 from s2l_ray.artifacts import Parts, StageDir, section_inputs
 from s2l_ray.config import NAMED_TEMPLATES, ModelSpec, RandomModel, RunConfig, SelectionConfig
+from s2l_ray.contents import Contents
 from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location, is_uri
@@ -30,7 +31,6 @@ STAGES = (
     "report",
 )
 FOLDERS = {"prepare": "prepared"}
-CONTENTS = "contents.json"
 
 Work = Callable[[Progress], dict[str, Any]]
 
@@ -63,42 +63,6 @@ class Plan:
     def through(self, until: str | None) -> list[Step]:
         last = STAGES.index(until or STAGES[-1])
         return [step for step in self.steps if STAGES.index(step.stage) <= last]
-
-
-@dataclass
-class Contents:
-    """SHA-256 of input files, hashed again only when a file's size or date has changed.
-
-    What has no date (a data set on a hub) is asked for its revision every time.
-    """
-
-    cache: dict[str, list[Any]] = field(default_factory=dict)
-
-    @classmethod
-    def of_run(cls, run: Location) -> "Contents":
-        place = run / CONTENTS
-        return cls(place.read_json() if place.exists() else {})
-
-    def sha(self, file: sources.InputFile) -> str:
-        known = self.cache.get(file.uri)
-        if known is None or not file.modified or known[:2] != [file.size, file.modified]:
-            known = [file.size, file.modified, sources.content_sha(file)]
-            self.cache[file.uri] = known
-        return str(known[2])
-
-    def shas(self, files: Sequence[sources.InputFile]) -> list[str]:
-        return [self.sha(file) for file in files]
-
-    def of_folder(self, path: str) -> list[str]:
-        """Names and contents of all files below a local folder, or of one local file."""
-        root = Path(path)
-        files = [root] if root.is_file() else sorted(i for i in root.rglob("*") if i.is_file())
-        return [f"{item.relative_to(root)} {self.sha(_input_file(item))}" for item in files]
-
-
-def _input_file(path: Path) -> sources.InputFile:
-    status = path.stat()
-    return sources.InputFile(str(path), status.st_size, str(status.st_mtime_ns))
 
 
 def plan(config: RunConfig, run: Location) -> Plan:

@@ -58,6 +58,20 @@ def bottom_k(key_N: np.ndarray, k: int) -> np.ndarray:
     return row_C[np.argsort(key_N[row_C], kind="stable")][:k]
 
 
+def occurrences(digest_N2: np.ndarray) -> np.ndarray:
+    """How many equal rows stand before each row: int64 (N,), zero for a first occurrence."""
+    num_rows = len(digest_N2)
+    # lexsort is stable: among equal digests the input order is kept.
+    order_N = np.lexsort((digest_N2[:, 1], digest_N2[:, 0]))
+    sorted_N2 = digest_N2[order_N]
+    starts_N = np.ones(num_rows, bool)
+    starts_N[1:] = (sorted_N2[1:] != sorted_N2[:-1]).any(axis=1)
+    group_start_N = np.maximum.accumulate(np.where(starts_N, np.arange(num_rows), 0))
+    occurrence_N = np.empty(num_rows, np.int64)
+    occurrence_N[order_N] = np.arange(num_rows) - group_start_N
+    return occurrence_N
+
+
 def _finalised(x_N: np.ndarray) -> np.ndarray:
     x_N = x_N + np.uint64(0x9E3779B97F4A7C15)
     x_N = (x_N ^ (x_N >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

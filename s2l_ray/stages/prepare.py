@@ -27,6 +27,7 @@ from s2l_ray.artifacts import (
 )
 from s2l_ray.config import DataConfig, WorkerRange
 from s2l_ray.errors import DataError, check_rejected_share, first
+from s2l_ray.maths import hashing
 from s2l_ray.modelling import prompts
 from s2l_ray.progress import Progress
 from s2l_ray.sources import InputFile, SourceRow, read_rows
@@ -81,7 +82,9 @@ def run(
         for name, num_rows in names
     ]
     if not parts:
-        raise DataError(f"data.train: no rows in {len(files)} file(s) ({first(_uris(files))}).")
+        raise DataError(
+            f"data.train: no rows in {len(files)} file(s) ({first([file.uri for file in files])})."
+        )
     repeats = _repeats(staged, parts)
     units = [
         {"part": number, **asdict(part), "uri": files[part.file].uri, "repeats": repeats[number]}
@@ -219,25 +222,11 @@ def _repeats(staged: Location, parts: Sequence[StagedPart]) -> list[list[tuple[i
         position.append(known.astype(np.int32))
     digest_N2 = np.concatenate(digests)
     owner_N, position_N = np.concatenate(owner), np.concatenate(position)
-    occurrence_N = occurrences(digest_N2)
+    occurrence_N = hashing.occurrences(digest_N2)
     found: list[list[tuple[int, int]]] = [[] for _ in parts]
     for index in np.flatnonzero(occurrence_N):
         found[owner_N[index]].append((int(position_N[index]), int(occurrence_N[index])))
     return found
-
-
-def occurrences(digest_N2: np.ndarray) -> np.ndarray:
-    """How many equal rows stand before each row: int64 (N,), zero for a first occurrence."""
-    num_rows = len(digest_N2)
-    # lexsort is stable: among equal digests the input order is kept.
-    order_N = np.lexsort((digest_N2[:, 1], digest_N2[:, 0]))
-    sorted_N2 = digest_N2[order_N]
-    starts_N = np.ones(num_rows, bool)
-    starts_N[1:] = (sorted_N2[1:] != sorted_N2[:-1]).any(axis=1)
-    group_start_N = np.maximum.accumulate(np.where(starts_N, np.arange(num_rows), 0))
-    occurrence_N = np.empty(num_rows, np.int64)
-    occurrence_N[order_N] = np.arange(num_rows) - group_start_N
-    return occurrence_N
 
 
 class Tokeniser:
@@ -410,7 +399,3 @@ def _check_rejected(
 
 def _cpus() -> int:
     return max(int(ray.cluster_resources().get("CPU", 1)), 1)
-
-
-def _uris(files: Sequence[InputFile]) -> list[str]:
-    return [file.uri for file in files]

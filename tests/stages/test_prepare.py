@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from s2l_ray.artifacts import Parts, StageDir, original_rows
 from s2l_ray.config import DataConfig, FieldNames
 from s2l_ray.errors import DataError
+from s2l_ray.maths import hashing
 from s2l_ray.modelling.rows import REASONS
 from s2l_ray.progress import Progress
 from s2l_ray.sources import expand
@@ -390,7 +391,7 @@ def test_an_occurrence_is_the_number_of_equal_rows_before(digests):
         expected.append(seen[digest])
         seen[digest] += 1
     digest_N2 = np.array(digests, np.uint64).reshape(-1, 2)
-    assert prepare.occurrences(digest_N2).tolist() == expected
+    assert hashing.occurrences(digest_N2).tolist() == expected
 
 
 def run(folder, paths, config, tokenizer):

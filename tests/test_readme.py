@@ -1,0 +1,38 @@
+"""What the README lists is what there is."""
+
+from pathlib import Path
+
+import pytest
+
+from s2l_ray import config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SECTIONS = {
+    "data": config.DataConfig,
+    "data.fields": config.FieldNames,
+    "reference": config.ReferenceConfig,
+    "trajectories": config.TrajectoriesConfig,
+    "clusters": config.ClustersConfig,
+    "selection": config.SelectionConfig,
+    "target": config.TargetConfig,
+    "target.lora": config.LoraConfig,
+    "evaluation": config.EvaluationConfig,
+}
+
+
+@pytest.mark.parametrize(("name", "section"), SECTIONS.items())
+def test_every_key_is_in_the_table_of_the_configuration(name, section):
+    shared = set(config.Training.model_fields) if issubclass(section, config.Training) else set()
+    keys = [f"*.{key}" if key in shared else f"{name}.{key}" for key in section.model_fields]
+    missing = [key for key in keys if f"| `{key}`" not in README and key != "data.fields"]
+    assert missing == []
+
+
+def test_every_source_file_has_its_line():
+    package = ROOT / "s2l_ray"
+    files = [path.relative_to(package) for path in package.rglob("*.py")]
+    listed = [path for path in files if f"| `{path}` |" in README]
+    assert sorted(set(files) - set(listed)) == sorted(
+        path for path in files if path.name == "__init__.py"
+    )
