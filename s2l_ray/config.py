@@ -68,7 +68,7 @@ class FieldNames(Section):
     stratum: str | None = "source"
     """What the budget and the clusters are spread over."""
     id: str | None = "id"
-    """Default example_id where a row has none: a hash of its content."""
+    """Becomes example_id; a row without one gets a hash of its content."""
     answer: str | None = "answer"
     """The final answer of an evaluation row; without it, the answer is read off the response."""
 
@@ -88,7 +88,7 @@ class DataConfig(Section):
     template: str = "alpaca"
     """alpaca, alpaca-official, radiology, chat, or a text file with {prompt} and {context}."""
     tokenizer: str | None = None
-    """Default: the reference's; without a reference, the target's."""
+    """Default: the reference's; without one, rows are kept and not tokenised."""
     max_tokens: Annotated[int, Field(ge=2)] = 512
     """Longer rows lose the end of their response."""
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.01
