@@ -17,7 +17,7 @@ INTERRUPTED = 130
 EPILOG = """\
 examples:
   s2l demo                                     the whole pipeline on generated data, in minutes
-  s2l plan configs/demo.yaml                   what would run, and what it would cost
+  s2l plan configs/demo.yaml                   check it; rows, tokens and steps; runs nothing
   s2l run configs/demo.yaml --set seed=7       run it; again: go on, or do nothing
   s2l select runs/demo --budget 0.05           another subset of a finished run, in seconds
   ray job submit --working-dir . -- python -m s2l_ray run CONFIG --set run_dir=s3://bucket/run
@@ -73,8 +73,8 @@ def _add_demo(commands: Any) -> None:
 def _add_plan(commands: Any) -> None:
     parser = commands.add_parser(
         "plan",
-        help="check a configuration; show its stages, rows, tokens and cost; run nothing",
-        description="Check a configuration; show its stages, rows, tokens and cost. Runs nothing.",
+        help="check a configuration; show its stages, rows, tokens and steps; run nothing",
+        description="Check a configuration; show its stages, rows, tokens and steps. Runs nothing.",
         epilog="example: s2l plan configs/demo.yaml --set selection.budget=0.2",
     )
     _add_config(parser)
@@ -106,7 +106,7 @@ def _add_select(commands: Any) -> None:
         "select",
         help="another subset of a finished run, in seconds",
         description="Write the subset for another budget, method or seed. Subsets of one method "
-        "and seed are nested: a smaller one is the beginning of a larger one.",
+        "and seed are nested: a larger one contains a smaller one. Rows come in the input's order.",
         epilog=f"methods:\n{listed}\n\nexample: s2l select runs/demo --budget 0.05",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import yaml
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -28,6 +29,11 @@ from s2l_ray.errors import ConfigError
 Precision = Literal["auto", "fp32", "bf16"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 NAMED_TEMPLATES = ("alpaca", "alpaca-official", "radiology", "chat")
+
+
+def _listed(value: Any) -> Any:
+    """One name stands for a list of one."""
+    return [value] if isinstance(value, str) else value
 
 
 class Section(BaseModel):
@@ -78,7 +84,7 @@ class DataConfig(Section):
 
     operational: ClassVar[frozenset[str]] = frozenset({"max_rejected", "eval"})
 
-    train: list[str] = Field(min_length=1)
+    train: Annotated[list[str], BeforeValidator(_listed)] = Field(min_length=1)
     """Files, globs, directories, s3:// or gs:// URIs, or hf://org/name[:split]."""
     eval: dict[str, str] = {}
     """Name -> file, glob, directory or URI of each held-out set."""
@@ -259,7 +265,7 @@ class EvaluationConfig(Section):
 
     operational: ClassVar[frozenset[str]] = frozenset({"workers", "gpus_per_worker"})
 
-    sets: list[str] = Field(min_length=1)
+    sets: Annotated[list[str], BeforeValidator(_listed)] = Field(min_length=1)
     """Names from data.eval."""
     max_new_tokens: PositiveInt = 512
     """Of a greedy completion."""

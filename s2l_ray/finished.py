@@ -39,6 +39,8 @@ def write_subset(
     from s2l_ray.stages import report, selection
 
     known = config_of(run)
+    if out is not None and _is_of(run, out) and out.exists():
+        raise DataError(f"--out {out}: that file belongs to the run. Name another one.")
     if "clusters" not in report.finished_stages(run):
         raise DataError(f"{run} has no finished clusters that fit its data. Run it: s2l run.")
     seed = known.seed if seed is None else seed
@@ -55,6 +57,12 @@ def write_subset(
     else:
         _write_ids(pool, order_N, place)
     return place, num_selected
+
+
+def _is_of(run: Location, place: Location) -> bool:
+    """Whether `place` is in `run`, and not among the subsets that can be written again."""
+    inside = place.uri.startswith(f"{run.uri}/")
+    return inside and not place.uri.startswith(f"{run.uri}/subsets/")
 
 
 def _write_ids(pool: Any, order_N: Any, place: Location) -> None:

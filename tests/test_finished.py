@@ -110,6 +110,15 @@ def test_a_subset_changes_nothing_else_in_the_run(tree, run, tmp_path):
     assert content() == before
 
 
+def test_a_file_of_the_run_is_not_overwritten(tree):
+    run = finish(tree, until="clusters")
+    mine = run / "run.json"
+    before = mine.read_bytes()
+    with pytest.raises(DataError, match=r"run\.json: that file belongs to the run"):
+        finished.write_subset(run, 2, "s2l", None, mine)
+    assert mine.read_bytes() == before
+
+
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"nowhere is no run of s2l_ray"):
         subset(Location.of(tmp_path / "nowhere"))

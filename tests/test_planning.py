@@ -58,10 +58,16 @@ def test_a_small_pool_is_counted_row_by_row(tree):
     assert (size(tree).rows, size(tree).counted) == (30, False)
 
 
+def test_a_misspelt_field_is_named_with_those_that_are_there(tree):
+    misspelt = changed(tree, "data.fields", {"prompt": "quesion"})
+    with pytest.raises(DataError, match=r"row 0: missing field: no 'quesion'; the row's fields"):
+        lines(misspelt)
+
+
 def test_a_prepared_pool_is_not_estimated(tree):
     finish(tree, until="prepare")
 
-    assert size(tree) == planning.PoolSize(30, 1_234, True)
+    assert size(tree) == planning.PoolSize(30, 1_234, 0, True)
     [pool] = [line for line in lines(tree) if line.startswith("pool")]
     assert pool.split() == ["pool", "30", "rows,", "1,234", "tokens"]
 
