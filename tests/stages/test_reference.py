@@ -105,7 +105,8 @@ def test_a_run_that_loses_a_worker_ends_with_the_same_bits(tmp_path, prepared, c
     assert summary["names"] == ["step-000150", "step-000300"]
     assert summary["num_rows"] == 20 and summary["num_steps"] == STEPS
     assert math.isfinite(summary["loss_nats"]) and len(summary["curve"]) == 100
-    assert broken.location.names() == ["step-000150", "step-000300", "unfinished.json"]
+    broken.finish(summary, seconds=1.0)
+    assert broken.location.names() == ["manifest.json", "step-000150", "step-000300"]
     for name in summary["names"]:
         expected = weights(whole, name)
         assert all((expected[key] == w).all() for key, w in weights(broken, name).items())
