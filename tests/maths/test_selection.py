@@ -174,8 +174,9 @@ def test_unexhausted_clusters_differ_by_at_most_one(examples, share):
     taken_K = np.bincount(examples.cluster_N[order_N[:budget]], minlength=7)
     left_K = taken_K < size_K
     if left_K.any():
-        assert taken_K[left_K].max() - taken_K[left_K].min() <= 1
-        assert taken_K.max() <= taken_K[left_K].max()
+        # An exhausted cluster may hold the odd example too: with sizes 1 and 1, one of the two
+        # is taken from whole and the other not at all.
+        assert taken_K.max() <= taken_K[left_K].min() + 1
 
 
 @pytest.mark.parametrize("method", selection.METHODS)
