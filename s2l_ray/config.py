@@ -253,7 +253,7 @@ class TargetConfig(Training):
     zero_stage: Literal[1, 2, 3] = 2
     """What DeepSpeed partitions: optimizer state, and gradients, and weights."""
     cpu_offload: bool = False
-    """Optimizer state (and at stage 3 weights) in main memory."""
+    """Optimizer state (and at stage 3 weights) in main memory; its first use compiles C++."""
     activation_checkpointing: bool = False
     """Recompute activations in the backward pass."""
     lora: LoraConfig | None = None

@@ -110,6 +110,24 @@ def _without_shared_memory_op() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
+def adamw_on_cpu(groups: list[dict[str, object]], lr: float) -> torch.optim.Optimizer:
+    """AdamW in C++ for state in main memory (ZeRO-Offload, arXiv:2101.06840).
+
+    Raises:
+        ConfigError: it cannot be compiled, which DeepSpeed does at its first use.
+    """
+    from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+    try:
+        return DeepSpeedCPUAdam(groups, lr=lr, adamw_mode=True)
+    except RuntimeError as error:
+        raise ConfigError(
+            f"target.cpu_offload needs DeepSpeed's C++ AdamW, which could not be compiled "
+            f"({error.__cause__ or error}). Install g++ and ninja on the workers, or set "
+            f"cpu_offload: false."
+        ) from error
+
+
 class ZeroEngine:
     """One rank's shard of a model that learns."""
 
@@ -124,14 +142,10 @@ class ZeroEngine:
     ) -> None:
         _without_shared_memory_op()
         self.device, self.num_ranks, self.lora = device, num_ranks, config.lora
-        self.offloaded = config.cpu_offload and device.type != "cpu"
+        self.offloaded = config.cpu_offload
         groups = weight_groups(model, config.weight_decay)
-        if self.offloaded:
-            from deepspeed.ops.adam import DeepSpeedCPUAdam
-
-            optimizer = DeepSpeedCPUAdam(groups, lr=config.learning_rate, adamw_mode=True)
-        else:
-            optimizer = torch.optim.AdamW(groups, lr=config.learning_rate)
+        make = adamw_on_cpu if self.offloaded else torch.optim.AdamW
+        optimizer = make(groups, lr=config.learning_rate)
         self.engine, self.optimizer, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=engine_config(config, dtype)
         )
@@ -179,7 +193,24 @@ class ZeroEngine:
                 "step": int(step) if self.offloaded else step,
                 **moments,
             }
+        if self.offloaded:
+            self._repeat_powers_of_beta(int(tensors["step.0"]))
         self._refresh_model()
+
+    def _repeat_powers_of_beta(self, num_steps: int) -> None:
+        """Bring the C++ AdamW to where `num_steps` updates of every tensor leave it.
+
+        It keeps beta^step from one call to the next, rounded as those calls were, and its state
+        has no way in but to repeat them; here on a single number that is thrown away.
+        """
+        adam = self.optimizer.optimizer
+        group = adam.param_groups[0]
+        rest = [*group["betas"], group["eps"], group["weight_decay"], group["bias_correction"]]
+        number = [torch.zeros(1) for _ in ("weight", "gradient", "first moment", "second moment")]
+        num_tensors = len(self._master_weights())
+        for step in range(1, num_steps + 1):
+            for _ in range(num_tensors):
+                adam.ds_opt_adam.adam_update(adam.opt_id, step, group["lr"], *rest, *number)
 
     def _master_weights(self) -> list[torch.Tensor]:
         return next(

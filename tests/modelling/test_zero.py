@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from s2l_ray.config import LoraConfig, TargetConfig
+from s2l_ray.errors import ConfigError
 from s2l_ray.modelling import training
 from tests.modelling.test_training import CPU, SEED, STEPS, TinyParts, settings, tiny_model
 
@@ -71,7 +72,8 @@ CASES = [
     ("one", target(zero_stage=1), torch.float32),
     ("two", target(zero_stage=2, activation_checkpointing=True), torch.float32),
     ("three", target(zero_stage=3), torch.float32),
-    ("offloaded", target(zero_stage=3, cpu_offload=True), torch.float32),
+    ("two-offloaded", target(zero_stage=2, cpu_offload=True), torch.float32),
+    ("three-offloaded", target(zero_stage=3, cpu_offload=True), torch.float32),
     ("one-bf16", target(zero_stage=1), torch.bfloat16),
     ("three-bf16", target(zero_stage=3), torch.bfloat16),
     ("adapters", target(zero_stage=2, lora=LoraConfig(rank=2)), torch.float32),
@@ -89,7 +91,7 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("case", ["one", "two", "three", "offloaded"])
+@pytest.mark.parametrize("case", ["one", "two", "three", "two-offloaded", "three-offloaded"])
 def test_every_stage_on_two_ranks_learns_what_one_replica_learns(results, case):
     config = settings()
     replica = training.Replica(tiny_model(), config, device=CPU, dtype=torch.float32)
@@ -124,3 +126,15 @@ def test_merged_adapters_leave_a_plain_model_that_has_learned(results):
     assert changed == {name for name in before if "layers" in name and before[name].ndim == 2}
     for name, weight in stored.items():
         torch.testing.assert_close(sharded[name], weight, rtol=1e-4, atol=2e-5, msg=name)
+
+
+@pytest.mark.ray
+def test_an_offloaded_optimizer_that_cannot_be_compiled_is_a_configuration_error(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path))
+    monkeypatch.setenv("CXX", "false")
+    from s2l_ray.modelling import zero
+
+    with pytest.raises(ConfigError, match=r"cpu_offload.*g\+\+"):
+        zero.adamw_on_cpu([{"params": [torch.zeros(2, requires_grad=True)]}], lr=0.1)
