@@ -249,6 +249,8 @@ def _select(arguments: argparse.Namespace) -> None:
     budget = config.parse_yaml(arguments.budget, "--budget")
     if isinstance(budget, bool) or not isinstance(budget, int | float):
         raise ConfigError(f"--budget {arguments.budget!r} is no number: give 50000, or 0.11")
+    if arguments.seed is not None and arguments.seed < 0:
+        raise ConfigError(f"--seed {arguments.seed} is below zero")
     out = Location.of(arguments.out) if arguments.out else None
     place, count = finished.write_subset(
         Location.of(arguments.run_dir), budget, arguments.method, arguments.seed, out

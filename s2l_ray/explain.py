@@ -8,15 +8,27 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 
 _UNION_MEMBER = re.compile(r"constrained-\w+|function-\w+\[.*\]|int|float|str|list\[.*\]|[A-Z]\w*")
+WANTED, NOT = "Input should be ", ", not "
 
 
 def problems(error: ValidationError, root: type[BaseModel]) -> list[str]:
     """One line for each wrong key or value: its place, what is wrong, and the nearest valid key."""
     found = [(_place(item["loc"]), item) for item in error.errors()]
-    lines = [
-        _explain(place, item, root) for place, item in found if not _is_echo(place, item, found)
-    ]
-    return list(dict.fromkeys(lines))
+    lines: dict[str, list[str]] = {}
+    for place, item in found:
+        if not _is_echo(place, item, found):
+            lines.setdefault(".".join(place), []).append(_explain(place, item, root))
+    return [line for of_key in lines.values() for line in _without_echoes(of_key)]
+
+
+def _without_echoes(lines: Sequence[str]) -> list[str]:
+    """What is wrong with one value: each member of a union says what it wants of it."""
+    told = [line for line in lines if WANTED not in line]
+    if told:
+        return list(dict.fromkeys(told))
+    before, value = lines[0].rsplit(NOT, 1)
+    wanted = [line.partition(WANTED)[2].rsplit(NOT, 1)[0] for line in lines[1:]]
+    return [" or ".join(dict.fromkeys([before, *wanted])) + NOT + value]
 
 
 def _place(loc: tuple[Any, ...]) -> tuple[str, ...]:
@@ -35,9 +47,11 @@ def _explain(place: tuple[str, ...], item: Any, root: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden":
         return _unknown_key(place, root)
     key, message = ".".join(place), item["msg"].removeprefix("Value error, ")
+    if item["type"] == "model_type":
+        message = f"{WANTED}a mapping"
     if item["type"] in ("value_error", "missing"):
         return f"{key}: {message}" if key else message
-    return f"{key}: {message}, not {item['input']!r}"
+    return f"{key}: {message}{NOT}{item['input']!r}"
 
 
 def _unknown_key(place: tuple[str, ...], root: type[BaseModel]) -> str:

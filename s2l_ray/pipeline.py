@@ -6,14 +6,13 @@ What is stale is decided, and refused where it would cost finished training, bef
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from s2l_ray.artifacts import MANIFEST, StageDir, check_run, open_run
 from s2l_ray.config import RunConfig
 from s2l_ray.contents import CONTENTS
 from s2l_ray.errors import ConfigError, DataError, first
-from s2l_ray.progress import Progress, duration
+from s2l_ray.progress import LABEL_WIDTH, Progress, duration
 from s2l_ray.steps import FOLDERS, STAGES, Step, plan
 from s2l_ray.storage import Location, exclusive
 
@@ -44,16 +43,16 @@ def run(
     refuse_discarding(steps, todo, from_stage)
     if not todo:
         return []
-    _check_files(config, todo)
+    check_files(config, todo)
     open_run(place)
     with exclusive(place):
         # Another run may have finished some of it while this one was waiting or hashing.
         todo = stale(steps, from_stage)
         refuse_discarding(steps, todo, from_stage)
         (place / CONTENTS).write_json(planned.contents.cache)
-        (place / CONFIG).write_json(config.model_dump(mode="json"))
         with _connected(todo, config, address, say):
             # Not before it is known that the cluster can do them again.
+            (place / CONFIG).write_json(config.model_dump(mode="json"))
             _discard(planned.steps, todo, from_stage)
             for step in todo:
                 _check_budget(config)
@@ -143,7 +142,7 @@ def _carry_out(step: Step, say: Callable[[str], None]) -> None:
     with Progress(step.label) as progress:
         summary = step.work(progress)
     manifest = step.out.finish(summary, time.monotonic() - started)
-    say(f"  {step.label:<36}{duration(manifest.seconds):>8}   {_headline(summary)}")
+    say(f"  {step.label:<{LABEL_WIDTH}}{duration(manifest.seconds):>8}   {_headline(summary)}")
 
 
 def _headline(summary: Mapping[str, Any]) -> str:
@@ -176,18 +175,22 @@ def _check_budget(config: RunConfig) -> None:
         )
 
 
-def _check_files(config: RunConfig, todo: Sequence[Step]) -> None:
-    """Look into local model directories and the template before any work is done for them."""
+def check_files(config: RunConfig, todo: Sequence[Step]) -> None:
+    """Look at the models and the template of `todo` before any work is done for them.
+
+    Raises:
+        UserError: what can be seen without a network is missing, damaged or unknown.
+    """
     stages = {step.stage for step in todo}
     if config.data is not None and stages & {"prepare", "target", "evaluation"}:
         from s2l_ray.modelling.prompts import load_template
 
         load_template(config.data.template)
     sections = {"reference": config.reference, "target": config.target}
-    models = [section.model for name, section in sections.items() if section and name in stages]
-    folders = [Path(model) for model in models if isinstance(model, str) and Path(model).is_dir()]
-    if folders:
-        from s2l_ray.modelling.checkpoints import check_checkpoint
+    used = [section for name, section in sections.items() if section and name in stages]
+    models = [section.model for section in used if section.model is not None]
+    if models:
+        from s2l_ray.modelling.checkpoints import check_model
 
-        for folder in folders:
-            check_checkpoint(folder)
+        for model in models:
+            check_model(model)

@@ -10,6 +10,7 @@ from s2l_ray.config import DataConfig, RunConfig, Training
 from s2l_ray.errors import DataError, first
 from s2l_ray.maths.selection import budget_rows
 from s2l_ray.modelling import prompts, schedule
+from s2l_ray.progress import LABEL_WIDTH
 from s2l_ray.sources import SourceRow
 from s2l_ray.storage import Location
 
@@ -36,9 +37,11 @@ def lines(config: RunConfig) -> list[str]:
     """The plan as text: every step with its state, then rows, tokens and compute."""
     run = Location.of(config.run_dir)
     planned = steps.plan(config, run).steps
-    todo = {id(step) for step in pipeline.stale(planned, None)}
+    stale = pipeline.stale(planned, None)
+    pipeline.check_files(config, stale)
+    todo = {id(step) for step in stale}
     shown = [f"run_dir   {config.run_dir}", ""]
-    shown += [f"{step.label:<38}{_state(step, id(step) in todo)}" for step in planned]
+    shown += [f"{step.label:<{LABEL_WIDTH}}{_state(step, id(step) in todo)}" for step in planned]
     if config.data is not None:
         size = pool_size(config, config.data)
         shown += ["", *_cost(config, size)]

@@ -4,6 +4,9 @@ import sys
 import time
 from types import TracebackType
 
+LABEL_WIDTH = 40
+"""Columns for the name of a step, with room to its right."""
+
 
 class Progress:
     """Rows done of `total`, on standard error: rewritten on a terminal, every 10 s in a log."""
@@ -47,7 +50,7 @@ class Progress:
 
     def _show(self, seconds: float, note: str) -> None:
         start, end = ("\r", "\x1b[K") if self._terminal else ("", "\n")
-        sys.stderr.write(f"{start}  {self.stage:<36}{self._line(seconds, note)}{end}")
+        sys.stderr.write(f"{start}  {self.stage:<{LABEL_WIDTH}}{self._line(seconds, note)}{end}")
         sys.stderr.flush()
         self._shown = True
 

@@ -109,7 +109,7 @@ class Location:
             stream.write(content)
 
     def write_json(self, value: Any) -> None:
-        self.write_bytes((json.dumps(value, indent=1, sort_keys=True) + "\n").encode())
+        self.write_bytes((json.dumps(value, indent=1) + "\n").encode())
 
     def write_table(self, table: pa.Table) -> None:
         with self.open_atomic() as stream:

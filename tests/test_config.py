@@ -57,6 +57,11 @@ def test_there_are_configurations_to_load():
         ("selection.budget", True, "selection"),
         ("evaluation.sets", ["svamp"], "'svamp' is not a set of `data.eval`"),
         ("trajectories.workers", {"min": 5, "max": 4}, r"min \(5\) is above max \(4\)"),
+        (
+            "trajectories.workers",
+            0,
+            r"workers: Input should be greater than 0 or a mapping, not 0$",
+        ),
         ("reference.path", "checkpoints", "either `model`"),
         ("selection.baselines", ["s2l"], "repeats a method"),
     ],

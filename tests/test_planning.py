@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from s2l_ray import config, planning
-from s2l_ray.errors import DataError
+from s2l_ray.errors import DataError, UserError
 from tests import handmade
 from tests.handmade import changed, finish
 
@@ -128,3 +128,20 @@ def test_trajectories_of_ones_own_cost_nothing(tree, tmp_path):
 def test_a_missing_file_is_refused(tree):
     with pytest.raises(DataError, match=r"nowhere\.jsonl"):
         lines(changed(tree, "data.train", ["/nowhere.jsonl"]))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("target.model", "/nowhere/model", "there is no /nowhere/model"),
+        (
+            "reference.model",
+            {"architecture": {"model_type": "gpt_neox", "hiden_size": 8}, "tokenizer": "some/name"},
+            "did you mean 'hidden_size'",
+        ),
+        ("data.template", "alpacca", "alpacca.*alpaca"),
+    ],
+)
+def test_what_a_run_would_stumble_on_later_is_said_now(tree, key, value, message):
+    with pytest.raises(UserError, match=message):
+        lines(changed(tree, key, value))

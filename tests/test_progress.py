@@ -5,7 +5,7 @@ import re
 import pytest
 
 from s2l_ray import progress
-from s2l_ray.progress import Progress, duration
+from s2l_ray.progress import LABEL_WIDTH, Progress, duration
 
 
 class Clock:
@@ -106,6 +106,6 @@ def test_without_a_total_or_progress_no_time_is_guessed(clock, capsys):
         shown.update(0)
 
     assert capsys.readouterr().err.splitlines() == [
-        f"  {'reference':<36}7 rows   loss 2.3",
-        f"  {'reference':<36}0 of 5 rows",
+        f"  {'reference':<{LABEL_WIDTH}}7 rows   loss 2.3",
+        f"  {'reference':<{LABEL_WIDTH}}0 of 5 rows",
     ]

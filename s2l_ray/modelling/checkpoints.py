@@ -109,6 +109,20 @@ def save_checkpoint(
     tokenizer.save_pretrained(directory)
 
 
+def check_model(spec: ModelSpec) -> None:
+    """Nothing, unless a first look, without weights and network, finds something wrong.
+
+    Raises:
+        ModelError: a file that it names is missing or cut short, or its architecture has no such
+            argument.
+    """
+    location, options = _located(spec.tokenizer if isinstance(spec, RandomModel) else spec)
+    if isinstance(spec, RandomModel):
+        _architecture(spec)
+    elif Path(location).is_dir() and not options:
+        check_checkpoint(Path(location))
+
+
 def check_checkpoint(directory: Path) -> None:
     """Nothing, for a directory that holds a whole model and its tokenizer.
 
@@ -197,14 +211,21 @@ def _explained(what: str) -> Iterator[None]:
         raise ModelError(f"{what} cannot be loaded: {reason}") from error
 
 
-def _random_config(spec: RandomModel) -> PreTrainedConfig:
+def _architecture(spec: RandomModel) -> tuple[str, dict[str, Any]]:
+    """The model type of `spec` and the arguments of its configuration, all known to it."""
     arguments = dict(spec.architecture)
     name = arguments.pop("model_type", None)
     if name is None:
         raise ModelError("a model initialised at random needs `model_type` in its architecture")
-    tokenizer = load_tokenizer(spec)
     with _explained(f"architecture {name}"):
         _refuse_unknown(arguments, AutoConfig.for_model(name), name)
+    return name, arguments
+
+
+def _random_config(spec: RandomModel) -> PreTrainedConfig:
+    name, arguments = _architecture(spec)
+    tokenizer = load_tokenizer(spec)
+    with _explained(f"architecture {name}"):
         config = AutoConfig.for_model(name, **_token_arguments(tokenizer) | arguments)
     if config.vocab_size < len(tokenizer):
         raise ModelError(
