@@ -1,6 +1,7 @@
 """Commands: parse, call, print. Exit code 0: done; 2: the user can fix it; 1: our bug."""
 
 import argparse
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,12 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     command: Callable[[argparse.Namespace], None] = arguments.command
     try:
         command(arguments)
+        sys.stdout.flush()
     except UserError as error:
         print(f"s2l: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\ns2l: interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough, as `head` has; nor would a last flush succeed.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     return 0
 
 

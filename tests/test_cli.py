@@ -376,6 +376,21 @@ def test_the_module_is_the_same_program():
     assert done.stdout == f"s2l_ray {project['version']}\n"
 
 
+def test_a_reader_that_has_seen_enough_gets_no_traceback(place):
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(
+        [sys.executable, "-m", "s2l_ray", "plan", str(place / "run.yaml")],
+        cwd=ROOT,
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(capsys):
     os.mkfifo("endless.yaml")  # reading it waits for whoever writes it
 
