@@ -143,14 +143,19 @@ class Location:
         `config.json` goes last, so that a model directory without it is an unfinished one.
         """
         with _explained(self, "write"):
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
             if self.is_local:
                 staged = Path(self.uri).with_name(f".{self.name}.{uuid.uuid4().hex}")
-                shutil.copytree(folder, staged)
-                staged.chmod(0o755)  # a temporary folder is its owner's alone
-                self.remove()
-                os.replace(staged, self.uri)
+                try:
+                    for path in files:
+                        copy = staged / path.relative_to(folder)
+                        copy.parent.mkdir(parents=True, exist_ok=True)
+                        shutil.copyfile(path, copy)
+                    self.remove()
+                    os.replace(staged, self.uri)
+                finally:
+                    shutil.rmtree(staged, ignore_errors=True)
                 return
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
             for path in sorted(files, key=lambda file: file.name == "config.json"):
                 (self / path.relative_to(folder).as_posix())._put(path)
 

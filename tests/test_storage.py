@@ -1,5 +1,6 @@
 """Locations: whole files or none, the same on a local path and on an object store."""
 
+import resource
 import subprocess
 import sys
 
@@ -65,6 +66,23 @@ def test_a_full_disk_is_explained():
         open("/dev/full", "wb") as full,
     ):
         full.write(b"x" * 100_000)
+
+
+def test_a_folder_that_does_not_fit_leaves_what_was_there(folder, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "weights").write_bytes(bytes(5_000))
+    (folder / "model" / "weights").write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(
+            StorageError, match=r"cannot write .*model: \[Errno 27\] File too large"
+        ):
+            (folder / "model").upload(tmp_path / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert folder.names() == ["model", "new"]
+    assert (folder / "model" / "weights").read_bytes() == b"old"
 
 
 def test_a_missing_file_and_broken_json_are_named(folder):
