@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow.compute as pc
 import ray
 import ray.train
 import torch
@@ -160,16 +161,21 @@ def absolute(spec: ModelSpec) -> ModelSpec:
 
 @dataclass(frozen=True)
 class LocatedParts:
-    """Parquet parts of tokenised rows: input_ids list<int32>, num_prompt_tokens int32."""
+    """Parquet parts of rows: input_ids list<int32>, num_prompt_tokens and num_tokens int32."""
 
     files: Sequence[Location]
     num_rows: Sequence[int]
+    num_tokens_of_longest: int
 
     @classmethod
     def of(cls, files: Sequence[Location]) -> "LocatedParts":
-        sizes = [file.read_table(["num_prompt_tokens"]).num_rows for file in files]
-        kept = [(file, size) for file, size in zip(files, sizes, strict=True) if size]
-        return cls([file for file, _ in kept], [size for _, size in kept])
+        lengths = [file.read_table(["num_tokens"])["num_tokens"] for file in files]
+        kept = [(file, length) for file, length in zip(files, lengths, strict=True) if len(length)]
+        return cls(
+            [file for file, _ in kept],
+            [len(length) for _, length in kept],
+            max((pc.max(length).as_py() for _, length in kept), default=0),
+        )
 
     def read(self, part: int) -> Rows:
         table = self.files[part].read_table(["input_ids", "num_prompt_tokens"])

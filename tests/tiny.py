@@ -28,6 +28,15 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mistral": _LLAMA | {"sliding_window": 8},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 512},
     "olmo": _FULL_HEADS,
+    "opt": {
+        "hidden_size": 16,
+        "ffn_dim": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "word_embed_proj_dim": 16,
+        "max_position_embeddings": 512,
+        "init_std": 0.3,
+    },
     "mixtral": _LLAMA | {"num_local_experts": 4, "num_experts_per_tok": 2},
 }
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -132,6 +133,37 @@ def check_checkpoint(directory: Path) -> None:
     _check_weights(directory)
     if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
         raise ModelError(f"{directory} has no tokenizer (tokenizer.json); save it beside the model")
+
+
+def check_reach(model: PreTrainedModel, *, num_tokens: int, num_ids: int = 0) -> None:
+    """Nothing, for a model that has an embedding for every token and every position.
+
+    Without this an index error of torch would say so, on a GPU one that ends the process.
+
+    Args:
+        num_tokens: of the longest row.
+        num_ids: the tokenizer's size, or the highest id met plus one.
+
+    Raises:
+        ModelError: it knows fewer tokens, or its learned positions end before `num_tokens`.
+            (Rotary positions do not end.)
+    """
+    known = model.get_input_embeddings()
+    if num_ids > known.num_embeddings:
+        raise ModelError(
+            f"the rows have {num_ids:,} different tokens, the model ({model.config.model_type}) "
+            f"knows {known.num_embeddings:,}. Give data.tokenizer the name of the one that it was "
+            f"trained with."
+        )
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or num_tokens
+    tables = [part for part in model.modules() if isinstance(part, nn.Embedding)]
+    sizes = [table.num_embeddings for table in tables if table is not known]
+    # OPT keeps two positions more than it says.
+    if num_tokens > limit and any(limit <= size <= limit + 2 for size in sizes):
+        raise ModelError(
+            f"the longest row has {num_tokens:,} tokens, the model ({model.config.model_type}) has "
+            f"{limit:,} positions. Lower data.max_tokens to that."
+        )
 
 
 def list_checkpoints(names: Sequence[str]) -> list[tuple[int, str]]:

@@ -17,6 +17,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from s2l_ray.maths.losses import token_losses
+from s2l_ray.modelling.checkpoints import check_reach
 
 
 def score(
@@ -47,6 +48,8 @@ def score(
         loss_N, float32 (N,), nats per response token; not finite only where the logits are not.
     """
     num_tokens_N = np.array([len(ids) for ids in input_ids], dtype=np.int64)
+    num_ids = 1 + max((int(ids.max()) for ids in input_ids), default=-1)
+    check_reach(model, num_tokens=int(num_tokens_N.max(initial=0)), num_ids=num_ids)
     # Nothing predicts an example's first token, prompt or not.
     num_masked_N = np.maximum(np.asarray(num_prompt_tokens_N, dtype=np.int64), 1)
     assert (num_masked_N < num_tokens_N).all(), "every example needs a response token"

@@ -6,8 +6,8 @@ from typing import Any
 
 from s2l_ray import trainer
 from s2l_ray.artifacts import Parts, StageDir
-from s2l_ray.config import ModelSpec, ReferenceConfig
-from s2l_ray.errors import ConfigError, ModelError
+from s2l_ray.config import ReferenceConfig
+from s2l_ray.errors import ConfigError
 from s2l_ray.modelling import schedule
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location
@@ -99,7 +99,10 @@ def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
     config, folder = given["config"], given["folder"]
     dtype = checkpoints.resolve_precision(config.precision, worker.device)
     with trainer.together():
-        model, tokenizer = _loaded(given["model"], given["tokenizer"], given["seed"])
+        tokenizer = checkpoints.load_tokenizer(given["tokenizer"])
+        model = checkpoints.load_model(given["model"], seed=given["seed"])
+        num_tokens = given["parts"].num_tokens_of_longest
+        checkpoints.check_reach(model, num_tokens=num_tokens, num_ids=len(tokenizer))
     engine = training.Replica(
         model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks
     )
@@ -127,20 +130,6 @@ def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
         "precision": str(dtype).removeprefix("torch."),
         "device": worker.device.type,
     }
-
-
-def _loaded(spec: ModelSpec, tokenizer_spec: ModelSpec, seed: int) -> tuple[Any, Any]:
-    from s2l_ray.modelling import checkpoints
-
-    tokenizer = checkpoints.load_tokenizer(tokenizer_spec)
-    model = checkpoints.load_model(spec, seed=seed)
-    known = model.get_input_embeddings().num_embeddings
-    if len(tokenizer) > known:
-        raise ModelError(
-            f"reference.model: the tokenizer has {len(tokenizer):,} tokens, the model knows "
-            f"{known:,}. Give data.tokenizer the name of the one it was trained with."
-        )
-    return model, tokenizer
 
 
 def _keep(model: Any, tokenizer: Any, place: Location) -> None:

@@ -149,6 +149,7 @@ def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
     with trainer.together():
         tokenizer = checkpoints.load_tokenizer(config.model)
         model = zero.load_target(config, dtype=dtype, seed=given["seed"])
+        checkpoints.check_reach(model, num_tokens=given["parts"].num_tokens_of_longest)
     engine = zero.ZeroEngine(
         model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks
     )

