@@ -8,22 +8,22 @@ from s2l_ray.report.page import ArmScore, Comparison, count, nats, share
 def lines(
     scores: Sequence[ArmScore], comparisons: Sequence[Comparison], confidence: float
 ) -> list[str]:
-    """For each set a table of its arms, and a sentence that says what their differences tell."""
+    """For each set a table of its arms, and one of their paired differences."""
     found: list[str] = []
     for name in dict.fromkeys(score.set for score in scores):
         found += [*([""] if found else []), name]
         rows = [_row(score) for score in scores if score.set == name]
         found += _aligned([_header(confidence), *rows])
-        found += _sentence([pair for pair in comparisons if pair.set == name], confidence)
+        found += _differences([pair for pair in comparisons if pair.set == name], confidence)
     return found
 
 
-def _header(confidence: float) -> tuple[str, str, str, str]:
+def _header(confidence: float) -> tuple[str, ...]:
     interval = f"({confidence:.0%} interval)"
     return "arm", "items", f"loss, nats per token {interval}", f"exact match {interval}"
 
 
-def _row(score: ArmScore) -> tuple[str, str, str, str]:
+def _row(score: ArmScore) -> tuple[str, ...]:
     loss = _interval(nats, score.loss_nats, score.loss_low, score.loss_high)
     rate = _interval(share, score.exact_match, score.exact_match_low, score.exact_match_high)
     return score.arm, count(score.num_items), loss, rate
@@ -38,38 +38,46 @@ def _interval(
     return show(mean) + ends
 
 
-def _aligned(rows: Sequence[tuple[str, str, str, str]]) -> list[str]:
-    arms, items, losses = (max(len(row[column]) for row in rows) for column in range(3))
-    return [
-        f"  {arm:<{arms}}  {num_items:>{items}}  {loss:<{losses}}  {rate}"
-        for arm, num_items, loss, rate in rows
-    ]
+def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Columns as wide as their widest cell; numbers of items to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if _is_count(cell) else cell.ljust(width)
+            for cell, width in zip(row, widths, strict=True)
+        ]
+        lines.append(("  " + "  ".join(cells)).rstrip())
+    return lines
 
 
-def _sentence(pairs: Sequence[Comparison], confidence: float) -> list[str]:
-    """One line out of the paired differences of one set; none without any."""
-    clauses = [
-        f"by {metric}, {of_metric[0].arm} is " + " and ".join(_standing(pair) for pair in of_metric)
-        for metric in ("loss", "exact match")
-        if (of_metric := [pair for pair in pairs if pair.metric == metric])
-    ]
-    if not clauses:
+def _is_count(cell: str) -> bool:
+    return cell == "items" or cell.replace(",", "").isdecimal()
+
+
+def _differences(pairs: Sequence[Comparison], confidence: float) -> list[str]:
+    """How far the arm is from each baseline, over the same items; nothing without a baseline."""
+    if not pairs:
         return []
-    kind = f"Paired differences, with {confidence:.0%} intervals over the items and one training"
-    return [f"  {kind} of each arm: {'; '.join(clauses)}."]
+    metrics = list(dict.fromkeys(pair.metric for pair in pairs))
+    unit = {"loss": "loss, nats per token", "exact match": "exact match, points"}
+    rows = [(f"{pairs[0].arm} minus", *(unit[metric] for metric in metrics))]
+    for baseline in dict.fromkeys(pair.baseline for pair in pairs):
+        standing = {pair.metric: _standing(pair) for pair in pairs if pair.baseline == baseline}
+        rows.append((baseline, *(standing.get(metric, "n/a") for metric in metrics)))
+    title = f"  paired over the items, one training of each arm, {confidence:.0%} intervals:"
+    return [title, *_aligned(rows)]
 
 
 def _standing(pair: Comparison) -> str:
-    """How the arm stands to its baseline, with the difference and its interval."""
+    """The difference with its interval, and what it tells of the arm."""
     ends = (pair.difference, pair.low, pair.high)
     if pair.metric == "loss":
         mean, low, high = (f"{x:+.4f}" for x in ends)
-        unit = "nats"
     else:
         mean, low, high = (f"{100 * x:+.1f}" for x in ends)
-        unit = "points"
     if pair.low <= 0 <= pair.high:
-        relation = "not told apart from"
+        told = "not told apart"
     else:
-        relation = "better than" if (pair.high < 0) == (pair.metric == "loss") else "worse than"
-    return f"{relation} {pair.baseline} ({mean} {unit}, {low} to {high})"
+        told = "better" if (pair.high < 0) == (pair.metric == "loss") else "worse"
+    return f"{mean} ({low} to {high}), {told}"
