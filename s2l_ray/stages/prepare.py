@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 
 from s2l_ray import runtime
 from s2l_ray.artifacts import (
@@ -25,7 +24,7 @@ from s2l_ray.artifacts import (
     rows_name,
     rows_table,
 )
-from s2l_ray.config import DataConfig, WorkerRange
+from s2l_ray.config import DataConfig
 from s2l_ray.errors import DataError, check_rejected_share, first
 from s2l_ray.maths import hashing
 from s2l_ray.modelling import prompts
@@ -74,7 +73,7 @@ def run(
     Raises  DataError when the rejected share is above `max_rejected`, or no row is left.
     """
     staged = out.location / "staged"
-    pool = runtime.workers("data", WorkerRange(min=1, max=_cpus()), cpus=1, gpus=0)
+    pool = runtime.workers("data", runtime.one_per_cpu(), cpus=1, gpus=0)
     cut = _cut(config, files, staged, pool, progress)
     parts = [
         StagedPart(file=file, name=name, num_rows=num_rows)
@@ -395,7 +394,3 @@ def _check_rejected(
     }
     note = f"All of them are listed in {folder}/rejected.parquet. "
     check_rejected_share("data.train", summary["rows"], counts, places, max_rejected, note)
-
-
-def _cpus() -> int:
-    return max(int(ray.cluster_resources().get("CPU", 1)), 1)
