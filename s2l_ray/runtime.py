@@ -19,7 +19,7 @@ from typing import Any
 
 from s2l_ray import errors
 from s2l_ray.config import RunConfig, WorkerRange
-from s2l_ray.errors import ConfigError, DataError, UserError
+from s2l_ray.errors import ConfigError, DataError, StorageError, UserError
 from s2l_ray.storage import Location
 
 MAX_ATTEMPTS = 3
@@ -217,7 +217,8 @@ def map_units(
     The units, small descriptions of work, are the dataset: each worker reads and writes its own
     parts, so nothing depends on block sizes, and no reader competes with the pool for cores.
     Units and results are JSON values. A unit whose worker dies is given to another; Ray would do so
-    for ever, so beginnings are counted in the folder `attempts`.
+    for ever, so beginnings are counted in the folder `attempts`. A unit that storage failed is tried
+    again as often.
 
     Raises:
         UserError: as a worker raised it (Ray's own wrapping loses the type, so it comes as data).
@@ -267,14 +268,19 @@ class _OneUnit:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         begun = self._attempts / str(row["number"])
-        try:
-            self._begin(begun, row["unit"])
-            self._worker = self._worker or self._make()
-            result = json.dumps(self._worker(json.loads(row["unit"])))
-            begun.remove()
-            return {"error": "", "result": result}
-        except UserError as error:
-            return {"error": type(error).__name__, "result": str(error)}
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                self._begin(begun, row["unit"])
+                self._worker = self._worker or self._make()
+                result = json.dumps(self._worker(json.loads(row["unit"])))
+                begun.remove()
+                return {"error": "", "result": result}
+            except UserError as error:
+                # An object store that fails once is no reason to end a run.
+                if attempt == MAX_ATTEMPTS or not isinstance(error, StorageError):
+                    return {"error": type(error).__name__, "result": str(error)}
 
     def _begin(self, begun: Location, unit: str) -> None:
         """Note on disk that this unit was begun; refuse it when that killed workers before."""

@@ -70,6 +70,19 @@ class Dying:
         return unit
 
 
+class Forgetful:
+    """Cannot read its unit as often as the unit says."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        if self.failed < unit["number"]:
+            self.failed += 1
+            raise StorageError(f"cannot read part {self.failed}")
+        return {"failed": self.failed}
+
+
 class Actor:
     """What the clusters' actors look like."""
 
@@ -125,6 +138,12 @@ class TestOnTwoCpus:
     def test_a_unit_that_kills_its_workers_is_given_up_and_named(self, attempts):
         with pytest.raises(DataError, match=r"trajectories: the worker died 3 times in unit .*13"):
             list(runtime.map_units(Dying, units(1, 13), ONE, attempts))
+
+    def test_a_unit_that_storage_fails_is_tried_again(self, attempts):
+        results = runtime.map_units(Forgetful, units(2), ONE, attempts)
+        assert list(results) == [{"failed": 2}]
+        with pytest.raises(StorageError, match="cannot read part 3"):
+            list(runtime.map_units(Forgetful, units(3), ONE, attempts))
 
     def test_what_an_actor_refuses_is_raised_as_it_was(self):
         import ray
