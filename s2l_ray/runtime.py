@@ -217,8 +217,8 @@ def map_units(
     The units, small descriptions of work, are the dataset: each worker reads and writes its own
     parts, so nothing depends on block sizes, and no reader competes with the pool for cores.
     Units and results are JSON values. A unit whose worker dies is given to another; Ray would do so
-    for ever, so beginnings are counted in the folder `attempts`. A unit that storage failed is tried
-    again as often.
+    for ever, so beginnings are counted in the folder `attempts`. A unit that storage failed is
+    tried again as often.
 
     Raises:
         UserError: as a worker raised it (Ray's own wrapping loses the type, so it comes as data).
