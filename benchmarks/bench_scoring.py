@@ -118,7 +118,8 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     num_tokens_N = np.array([len(row) for row in rows])
     fast = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(device)
     fast.load_state_dict(exact.state_dict())
-    fast.to(dtype)
+    for parameter in fast.parameters():  # not the buffers: rotary frequencies stay exact
+        parameter.data = parameter.data.to(dtype)
     scored: dict[str, Any] = {}
 
     def run_plain() -> None:

@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import select
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from s2l_ray import __version__, config, finished, pipeline, runtime, steps
 from s2l_ray.errors import ConfigError, UserError
@@ -36,13 +37,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"s2l: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ns2l: interrupted; the same command goes on from here", file=sys.stderr)
+        again = "the same command"
+        if getattr(arguments, "from_stage", None):
+            again += " without --from"
+        print(f"\ns2l: interrupted; {again} goes on from here", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
+        if _is_read(sys.stdout):
+            raise
         # Whoever read our output has seen enough, as `head` has; nor would a last flush succeed.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+def _is_read(stream: TextIO) -> bool:
+    poll = select.poll()
+    poll.register(stream, 0)
+    return not poll.poll(0)
 
 
 def _parser() -> argparse.ArgumentParser:

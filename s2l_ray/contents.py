@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray import sources
-from s2l_ray.storage import Location
+from s2l_ray.storage import Location, is_uri
 
 CONTENTS = "contents.json"
 
@@ -36,7 +36,14 @@ class Contents:
         return [self.sha(file) for file in files]
 
     def of_folder(self, path: str) -> list[str]:
-        """Names and contents of all files below a local folder, or of one local file."""
+        """Names and contents of all files below a folder, or of one local file."""
+        if is_uri(path):
+            place = Location.of(path)
+            stored = [
+                (name, sources.InputFile(f"{place.uri}/{name}", size, date))
+                for name, size, date in place.files()
+            ]
+            return [f"{name} {self.sha(file)}" for name, file in stored]
         root = Path(path)
         files = [root] if root.is_file() else sorted(i for i in root.rglob("*") if i.is_file())
         return [f"{item.relative_to(root)} {self.sha(_input_file(item))}" for item in files]

@@ -12,6 +12,7 @@ from s2l_ray.artifacts import MANIFEST, StageDir, check_run, open_run
 from s2l_ray.config import RunConfig
 from s2l_ray.contents import CONTENTS
 from s2l_ray.errors import ConfigError, DataError, first
+from s2l_ray.modelling.schedule import checkpoint_steps, num_steps
 from s2l_ray.progress import LABEL_WIDTH, Progress, duration
 from s2l_ray.steps import FOLDERS, STAGES, Step, plan
 from s2l_ray.storage import Location, exclusive
@@ -50,12 +51,14 @@ def run(
         todo = stale(steps, from_stage)
         refuse_discarding(steps, todo, from_stage)
         (place / CONTENTS).write_json(planned.contents.cache)
+        if all(step.stage != "prepare" for step in todo):
+            _check_sizes(config)
         with _connected(todo, config, address, say):
             # Not before it is known that the cluster can do them again.
             (place / CONFIG).write_json(config.model_dump(mode="json"))
             _discard(planned.steps, todo, from_stage)
             for step in todo:
-                _check_budget(config)
+                _check_sizes(config)
                 _carry_out(step, say)
     return todo
 
@@ -157,22 +160,26 @@ def _headline(summary: Mapping[str, Any]) -> str:
     return ", ".join(shown[:4])
 
 
-def _check_budget(config: RunConfig) -> None:
-    """Refuse a budget that the pool cannot give as soon as its size is known."""
+def _check_sizes(config: RunConfig) -> None:
+    """Refuse what the pool is too small for, as soon as its size is known."""
     run = Location.of(config.run_dir)
-    sizes = {
-        "prepare": StageDir(run / FOLDERS["prepare"], "prepare", {}).manifest(),
-        "trajectories": StageDir(run / "trajectories", "trajectories", {}).manifest(),
-    }
-    brought = config.trajectories is not None and config.trajectories.path is not None
-    manifest = sizes["trajectories" if brought else "prepare"]
+    prepared = StageDir(run / FOLDERS["prepare"], "prepare", {}).manifest()
+    brought = StageDir(run / "trajectories", "trajectories", {}).manifest()
+    if config.trajectories is not None and config.trajectories.path is not None:
+        num_rows = brought.summary["rows"] if brought else None
+    else:
+        num_rows = prepared.summary["kept"] if prepared else None
+    if num_rows is None:
+        return
     budget = config.selection.budget if config.selection else 0
-    rows = manifest.summary["rows" if brought else "kept"] if manifest else None
-    if rows is not None and isinstance(budget, int) and budget > rows:
+    if isinstance(budget, int) and budget > num_rows:
         raise DataError(
-            f"selection.budget: {budget:,} examples are more than the pool has ({rows:,}). "
+            f"selection.budget: {budget:,} examples are more than the pool has ({num_rows:,}). "
             "Lower it, or give a fraction such as 0.5."
         )
+    reference = config.reference
+    if reference is not None and reference.model is not None:
+        checkpoint_steps(num_steps(num_rows, reference), reference.checkpoints)
 
 
 def check_files(config: RunConfig, todo: Sequence[Step]) -> None:

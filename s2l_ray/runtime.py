@@ -19,11 +19,15 @@ from typing import Any
 
 from s2l_ray import errors
 from s2l_ray.config import RunConfig, WorkerRange
-from s2l_ray.errors import ConfigError, DataError, UserError
+from s2l_ray.errors import ConfigError, DataError, StorageError, UserError
 from s2l_ray.storage import Location
 
 MAX_ATTEMPTS = 3
 CONNECT_SECONDS = 10.0
+MAX_WORKERS = 1_024
+"""Of a stage without a setting for it, on a cluster that grows."""
+NODE_GROUP = "ray.io/node-group"
+"""Ray's label for the kind of a node that an autoscaler manages."""
 # As many threads as configured, on whatever machine: sums depend on it in the last bits.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -133,27 +137,39 @@ def workers(
     """Workers with a GPU each where the cluster has GPUs and `gpus` was left open."""
     low, high = (count.min, count.max) if isinstance(count, WorkerRange) else (count, count)
     if gpus is None:
-        gpus = 1.0 if _most().get("GPU", 0) >= 1 else 0.0
+        gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in _nodes()) else 0.0
     wanted = Workers(stage, low, high, cpus, gpus)
     check_resources(wanted)
     return wanted
 
 
+def one_per_cpu() -> WorkerRange:
+    """As many workers of one CPU as there are, or will be, CPUs; the work itself bounds them."""
+    cpus = int(sum(node.get("CPU", 0) for node in _nodes()))
+    return WorkerRange(min=1, max=MAX_WORKERS if _can_grow() else max(cpus, 1))
+
+
 def check_resources(wanted: Workers) -> None:
-    """Refuse what no node of the cluster, and no node that it can add, will ever offer.
+    """Refuse what the nodes of a cluster of fixed size will never hold.
 
     Raises:
         ConfigError: naming what was asked for and what there is.
     """
-    most = _most()
+    if _can_grow():
+        return
+    nodes = _nodes()
     asks = {"CPU": wanted.cpus, "GPU": wanted.gpus}
     for kind, each in asks.items():
-        available = most.get(kind, 0)
-        if each * wanted.min > available:
+        if each == 0:
+            continue
+        fitting = sum(int(node.get(kind, 0) / each + 1e-9) for node in nodes)
+        if wanted.min > fitting:
+            total = sum(node.get(kind, 0) for node in nodes)
+            largest = max((node.get(kind, 0) for node in nodes), default=0)
             raise ConfigError(
                 f"{wanted.stage}: {wanted.min} worker(s) of {each:g} {kind} need "
                 f"{each * wanted.min:g} {kind}, and this cluster will never have more than "
-                f"{available:g}. Lower {wanted.stage}.workers or "
+                f"{total:g}, at most {largest:g} on a node. Lower {wanted.stage}.workers or "
                 f"{wanted.stage}.{kind.lower()}s_per_worker, or use a larger cluster."
             )
 
@@ -171,15 +187,22 @@ def check_sections(config: RunConfig, stages: Collection[str]) -> None:
             )
 
 
-def _most() -> Mapping[str, float]:
-    """The most of each resource that the cluster can ever have, autoscaling included."""
+def _nodes() -> list[Mapping[str, float]]:
+    """The resources of every node that is there now."""
     import ray
-    from ray._private.state import state
 
-    current = ray.cluster_resources()
-    ceiling = state.get_max_resources_from_cluster_config() or {}
-    names = set(current) | set(ceiling)
-    return {name: max(current.get(name, 0), ceiling.get(name, 0)) for name in names}
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def _can_grow() -> bool:
+    """Whether the cluster is managed by something that may add nodes, to which sizes unknown here.
+
+    Autoscalers (`ray up`, KubeRay) tell every node which group it belongs to; `ray start` by
+    itself does not. What they may add is in their own configuration, which jobs cannot read.
+    """
+    import ray
+
+    return any(NODE_GROUP in node["Labels"] for node in ray.nodes() if node["Alive"])
 
 
 def map_units(
@@ -194,7 +217,8 @@ def map_units(
     The units, small descriptions of work, are the dataset: each worker reads and writes its own
     parts, so nothing depends on block sizes, and no reader competes with the pool for cores.
     Units and results are JSON values. A unit whose worker dies is given to another; Ray would do so
-    for ever, so beginnings are counted in the folder `attempts`.
+    for ever, so beginnings are counted in the folder `attempts`. A unit that storage failed is
+    tried again as often.
 
     Raises:
         UserError: as a worker raised it (Ray's own wrapping loses the type, so it comes as data).
@@ -244,14 +268,19 @@ class _OneUnit:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         begun = self._attempts / str(row["number"])
-        try:
-            self._begin(begun, row["unit"])
-            self._worker = self._worker or self._make()
-            result = json.dumps(self._worker(json.loads(row["unit"])))
-            begun.remove()
-            return {"error": "", "result": result}
-        except UserError as error:
-            return {"error": type(error).__name__, "result": str(error)}
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                self._begin(begun, row["unit"])
+                self._worker = self._worker or self._make()
+                result = json.dumps(self._worker(json.loads(row["unit"])))
+                begun.remove()
+                return {"error": "", "result": result}
+            except UserError as error:
+                # An object store that fails once is no reason to end a run.
+                if attempt == MAX_ATTEMPTS or not isinstance(error, StorageError):
+                    return {"error": type(error).__name__, "result": str(error)}
 
     def _begin(self, begun: Location, unit: str) -> None:
         """Note on disk that this unit was begun; refuse it when that killed workers before."""

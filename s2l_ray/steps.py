@@ -338,9 +338,9 @@ class _Builder:
         return {"data.template contents": self.contents.of_folder(template)}
 
     def _model_contents(self, key: str, model: ModelSpec | None) -> dict[str, Any]:
-        """Contents of a model or tokenizer that lies on this machine; a hub name has none here."""
+        """Contents of a model or tokenizer, on this machine or a store; a hub name has none."""
         path = model.tokenizer if isinstance(model, RandomModel) else model
-        if path is None or is_uri(path) or not Path(path).exists():
+        if path is None or not (is_uri(path) or Path(path).exists()):
             return {}
         return {key: self.contents.of_folder(path)}
 

@@ -86,6 +86,17 @@ class Location:
             found = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
         return sorted(item.base_name for item in found if not item.base_name.startswith("."))
 
+    def files(self) -> list[tuple[str, int, str]]:
+        """Relative name, size in bytes and date of every file below this folder, by name."""
+        with _explained(self, "list"):
+            fs, path = self.filesystem()
+            found = fs.get_file_info(pafs.FileSelector(path, recursive=True))
+        return sorted(
+            (item.path.removeprefix(f"{path}/"), item.size, str(item.mtime_ns))
+            for item in found
+            if item.type == pafs.FileType.File
+        )
+
     def read_bytes(self) -> bytes:
         with _explained(self, "read"):
             fs, path = self.filesystem()

@@ -21,6 +21,7 @@ import ray.train
 import torch
 import torch.distributed as dist
 from ray.train.torch import TorchTrainer, get_device
+from safetensors import SafetensorError
 
 from s2l_ray import errors, runtime
 from s2l_ray.artifacts import StageDir
@@ -246,6 +247,28 @@ def together() -> Iterator[None]:
             raise shared
 
 
+@contextlib.contextmanager
+def scratch() -> Iterator[Path]:
+    """A temporary folder of this worker, for what is stored elsewhere before the block ends.
+
+    Raises:
+        StorageError: the disk that temporary files lie on is full.
+    """
+    with tempfile.TemporaryDirectory(prefix="s2l-") as folder, _temporary_space():
+        yield Path(folder)
+
+
+@contextlib.contextmanager
+def _temporary_space() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise StorageError(
+            f"cannot write into {tempfile.gettempdir()} on a worker: {error}. Free some space, or "
+            f"set TMPDIR to a larger disk; the same command then goes on from here."
+        ) from error
+
+
 @dataclass(frozen=True)
 class State:
     """How an engine's state is written to, and read from, a folder on this rank."""
@@ -311,9 +334,10 @@ def _save(history: "training.History", state: State, rank: int) -> None:
     checkpoint = None
     if state.on_every_rank or rank == 0:
         folder = Path(tempfile.mkdtemp(prefix="s2l-state-"))
-        state.save(folder)
-        if rank == 0:
-            history.write(folder)
+        with _temporary_space():
+            state.save(folder)
+            if rank == 0:
+                history.write(folder)
         checkpoint = ray.train.Checkpoint.from_directory(folder)
     ray.train.report(
         {"step": history.step},

@@ -114,5 +114,6 @@ def write_clusters(folder: Location) -> dict[str, Any]:
     return {
         "num_clusters": NUM_CLUSTERS,
         "stratum_of_cluster": [""] * NUM_CLUSTERS,
+        "shrunk_strata": {},
         "size_of_cluster": [cluster_N.count(number) for number in range(NUM_CLUSTERS)],
     }

@@ -10,7 +10,7 @@ import yaml
 
 from s2l_ray import config, pipeline, storage
 from s2l_ray.artifacts import MANIFEST
-from s2l_ray.errors import ConfigError, DataError, StorageError
+from s2l_ray.errors import ConfigError, DataError, StorageError, UserError
 from s2l_ray.steps import STAGES
 from s2l_ray.storage import Location
 from tests import handmade
@@ -173,10 +173,29 @@ def test_an_outdated_stage_is_unfinished_as_soon_as_what_it_came_from_is_redone(
     tree = changed(changed(tree, "target", None), "evaluation", None)
     place = finish(tree)
 
-    with pytest.raises(DataError, match="more than the pool"):
-        run(changed(tree, "selection.budget", 31))
+    def interrupt(line):
+        raise KeyboardInterrupt
+
+    other = config.from_tree(changed(tree, "selection.budget", 7), "test")
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.run(other, say=interrupt)  # it says that the selection is done
     assert not (place / "report" / MANIFEST).exists()
     assert todo(tree) == ["selection", "report"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("selection.budget", 31, "more than the pool"),
+        ("reference.checkpoints", 7, "7 checkpoints cannot come from 6 optimizer steps"),
+    ],
+)
+def test_what_the_pool_is_too_small_for_costs_no_finished_work(tree, key, value, message):
+    place = finish(tree, until="selection")
+
+    with pytest.raises(UserError, match=message):
+        run(changed(tree, key, value), from_stage=key.partition(".")[0])
+    assert (place / "selection" / MANIFEST).exists()
 
 
 @pytest.mark.parametrize("content", ["thesis.tex", "prepared"])

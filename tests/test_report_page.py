@@ -68,6 +68,12 @@ def clusters(num_clusters: int, num_steps: int = 4, stratum: str = "") -> Cluste
     )
 
 
+def test_a_smaller_number_of_clusters_than_asked_for_is_told():
+    view = replace(clusters(5), shrunk={"tiny": 3, "": 2})
+    assert page.cluster_facts(view)[-1].endswith("distinct trajectories (tiny: 3, all: 2).")
+    assert not [fact for fact in page.cluster_facts(clusters(5)) if "asked for" in fact]
+
+
 def full(text: str = "plain") -> ReportData:
     """A report with every section, `text` standing wherever outside text can stand."""
     return ReportData(

@@ -1,6 +1,9 @@
 """The cluster: what it can never give is refused, and what a worker refuses reaches the user."""
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +12,8 @@ from s2l_ray import config, runtime
 from s2l_ray.config import WorkerRange
 from s2l_ray.errors import ConfigError, DataError, ModelError, StorageError, UserError
 from s2l_ray.storage import Location
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +68,19 @@ class Dying:
         if unit["number"] == 13:
             os._exit(1)
         return unit
+
+
+class Forgetful:
+    """Cannot read its unit as often as the unit says."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        if self.failed < unit["number"]:
+            self.failed += 1
+            raise StorageError(f"cannot read part {self.failed}")
+        return {"failed": self.failed}
 
 
 class Actor:
@@ -121,6 +139,12 @@ class TestOnTwoCpus:
         with pytest.raises(DataError, match=r"trajectories: the worker died 3 times in unit .*13"):
             list(runtime.map_units(Dying, units(1, 13), ONE, attempts))
 
+    def test_a_unit_that_storage_fails_is_tried_again(self, attempts):
+        results = runtime.map_units(Forgetful, units(2), ONE, attempts)
+        assert list(results) == [{"failed": 2}]
+        with pytest.raises(StorageError, match="cannot read part 3"):
+            list(runtime.map_units(Forgetful, units(3), ONE, attempts))
+
     def test_what_an_actor_refuses_is_raised_as_it_was(self):
         import ray
 
@@ -140,10 +164,15 @@ class TestOnTwoCpus:
     @pytest.mark.parametrize(
         ("count", "cpus", "gpus", "message"),
         [
-            (3, 1, None, r"target: 3 worker\(s\) of 1 CPU need 3 CPU, and .* more than 2\. Lower "),
+            (3, 1, None, r"target: 3 worker\(s\) of 1 CPU need 3 CPU, .* 2, at most 2 on a node\."),
             (1, 4, None, r"target: 1 worker\(s\) of 4 CPU .*target\.cpus_per_worker"),
             (WorkerRange(min=3, max=4), 1, None, r"target: 3 worker\(s\) of 1 CPU"),
-            (1, 1, 1, r"target: 1 worker\(s\) of 1 GPU need 1 GPU, .* more than 0\."),
+            (
+                1,
+                1,
+                1,
+                r"target: 1 worker\(s\) of 1 GPU need 1 GPU, .* more than 0, at most 0 on a node",
+            ),
             (1, 1, 0.5, r"need 0\.5 GPU, .*target\.workers or target\.gpus_per_worker"),
         ],
     )
@@ -164,3 +193,49 @@ class TestOnTwoCpus:
         with pytest.raises(ConfigError, match=r"clusters: 3 worker\(s\) of 1 CPU"):
             runtime.check_sections(run, ["trajectories", "clusters"])
         runtime.check_sections(run, ["trajectories"])
+
+
+TWO_NODES = """
+import os, sys
+import ray
+from ray.cluster_utils import Cluster
+from s2l_ray import runtime
+from s2l_ray.errors import ConfigError
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+if sys.argv[1] == "managed":
+    os.environ["RAY_NODE_TYPE_NAME"] = "workers"  # as autoscalers do
+cluster.add_node(num_cpus=2)
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, log_to_driver=False)
+print(runtime.one_per_cpu().max)
+for count, cpus in ((3, 1), (1, 2), (2, 2), (1, 3), (4, 1)):
+    try:
+        runtime.workers("target", count, cpus=cpus, gpus=0)
+        print(count, cpus, "fits")
+    except ConfigError as error:
+        print(count, cpus, error)
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("kind", ["fixed", "managed"])
+def test_workers_must_fit_on_nodes_where_nobody_can_add_any(kind):
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_NODES, kind],
+        cwd=ROOT,
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    most, *found = done.stdout.splitlines()
+    fits = [line.endswith(" fits") for line in found]
+    if kind == "managed":
+        assert (int(most), fits) == (runtime.MAX_WORKERS, [True] * 5)
+    else:
+        assert (int(most), fits) == (3, [True, True, False, False, False])
+        assert "never have more than 3, at most 2 on a node. Lower target.workers" in found[3]

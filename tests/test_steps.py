@@ -227,3 +227,19 @@ def test_planning_writes_nothing(tree, tmp_path):
     planned(tree)
 
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.ray
+def test_checkpoints_on_an_object_store_are_known_by_their_contents(tree, s3_bucket):
+    place = Location.of(f"{s3_bucket}/checkpoints")
+    for step in (5, 10):
+        (place / f"step-{step:06d}" / "model.safetensors").write_bytes(bytes(step))
+    stored = changed(tree, "reference", {"path": place.uri})
+    before = fingerprints(stored)
+
+    assert fingerprints(stored) == before
+    (place / "step-000010" / "model.safetensors").write_bytes(bytes(range(10)))
+    assert different(before, fingerprints(stored)) == AFTER["reference"]
+    # The rows are made with the first checkpoint's tokenizer.
+    (place / "step-000005" / "model.safetensors").write_bytes(bytes(range(5)))
+    assert different(before, fingerprints(stored)) == AFTER["prepare"]

@@ -30,6 +30,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "olmo": _FULL_HEADS,
     "granite": _LLAMA | {"logits_scaling": 4.0},
     "cohere": _LLAMA | {"logit_scale": 0.25},
+    "gptj": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 512, "rotary_dim": 4},
+    "codegen": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 512, "rotary_dim": 4},
     "opt": {
         "hidden_size": 16,
         "ffn_dim": 32,

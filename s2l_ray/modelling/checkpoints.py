@@ -33,6 +33,8 @@ from s2l_ray.config import ModelSpec, RandomModel
 from s2l_ray.errors import ModelError, first
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+_POSITION_TABLES = ("embed_positions", "pos_encoding")
+"""Buffers of GPT-J, CodeGen and CTRL; elsewhere positions that are looked up are embeddings."""
 _LOADING_ERRORS = (
     OSError,
     ValueError,
@@ -141,28 +143,32 @@ def check_reach(model: PreTrainedModel, *, num_tokens: int, num_ids: int = 0) ->
     Without this an index error of torch would say so, on a GPU one that ends the process.
 
     Args:
-        num_tokens: of the longest row.
+        num_tokens: of the longest row; the last of them is predicted and never read.
         num_ids: the tokenizer's size, or the highest id met plus one.
 
     Raises:
-        ModelError: it knows fewer tokens, or its learned positions end before `num_tokens`.
-            (Rotary positions do not end.)
+        ModelError: it knows fewer tokens, or its table of positions ends before the row does. (Most
+            rotary positions are computed, and do not end.)
     """
     known = model.get_input_embeddings()
+    kind = model.config.model_type
     if num_ids > known.num_embeddings:
         raise ModelError(
-            f"the rows have {num_ids:,} different tokens, the model ({model.config.model_type}) "
-            f"knows {known.num_embeddings:,}. Give data.tokenizer the name of the one that it was "
+            f"the tokenizer has {num_ids:,} tokens, the model ({kind}) knows "
+            f"{known.num_embeddings:,}. Give data.tokenizer the name of the one that the model was "
             f"trained with."
         )
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None) or num_tokens
-    tables = [part for part in model.modules() if isinstance(part, nn.Embedding)]
-    sizes = [table.num_embeddings for table in tables if table is not known]
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    tables = [part.weight for part in model.modules() if isinstance(part, nn.Embedding)]
+    tables += [table for name, table in model.named_buffers() if name.endswith(_POSITION_TABLES)]
+    sizes = [table.shape[0] for table in tables if table is not known.weight]
     # OPT keeps two positions more than it says.
-    if num_tokens > limit and any(limit <= size <= limit + 2 for size in sizes):
+    if limit is None or num_tokens - 1 <= limit:
+        return
+    if any(limit <= size <= limit + 2 for size in sizes):
         raise ModelError(
-            f"the longest row has {num_tokens:,} tokens, the model ({model.config.model_type}) has "
-            f"{limit:,} positions. Lower data.max_tokens to that."
+            f"the longest row has {num_tokens:,} tokens, the model ({kind}) has {limit:,} "
+            f"positions. Use a model with more of them, or lower data.max_tokens."
         )
 
 

@@ -19,6 +19,8 @@ from transformers import PreTrainedModel
 from s2l_ray.maths.losses import linear_losses, token_losses
 from s2l_ray.modelling.checkpoints import check_reach
 
+PROBED_LOGIT = 300.0
+
 
 def score(
     model: PreTrainedModel,
@@ -61,7 +63,9 @@ def score(
     )
     loss_N = torch.zeros(len(num_tokens_N), dtype=torch.float32, device=device)
     with inference(model, dtype=dtype, device=device):
-        losses = _tiled_losses if ends_in_a_linear_layer(model) else _losses_of_logits
+        # On a GPU all logits of a batch fit, and tiles of a cache's size would starve it.
+        in_tiles = device.type == "cpu" and dtype == model.dtype and ends_in_a_linear_layer(model)
+        losses = _losses_by_tiles if in_tiles else _losses_of_logits
         for row_B in batches:
             rows = [input_ids[row] for row in row_B]
             loss_B = _mean_losses(model, rows, num_masked_N[row_B], losses, device)
@@ -108,28 +112,30 @@ def response_logits(
 def ends_in_a_linear_layer(model: PreTrainedModel) -> bool:
     """Whether the model's logits are those of its output layer and nothing is done to them.
 
-    That is tried, not looked up: the layer is given inputs that are large enough for any scaling
-    or soft-capping to show.
+    That is tried, not looked up: the layer is given inputs with logits of hundreds, at which any
+    scaling or soft-capping shows.
     """
     layer = model.get_output_embeddings()
     if type(layer) is not nn.Linear:
         return False
-    weight_VH = layer.weight
-    probe_BLH = weight_VH[:8].sign().mul(8)[None].contiguous()
-    seen = []
+    generator = torch.Generator().manual_seed(0)
+    probe_BLH = torch.randn(1, 4, layer.in_features, generator=generator).to(layer.weight)
+    probe_BLH *= PROBED_LOGIT / layer(probe_BLH).abs().max()
+    given = []
 
-    def replace(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        seen.append(inputs[0].shape)
-        return (probe_BLH, *inputs[1:])
+    def replace(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        given.append(inputs[0].shape)
+        return (probe_BLH, *inputs[1:]) if given == [probe_BLH.shape] else None
 
-    input_ids_BL = torch.zeros(1, len(weight_VH[:8]), dtype=torch.int64, device=weight_VH.device)
+    input_ids_BL = torch.zeros(1, 4, dtype=torch.int64, device=layer.weight.device)
     with _before_output_layer(model, replace):
         logits_BLV = model(input_ids=input_ids_BL, use_cache=False).logits
     expected_BLV = layer(probe_BLH)
-    return seen == [probe_BLH.shape] and torch.equal(logits_BLV, expected_BLV.to(logits_BLV.dtype))
+    # NaN, of a layer without weights or of infinite ones, is equal to nothing.
+    return given == [probe_BLH.shape] and torch.equal(logits_BLV, expected_BLV.to(logits_BLV))
 
 
-def _tiled_losses(
+def _losses_by_tiles(
     model: nn.Module, input_ids_BL: torch.Tensor, mask_BL: torch.Tensor, target_M: torch.Tensor
 ) -> torch.Tensor:
     """Losses of a model that `ends_in_a_linear_layer`; its logits never exist all at once."""
@@ -143,13 +149,7 @@ def _tiled_losses(
     with _before_output_layer(model, keep):
         model(input_ids=input_ids_BL, use_cache=False)
     layer = _unwrapped(model).get_output_embeddings()
-    device = input_ids_BL.device.type
-    autocast = torch.is_autocast_enabled(device)
-    dtype = torch.get_autocast_dtype(device) if autocast else layer.weight.dtype
-    weight_VH, bias_V = layer.weight.to(dtype), layer.bias
-    return linear_losses(
-        hidden[0].to(dtype), weight_VH, None if bias_V is None else bias_V.to(dtype), target_M
-    )
+    return linear_losses(hidden[0], layer.weight, layer.bias, target_M)
 
 
 def _losses_of_logits(

@@ -12,6 +12,7 @@ from typing import Any
 
 import deepspeed
 import torch
+from deepspeed.ops.adam import DeepSpeedCPUAdam
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
@@ -33,8 +34,11 @@ def load_target(config: TargetConfig, *, dtype: torch.dtype, seed: int) -> PreTr
     """The model to fine-tune, with adapters if asked for; for stage 3 in shards where possible.
 
     Raises:
-        ConfigError: adapters are asked for and `peft` is not installed.
+        ConfigError: adapters are asked for and `peft` is not installed, or offloading and its
+            optimizer cannot be compiled.
     """
+    if config.cpu_offload:
+        compile_adamw()
     with _loaded_in_shards(config, dtype):
         model = load_model(config.model, dtype=dtype, seed=seed)
     if config.activation_checkpointing:
@@ -110,21 +114,20 @@ def _without_shared_memory_op() -> None:
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 
 
-def adamw_on_cpu(groups: list[dict[str, object]], lr: float) -> torch.optim.Optimizer:
-    """AdamW in C++ for state in main memory (ZeRO-Offload, arXiv:2101.06840).
+def compile_adamw() -> None:
+    """Have the C++ AdamW of ZeRO-Offload (arXiv:2101.06840) compiled, or find that it was.
 
     Raises:
-        ConfigError: it cannot be compiled, which DeepSpeed does at its first use.
+        ConfigError: it cannot be compiled here.
     """
-    from deepspeed.ops.adam import DeepSpeedCPUAdam
+    from deepspeed.ops.op_builder import CPUAdamBuilder
 
     try:
-        return DeepSpeedCPUAdam(groups, lr=lr, adamw_mode=True)
-    except RuntimeError as error:
+        CPUAdamBuilder().load()
+    except Exception as error:
         raise ConfigError(
             f"target.cpu_offload needs DeepSpeed's C++ AdamW, which could not be compiled "
-            f"({error.__cause__ or error}). Install g++ and ninja on the workers, or set "
-            f"cpu_offload: false."
+            f"({error}). Install g++ and ninja on the workers, or set cpu_offload: false."
         ) from error
 
 
@@ -144,7 +147,7 @@ class ZeroEngine:
         self.device, self.num_ranks, self.lora = device, num_ranks, config.lora
         self.offloaded = config.cpu_offload
         groups = weight_groups(model, config.weight_decay)
-        make = adamw_on_cpu if self.offloaded else torch.optim.AdamW
+        make = DeepSpeedCPUAdam if self.offloaded else torch.optim.AdamW
         optimizer = make(groups, lr=config.learning_rate)
         self.engine, self.optimizer, *_ = deepspeed.initialize(
             model=model, optimizer=optimizer, config=engine_config(config, dtype)
@@ -198,19 +201,17 @@ class ZeroEngine:
         self._refresh_model()
 
     def _repeat_powers_of_beta(self, num_steps: int) -> None:
-        """Bring the C++ AdamW to where `num_steps` updates of every tensor leave it.
+        """Bring the C++ AdamW to where `num_steps` updates leave it.
 
-        It keeps beta^step from one call to the next, rounded as those calls were, and its state
-        has no way in but to repeat them; here on a single number that is thrown away.
+        It multiplies beta^step by beta at every step, rounded each time, and the product has no way
+        in but to repeat the steps; here on a single number that is thrown away.
         """
         adam = self.optimizer.optimizer
         group = adam.param_groups[0]
         rest = [*group["betas"], group["eps"], group["weight_decay"], group["bias_correction"]]
         number = [torch.zeros(1) for _ in ("weight", "gradient", "first moment", "second moment")]
-        num_tensors = len(self._master_weights())
         for step in range(1, num_steps + 1):
-            for _ in range(num_tensors):
-                adam.ds_opt_adam.adam_update(adam.opt_id, step, group["lr"], *rest, *number)
+            adam.ds_opt_adam.adam_update(adam.opt_id, step, group["lr"], *rest, *number)
 
     def _master_weights(self) -> list[torch.Tensor]:
         return next(

@@ -14,6 +14,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from s2l_ray.errors import first
 from s2l_ray.report import plots
 
 MAX_STRATA = 100
@@ -51,6 +52,8 @@ class ClusterView:
     stratum_K: Sequence[str]
     steps: Sequence[int] | None = None
     selected_K: np.ndarray | None = None
+    shrunk: Mapping[str, int] = field(default_factory=dict)
+    """Strata that have fewer clusters than were asked for, with how many."""
 
 
 @dataclass(frozen=True)
@@ -251,6 +254,12 @@ def cluster_facts(clusters: ClusterView | None) -> list[str]:
             f"{np.count_nonzero(selected_K == size_K):,} clusters are taken whole, "
             f"{np.count_nonzero(selected_K == 0):,} give nothing; "
             f"the most taken from one is {selected_K.max():,}."
+        )
+    if clusters.shrunk:
+        names = [f"{name or 'all'}: {number:,}" for name, number in clusters.shrunk.items()]
+        facts.append(
+            f"Fewer clusters than asked for where there are fewer distinct trajectories "
+            f"({first(names)})."
         )
     num_shown = len(plots.shown_clusters(size_K, selected_K))
     if num_shown < len(size_K):

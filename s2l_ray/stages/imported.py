@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from s2l_ray import runtime
 from s2l_ray.artifacts import StageDir, part_name, trajectory_table
-from s2l_ray.config import WorkerRange
 from s2l_ray.errors import DataError, first
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location
@@ -45,7 +44,7 @@ def run(uris: Sequence[str], out: StageDir, *, progress: Progress) -> dict[str, 
     for result in runtime.map_units(
         Importer,
         units,
-        runtime.workers("data", WorkerRange(min=1, max=len(units)), cpus=1, gpus=0),
+        runtime.workers("data", runtime.one_per_cpu(), cpus=1, gpus=0),
         out.location / "attempts",
         folder=out.location,
     ):

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import ray
 
 from s2l_ray import runtime
 from s2l_ray.artifacts import (
@@ -25,13 +24,13 @@ from s2l_ray.artifacts import (
     rows_name,
     rows_table,
 )
-from s2l_ray.config import DataConfig, WorkerRange
+from s2l_ray.config import DataConfig
 from s2l_ray.errors import DataError, check_rejected_share, first
 from s2l_ray.maths import hashing
 from s2l_ray.modelling import prompts
 from s2l_ray.progress import Progress
 from s2l_ray.sources import InputFile, SourceRow, read_rows
-from s2l_ray.storage import Location
+from s2l_ray.storage import Location, is_uri
 
 REJECTED = pa.schema(
     [
@@ -74,7 +73,7 @@ def run(
     Raises  DataError when the rejected share is above `max_rejected`, or no row is left.
     """
     staged = out.location / "staged"
-    pool = runtime.workers("data", WorkerRange(min=1, max=_cpus()), cpus=1, gpus=0)
+    pool = runtime.workers("data", runtime.one_per_cpu(), cpus=1, gpus=0)
     cut = _cut(config, files, staged, pool, progress)
     parts = [
         StagedPart(file=file, name=name, num_rows=num_rows)
@@ -229,15 +228,22 @@ def _repeats(staged: Location, parts: Sequence[StagedPart]) -> list[list[tuple[i
     return found
 
 
+def _loaded(tokenizer: str) -> Any:
+    # It takes seconds to import, which those that only cut files do not have to spend.
+    from s2l_ray.modelling.checkpoints import load_tokenizer
+
+    if not is_uri(tokenizer):
+        return load_tokenizer(tokenizer)
+    with Location.of(tokenizer).local() as folder:
+        return load_tokenizer(str(folder))
+
+
 class Tokeniser:
     """Turns one staged part into a tokenised part, its original rows and its rejected rows."""
 
     def __init__(self, folder: Location, config: DataConfig, tokenizer: str | None) -> None:
-        # It takes seconds to import, which those that only cut files do not have to spend.
-        from s2l_ray.modelling.checkpoints import load_tokenizer
-
         self.folder, self.staged, self.config = folder, folder / "staged", config
-        self.tokenizer = load_tokenizer(tokenizer) if tokenizer else None
+        self.tokenizer = _loaded(tokenizer) if tokenizer else None
         self.template = prompts.load_template(config.template) if tokenizer else None
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
@@ -395,7 +401,3 @@ def _check_rejected(
     }
     note = f"All of them are listed in {folder}/rejected.parquet. "
     check_rejected_share("data.train", summary["rows"], counts, places, max_rejected, note)
-
-
-def _cpus() -> int:
-    return max(int(ray.cluster_resources().get("CPU", 1)), 1)

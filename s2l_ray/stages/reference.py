@@ -1,7 +1,5 @@
 """Fine-tune the small model on the whole pool, and keep checkpoints of it on the way."""
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from s2l_ray import trainer
@@ -135,6 +133,6 @@ def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
 def _keep(model: Any, tokenizer: Any, place: Location) -> None:
     from s2l_ray.modelling import checkpoints
 
-    with tempfile.TemporaryDirectory(prefix="s2l-step-") as folder:
-        checkpoints.save_checkpoint(model, tokenizer, Path(folder))
-        place.upload(Path(folder))
+    with trainer.scratch() as folder:
+        checkpoints.save_checkpoint(model, tokenizer, folder)
+        place.upload(folder)

@@ -171,7 +171,12 @@ def cluster_view(finished: Mapping[str, Finished]) -> ClusterView | None:
     scored = finished.get("trajectories")
     steps = scored.summary.get("steps") if scored else None
     return ClusterView(
-        centroid_KT, size_K, clusters.summary["stratum_of_cluster"], steps or None, selected_K
+        centroid_KT,
+        size_K,
+        clusters.summary["stratum_of_cluster"],
+        steps or None,
+        selected_K,
+        clusters.summary["shrunk_strata"],
     )
 
 

@@ -2,9 +2,7 @@
 
 import itertools
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -182,7 +180,7 @@ def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keep(model: Any, weights: dict[str, Any], tokenizer: Any, place: Location) -> None:
-    with tempfile.TemporaryDirectory(prefix="s2l-model-") as folder:
+    with trainer.scratch() as folder:
         model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
-        place.upload(Path(folder))
+        place.upload(folder)

@@ -72,10 +72,12 @@ CASES = [
     ("one", target(zero_stage=1), torch.float32),
     ("two", target(zero_stage=2, activation_checkpointing=True), torch.float32),
     ("three", target(zero_stage=3), torch.float32),
+    ("one-offloaded", target(zero_stage=1, cpu_offload=True), torch.float32),
     ("two-offloaded", target(zero_stage=2, cpu_offload=True), torch.float32),
     ("three-offloaded", target(zero_stage=3, cpu_offload=True), torch.float32),
     ("one-bf16", target(zero_stage=1), torch.bfloat16),
     ("three-bf16", target(zero_stage=3), torch.bfloat16),
+    ("two-bf16-offloaded", target(zero_stage=2, cpu_offload=True), torch.bfloat16),
     ("adapters", target(zero_stage=2, lora=LoraConfig(rank=2)), torch.float32),
     ("adapters-three", target(zero_stage=3, lora=LoraConfig(rank=2)), torch.float32),
 ]
@@ -91,7 +93,9 @@ def results(tmp_path_factory):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("case", ["one", "two", "three", "two-offloaded", "three-offloaded"])
+@pytest.mark.parametrize(
+    "case", ["one", "two", "three", "one-offloaded", "two-offloaded", "three-offloaded"]
+)
 def test_every_stage_on_two_ranks_learns_what_one_replica_learns(results, case):
     config = settings()
     replica = training.Replica(tiny_model(), config, device=CPU, dtype=torch.float32)
@@ -106,7 +110,7 @@ def test_every_stage_on_two_ranks_learns_what_one_replica_learns(results, case):
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("case", ["one-bf16", "three-bf16"])
+@pytest.mark.parametrize("case", ["one-bf16", "three-bf16", "two-bf16-offloaded"])
 def test_bf16_learns_and_leaves_bf16_weights(results, case):
     exact = json.loads((results / "three" / "losses.json").read_text())
     losses = json.loads((results / case / "losses.json").read_text())
@@ -137,4 +141,4 @@ def test_an_offloaded_optimizer_that_cannot_be_compiled_is_a_configuration_error
     from s2l_ray.modelling import zero
 
     with pytest.raises(ConfigError, match=r"cpu_offload.*g\+\+"):
-        zero.adamw_on_cpu([{"params": [torch.zeros(2, requires_grad=True)]}], lr=0.1)
+        zero.compile_adamw()

@@ -434,3 +434,13 @@ def test_an_empty_pool_is_refused(tmp_path, ray_cluster):
     path = jsonl(tmp_path / "pool.jsonl", [])
     with pytest.raises(DataError, match=r"no rows in 1 file\(s\) \(.*pool\.jsonl\)"):
         run(tmp_path / "out", [path], settings(), None)
+
+
+@pytest.mark.ray
+def test_a_tokenizer_may_lie_on_an_object_store(tmp_path, s3_bucket):
+    tiny.tokenizer().save_pretrained(tmp_path / "tokenizer")
+    place = Location.of(f"{s3_bucket}/checkpoints/step-000005")
+    place.upload(tmp_path / "tokenizer")
+
+    worker = prepare.Tokeniser(Location.of(tmp_path), DataConfig(train=["unused"]), place.uri)
+    assert worker.tokenizer.encode("a b") == tiny.tokenizer().encode("a b")

@@ -93,7 +93,11 @@ def add_clusters(run_dir: Location, *, per_stratum: bool = True) -> None:
     (place / "centroids.npy").write_bytes(content.getvalue())
     strata = ["common", "common", "rare", "rare", "rare"] if per_stratum else [""] * 5
     sizes = np.bincount(CLUSTER).tolist()
-    finish(place, "clusters", {"stratum_of_cluster": strata, "size_of_cluster": sizes})
+    finish(
+        place,
+        "clusters",
+        {"stratum_of_cluster": strata, "size_of_cluster": sizes, "shrunk_strata": {}},
+    )
 
 
 def add_selection(run_dir: Location, budget: float = 0.5) -> dict[str, Any]:
