@@ -61,7 +61,7 @@ def linear_losses(
             hidden_MH.split(ROWS_PER_TILE), target_M.split(ROWS_PER_TILE), strict=True
         )
     ]
-    return torch.cat(losses) if losses else hidden_MH.new_empty(0, dtype=torch.float32)
+    return torch.cat(losses)
 
 
 def _tiled_losses(
@@ -76,7 +76,7 @@ def _tiled_losses(
     sum_M, own_M = torch.zeros_like(highest_M), torch.zeros_like(highest_M)
     for left in range(0, len(weight_VH), VOCABULARY_PER_TILE):
         weight_vH = weight_VH[left : left + VOCABULARY_PER_TILE]
-        tile_Mv = buffer[: num_rows * len(weight_vH)].view(num_rows, -1)
+        tile_Mv = buffer[: num_rows * len(weight_vH)].view(num_rows, len(weight_vH))
         torch.mm(hidden_MH, weight_vH.T, out=tile_Mv)
         if bias_V is not None:
             tile_Mv += bias_V[left : left + VOCABULARY_PER_TILE]
