@@ -28,6 +28,8 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "mistral": _LLAMA | {"sliding_window": 8},
     "gpt2": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 512},
     "olmo": _FULL_HEADS,
+    "granite": _LLAMA | {"logits_scaling": 4.0},
+    "cohere": _LLAMA | {"logit_scale": 0.25},
     "gptj": {"n_embd": 16, "n_layer": 2, "n_head": 2, "n_positions": 512, "rotary_dim": 4},
     "codegen": {"n_embd": 16, "n_layer": 2, "n_head": 4, "n_positions": 512, "rotary_dim": 4},
     "opt": {

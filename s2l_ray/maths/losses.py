@@ -12,6 +12,8 @@ from torch.autograd.function import once_differentiable
 
 BYTES_PER_CHUNK = 32 * 2**20
 """Size of the float32 copy that is alive at any time; larger was not faster on a CPU."""
+ROWS_PER_TILE, VOCABULARY_PER_TILE = 1024, 2048
+"""8 MiB of float32, and matrices large enough for the product's full speed."""
 
 
 def token_losses(logits_MV: torch.Tensor, target_M: torch.Tensor) -> torch.Tensor:
@@ -29,6 +31,64 @@ def token_losses(logits_MV: torch.Tensor, target_M: torch.Tensor) -> torch.Tenso
     """
     assert logits_MV.ndim == 2 and target_M.shape == logits_MV.shape[:1], "one target per row"
     return _TokenLosses.apply(logits_MV, target_M)
+
+
+def linear_losses(
+    hidden_MH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    target_M: torch.Tensor,
+) -> torch.Tensor:
+    """`token_losses` of a linear output layer whose logits exist a tile at a time; no gradient.
+
+    The highest logit and the sum of exponentials are carried from tile to tile (Milakov and
+    Gimelshein, arXiv:1805.02867). A tile stays in a CPU's cache, which makes this faster than the
+    matrix product that leaves all logits in memory.
+
+    Args:
+        hidden_MH: float tensor (M, H), inputs of the layer.
+        weight_VH: float tensor (V, H) of the same type.
+        bias_V: None, or a float tensor (V,).
+        target_M: int64 tensor (M,), each in [0, V).
+
+    Returns:
+        loss_M, float32 tensor (M,), on the device of `hidden_MH`.
+    """
+    buffer = hidden_MH.new_empty(ROWS_PER_TILE * VOCABULARY_PER_TILE)
+    losses = [
+        _tiled_losses(hidden_mH, weight_VH, bias_V, target_m, buffer)
+        for hidden_mH, target_m in zip(
+            hidden_MH.split(ROWS_PER_TILE), target_M.split(ROWS_PER_TILE), strict=True
+        )
+    ]
+    return torch.cat(losses)
+
+
+def _tiled_losses(
+    hidden_MH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    target_M: torch.Tensor,
+    buffer: torch.Tensor,
+) -> torch.Tensor:
+    num_rows = len(hidden_MH)
+    highest_M = torch.full((num_rows,), -torch.inf, device=hidden_MH.device)
+    sum_M, own_M = torch.zeros_like(highest_M), torch.zeros_like(highest_M)
+    for left in range(0, len(weight_VH), VOCABULARY_PER_TILE):
+        weight_vH = weight_VH[left : left + VOCABULARY_PER_TILE]
+        tile_Mv = buffer[: num_rows * len(weight_vH)].view(num_rows, len(weight_vH))
+        torch.mm(hidden_MH, weight_vH.T, out=tile_Mv)
+        if bias_V is not None:
+            tile_Mv += bias_V[left : left + VOCABULARY_PER_TILE]
+        logits_Mv = tile_Mv.float()
+        row_m = ((target_M >= left) & (target_M < left + len(weight_vH))).nonzero().squeeze(1)
+        own_M[row_m] = logits_Mv[row_m, target_M[row_m] - left]
+        higher_M = torch.maximum(highest_M, logits_Mv.amax(dim=1))
+        sum_M *= (highest_M - higher_M).exp_()
+        sum_M += logits_Mv.sub_(higher_M[:, None]).exp_().sum(dim=1)
+        highest_M = higher_M
+    # In this order the difference of two large logits is exact.
+    return (highest_M - own_M) + sum_M.log_()
 
 
 class _TokenLosses(torch.autograd.Function):

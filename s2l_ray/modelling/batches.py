@@ -154,10 +154,10 @@ class MicroBatch:
 def micro_batches(rows: Rows, *, rank: int, num_ranks: int, size: int) -> list[MicroBatch]:
     """This rank's share of a global batch, in as many pieces as every other rank's.
 
-    Rows are sorted by length, so that padding is small; a rank short of rows gets stand-ins.
+    Rows are sorted by length and dealt out, so that padding is small and no rank has the long ones:
+    all wait for the slowest. A rank short of rows gets stand-ins.
     """
-    share = np.arange(rank, len(rows), num_ranks)
-    share = share[np.argsort(rows.num_tokens_N[share], kind="stable")]
+    share = np.argsort(rows.num_tokens_N, kind="stable")[rank::num_ranks]
     pieces = math.ceil(math.ceil(len(rows) / num_ranks) / size)
     shortest = np.array([np.argmin(rows.num_tokens_N)])
     return [

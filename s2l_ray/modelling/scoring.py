@@ -16,8 +16,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from s2l_ray.maths.losses import token_losses
+from s2l_ray.maths.losses import linear_losses, token_losses
 from s2l_ray.modelling.checkpoints import check_reach
+
+PROBED_LOGIT = 300.0
 
 
 def score(
@@ -61,9 +63,12 @@ def score(
     )
     loss_N = torch.zeros(len(num_tokens_N), dtype=torch.float32, device=device)
     with inference(model, dtype=dtype, device=device):
+        # On a GPU all logits of a batch fit, and tiles of a cache's size would starve it.
+        in_tiles = device.type == "cpu" and dtype == model.dtype and ends_in_a_linear_layer(model)
+        losses = _losses_by_tiles if in_tiles else _losses_of_logits
         for row_B in batches:
             rows = [input_ids[row] for row in row_B]
-            loss_B = _mean_losses(model, rows, num_masked_N[row_B], device)
+            loss_B = _mean_losses(model, rows, num_masked_N[row_B], losses, device)
             loss_N[torch.from_numpy(row_B).to(device)] = loss_B
             if on_batch is not None:
                 on_batch(len(row_B))
@@ -102,6 +107,55 @@ def response_logits(
     with _before_output_layer(model, keep_positions):
         logits = model(input_ids=input_ids_BL, use_cache=False).logits
     return logits[0] if narrowed else logits.flatten(0, 1).index_select(0, position_M)
+
+
+def ends_in_a_linear_layer(model: PreTrainedModel) -> bool:
+    """Whether the model's logits are those of its output layer and nothing is done to them.
+
+    That is tried, not looked up: the layer is given inputs with logits of hundreds, at which any
+    scaling or soft-capping shows.
+    """
+    layer = model.get_output_embeddings()
+    if type(layer) is not nn.Linear:
+        return False
+    generator = torch.Generator().manual_seed(0)
+    probe_BLH = torch.randn(1, 4, layer.in_features, generator=generator).to(layer.weight)
+    probe_BLH *= PROBED_LOGIT / layer(probe_BLH).abs().max()
+    given = []
+
+    def replace(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        given.append(inputs[0].shape)
+        return (probe_BLH, *inputs[1:]) if given == [probe_BLH.shape] else None
+
+    input_ids_BL = torch.zeros(1, 4, dtype=torch.int64, device=layer.weight.device)
+    with _before_output_layer(model, replace):
+        logits_BLV = model(input_ids=input_ids_BL, use_cache=False).logits
+    expected_BLV = layer(probe_BLH)
+    # NaN, of a layer without weights or of infinite ones, is equal to nothing.
+    return given == [probe_BLH.shape] and torch.equal(logits_BLV, expected_BLV.to(logits_BLV))
+
+
+def _losses_by_tiles(
+    model: nn.Module, input_ids_BL: torch.Tensor, mask_BL: torch.Tensor, target_M: torch.Tensor
+) -> torch.Tensor:
+    """Losses of a model that `ends_in_a_linear_layer`; its logits never exist all at once."""
+    position_M = mask_BL.flatten().nonzero().squeeze(1).to(input_ids_BL.device)
+    hidden = []
+
+    def keep(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        hidden.append(inputs[0].flatten(0, 1).index_select(0, position_M))
+        return (inputs[0][:1, :1], *inputs[1:])
+
+    with _before_output_layer(model, keep):
+        model(input_ids=input_ids_BL, use_cache=False)
+    layer = _unwrapped(model).get_output_embeddings()
+    return linear_losses(hidden[0], layer.weight, layer.bias, target_M)
+
+
+def _losses_of_logits(
+    model: nn.Module, input_ids_BL: torch.Tensor, mask_BL: torch.Tensor, target_M: torch.Tensor
+) -> torch.Tensor:
+    return token_losses(response_logits(model, input_ids_BL, mask_BL), target_M)
 
 
 def plan_batches(
@@ -181,7 +235,11 @@ def _unwrapped(model: nn.Module) -> Any:
 
 
 def _mean_losses(
-    model: nn.Module, rows: Sequence[np.ndarray], num_masked_B: np.ndarray, device: torch.device
+    model: nn.Module,
+    rows: Sequence[np.ndarray],
+    num_masked_B: np.ndarray,
+    losses: Callable[..., torch.Tensor],
+    device: torch.device,
 ) -> torch.Tensor:
     # An example's last token is predicted, never read.
     num_read_B = np.array([len(ids) - 1 for ids in rows])
@@ -194,6 +252,6 @@ def _mean_losses(
 
     input_ids = torch.from_numpy(input_ids_BL).to(device)
     target = torch.from_numpy(target_M.astype(np.int64)).to(device)
-    loss_M = token_losses(response_logits(model, input_ids, torch.from_numpy(mask_BL)), target)
+    loss_M = losses(model, input_ids, torch.from_numpy(mask_BL), target)
     num_response_B = torch.from_numpy(mask_BL.sum(axis=1)).to(device)
     return torch.segment_reduce(loss_M.double(), "mean", lengths=num_response_B).float()

@@ -47,6 +47,49 @@ def test_gradients_equal_those_of_torch_and_keep_the_type_of_the_logits(dtype, r
     )
 
 
+def layer_and_targets(num_rows=37, vocab_size=23, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    hidden_MH = torch.randn(num_rows, 8, generator=generator).mul(2).to(dtype)
+    weight_VH = torch.randn(vocab_size, 8, generator=generator).to(dtype)
+    bias_V = torch.randn(vocab_size, generator=generator).to(dtype)
+    return hidden_MH, weight_VH, bias_V, torch.randint(vocab_size, (num_rows,), generator=generator)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 0.05)])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (5, 7), (37, 23), (1000, 1000)])
+def test_losses_by_tiles_equal_torch_on_all_logits(
+    monkeypatch, dtype, tolerance, with_bias, height, width
+):
+    monkeypatch.setattr(losses, "ROWS_PER_TILE", height)
+    monkeypatch.setattr(losses, "VOCABULARY_PER_TILE", width)
+    hidden_MH, weight_VH, bias_V, target_M = layer_and_targets(dtype=dtype)
+    given = bias_V if with_bias else None
+
+    loss_M = losses.linear_losses(hidden_MH, weight_VH, given, target_M)
+
+    assert loss_M.dtype == torch.float32
+    logits_MV = hidden_MH.double() @ weight_VH.double().T + (bias_V.double() if with_bias else 0)
+    expected_M = F.cross_entropy(logits_MV, target_M, reduction="none").float()
+    torch.testing.assert_close(loss_M, expected_M, rtol=tolerance, atol=tolerance)
+
+
+def test_tiles_of_large_logits_lose_no_digits(monkeypatch):
+    monkeypatch.setattr(losses, "VOCABULARY_PER_TILE", 4)
+    weight_VH = torch.cat([torch.full((23, 1), 1000.0), torch.arange(23.0)[:, None] / 8], dim=1)
+    target_M = torch.arange(23)
+    loss_M = losses.linear_losses(torch.ones(23, 2), weight_VH, None, target_M)
+    expected_M = F.cross_entropy(
+        weight_VH.double().sum(1).expand(23, 23), target_M, reduction="none"
+    )
+    torch.testing.assert_close(loss_M, expected_M.float(), rtol=1e-6, atol=1e-6)
+
+
+def test_no_rows_have_no_losses_by_tiles():
+    _, weight_VH, bias_V, target_M = layer_and_targets()
+    assert losses.linear_losses(torch.zeros(0, 8), weight_VH, bias_V, target_M[:0]).shape == (0,)
+
+
 def test_huge_logits_give_finite_losses():
     logits_MV = torch.tensor([[1e4, -1e4, 0.0], [3e38, 3e38, -3e38]])
     loss_M = losses.token_losses(logits_MV, torch.tensor([1, 0]))

@@ -89,6 +89,15 @@ def test_ranks_share_a_batch_in_equally_many_pieces(num_ranks, size):
     assert sum(len(piece.target_M) for piece in learned) == rows.num_response
 
 
+def test_ranks_get_rows_of_like_lengths():
+    length_N = np.array([9, 2, 8, 3, 7, 2, 9, 3])
+    rows = Rows.of([np.arange(length) for length in length_N], np.ones(8))
+    shares = [batches.micro_batches(rows, rank=r, num_ranks=2, size=2) for r in range(2)]
+
+    widths = [[piece.input_ids_BL.shape[1] for piece in share] for share in shares]
+    assert widths == [[2, 8], [2, 8]]
+
+
 def test_targets_are_the_response_tokens_after_the_marked_positions():
     rows = Rows.of([np.array([1, 2, 3, 4]), np.array([5, 6, 7])], np.array([2, 0]))
     (piece,) = batches.micro_batches(rows, rank=0, num_ranks=1, size=2)

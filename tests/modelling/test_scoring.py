@@ -11,6 +11,8 @@ from s2l_ray.modelling import scoring
 from tests import tiny
 
 CPU = torch.device("cpu")
+CHANGED_LOGITS = ("gemma2", "granite", "cohere")
+"""Soft-capped or scaled after the output layer."""
 
 
 def defined_loss(model, ids, num_prompt_tokens):
@@ -105,6 +107,21 @@ def test_without_prompt_tokens_the_first_token_has_no_loss():
     model, ids = tiny.model(), np.arange(5)
     loss_N = score(model, [ids, ids], np.array([0, 1]))
     np.testing.assert_allclose(loss_N, defined_loss(model, ids.tolist(), 1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "changes", "expected"),
+    [
+        *((name, {}, name not in CHANGED_LOGITS) for name in tiny.ARCHITECTURES),
+        ("gemma2", {"final_logit_softcapping": None}, True),
+        ("granite", {"logits_scaling": 1.0}, True),
+        ("cohere", {"logit_scale": 1.0}, True),
+    ],
+)
+def test_what_a_model_does_to_its_logits_is_noticed(architecture, changes, expected):
+    model = tiny.model(architecture, **changes)
+    with torch.inference_mode():
+        assert scoring.ends_in_a_linear_layer(model) is expected
 
 
 class Wrapped(torch.nn.Module):

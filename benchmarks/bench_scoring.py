@@ -1,0 +1,188 @@
+"""The scorer against the plain way, and both against the machine's matrix-multiply peak.
+
+    python benchmarks/bench_scoring.py [--device cpu] [--precision fp32] [--repeats 5]
+
+Plain is the definition: one example at a time, float32, the model's own logits for every token of
+the vocabulary. Both score the same rows, whose lengths are those of 509 rows of math-mix under
+SmolLM2's tokenizer (benchmarks/data), with random weights: speed does not depend on their values.
+They alternate, and medians count. The limit is the time that the necessary operations would take
+at the speed of a 4096^3 product: the body for every token read, the output layer for every response
+token, attention over the past alone. Needs torch, transformers and numpy; no Ray.
+"""
+
+import argparse
+import csv
+import json
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from s2l_ray.modelling.scoring import score
+
+HERE = Path(__file__).parent
+SHAPES: dict[str, dict[str, Any]] = {
+    "pythia-70m": {
+        "model_type": "gpt_neox",
+        "hidden_size": 512,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 8,
+        "intermediate_size": 2048,
+        "vocab_size": 50304,
+    },
+    "smollm2-135m": {
+        "model_type": "llama",
+        "hidden_size": 576,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "intermediate_size": 1536,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    },
+}
+SHARED_PREFIX = 8
+"""Tokens with which every prompt begins."""
+
+
+def pool(vocab_size: int, num_rows: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Random token ids in the recorded lengths, and how many of each row are the prompt's."""
+    with (HERE / "data" / "math-mix-lengths.csv").open() as lines:
+        lengths = [(int(p), int(r)) for p, r in list(csv.reader(lines))[1:]][:num_rows]
+    rng = np.random.default_rng(0)
+    rows = [rng.integers(0, vocab_size, p + r).astype(np.int32) for p, r in lengths]
+    prefix = rng.integers(0, vocab_size, SHARED_PREFIX)
+    for row in rows:
+        row[:SHARED_PREFIX] = prefix
+    return rows, np.array([p for p, _ in lengths])
+
+
+def plain(model: PreTrainedModel, rows: list[np.ndarray], num_prompt_N: np.ndarray) -> np.ndarray:
+    """The definition of METHOD: mean cross-entropy of the response tokens, row by row."""
+    losses = []
+    with torch.inference_mode():
+        for ids, num_prompt in zip(rows, num_prompt_N.tolist(), strict=True):
+            tokens = torch.from_numpy(ids.astype(np.int64)).to(model.device)
+            logits = model(input_ids=tokens[None]).logits[0, :-1].float()
+            token_loss = F.cross_entropy(logits, tokens[1:], reduction="none")
+            losses.append(token_loss[num_prompt - 1 :].mean().item())
+    return np.array(losses)
+
+
+def seconds(work: Callable[[], Any], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+def peak_flops(device: torch.device, dtype: torch.dtype, size: int = 4096) -> float:
+    left = torch.randn(size, size, device=device, dtype=dtype)
+    right = torch.randn(size, size, device=device, dtype=dtype)
+    times = [seconds(lambda: left @ right, device) for _ in range(4)]
+    return 2 * size**3 / min(times[1:])
+
+
+def necessary_flops(
+    model: PreTrainedModel, num_tokens_N: np.ndarray, num_response_N: np.ndarray
+) -> float:
+    config = model.config
+    output = model.get_output_embeddings().weight.numel()
+    embeddings = model.get_input_embeddings().weight.numel()
+    tied = output if config.tie_word_embeddings else 0
+    body = sum(weight.numel() for weight in model.parameters()) - embeddings - (output - tied)
+    read_N = (num_tokens_N - 1).astype(float)
+    attention = 2 * config.num_hidden_layers * config.hidden_size * (read_N**2).sum()
+    return float(2 * body * read_N.sum() + 2 * output * num_response_N.sum() + attention)
+
+
+def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    device = torch.device(arguments.device)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[arguments.precision]
+    torch.manual_seed(0)
+    arguments_of_shape = dict(SHAPES[name])
+    config = AutoConfig.for_model(arguments_of_shape.pop("model_type"), **arguments_of_shape)
+    exact = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(device)
+    rows, num_prompt_N = pool(config.vocab_size, arguments.rows)
+    num_tokens_N = np.array([len(row) for row in rows])
+    fast = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(device)
+    fast.load_state_dict(exact.state_dict())
+    for parameter in fast.parameters():  # not the buffers: rotary frequencies stay exact
+        parameter.data = parameter.data.to(dtype)
+    scored: dict[str, Any] = {}
+
+    def run_plain() -> None:
+        scored["plain"] = plain(exact, rows, num_prompt_N)
+
+    def run_ours() -> None:
+        scored["ours"] = score(
+            fast,
+            rows,
+            num_prompt_N,
+            tokens_per_batch=arguments.tokens_per_batch,
+            dtype=dtype,
+            device=device,
+        )
+
+    score(fast, rows[:32], num_prompt_N[:32], tokens_per_batch=2048, dtype=dtype, device=device)
+    plain(exact, rows[:8], num_prompt_N[:8])
+    plain_s, ours_s = [], []
+    for _ in range(arguments.repeats):
+        plain_s.append(seconds(run_plain, device))
+        ours_s.append(seconds(run_ours, device))
+    peak = peak_flops(device, dtype)
+    flops = necessary_flops(exact, num_tokens_N, num_tokens_N - num_prompt_N)
+    ours, reference = statistics.median(ours_s), statistics.median(plain_s)
+    difference_N = np.abs(scored["ours"] - scored["plain"])
+    return {
+        "model": name,
+        "plain_seconds": reference,
+        "ours_seconds": ours,
+        "ratio": statistics.median(p / o for p, o in zip(plain_s, ours_s, strict=True)),
+        "tokens_per_second": float(num_tokens_N.sum() / ours),
+        "peak_gflops": peak / 1e9,
+        "share_of_peak": flops / ours / peak,
+        "largest_difference": float(difference_N.max()),
+        "mean_difference": float(difference_N.mean()),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rows", type=int, default=509)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--tokens-per-batch", type=int, default=2048)
+    parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=SHAPES)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    found = []
+    for name in arguments.models:
+        found.append(measured(name, arguments))
+        print(json.dumps(found[-1], indent=1), flush=True)
+    result = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "machine": platform.processor() or platform.machine(),
+        "torch": torch.__version__,
+        **vars(arguments),
+        "results": found,
+    }
+    name = f"scoring-{arguments.device}-{arguments.precision}.json"
+    (HERE / "results" / name).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
