@@ -38,6 +38,7 @@ def prepared(tmp_path):
             "example_id": [f"{part}-{row}" for row in range(num_rows)],
             "input_ids": pa.array(ids, pa.list_(pa.int32())),
             "num_prompt_tokens": pa.array([2] * num_rows, pa.int32()),
+            "num_tokens": pa.array([len(row) for row in ids], pa.int32()),
         }
         (folder / part_name(part)).write_table(pa.table(columns))
     return Parts(folder)
