@@ -197,12 +197,22 @@ def _nodes() -> list[Mapping[str, float]]:
 def _can_grow() -> bool:
     """Whether the cluster is managed by something that may add nodes, to which sizes unknown here.
 
-    Autoscalers (`ray up`, KubeRay) tell every node which group it belongs to; `ray start` by
-    itself does not. What they may add is in their own configuration, which jobs cannot read.
+    Ray's newer autoscaler (KubeRay, `ray up`) labels nodes with their group; the older one reports
+    nodes by their types, where for nodes that were started by hand there is a type for each. What
+    they may add is in their own configuration, which jobs cannot read.
     """
     import ray
+    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+    from ray.experimental.internal_kv import _internal_kv_get
 
-    return any(NODE_GROUP in node["Labels"] for node in ray.nodes() if node["Alive"])
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    if any(NODE_GROUP in node["Labels"] for node in nodes):
+        return True
+    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
+    report = status.get("autoscaler_report") or {}
+    own_types = {f"node_{node['NodeID']}" for node in ray.nodes()}
+    types = {*report.get("active_nodes", {}), *(report.get("idle_nodes") or {})}
+    return bool(types - own_types)
 
 
 def map_units(
