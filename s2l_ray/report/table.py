@@ -66,7 +66,16 @@ def _differences(pairs: Sequence[Comparison], confidence: float) -> list[str]:
         standing = {pair.metric: _standing(pair) for pair in pairs if pair.baseline == baseline}
         rows.append((baseline, *(standing.get(metric, "n/a") for metric in metrics)))
     title = f"  paired over the items, one training of each arm, {confidence:.0%} intervals:"
-    return [title, *_aligned(rows)]
+    return [title, *_aligned(rows), f"  {_sentence(pairs)}"]
+
+
+def _sentence(pairs: Sequence[Comparison]) -> str:
+    """The same in words."""
+    clauses = []
+    for metric in dict.fromkeys(pair.metric for pair in pairs):
+        told = [f"{_told(p)} {p.baseline}" for p in pairs if p.metric == metric]
+        clauses.append(f"by {metric}, {' and '.join(told)}")
+    return f"{pairs[0].arm} is {'; '.join(clauses)}."
 
 
 def _standing(pair: Comparison) -> str:
@@ -76,8 +85,10 @@ def _standing(pair: Comparison) -> str:
         mean, low, high = (f"{x:+.4f}" for x in ends)
     else:
         mean, low, high = (f"{100 * x:+.1f}" for x in ends)
+    return f"{mean} ({low} to {high}), {_told(pair).removesuffix(' than').removesuffix(' from')}"
+
+
+def _told(pair: Comparison) -> str:
     if pair.low <= 0 <= pair.high:
-        told = "not told apart"
-    else:
-        told = "better" if (pair.high < 0) == (pair.metric == "loss") else "worse"
-    return f"{mean} ({low} to {high}), {told}"
+        return "not told apart from"
+    return "better than" if (pair.high < 0) == (pair.metric == "loss") else "worse than"

@@ -359,6 +359,7 @@ def test_an_arm_is_better_only_if_the_interval_excludes_zero_on_its_side(
 ):
     pair = Comparison("sums", metric, "s2l", "random", (low + high) / 2, low, high)
 
-    line = table.lines([ArmScore("sums", "s2l", 5)], [pair], 0.95)[-1]
+    *_, line, sentence = table.lines([ArmScore("sums", "s2l", 5)], [pair], 0.95)
 
     assert line.startswith("  random ") and line.endswith(f"), {relation}")
+    assert re.fullmatch(f"  s2l is by {metric}, {relation} (than|from) random\\.", sentence)
