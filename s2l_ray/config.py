@@ -143,7 +143,7 @@ class Training(Section):
     """Gradients are clipped to it."""
     precision: Precision = "auto"
     """bf16 where the hardware has it, else fp32; weights are updated in fp32 either way."""
-    workers: PositiveInt = 1
+    workers: PositiveInt | WorkerRange = 1
     """Processes; another number sums gradients in another order."""
     cpus_per_worker: PositiveInt = 1
     """Threads of one worker, and what it takes of the cluster."""
@@ -156,6 +156,8 @@ class Training(Section):
 class ReferenceConfig(Training):
     """The small model whose loss trajectories stand for the large model's gradients."""
 
+    workers: PositiveInt | WorkerRange = 1
+    """Processes; {min: 1, max: 8} follows the cluster, and only a fixed number repeats exactly."""
     model: ModelSpec | None = None
     """Any causal language model of transformers."""
     path: str | None = None
@@ -248,6 +250,8 @@ class LoraConfig(Section):
 class TargetConfig(Training):
     """The large model, fine-tuned on the subset alone."""
 
+    workers: PositiveInt = 1
+    """Processes; another number sums gradients in another order."""
     model: ModelSpec
     """Any causal language model of transformers."""
     zero_stage: Literal[1, 2, 3] = 2

@@ -1,4 +1,4 @@
-"""Errors that a user can fix: exit code 2, one message, no traceback.
+"""Errors that a user can fix, `UserError`: exit code 2, one message, no traceback.
 
 A message says where, how many, which (the first three) and what to do.
 """
@@ -24,6 +24,10 @@ class ModelError(UserError):
 
 class StorageError(UserError):
     """A path cannot be read or written."""
+
+
+class UnitError(Exception):
+    """A worker failed in a way that is no user's to mend; the message ends with its traceback."""
 
 
 def first(names: Sequence[object], limit: int = 3) -> str:

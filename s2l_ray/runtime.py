@@ -12,6 +12,7 @@ import os
 import socket
 import sys
 import tempfile
+import traceback
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,10 +20,13 @@ from typing import Any
 
 from s2l_ray import errors
 from s2l_ray.config import RunConfig, WorkerRange
-from s2l_ray.errors import ConfigError, DataError, StorageError, UserError
+from s2l_ray.errors import ConfigError, DataError, StorageError, UnitError, UserError
 from s2l_ray.storage import Location
 
 MAX_ATTEMPTS = 3
+ADVICE_ON_MEMORY = (
+    "Lower the tokens or rows per batch, or give each worker a larger machine or a GPU with more."
+)
 CONNECT_SECONDS = 10.0
 MAX_WORKERS = 1_024
 """Of a stage without a setting for it, on a cluster that grows."""
@@ -66,7 +70,7 @@ def cluster(address: str | None) -> Iterator[None]:
         if not joined:
             raise
         place = address or "RAY_ADDRESS"
-        raise ConfigError(f"no Ray cluster answers at {place}: {_one_line(error)}") from None
+        raise ConfigError(f"no Ray cluster answers at {place}: {one_line(error)}") from None
     _quieten_ray_data()
     try:
         yield
@@ -226,13 +230,14 @@ def map_units(
 
     The units, small descriptions of work, are the dataset: each worker reads and writes its own
     parts, so nothing depends on block sizes, and no reader competes with the pool for cores.
-    Units and results are JSON values. A unit whose worker dies is given to another; Ray would do so
-    for ever, so beginnings are counted in the folder `attempts`. A unit that storage failed is
-    tried again as often.
+    Units and results are JSON values. A unit that fails is tried again, and one whose worker dies
+    is given to another; Ray would do so for ever, so attempts are counted in the folder `attempts`.
 
     Raises:
-        UserError: as a worker raised it (Ray's own wrapping loses the type, so it comes as data).
-        DataError: a unit's worker died MAX_ATTEMPTS times.
+        UserError: as a worker raised it (Ray's own wrapping loses the type, so it comes as data);
+            that is not tried again, but for a StorageError.
+        DataError: MAX_ATTEMPTS times, a unit's worker died or had too little memory.
+        UnitError: MAX_ATTEMPTS times, a unit failed in another way.
     """
     import ray.data
 
@@ -278,30 +283,54 @@ class _OneUnit:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
         begun = self._attempts / str(row["number"])
-        attempt = 0
-        while True:
-            attempt += 1
+        failure: dict[str, str] | None = None
+        for _ in range(MAX_ATTEMPTS):
             try:
-                self._begin(begun, row["unit"])
+                if len(begun.names()) >= MAX_ATTEMPTS:
+                    return failure or self._died(row["unit"])
+                (begun / uuid.uuid4().hex).write_bytes(b"")
                 self._worker = self._worker or self._make()
                 result = json.dumps(self._worker(json.loads(row["unit"])))
                 begun.remove()
                 return {"error": "", "result": result}
             except UserError as error:
+                failure = _as_row(error)
                 # An object store that fails once is no reason to end a run.
-                if attempt == MAX_ATTEMPTS or not isinstance(error, StorageError):
-                    return {"error": type(error).__name__, "result": str(error)}
+                if not isinstance(error, StorageError):
+                    return failure
+            except Exception as error:
+                failure = self._failed(error, row["unit"])
+                # Whatever it holds, such as memory of a device, goes with it.
+                self._worker = None
+        assert failure is not None
+        return failure
 
-    def _begin(self, begun: Location, unit: str) -> None:
-        """Note on disk that this unit was begun; refuse it when that killed workers before."""
-        num_before = len(begun.names())
-        if num_before >= MAX_ATTEMPTS:
-            raise DataError(
-                f"{self._stage}: the worker died {num_before} times in unit {unit[:100]}, most "
-                "likely for want of memory. Lower the tokens or rows per batch, or give each "
-                "worker a larger machine."
+    def _died(self, unit: str) -> dict[str, str]:
+        return _as_row(
+            DataError(
+                f"{self._stage}: the worker died {MAX_ATTEMPTS} times in unit {unit[:100]}, most "
+                f"likely for want of memory. {ADVICE_ON_MEMORY}"
             )
-        (begun / uuid.uuid4().hex).write_bytes(b"")
+        )
+
+    def _failed(self, error: Exception, unit: str) -> dict[str, str]:
+        if is_out_of_memory(error):
+            cause = f"the memory did not suffice for unit {unit[:100]} ({one_line(error)[:200]})"
+            return _as_row(DataError(f"{self._stage}: {cause}. {ADVICE_ON_MEMORY}"))
+        trace = "".join(traceback.format_exception(error))
+        cause = f"failed {MAX_ATTEMPTS} times, the last time with:\n{trace}"
+        return _as_row(UnitError(f"{self._stage}: unit {unit[:100]} {cause}"))
+
+
+def _as_row(error: Exception) -> dict[str, str]:
+    return {"error": type(error).__name__, "result": str(error)}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine or a device had too little memory."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    # torch's allocator for CPUs raises a plain RuntimeError.
+    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate mem" in str(error)
 
 
 @contextlib.contextmanager
@@ -318,9 +347,10 @@ def user_errors() -> Iterator[None]:
     except RayActorError as error:
         raise DataError(
             f"a worker died {MAX_ATTEMPTS + 1} times, most likely for want of memory: "
-            f"{_one_line(error)[:300]}. Use more workers, or a larger machine."
+            f"{one_line(error)[:300]}. Use more workers, or a larger machine."
         ) from error
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """What `error` says, without line breaks."""
     return " ".join(str(error).split())

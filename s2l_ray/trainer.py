@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from s2l_ray import errors, runtime
 from s2l_ray.artifacts import StageDir
 from s2l_ray.config import ModelSpec, RandomModel, Training
-from s2l_ray.errors import StorageError, UserError
+from s2l_ray.errors import DataError, StorageError, UserError
 from s2l_ray.modelling.batches import PartReader, Rows
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location, is_uri
@@ -57,19 +57,24 @@ def fit(
 ) -> dict[str, Any]:
     """What `loop(worker, settings)` returns on rank 0 of `config.workers` workers.
 
+    With a range of workers, training goes on with as many as the cluster has, from the last saved
+    state whenever that number changes.
+
     Raises:
         UserError: as a worker raised it; that is not retried. Other failures are, `MAX_FAILURES`
             times, from the last saved state.
+        DataError: in the end a worker died, or had too little memory.
     """
     wanted = runtime.workers(
         out.stage, config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
     )
+    elastic = wanted.min < wanted.max
     board = _Board.remote()  # type: ignore[attr-defined]
     trainer = TorchTrainer(
         # Bound, not given as its configuration: the controller would load models' libraries for it.
         partial(_on_worker, loop, settings, board, config.cpus_per_worker),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=config.workers,
+            num_workers=(wanted.min, wanted.max) if elastic else wanted.min,
             use_gpu=wanted.gpus > 0,
             resources_per_worker={"CPU": wanted.cpus, "GPU": wanted.gpus},
         ),
@@ -101,11 +106,26 @@ def _unwrapped(out: StageDir) -> Iterator[None]:
         yield
     except ray.train.TrainingFailedError as failed:
         for error in getattr(failed, "worker_failures", {}).values():
-            if isinstance(error, UserError):
-                raise error from None
-            if isinstance(error, OSError):
-                raise StorageError(f"{out.stage}: cannot write {out.location}: {error}") from failed
+            known = _for_the_user(error, out)
+            if known is not None:
+                raise known from (None if known is error else failed)
         raise
+
+
+def _for_the_user(error: Exception, out: StageDir) -> UserError | None:
+    if isinstance(error, UserError):
+        return error
+    if isinstance(error, OSError):
+        return StorageError(f"{out.stage}: cannot write {out.location}: {error}")
+    cause = getattr(error, "health_check_failure", error)
+    if not (runtime.is_out_of_memory(cause) or isinstance(cause, ray.exceptions.RayActorError)):
+        return None
+    what = "died" if cause is not error else "had too little memory"
+    return DataError(
+        f"{out.stage}: a worker {what} in each of {MAX_FAILURES + 1} attempts (the last time: "
+        f"{runtime.one_line(cause)[:200]}). Most likely memory did not suffice: lower "
+        f"{out.stage}.micro_batch_size, or give each worker a larger machine or GPU."
+    )
 
 
 @ray.remote(num_cpus=0)
@@ -298,6 +318,7 @@ def train(
     from s2l_ray.modelling import training
 
     history = _resumed(state)
+    history.on(worker.num_ranks)
     start, before = history.step, history.num_tokens
     worker.show(start, history, 0)
     for report in training.steps(

@@ -7,10 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from s2l_ray import config, runtime
 from s2l_ray.config import WorkerRange
-from s2l_ray.errors import ConfigError, DataError, ModelError, StorageError, UserError
+from s2l_ray.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    StorageError,
+    UnitError,
+    UserError,
+)
 from s2l_ray.storage import Location
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +67,42 @@ class Broken:
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         return {"missing": unit["no such key"]}
+
+
+class Flaky:
+    """Fails as often as its unit says, each time in a worker that was made anew."""
+
+    def __init__(self, made: str) -> None:
+        with open(made, "a") as counted:
+            counted.write("x")
+        self.times = os.path.getsize(made)
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        if self.times <= unit["number"]:
+            raise RuntimeError(f"no luck {self.times}")
+        return {"times": self.times}
+
+
+class Greedy:
+    """Asks for more memory than there is."""
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        if unit["number"]:
+            torch.empty(1 << 60, dtype=torch.uint8)
+        return {"bytes": len(bytearray(1 << 60))}
+
+
+class DiesThenFails:
+    """Is killed once, and fails from then on."""
+
+    def __init__(self, died: str) -> None:
+        self.died = Path(died)
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        if not self.died.exists():
+            self.died.touch()
+            os._exit(1)
+        raise RuntimeError("no luck")
 
 
 class Dying:
@@ -130,10 +174,30 @@ class TestOnTwoCpus:
         assert type(raised.value) is ModelError
         assert str(raised.value) == "no weights in /model"
 
-    def test_a_bug_in_a_worker_is_no_user_error(self, attempts):
-        with pytest.raises(Exception, match="no such key") as raised:
+    def test_a_bug_in_a_worker_names_the_unit_and_the_cause_and_is_no_user_error(self, attempts):
+        with pytest.raises(UnitError) as raised:
             list(runtime.map_units(Broken, units(1), ONE, attempts))
         assert not isinstance(raised.value, UserError)
+        text = str(raised.value)
+        assert text.startswith('trajectories: unit {"number": 1') and "failed 3 times" in text
+        assert text.rstrip().endswith("KeyError: 'no such key'") and "in __call__" in text
+
+    def test_a_unit_that_fails_is_tried_again_by_a_new_worker(self, attempts, tmp_path):
+        made = str(tmp_path / "made")
+        results = runtime.map_units(Flaky, units(2), ONE, attempts, made=made)
+        assert list(results) == [{"times": 3}]
+        assert attempts.files() == []
+
+    @pytest.mark.parametrize("allocator", [0, 1])
+    def test_too_little_memory_is_for_the_user_to_mend(self, attempts, allocator):
+        with pytest.raises(DataError, match=r"memory did not suffice for unit .*Lower the tokens"):
+            list(runtime.map_units(Greedy, units(allocator), ONE, attempts))
+
+    def test_attempts_of_workers_that_died_count_with_those_that_failed(self, attempts, tmp_path):
+        died = tmp_path / "died"
+        with pytest.raises(UnitError, match="no luck"):
+            list(runtime.map_units(DiesThenFails, units(1), ONE, attempts, died=str(died)))
+        assert len(attempts.files()) == 3
 
     def test_a_unit_that_kills_its_workers_is_given_up_and_named(self, attempts):
         with pytest.raises(DataError, match=r"trajectories: the worker died 3 times in unit .*13"):

@@ -205,6 +205,8 @@ class History:
 
     loss_nats: list[float] = field(default_factory=list)
     num_tokens: int = 0
+    workers: list[list[int]] = field(default_factory=list)
+    """[steps done before, number of workers from then on]."""
 
     @property
     def step(self) -> int:
@@ -213,6 +215,11 @@ class History:
     def add(self, report: StepReport) -> None:
         self.loss_nats.append(report.loss_nats)
         self.num_tokens += report.num_tokens
+
+    def on(self, num_workers: int) -> None:
+        """From here on, so many workers train."""
+        if not self.workers or self.workers[-1][1] != num_workers:
+            self.workers.append([self.step, num_workers])
 
     def write(self, folder: Path) -> None:
         (folder / STATE).write_text(json.dumps(asdict(self)))

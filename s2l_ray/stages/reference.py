@@ -4,7 +4,7 @@ from typing import Any
 
 from s2l_ray import trainer
 from s2l_ray.artifacts import Parts, StageDir
-from s2l_ray.config import ReferenceConfig
+from s2l_ray.config import ReferenceConfig, WorkerRange
 from s2l_ray.errors import ConfigError
 from s2l_ray.modelling import schedule
 from s2l_ray.progress import Progress
@@ -57,7 +57,6 @@ def run(
         "steps": steps,
         "num_rows": num_rows,
         "num_steps": total_steps,
-        "workers": config.workers,
         **trained,
     }
 
@@ -121,7 +120,9 @@ def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
         state=trainer.State(engine.save, engine.load, on_every_rank=False),
         after_step=after_step,
     )
+    elastic = isinstance(config.workers, WorkerRange)
     return {
+        "workers": history.workers if elastic else worker.num_ranks,
         "num_tokens": history.num_tokens,
         "loss_nats": history.loss_nats[-1],
         "curve": history.curve(),

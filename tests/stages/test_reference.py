@@ -2,16 +2,25 @@
 
 import contextlib
 import math
+import threading
 
 import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
+import ray
+import torch
+from ray._private.node import Node
+from ray._private.parameter import RayParams
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+    get_or_create_autoscaling_coordinator,
+)
 from safetensors.torch import load_file
 
 from s2l_ray.artifacts import Parts, StageDir, part_name
-from s2l_ray.config import RandomModel, ReferenceConfig
+from s2l_ray.config import RandomModel, ReferenceConfig, WorkerRange
 from s2l_ray.errors import ConfigError, ModelError
+from s2l_ray.modelling import checkpoints, training
 from s2l_ray.progress import Progress
 from s2l_ray.stages import reference
 from s2l_ray.storage import Location
@@ -44,9 +53,10 @@ def prepared(tmp_path):
     return Parts(folder)
 
 
-def settings(tmp_path, **changes):
+def settings(tmp_path, *, dropout=0.1, **changes):
     tiny.tokenizer().save_pretrained(tmp_path / "tokenizer")
-    shape = {"model_type": "gpt_neox", "num_attention_heads": 2, "hidden_dropout": 0.1, **SHAPE}
+    shape = {"model_type": "gpt_neox", "num_attention_heads": 2, **SHAPE}
+    shape |= {"hidden_dropout": dropout}
     usual = {
         "model": RandomModel(architecture=shape, tokenizer=str(tmp_path / "tokenizer")),
         "batch_size": 5,
@@ -87,6 +97,47 @@ class KillsAWorker(Progress):
         super().update(done, tokens, note)
 
 
+class AnotherNode:
+    """One more CPU for the tests' Ray, as a node of its own, until it is lost."""
+
+    def __init__(self):
+        params = RayParams(
+            gcs_address=ray.get_runtime_context().gcs_address,
+            num_cpus=1,
+            object_store_memory=150 << 20,
+            include_log_monitor=False,
+        )
+        self.node = Node(params, head=False, shutdown_at_exit=True)
+
+        while ray.cluster_resources()["CPU"] < 3:
+            threading.Event().wait(0.1)
+        # Ray Train asks an actor for what there is, and that counts nodes every 20 s.
+        ray.kill(get_or_create_autoscaling_coordinator())
+
+    def lose(self):
+        """The node says goodbye (Ray finds out by heartbeats else, in minutes), its worker not."""
+        (raylet,) = self.node.all_processes["raylet"]
+        workers = psutil.Process(raylet.process.pid).children(recursive=True)
+        raylet.process.terminate()
+        for worker in workers:
+            worker.kill()
+        self.node.kill_all_processes(check_alive=False, allow_graceful=True)
+
+
+class TakesTheNodeAway(Progress):
+    """Takes one node away, once training has come so far that there is a state to return to."""
+
+    def __init__(self, node):
+        super().__init__("reference")
+        self.node, self.lost = node, False
+
+    def update(self, done, tokens=0, note=""):
+        if not self.lost and self._done + done > 40:
+            self.lost = True
+            self.node.lose()
+        super().update(done, tokens, note)
+
+
 def weights(out, name):
     return load_file(f"{out.location}/{name}/model.safetensors")
 
@@ -113,6 +164,32 @@ def test_a_run_that_loses_a_worker_ends_with_the_same_bits(tmp_path, prepared, c
         assert all((expected[key] == w).all() for key, w in weights(broken, name).items())
     found = reference.existing(str(whole.location))
     assert (found["names"], found["steps"]) == (summary["names"], summary["steps"])
+
+
+@pytest.mark.ray
+def test_elastic_training_goes_on_with_the_workers_that_are_left(
+    tmp_path, prepared, cluster, monkeypatch
+):
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
+    config = settings(tmp_path, workers=WorkerRange(min=1, max=3), dropout=0.0)
+    with TakesTheNodeAway(AnotherNode()) as progress:
+        summary = reference.run(config, prepared, stage(tmp_path, "out"), seed=3, progress=progress)
+
+    (_, before), (start, after) = summary["workers"]
+    assert (before, after) == (3, 2) and start % 20 == 0 < start < STEPS
+    assert summary["num_steps"] == STEPS and len(summary["names"]) == 2
+    # The same batches, their gradients summed in another order.
+    expected = trained_in_this_process(config, prepared)
+    np.testing.assert_allclose([loss for _, loss in summary["curve"]], expected, rtol=1e-3)
+
+
+def trained_in_this_process(config, prepared):
+    model = checkpoints.load_model(config.model, seed=3)
+    engine = training.Replica(model, config, device=torch.device("cpu"), dtype=torch.float32)
+    parts, history = LocatedParts.of(prepared.files()), training.History()
+    for report in training.steps(engine, parts, config, seed=3, total_steps=STEPS):
+        history.add(report)
+    return [loss for _, loss in history.curve()]
 
 
 @pytest.mark.ray
