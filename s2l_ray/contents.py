@@ -35,6 +35,18 @@ class Contents:
     def shas(self, files: Sequence[sources.InputFile]) -> list[str]:
         return [self.sha(file) for file in files]
 
+    def hub_revision(self, name: str) -> str | None:
+        """The commit of a model on the hub: asked for once, so that a run keeps to one version."""
+        key = f"model {name}"
+        if key not in self.cache:
+            from s2l_ray.modelling import origins
+
+            revision = origins.hub_revision(name)
+            if revision is None:
+                return None
+            self.cache[key] = [0, "", revision]
+        return str(self.cache[key][2])
+
     def of_folder(self, path: str) -> list[str]:
         """Names and contents of all files below a folder, or of one local file."""
         if is_uri(path):

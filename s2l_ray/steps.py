@@ -16,7 +16,7 @@ from s2l_ray import __version__, sources
 from s2l_ray.artifacts import Parts, StageDir, section_inputs
 from s2l_ray.config import NAMED_TEMPLATES, ModelSpec, RandomModel, RunConfig, SelectionConfig
 from s2l_ray.contents import Contents
-from s2l_ray.errors import DataError
+from s2l_ray.modelling.origins import first_checkpoint, is_hub_name, pinned
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location, is_uri
 
@@ -144,9 +144,8 @@ class _Builder:
             from s2l_ray.stages import prepare
 
             absolute = data.model_copy(update={"template": _absolute_if_file(data.template)})
-            return prepare.run(
-                absolute, files, _absolute_if_file(tokenizer), out, progress=progress
-            )
+            located = _absolute_if_file(self._pinned(tokenizer))
+            return prepare.run(absolute, files, located, out, progress=progress)
 
         return inputs, work
 
@@ -159,7 +158,7 @@ class _Builder:
         if reference is None or self._brought():
             return None
         if reference.path is not None:
-            return f"{reference.path.rstrip('/')}/{_first_checkpoint(reference.path)}"
+            return f"{reference.path.rstrip('/')}/{first_checkpoint(reference.path)}"
         model = reference.model
         return model.tokenizer if isinstance(model, RandomModel) else model
 
@@ -167,7 +166,7 @@ class _Builder:
         section = self.config.reference
         assert section is not None
         if section.path is not None:
-            _first_checkpoint(section.path)
+            first_checkpoint(section.path)
         inputs = {
             **section_inputs("reference", section),
             **self._model_contents("reference.model contents", section.model),
@@ -180,12 +179,12 @@ class _Builder:
             from s2l_ray.stages import reference
 
             return reference.run(
-                section,
+                section.model_copy(update={"model": self._pinned(section.model)}),
                 Parts(self._folder("prepare")),
                 out,
                 seed=self.config.seed,
                 progress=progress,
-                tokenizer=self._tokenizer(),
+                tokenizer=self._pinned(self._tokenizer()),
             )
 
         return inputs, work
@@ -275,7 +274,7 @@ class _Builder:
 
             absolute = data.model_copy(update={"template": _absolute_if_file(data.template)})
             return target.run(
-                section,
+                section.model_copy(update={"model": self._pinned(section.model)}),
                 absolute,
                 self._folder("selection", arm) / f"selected.{selection.format}",
                 out,
@@ -338,25 +337,24 @@ class _Builder:
         return {"data.template contents": self.contents.of_folder(template)}
 
     def _model_contents(self, key: str, model: ModelSpec | None) -> dict[str, Any]:
-        """Contents of a model or tokenizer, on this machine or a store; a hub name has none."""
-        path = model.tokenizer if isinstance(model, RandomModel) else model
-        if path is None or not (is_uri(path) or Path(path).exists()):
+        """Contents of a model or tokenizer; of one on the hub, its revision."""
+        name = model.tokenizer if isinstance(model, RandomModel) else model
+        if name is None:
             return {}
-        return {key: self.contents.of_folder(path)}
+        if is_hub_name(name):
+            revision = self.contents.hub_revision(name)
+            return {key: revision} if revision else {}
+        found = is_uri(name) or Path(name).exists()
+        return {key: self.contents.of_folder(name)} if found else {}
 
-
-def _first_checkpoint(path: str) -> str:
-    """The name of the earliest of existing checkpoints.
-
-    Raises:
-        DataError: there is none.
-    """
-    from s2l_ray.modelling.checkpoints import list_checkpoints
-
-    found = list_checkpoints(Location.of(path).names())
-    if not found:
-        raise DataError(f"reference.path: no step-* or checkpoint-* directories in {path}.")
-    return found[0][1]
+    def _pinned(self, model: Any) -> Any:
+        """The same model or tokenizer, one on the hub at its revision."""
+        if isinstance(model, RandomModel):
+            return model.model_copy(update={"tokenizer": self._pinned(model.tokenizer)})
+        if model is None or not is_hub_name(model):
+            return model
+        revision = self.contents.hub_revision(model)
+        return pinned(model, revision) if revision else model
 
 
 def _checkpoints(summary: Mapping[str, Any], folder: Location) -> list[tuple[int, Location]]:

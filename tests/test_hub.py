@@ -94,10 +94,10 @@ def environment(tmp_path_factory) -> Iterator[dict[str, str]]:
         server.shutdown()
 
 
-def shown(environment: dict[str, str], code: str) -> list[str]:
+def shown(environment: dict[str, str], code: str, *arguments: object) -> list[str]:
     """The lines that `code` prints in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", code, *map(str, arguments)],
         cwd=ROOT,
         env=environment,
         capture_output=True,
@@ -119,6 +119,29 @@ for name in ("hf://org/sums", "hf://org/sums:test", "hf://org/nothing"):
         print(len(rows), rows[7].row, rows[7].fields, sources.content_sha(file))
     except DataError as error:
         print(error)
+"""
+
+PLAN = """
+import sys
+from s2l_ray import steps
+from s2l_ray.config import RunConfig
+from s2l_ray.errors import ModelError
+from s2l_ray.storage import Location
+run = Location.of(sys.argv[1])
+for name in sys.argv[2:]:
+    data = {"train": ["benchmarks/data/math-mix-lengths.csv"], "tokenizer": name}
+    try:
+        planned = steps.plan(RunConfig(run_dir=run.uri, data=data), run)
+        (run / "contents.json").write_json(planned.contents.cache)
+        print(planned.steps[0].out.inputs.get("data.tokenizer contents"))
+    except ModelError as error:
+        print(error)
+"""
+
+OFFLINE = """
+import sys
+from s2l_ray.modelling import origins
+print(origins.hub_revision("org/small"), origins.hub_revision("org/other"))
 """
 
 LOAD = """
@@ -146,3 +169,18 @@ def test_a_model_is_loaded_by_its_name(environment):
     expected = sum(w.detach().double().sum() for w in tiny.model("llama", seed=3).parameters())
     assert float(weight_sum) == pytest.approx(float(expected), abs=1e-9)
     assert nothing.startswith("model org/nothing cannot be loaded: ")
+
+
+def test_a_run_keeps_to_the_version_of_a_model_that_it_began_with(environment, tmp_path):
+    names = ("org/small", f"org/small@{COMMIT}", "org/nothing")
+    first, given, nothing = shown(environment, PLAN, tmp_path, *names)
+    assert first == given == COMMIT
+    assert nothing.startswith("model org/nothing: there is no such directory here, and none of")
+    nowhere = environment | {"HF_ENDPOINT": "http://127.0.0.1:1", "HF_HOME": str(tmp_path)}
+    assert shown(nowhere, PLAN, tmp_path, "org/small", "org/other") == [COMMIT, "None"]
+
+
+def test_without_the_hub_a_model_is_of_the_version_in_the_cache(environment):
+    shown(environment, LOAD)
+    for offline in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:1"}):
+        assert shown(environment | offline, OFFLINE) == [f"{COMMIT} None"]

@@ -1,17 +1,14 @@
-"""Models, tokenizers and checkpoint directories: found, checked, loaded and saved.
+"""Models, tokenizers and checkpoint directories: checked, loaded and saved.
 
 Weights come from safetensors or GGUF files only, never from pickles, and no code that comes with a
 model is run.
 """
 
 import difflib
-import importlib.util
 import json
-import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,9 @@ from transformers import (
 )
 
 from s2l_ray.config import ModelSpec, RandomModel
-from s2l_ray.errors import ModelError, first
+from s2l_ray.errors import ModelError, UserError, first
+from s2l_ray.modelling.origins import located, opened
+from s2l_ray.storage import is_uri
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _POSITION_TABLES = ("embed_positions", "pos_encoding")
@@ -53,8 +52,7 @@ def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
         ModelError: it cannot be found or read, or has no end-of-sequence token.
     """
     name = spec.tokenizer if isinstance(spec, RandomModel) else spec
-    with _explained(f"tokenizer {name}"):
-        location, options = _located(name)
+    with _explained(f"tokenizer {name}"), opened(name) as (location, options):
         tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
     if tokenizer.eos_token_id is None:
         raise ModelError(
@@ -70,8 +68,7 @@ def load_model(
     """A causal LM on the CPU, its weights in `dtype`, whatever type they are stored in.
 
     Args:
-        spec: a directory, a `.gguf` file, `package:NAME/FILE` for a file that an installed Python
-            package ships, a name on the Hugging Face hub, or a RandomModel.
+        spec: a name as in `origins`, or a RandomModel.
         seed: decides a RandomModel's weights; torch's own random state is left as it was.
 
     Raises:
@@ -79,9 +76,8 @@ def load_model(
     """
     if isinstance(spec, RandomModel):
         return _initialised(_random_config(spec), dtype, seed)
-    with _explained(f"model {spec}"):
-        location, options = _located(spec)
-        if options:
+    with _explained(f"model {spec}"), opened(spec) as (location, options):
+        if "gguf_file" in options:
             # Otherwise its weights may stay quantised, and could be neither trained nor saved.
             options["quantization_config"] = GgufConfig(dequantize=True)
         elif Path(location).is_dir():
@@ -119,10 +115,13 @@ def check_model(spec: ModelSpec) -> None:
         ModelError: a file that it names is missing or cut short, or its architecture has no such
             argument.
     """
-    location, options = _located(spec.tokenizer if isinstance(spec, RandomModel) else spec)
+    name = spec.tokenizer if isinstance(spec, RandomModel) else spec
     if isinstance(spec, RandomModel):
         _architecture(spec)
-    elif Path(location).is_dir() and not options:
+    if is_uri(name):
+        return
+    location, options = located(name)
+    if not isinstance(spec, RandomModel) and Path(location).is_dir() and not options:
         check_checkpoint(Path(location))
 
 
@@ -172,20 +171,6 @@ def check_reach(model: PreTrainedModel, *, num_tokens: int, num_ids: int = 0) ->
         )
 
 
-def list_checkpoints(names: Sequence[str]) -> list[tuple[int, str]]:
-    """Step and name of every `step-000500` or `checkpoint-500`, steps ascending.
-
-    Raises:
-        ModelError: two names have the same step.
-    """
-    matches = [re.fullmatch(r"(?:step|checkpoint)-([0-9]+)", name) for name in names]
-    found = sorted((int(match[1]), match[0]) for match in matches if match)
-    for (step, one), (other_step, other) in pairwise(found):
-        if step == other_step:
-            raise ModelError(f"checkpoints {one} and {other} are both of step {step}; remove one")
-    return found
-
-
 def device_for(gpus: float) -> torch.device:
     """Where a worker that was given so many GPUs computes.
 
@@ -214,35 +199,12 @@ def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if native else torch.float32
 
 
-def _located(name: str) -> tuple[str, dict[str, Any]]:
-    """What transformers is to open, and with which options; empty but for a GGUF file."""
-    path = _packaged(name) if name.startswith("package:") else Path(name).expanduser()
-    if path.is_dir():
-        return str(path), {}
-    if path.suffix == ".gguf" and path.is_file():
-        return str(path.parent), {"gguf_file": path.name}
-    if path.exists():
-        raise ModelError(f"model {name} is a file; expected a directory or a .gguf file")
-    if path.suffix == ".gguf" or path.is_absolute() or name.startswith((".", "~", "package:")):
-        raise ModelError(f"model {name}: there is no {path}")
-    return name, {}
-
-
-def _packaged(name: str) -> Path:
-    package, _, file = name.removeprefix("package:").partition("/")
-    # The package is found, not imported.
-    spec = importlib.util.find_spec(package) if package.isidentifier() else None
-    if spec is None or not spec.submodule_search_locations:
-        raise ModelError(f"model {name}: no Python package {package!r} is installed")
-    return Path(spec.submodule_search_locations[0]) / file
-
-
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
     """Errors of the libraries that read models become one line of ours."""
     try:
         yield
-    except ModelError:
+    except UserError:
         raise
     except _LOADING_ERRORS as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__

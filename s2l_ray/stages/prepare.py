@@ -30,7 +30,7 @@ from s2l_ray.maths import hashing
 from s2l_ray.modelling import prompts
 from s2l_ray.progress import Progress
 from s2l_ray.sources import InputFile, SourceRow, read_rows
-from s2l_ray.storage import Location, is_uri
+from s2l_ray.storage import Location
 
 REJECTED = pa.schema(
     [
@@ -228,23 +228,18 @@ def _repeats(staged: Location, parts: Sequence[StagedPart]) -> list[list[tuple[i
     return found
 
 
-def _loaded(tokenizer: str) -> Any:
-    # It takes seconds to import, which those that only cut files do not have to spend.
-    from s2l_ray.modelling.checkpoints import load_tokenizer
-
-    if not is_uri(tokenizer):
-        return load_tokenizer(tokenizer)
-    with Location.of(tokenizer).local() as folder:
-        return load_tokenizer(str(folder))
-
-
 class Tokeniser:
     """Turns one staged part into a tokenised part, its original rows and its rejected rows."""
 
     def __init__(self, folder: Location, config: DataConfig, tokenizer: str | None) -> None:
         self.folder, self.staged, self.config = folder, folder / "staged", config
-        self.tokenizer = _loaded(tokenizer) if tokenizer else None
-        self.template = prompts.load_template(config.template) if tokenizer else None
+        self.tokenizer = self.template = None
+        if tokenizer is not None:
+            # It takes seconds to import, which those that only cut files do not have to spend.
+            from s2l_ray.modelling.checkpoints import load_tokenizer
+
+            self.tokenizer = load_tokenizer(tokenizer)
+            self.template = prompts.load_template(config.template)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         done = self.staged / f"done-{unit['part']:06d}.json"

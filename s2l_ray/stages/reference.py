@@ -72,10 +72,10 @@ def existing(path: str) -> dict[str, Any]:
         ConfigError: there is none.
         ModelError: one of them is not a whole Hugging Face directory, or two are of one step.
     """
-    from s2l_ray.modelling import checkpoints
+    from s2l_ray.modelling import checkpoints, origins
 
     folder = Location.of(path)
-    found = checkpoints.list_checkpoints(folder.names())
+    found = origins.list_checkpoints(folder.names())
     if not found:
         raise ConfigError(
             f"reference.path: {folder} holds no checkpoints. It must be a folder with "

@@ -164,8 +164,7 @@ class Scorer:
 
     def _model(self, index: int) -> nn.Module:
         if index not in self.models:
-            with self.checkpoints[index].folder.local() as path:
-                model = load_model(str(path), dtype=self.dtype, seed=0)
+            model = load_model(str(self.checkpoints[index].folder), dtype=self.dtype)
             self.models[index] = model.to(self.device)
             held = len(self.models) * _num_bytes(model)
             if held > MODEL_CACHE_BYTES and len(self.models) > 1:

