@@ -4,7 +4,7 @@ Works on tables with the columns of `evaluation/items.parquet`. Shapes: N items 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,9 +14,11 @@ import pyarrow.compute as pc
 
 from s2l_ray.maths.statistics import (
     Interval,
+    combined,
     macro_mean,
     mean_interval,
     paired_difference,
+    paired_rate_difference,
     wilson_interval,
 )
 
@@ -29,7 +31,8 @@ METHODS = {
     "macro.exact_match": "mean over strata, each counting the same; the strata's Wilson intervals "
     "combined by MOVER",
 }
-"""How each number of `measure` was made."""
+"""How each number of `measure` was made. Paired differences: Student's t for losses, Newcombe's
+interval (his method 10) for exact match, combined over strata by MOVER."""
 
 Metric = Literal["loss", "exact match"]
 Weighting = Literal["items", "strata"]
@@ -127,37 +130,8 @@ class _Scores:
         loss_N, stratum_N = with_loss.loss_N, with_loss.stratum_N.astype(str)
         mean = macro_mean(loss_N, stratum_N, CONFIDENCE) if len(loss_N) else None
         groups = [group.correct_N for group in self.by_stratum().values()]
-        return _described(mean, len(loss_N), macro_rate(groups))
-
-
-def macro_rate(groups: Sequence[np.ndarray]) -> Interval:
-    """The mean of the groups' shares; its interval stays inside [0, 1] and is never a point.
-
-    With (l_g, u_g) the Wilson interval of group g's share p_g,
-
-        low = mean p_g - sqrt(sum_g (p_g - l_g)^2) / G
-        high = mean p_g + sqrt(sum_g (u_g - p_g)^2) / G
-
-    so one group gives Wilson's interval itself. (A normal interval is a point when all are wrong.)
-
-    Args:
-        groups: for each a bool array, which of its items are right; none of them empty.
-
-    Source:
-        MOVER, Zou and Donner (2008), doi:10.1002/sim.3095.
-    """
-    found = [wilson_interval(int(group.sum()), len(group), CONFIDENCE) for group in groups]
-    rate_G = np.array([rate.estimate for rate in found])
-    low_G = np.array([rate.low for rate in found])
-    high_G = np.array([rate.high for rate in found])
-    error_G = np.array([rate.standard_error for rate in found])
-    rate = float(rate_G.mean())
-    return Interval(
-        rate,
-        float(np.linalg.norm(error_G)) / len(groups),
-        rate - float(np.linalg.norm(rate_G - low_G)) / len(groups),
-        rate + float(np.linalg.norm(high_G - rate_G)) / len(groups),
-    )
+        rates = [wilson_interval(int(group.sum()), len(group), CONFIDENCE) for group in groups]
+        return _described(mean, len(loss_N), combined(rates))
 
 
 def _described(mean: Interval | None, num_losses: int, rate: Interval) -> dict[str, Any]:
@@ -196,14 +170,15 @@ def _differences(
     """Over items, and over strata; nothing where there is no pair."""
     if not pairs.num_rows:
         return
-    a_N, b_N = (pairs[side].cast(pa.float64()).to_numpy() for side in (column, f"{column}_b"))
+    a_N, b_N = (pairs[side].to_numpy() for side in (column, f"{column}_b"))
+    difference = paired_rate_difference if metric == "exact match" else paired_difference
     stratum_N = np.array(pairs["stratum"].to_pylist(), str)
     weightings: list[tuple[Weighting, np.ndarray | None]] = [
         ("items", None),
         ("strata", stratum_N),
     ]
     for over, group_N in weightings:
-        found = paired_difference(a_N, b_N, group_N, CONFIDENCE)
+        found = difference(a_N, b_N, group_N, CONFIDENCE)
         yield PairedDifference(
             set=name,
             metric=metric,

@@ -60,7 +60,8 @@ class Progress:
         if self._tokens and seconds >= 1:
             fields.append(f"{self._tokens / seconds:,.0f} tokens/s")
         fresh = self._done - self._skipped
-        if self.total and fresh > 0:
+        # The first of a few large units, whose workers had to start, tells too little.
+        if self.total and fresh > 1:
             left = seconds * (self.total - self._done) / fresh
             fields.append(f"{duration(left)} left")
         return "   ".join([*fields, note] if note else fields)

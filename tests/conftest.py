@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import uuid
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests import small_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -71,6 +74,37 @@ def s2l(ray_cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return call
+
+
+@pytest.fixture(scope="session")
+def config(tmp_path_factory) -> Path:
+    """The configuration of a small run of all stages."""
+    return small_run.write_inputs(tmp_path_factory.mktemp("end-to-end"))
+
+
+@pytest.fixture(scope="session")
+def finished(config, s2l) -> Path:
+    """The folder of that run, finished."""
+    done = s2l("run", config)
+    assert done.returncode == 0, done.stdout + done.stderr
+    # What the run says of itself at its end.
+    assert f"report    {config.parent}/run/report/index.html" in done.stdout
+    return config.parent / "run"
+
+
+@pytest.fixture
+def copied(finished, tmp_path) -> Callable[..., Path]:
+    """`copied("prepared", ...)`: another run with these finished stages; without names, all."""
+
+    def copy(*stages: str) -> Path:
+        if not stages:
+            return Path(shutil.copytree(finished, tmp_path / "run"))
+        for stage in stages:
+            shutil.copytree(finished / stage, tmp_path / "run" / stage)
+        shutil.copy(finished / "run.json", tmp_path / "run")
+        return tmp_path / "run"
+
+    return copy
 
 
 @pytest.fixture(scope="session")

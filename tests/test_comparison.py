@@ -2,8 +2,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from s2l_ray.comparison import PairedDifference, compare, macro_rate, measure
-from s2l_ray.maths.statistics import wilson_interval
+from s2l_ray.comparison import PairedDifference, compare, measure
 
 RNG = np.random.default_rng(7)
 
@@ -77,36 +76,6 @@ def test_an_item_without_a_loss_counts_for_exact_match_alone():
     }
 
 
-def test_the_interval_of_a_mean_of_shares_combines_those_of_the_groups():
-    groups = [np.array([True] * 3 + [False] * 7), np.array([True] * 9 + [False])]
-    one, other = wilson_interval(3, 10), wilson_interval(9, 10)
-
-    found = macro_rate(groups)
-
-    assert found.estimate == pytest.approx(0.6)
-    low = 0.6 - np.hypot(0.3 - one.low, 0.9 - other.low) / 2
-    high = 0.6 + np.hypot(one.high - 0.3, other.high - 0.9) / 2
-    assert (found.low, found.high) == pytest.approx((low, high))
-
-
-def test_the_interval_of_a_mean_of_shares_holds_the_truth_about_as_often_as_promised():
-    share_G, size_G = np.array([0.02, 0.3, 0.9]), [12, 30, 8]
-    held = 0
-    for _ in range(400):
-        drawn = [RNG.random(n) < p for p, n in zip(share_G, size_G, strict=True)]
-        found = macro_rate(drawn)
-        held += found.low <= share_G.mean() <= found.high
-    assert 0.92 < held / 400 <= 1
-
-
-@pytest.mark.parametrize("right", [False, True])
-def test_a_share_of_none_or_all_has_an_interval_with_a_width(right):
-    found = macro_rate([np.full(5, right)] * 4)
-
-    assert 0 <= found.low <= found.estimate <= found.high <= 1
-    assert found.high - found.low > 0.05
-
-
 def test_a_difference_is_that_of_the_same_items_whatever_their_order():
     one = items(12)
     losses, matches = one["loss_nats"].to_numpy(), one["correct"].to_numpy()
@@ -159,7 +128,15 @@ def test_sets_are_compared_apart_and_one_without_a_partner_not_at_all():
     assert all(pair.difference == 0 for pair in found)
 
 
-def test_one_pair_gives_a_difference_without_an_interval():
-    (first, *_) = compare(items(1), items(1))
+def test_one_pair_of_losses_gives_a_difference_without_an_interval():
+    found = by_metric(compare(items(1), items(1)))
 
-    assert (first.low, first.high) == (None, None)
+    assert (found["loss", "items"].low, found["loss", "items"].high) == (None, None)
+
+
+@pytest.mark.parametrize("over", ["items", "strata"])
+def test_arms_that_agree_on_every_item_are_not_known_to_be_the_same(over):
+    found = by_metric(compare(one := items(30), one))["exact match", over]
+
+    assert found.difference == 0
+    assert found.low < -0.01 and found.high > 0.01

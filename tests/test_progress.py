@@ -85,6 +85,17 @@ def test_work_of_an_earlier_run_counts_as_done_but_not_as_speed(clock, capsys):
     assert "950 of 1,000 rows   0:10 left" in capsys.readouterr().err
 
 
+def test_the_first_unit_tells_no_time(clock, capsys):
+    with Progress("trajectories") as shown:
+        shown.start(6, "units")
+        for _ in range(2):
+            clock.now += 10
+            shown.update(1)
+
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.endswith("1 of 6 units") and second.endswith("2 of 6 units   0:40 left")
+
+
 def test_a_second_count_forgets_the_first(clock, capsys):
     with Progress("prepare") as shown:
         shown.start(2, "files read")

@@ -106,6 +106,86 @@ def paired_difference(
     return macro_mean(difference_N, group_N, confidence)
 
 
+def paired_rate_difference(
+    a_N: np.ndarray, b_N: np.ndarray, group_N: Groups | None = None, confidence: float = 0.95
+) -> Interval:
+    """The share of a minus that of b over the same items, macro-averaged where groups are given.
+
+    The Wilson intervals of both shares are put together with their correlation, so the interval
+    is no point where a and b agree on every item. Groups are combined as in `combined`.
+
+    Args:
+        a_N: bool (N,), which items a got right.
+        b_N: bool (N,), the same for b.
+
+    Raises:
+        ValueError: a and b have different lengths, or there are no items.
+
+    Source:
+        Newcombe (1998), Statistics in Medicine 17:2635-2650, method 10.
+    """
+    if len(a_N) != len(b_N):
+        raise ValueError(f"items are not paired: {len(a_N):,} values against {len(b_N):,}")
+    label_N = np.zeros(len(a_N)) if group_N is None else np.asarray(group_N)
+    groups = [label_N == name for name in np.unique(label_N)]
+    return combined([_paired_rates(a_N[rows], b_N[rows], confidence) for rows in groups])
+
+
+def combined(parts: Sequence[Interval]) -> Interval:
+    """The mean of independent estimates, with an interval as lopsided as theirs are.
+
+    With (l_g, u_g) the interval of estimate p_g of G,
+
+        low = mean p_g - sqrt(sum_g (p_g - l_g)^2) / G
+        high = mean p_g + sqrt(sum_g (u_g - p_g)^2) / G
+
+    so one part gives its own interval. (A normal interval of shares is a point when all are wrong.)
+
+    Raises:
+        ValueError: there are no parts, or one has no interval.
+
+    Source:
+        MOVER, Zou and Donner (2008), doi:10.1002/sim.3095.
+    """
+    if not parts or any(part.low is None for part in parts):
+        raise ValueError("intervals can only be combined where there are some")
+    table = np.array([[p.estimate, p.standard_error, p.low, p.high] for p in parts], np.float64)
+    estimate_G, error_G, low_G, high_G = table.T
+    estimate = float(estimate_G.mean())
+    return Interval(
+        estimate,
+        float(np.linalg.norm(error_G)) / len(parts),
+        estimate - float(np.linalg.norm(estimate_G - low_G)) / len(parts),
+        estimate + float(np.linalg.norm(high_G - estimate_G)) / len(parts),
+    )
+
+
+def _paired_rates(a_N: np.ndarray, b_N: np.ndarray, confidence: float) -> Interval:
+    n = len(a_N)
+    both, only_a = int((a_N & b_N).sum()), int((a_N & ~b_N).sum())
+    only_b, neither = int((~a_N & b_N).sum()), int((~a_N & ~b_N).sum())
+    a = wilson_interval(both + only_a, n, confidence)
+    b = wilson_interval(both + only_b, n, confidence)
+    assert a.low is not None and a.high is not None and b.low is not None and b.high is not None
+    margins = (both + only_a) * (only_b + neither) * (both + only_b) * (only_a + neither)
+    association = float(both * neither - only_a * only_b)
+    if association > 0:  # the continuity correction
+        association = max(association - n / 2, 0.0)
+    correlation = association / math.sqrt(margins) if margins else 0.0
+    difference = a.estimate - b.estimate
+    variance = ((only_a + only_b) / n - difference**2) / n
+
+    def half_width(from_a: float, from_b: float) -> float:
+        return math.sqrt(from_a**2 - 2 * correlation * from_a * from_b + from_b**2)
+
+    return Interval(
+        difference,
+        math.sqrt(max(variance, 0.0)),
+        difference - half_width(a.estimate - a.low, b.high - b.estimate),
+        difference + half_width(a.high - a.estimate, b.estimate - b.low),
+    )
+
+
 def _finite(values_N: Values) -> np.ndarray:
     value_N = np.asarray(values_N, dtype=np.float64)
     if value_N.ndim != 1 or value_N.size == 0:

@@ -71,11 +71,15 @@ def _differences(pairs: Sequence[Comparison], confidence: float) -> list[str]:
 
 def _sentence(pairs: Sequence[Comparison]) -> str:
     """The same in words."""
-    clauses = []
+    sentences = []
     for metric in dict.fromkeys(pair.metric for pair in pairs):
-        told = [f"{_told(p)} {p.baseline}" for p in pairs if p.metric == metric]
-        clauses.append(f"by {metric}, {' and '.join(told)}")
-    return f"{pairs[0].arm} is {'; '.join(clauses)}."
+        baselines: dict[str, list[str]] = {}
+        for pair in pairs:
+            if pair.metric == metric:
+                baselines.setdefault(_told(pair), []).append(pair.baseline)
+        told = [f"{words} {' and '.join(names)}" for words, names in baselines.items()]
+        sentences.append(f"By {metric}, {pairs[0].arm} is {' and '.join(told)}.")
+    return " ".join(sentences)
 
 
 def _standing(pair: Comparison) -> str:

@@ -1,5 +1,7 @@
 """Intervals against scipy, textbook numbers, and brute force."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -39,6 +41,87 @@ def test_the_wilson_interval_covers_the_truth_about_as_often_as_it_says():
     hit_K = [(i := statistics.wilson_interval(k, n)).low <= p <= i.high for k in range(n + 1)]
 
     assert chance_K @ np.array(hit_K) == pytest.approx(0.95, abs=0.02)
+
+
+def of(right_N: np.ndarray) -> Interval:
+    return statistics.wilson_interval(int(right_N.sum()), len(right_N))
+
+
+def test_the_interval_of_a_mean_of_shares_combines_those_of_the_groups():
+    groups = [np.array([True] * 3 + [False] * 7), np.array([True] * 9 + [False])]
+    one, other = of(groups[0]), of(groups[1])
+
+    found = statistics.combined([of(group) for group in groups])
+
+    assert found.estimate == pytest.approx(0.6)
+    low = 0.6 - np.hypot(0.3 - one.low, 0.9 - other.low) / 2
+    high = 0.6 + np.hypot(one.high - 0.3, other.high - 0.9) / 2
+    assert (found.low, found.high) == pytest.approx((low, high))
+
+
+def test_the_interval_of_a_mean_of_shares_holds_the_truth_about_as_often_as_promised():
+    share_G, size_G = np.array([0.02, 0.3, 0.9]), [12, 30, 8]
+    held = 0
+    for _ in range(400):
+        drawn = [RNG.random(n) < p for p, n in zip(share_G, size_G, strict=True)]
+        found = statistics.combined([of(group) for group in drawn])
+        held += found.low <= share_G.mean() <= found.high
+    assert 0.92 < held / 400 <= 1
+
+
+@pytest.mark.parametrize("right", [False, True])
+def test_a_share_of_none_or_all_has_an_interval_with_a_width(right):
+    found = statistics.combined([of(np.full(5, right))] * 4)
+
+    assert 0 <= found.low <= found.estimate <= found.high <= 1
+    assert found.high - found.low > 0.05
+
+
+def pairs(both: int, only_a: int, only_b: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    kinds = ([True, True], [True, False], [False, True], [False, False])
+    table = np.repeat(kinds, [both, only_a, only_b, neither], axis=0)
+    return table[:, 0], table[:, 1]
+
+
+def test_the_interval_of_a_difference_of_shares_is_that_of_the_worked_example():
+    # Fagerland, Lydersen and Laake (2014), doi:10.1002/sim.6148: 1, 1, 7 and 12 pairs.
+    found = statistics.paired_rate_difference(*pairs(1, 1, 7, 12))
+
+    assert found.estimate == pytest.approx(-6 / 21)
+    assert bounds(found) == pytest.approx((-0.507, -0.026), abs=5e-4)
+
+
+@given(st.lists(st.integers(0, 30), min_size=4, max_size=4).filter(any))
+def test_a_difference_of_shares_turns_with_its_sides_and_stays_between_minus_one_and_one(counts):
+    a_N, b_N = pairs(*counts)
+    one, other = (statistics.paired_rate_difference(*p) for p in ((a_N, b_N), (b_N, a_N)))
+
+    assert bounds(one) == pytest.approx((-other.high, -other.low))
+    assert -1 <= one.low <= one.estimate <= one.high <= 1 and one.low < one.high
+
+
+def test_the_interval_of_a_difference_of_shares_covers_the_truth_about_as_often_as_it_says():
+    n, chances = 14, [0.15, 0.3, 0.1, 0.45]
+    covered = 0.0
+    for both, a, b in itertools.product(range(n + 1), repeat=3):
+        if (neither := n - both - a - b) >= 0:
+            found = statistics.paired_rate_difference(*pairs(both, a, b, neither))
+            if found.low <= 0.2 <= found.high:
+                covered += stats.multinomial.pmf([both, a, b, neither], n, chances)
+    assert covered == pytest.approx(0.95, abs=0.03)
+
+
+def test_a_difference_of_shares_over_groups_counts_every_group_the_same():
+    a_N, b_N = pairs(3, 4, 1, 2)
+    c_N, d_N = pairs(0, 0, 1, 1)
+    parts = [statistics.paired_rate_difference(*p) for p in ((a_N, b_N), (c_N, d_N))]
+
+    found = statistics.paired_rate_difference(
+        np.concatenate([a_N, c_N]), np.concatenate([b_N, d_N]), ["big"] * 10 + ["small"] * 2
+    )
+
+    assert found == statistics.combined(parts)
+    assert found.estimate == pytest.approx((0.3 - 0.5) / 2)
 
 
 @pytest.mark.parametrize("n", [2, 3, 10, 500, 1_500])

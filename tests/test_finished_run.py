@@ -1,0 +1,219 @@
+"""What can be done with a finished run, and what is refused; tests that change one copy it.
+
+Where a run lies is no part of its fingerprints.
+"""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests import tiny
+from tests.small_run import NOBODY, refusal, sets, stages_done, state
+
+pytestmark = pytest.mark.ray
+
+
+def test_running_again_does_nothing_and_takes_no_ray(finished, config, s2l):
+    before = state(finished)
+    done = s2l("run", config, "--address", NOBODY)
+    assert done.returncode == 0, done.stderr
+    assert "nothing to do" in done.stdout
+    assert state(finished) == before
+
+
+def test_what_only_steers_the_work_does_not_redo_it(finished, config, s2l):
+    overrides = sets(trajectories__workers="{min: 1, max: 2}", data__max_rejected=0.5)
+    done = s2l("run", config, "--address", NOBODY, *overrides)
+    assert done.returncode == 0 and "nothing to do" in done.stdout
+
+
+def test_subsets_of_a_finished_run_are_nested(finished, s2l, tmp_path):
+    ids = {}
+    for budget in (6, 24, 0.75):
+        out = tmp_path / f"{budget}.jsonl"
+        done = s2l("select", finished, "--budget", budget, "--out", out)
+        assert done.returncode == 0, done.stderr
+        ids[budget] = {json.loads(line)["example_id"] for line in out.read_text().splitlines()}
+    assert [len(found) for found in ids.values()] == [6, 24, 45]
+    assert ids[6] < ids[24] < ids[0.75]
+    assert (tmp_path / "24.jsonl").read_bytes() == (
+        finished / "selection" / "selected.jsonl"
+    ).read_bytes()
+
+
+def test_another_budget_redoes_selection_and_report_alone(copied, config, s2l):
+    run = copied()
+    before = state(run / "clusters")
+    overrides = sets(run_dir=run, selection__budget=12, target="null", evaluation="null")
+
+    done = s2l("run", config, "--address", NOBODY, *overrides)
+
+    assert done.returncode == 0, done.stderr
+    assert stages_done(done.stdout) == {"selection", "report"}
+    assert len((run / "selection" / "selected.jsonl").read_text().splitlines()) == 12
+    assert state(run / "clusters") == before
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "stage"),
+    [
+        ({"data__max_tokens": 48}, "data.max_tokens", "prepare"),
+        ({"reference__learning_rate": 1.0e-3}, "reference.learning_rate", "reference"),
+        ({"selection__budget": 12}, "selection.budget", "selection"),
+        ({"target__max_steps": 3}, "target.max_steps", "target"),
+    ],
+)
+def test_finished_training_is_not_discarded_silently(finished, config, s2l, overrides, key, stage):
+    before = state(finished)
+    message = refusal(s2l("run", config, *sets(**overrides)))
+    assert f"{key} changed" in message
+    assert f"--from {stage}" in message and "another run_dir" in message
+    assert state(finished) == before
+
+
+def test_from_redoes_a_stage_and_ends_what_came_from_it(copied, config, s2l):
+    run = copied()
+    ranking = (run / "selection" / "ranking.parquet").read_bytes()
+    before = state(run / "clusters")
+    stage = ["--from", "selection", "--until", "selection"]
+
+    done = s2l("run", config, "--address", NOBODY, *stage, *sets(run_dir=run))
+
+    assert done.returncode == 0, done.stderr
+    assert stages_done(done.stdout) == {"selection"}
+    assert (run / "selection" / "ranking.parquet").read_bytes() == ranking
+    assert state(run / "clusters") == before
+    assert not (run / "target" / "manifest.json").exists()
+    until = ["--until", "selection", *sets(run_dir=run)]
+    again = s2l("run", config, "--address", NOBODY, *until)
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+
+
+def test_the_report_is_made_again(copied, s2l):
+    run = copied()
+    page = run / "report" / "index.html"
+    page.unlink()
+    done = s2l("report", run)
+    assert done.returncode == 0 and done.stdout.strip() == str(page)
+    assert "<html" in page.read_text()
+
+
+def test_a_cluster_that_is_not_there_costs_no_finished_work(copied, config, s2l):
+    run = copied()
+    stage = ["--from", "reference", "--address", NOBODY]
+    message = refusal(s2l("run", config, *stage, *sets(run_dir=run)))
+    assert f"no Ray cluster answers at {NOBODY}" in message
+    assert (run / "reference" / "manifest.json").exists() and (run / "target" / "model").exists()
+
+
+def test_a_cluster_that_is_too_small_is_named_before_any_work(copied, config, s2l):
+    run = copied()
+    overrides = sets(run_dir=run, target__workers=99)
+    message = refusal(s2l("run", config, "--from", "reference", *overrides))
+    assert "target: 99 worker(s)" in message and "Lower target.workers" in message
+    assert (run / "reference" / "manifest.json").exists() and (run / "target" / "model").exists()
+
+
+def without_eos(folder: Path) -> str:
+    tiny.tokenizer(eos=None).save_pretrained(folder / "endless")
+    return str(folder / "endless")
+
+
+POOL = {"reference": "null", "trajectories": "null", "clusters": "null", "selection": "null"}
+POOL |= {"target": "null", "evaluation": "null", "data__rows_per_part": 4096}
+
+
+@pytest.mark.parametrize(
+    ("given", "pieces"),
+    [
+        (
+            lambda folder: {"data__fields__response": "reply", **POOL},
+            ["61 of 61 rows cannot be used", "60 missing field", "1 malformed JSON", "row 0"],
+        ),
+        (
+            lambda folder: {"data__tokenizer": without_eos(folder), **POOL},
+            ["no end-of-sequence token", "endless"],
+        ),
+    ],
+    ids=["all rows rejected", "no end of sequence"],
+)
+def test_a_pool_that_cannot_be_used_is_explained(config, s2l, tmp_path, given, pieces):
+    overrides = sets(run_dir=tmp_path / "run", **given(tmp_path))
+    message = refusal(s2l("run", config, "--until", "prepare", *overrides))
+    assert [piece for piece in pieces if piece not in message] == []
+    assert not (tmp_path / "run" / "prepared" / "manifest.json").exists()
+
+
+def cut_short(folder: Path) -> str:
+    """Two checkpoints, the second of them truncated."""
+    for step in (10, 20):
+        tiny.save(folder / "brought" / f"checkpoint-{step}")
+    weights = folder / "brought" / "checkpoint-20" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    return str(folder / "brought")
+
+
+@pytest.mark.parametrize(
+    ("given", "pieces"),
+    [
+        (
+            lambda folder: {"selection__budget": 61},
+            ["selection.budget: 61 examples", "the pool has (60)"],
+        ),
+        (
+            lambda folder: {"reference__checkpoints": 500},
+            ["500 checkpoints cannot come from 200 optimizer steps", "reference.checkpoints"],
+        ),
+        (
+            lambda folder: {
+                "reference": f"{{path: {cut_short(folder)}}}",
+            },
+            ["checkpoint-20/model.safetensors is cut short"],
+        ),
+    ],
+    ids=["budget", "checkpoints", "cut short"],
+)
+def test_what_a_prepared_pool_cannot_give_is_explained(
+    copied, config, s2l, tmp_path, given, pieces
+):
+    run = copied("prepared")
+    same = {"run_dir": run, "data__tokenizer": config.parent / "tokenizer"}
+    message = refusal(s2l("run", config, *sets(**same, **given(tmp_path))))
+    assert [piece for piece in pieces if piece not in message] == []
+    assert not (run / "reference" / "manifest.json").exists()
+
+
+def trajectories(folder: Path, losses: list[list[float]], name: str = "example_id") -> Path:
+    """A configuration that brings these trajectories, as parquet."""
+    ids = [f"e{i}" for i in range(len(losses))]
+    pq.write_table(pa.table({name: ids, "loss_nats": losses}), folder / "t.parquet")
+    tree = {
+        "run_dir": str(folder / "run"),
+        "trajectories": {"path": str(folder / "t.parquet")},
+        "clusters": {"num_clusters": 2},
+        "selection": {"budget": 2},
+    }
+    (folder / "brought.yaml").write_text(yaml.safe_dump(tree))
+    return folder / "brought.yaml"
+
+
+@pytest.mark.parametrize(
+    ("losses", "name", "pieces"),
+    [
+        ([[1.0, 2.0], [1.0, float("nan")], [3.0, 4.0]], "example_id", ["NaN", "(first: e1)"]),
+        ([[1.0, 2.0], [3.0, 4.0], [1.0]], "example_id", ["2 values", "1 in row 2", "example e2"]),
+        ([[1.0, 2.0]], "name", ["no column 'example_id'", "it has name, loss_nats"]),
+        ([[1.0, 2.0]], "example_id", ["selection.budget: 2 examples", "the pool has (1)"]),
+    ],
+    ids=["NaN", "unequal", "column", "budget"],
+)
+def test_brought_trajectories_that_cannot_be_used_are_explained(
+    s2l, tmp_path, losses, name, pieces
+):
+    message = refusal(s2l("run", trajectories(tmp_path, losses, name), "--until", "selection"))
+    assert [piece for piece in pieces if piece not in message] == []
+    assert not (tmp_path / "run" / "selection" / "ranking.parquet").exists()
