@@ -1,0 +1,108 @@
+"""A run on an object store whose whole program is killed in one stage after the other."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from s2l_ray.storage import Location
+from tests.small_run import refusal, sets
+
+pytestmark = pytest.mark.ray
+
+KILLED_AT = {
+    "prepared": "staged/done-",
+    "reference": "resume/*/checkpoint_manager_snapshot.json",
+    "trajectories": "units/losses-",
+    "target": "resume/*/checkpoint_manager_snapshot.json",
+    "evaluation": "staged/done-",
+}
+"""What each stage, on its way, leaves first of what a restart goes on from."""
+SAME = {
+    "prepared": ["part-000003.parquet", "rows-000003.parquet", "rejected.parquet"],
+    "reference": ["step-000050/model.safetensors", "step-000200/model.safetensors"],
+    "trajectories": ["part-000000.parquet", "part-000014.parquet"],
+    "clusters": ["part-000003.parquet", "centroids.npy"],
+    "selection": ["ranking.parquet", "selected.jsonl"],
+    "target": ["model/model.safetensors"],
+    "evaluation": ["items.parquet", "metrics.json"],
+}
+
+
+@pytest.fixture
+def environment(s2l_environment, s3_bucket) -> dict[str, str]:
+    """Joins the tests' Ray, its workers given the way to the object store, as a job's are."""
+    store = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    job = {"runtime_env": {"env_vars": store}}
+    return s2l_environment | store | {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)}
+
+
+def kill_in(stage: str, run: Location, arguments: list[str], environment: dict[str, str]) -> None:
+    """Start the program; end it by SIGKILL when `stage` has something to go on from."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "s2l_ray", *arguments],
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    folder = run / stage
+    while not begun(folder, KILLED_AT[stage]):
+        assert time.monotonic() < deadline, stage
+        assert process.poll() is None, f"{stage}: {process.communicate()[0]}"
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.1)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (folder / "manifest.json").exists()
+
+
+def begun(folder: Location, beginning: str) -> bool:
+    """Whether a path below `folder` begins so; `*` is the only child of its parent."""
+    *parents, name = beginning.split("/")
+    for parent in parents:
+        (only,) = folder.names() if parent == "*" and folder.names() else [parent]
+        folder = folder / only
+    return any(found.startswith(name) for found in folder.names())
+
+
+def lapse(run: Location) -> None:
+    """The minute goes by for which a killed program still holds its run on an object store."""
+    lease = run / "lease.json"
+    lease.write_json(lease.read_json() | {"until": 0})
+
+
+def test_a_run_killed_in_every_stage_ends_as_one_that_was_not(
+    finished, config, environment, s3_bucket
+):
+    run = Location.of(f"{s3_bucket}/run")
+    arguments = ["run", str(config), *sets(run_dir=run, selection__baselines="[]")]
+
+    def program() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "s2l_ray", *arguments]
+        return subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=240, check=False
+        )
+
+    for stage in KILLED_AT:
+        kill_in(stage, run, arguments, environment)
+        if stage == "prepared":
+            assert "is in use by another run (a lease for" in refusal(program())
+        lapse(run)
+    done = program()
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    for stage, names in SAME.items():
+        for name in names:
+            expected = (Path(finished) / stage / name).read_bytes()
+            assert (run / stage / name).read_bytes() == expected, f"{stage}/{name}"
+    left = {"unfinished.json", "staged", "units", "resume", "attempts", "tokens", "lease.json"}
+    assert not [name for name, _, _ in run.files() if left & set(name.split("/"))]
