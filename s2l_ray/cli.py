@@ -32,7 +32,8 @@ has to do, and what those that compute with a model cost: tokens, floating-point
 Until the pool is prepared, its tokens are counted in the first rows of every file. FLOPs follow
 from the sizes of the models; no weights are read and nothing is downloaded. Speed is measured on
 this machine, in about two seconds, or given. Start-up and the share of the speed that is reached
-come from runs on two CPU cores: expect a quarter more or less there, and more elsewhere.
+come from runs on two CPU cores: expect a quarter more or less there, and more where the machine
+is another or has other work to do.
 """
 
 
