@@ -19,10 +19,21 @@ INTERRUPTED = 130
 EPILOG = """\
 examples:
   s2l demo                                     the whole pipeline on generated data, in minutes
-  s2l plan configs/demo.yaml                   check it; rows, tokens and steps; runs nothing
+  s2l plan configs/demo.yaml                   check it; tokens, FLOPs, hours; runs nothing
   s2l run configs/demo.yaml --set seed=7       run it; again: go on, or do nothing
   s2l select runs/demo --budget 0.05           another subset of a finished run, in seconds
   ray job submit --working-dir . -- python -m s2l_ray run CONFIG --set run_dir=s3://bucket/run
+"""
+PLAN = """\
+Check a configuration and run nothing. Shows which stages are to do, how much each of them
+has to do, and what those that compute with a model cost: tokens, floating-point operations
+(FLOPs) and time.
+
+Until the pool is prepared, its tokens are counted in the first rows of every file. FLOPs follow
+from the sizes of the models; no weights are read and nothing is downloaded. Speed is measured on
+this machine, in about two seconds, or given. Start-up and the share of the speed that is reached
+come from runs on two CPU cores: expect a quarter more or less there, and more where the machine
+is another or has other work to do.
 """
 
 
@@ -91,11 +102,21 @@ def _add_demo(commands: Any) -> None:
 def _add_plan(commands: Any) -> None:
     parser = commands.add_parser(
         "plan",
-        help="check a configuration; show its stages, rows, tokens and steps; run nothing",
-        description="Check a configuration; show its stages, rows, tokens and steps. Runs nothing.",
-        epilog="example: s2l plan configs/demo.yaml --set selection.budget=0.2",
+        help="check a configuration; show its stages, tokens, FLOPs and hours; run nothing",
+        description=PLAN,
+        epilog="example: s2l plan configs/demo.yaml --set selection.budget=0.2\n"
+        "example: s2l plan configs/mimic-pythia-1b.yaml --tflops 300",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     _add_config(parser)
+    parser.add_argument(
+        "--tflops",
+        type=float,
+        metavar="X",
+        help="speed of one worker in products of matrices, in 10^12 operations per second, to "
+        "plan for another machine; for a GPU, that of its data sheet for dense matrices in the "
+        "precision used",
+    )
     parser.set_defaults(command=_plan)
 
 
@@ -260,7 +281,7 @@ def _plan(arguments: argparse.Namespace) -> None:
     from s2l_ray import planning
 
     loaded = config.load(arguments.config, arguments.overrides)
-    print("\n".join(planning.lines(loaded)))
+    print("\n".join(planning.lines(loaded, arguments.tflops)))
 
 
 def _select(arguments: argparse.Namespace) -> None:

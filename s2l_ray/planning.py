@@ -1,40 +1,68 @@
 """What a run would do, and roughly what it would cost, before anything runs."""
 
-import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from s2l_ray import pipeline, sources, steps
-from s2l_ray.artifacts import StageDir
-from s2l_ray.config import DataConfig, RunConfig, Training
-from s2l_ray.errors import DataError, first
+from s2l_ray import costs, pipeline, sizes, steps
+from s2l_ray.config import (
+    ClustersConfig,
+    DataConfig,
+    EvaluationConfig,
+    ModelSpec,
+    RandomModel,
+    RunConfig,
+    SelectionConfig,
+)
+from s2l_ray.costs import Cost, Hardware, Section, Work
+from s2l_ray.errors import ConfigError, first
+from s2l_ray.maths.flops import Shape
 from s2l_ray.maths.selection import budget_rows
-from s2l_ray.modelling import prompts, schedule
+from s2l_ray.modelling import schedule
+from s2l_ray.modelling.origins import first_checkpoint, list_checkpoints
 from s2l_ray.progress import LABEL_WIDTH
-from s2l_ray.sources import SourceRow
+from s2l_ray.sizes import Amount, Pool, TokenCounter
 from s2l_ray.storage import Location
-
-SAMPLED_ROWS = 1_000
-CHARACTERS_PER_TOKEN = 4.0
 
 
 @dataclass(frozen=True)
-class PoolSize:
-    """Rows and tokens of the pool: counted once prepared, else scaled up from the first rows."""
+class Quantities:
+    """How much each stage has to do; nothing where the configuration has no such stage."""
 
-    rows: int
-    tokens: int
-    strata: int
-    counted: bool
+    pool: Pool | None = None
+    brought: tuple[int, int] | None = None
+    """Rows and checkpoints of trajectories that were computed elsewhere."""
+    num_checkpoints: int = 0
+    num_selected: int = 0
+    held_out: Mapping[str, Amount] = field(default_factory=dict)
 
-    def scaled_to(self, rows: int) -> "PoolSize":
-        """A subset of average rows."""
-        tokens = round(self.tokens * rows / max(self.rows, 1))
-        return PoolSize(rows, tokens, self.strata, self.counted)
+    @property
+    def num_rows(self) -> int:
+        """What a subset is selected from."""
+        if self.brought is not None:
+            return self.brought[0]
+        return self.pool.amount.rows if self.pool else 0
+
+    @property
+    def counted(self) -> bool:
+        return self.brought is not None or (self.pool is not None and self.pool.counted)
 
 
-def lines(config: RunConfig) -> list[str]:
-    """The plan as text: every step with its state, then rows, tokens and compute."""
+def lines(config: RunConfig, tflops: float | None = None) -> list[str]:
+    """The plan as text: every step with its state, then sizes, then the cost of what is to do.
+
+    Args:
+        tflops: speed of one worker in 10^12 operations per second; None to measure it here.
+
+    Raises:
+        UserError: what a run would stumble on, and can be seen before it.
+    """
+    if tflops is not None and not 0 < tflops < math.inf:
+        raise ConfigError(
+            f"--tflops {tflops:g}: give the speed of one worker in matrix products, in 10^12 "
+            "operations per second and above zero, such as 0.08 for a CPU core; leave it out to "
+            "measure this machine."
+        )
     run = Location.of(config.run_dir)
     planned = steps.plan(config, run).steps
     stale = pipeline.stale(planned, None)
@@ -42,9 +70,13 @@ def lines(config: RunConfig) -> list[str]:
     todo = {id(step) for step in stale}
     shown = [f"run_dir   {config.run_dir}", ""]
     shown += [f"{step.label:<{LABEL_WIDTH}}{_state(step, id(step) in todo)}" for step in planned]
-    if config.data is not None:
-        size = pool_size(config, config.data)
-        shown += ["", *_cost(config, size)]
+    found, counting = quantities(config, planned, {step.stage for step in stale})
+    sized = _sized(config, found)
+    shown += ["", *sized] if sized else []
+    costly = [step for step in stale if _computes(config, step.stage)]
+    if costly:
+        estimated, remarks = _costs(config, found, costly, tflops)
+        shown += ["", *costs.table(estimated), "", *remarks, *counting]
     return shown
 
 
@@ -56,95 +88,253 @@ def _state(step: steps.Step, is_stale: bool) -> str:
     return f"to do again: {', '.join(step.out.changed_keys()[:3])} changed"
 
 
-def pool_size(config: RunConfig, data: DataConfig) -> PoolSize:
-    """Rows and tokens of the pool, and the strata met on the way.
+# --- how much there is --------------------------------------------------------------------------
+
+
+def quantities(
+    config: RunConfig, planned: Sequence[steps.Step], stale: Collection[str]
+) -> tuple[Quantities, list[str]]:
+    """How much each stage has to do, and remarks on how that was counted.
+
+    Args:
+        stale: stages that are to be done; held-out rows are looked at only for those.
 
     Raises:
-        DataError: there are no rows, or none of a file's first rows can be used.
+        UserError: data cannot be used, or the pool is too small for the budget or the checkpoints.
     """
-    manifest = StageDir(
-        Location.of(config.run_dir) / steps.FOLDERS["prepare"], "prepare", {}
-    ).manifest()
-    if manifest is not None:
-        summary = manifest.summary
-        return PoolSize(summary["kept"], summary["tokens"], len(summary["strata"]), True)
-    rows = tokens = 0
-    strata: set[str] = set()
-    for file in sources.expand(data.train, "data.train"):
-        sample = list(itertools.islice(sources.read_rows(file), SAMPLED_ROWS))
-        if not sample:
-            continue
-        examples = _usable(sample, data, file.uri)
-        strata.update(example.stratum for example in examples)
-        estimated = len(sample)
-        if len(sample) == SAMPLED_ROWS and file.size > 0:
-            fields = [row.fields for row in sample if row.fields is not None]
-            estimated = sources.estimated_rows(file, fields)
-        rows, tokens = rows + estimated, tokens + round(estimated * _tokens(examples, data))
-    if not rows:
-        raise DataError(f"data.train: there are no rows in {first(data.train)}.")
-    return PoolSize(rows, tokens, len(strata), False)
+    summaries = {
+        step.stage: manifest.summary
+        for step in planned
+        if step.stage not in stale and (manifest := step.out.manifest()) is not None
+    }
+    brought = pool = None
+    held_out: dict[str, Amount] = {}
+    remarks: list[str] = []
+    data = config.data
+    if (path := _brought(config)) is not None:
+        brought = sizes.brought(path, summaries.get("trajectories"))
+    if data is not None:
+        evaluated = config.evaluation if "evaluation" in stale else None
+        prepared = summaries.get("prepare")
+        counter = sizes.by_characters(data)
+        if evaluated is not None or prepared is None or not prepared["tokens"]:
+            counter, remarks = _counter(config, data)
+        pool = sizes.pool(data, prepared, counter)
+        if evaluated is not None:
+            held_out = {
+                name: sizes.held_out(name, data, counter, evaluated.max_items)
+                for name in dict.fromkeys(evaluated.sets)
+            }
+    num_checkpoints = brought[1] if brought else _num_checkpoints(config, pool)
+    found = Quantities(pool, brought, num_checkpoints, 0, held_out)
+    return replace(found, num_selected=_num_selected(config, found)), remarks
 
 
-def _usable(sample: Sequence[SourceRow], data: DataConfig, uri: str) -> list[prompts.Example]:
-    examples, problems = [], []
-    for row in sample:
-        try:
-            if row.fields is None:
-                problems.append(f"row {row.row}: {row.reason}")
-            else:
-                examples.append(prompts.read_example(row.fields, data.fields))
-        except prompts.RowError as error:
-            problems.append(f"row {row.row}: {error}")
-    if not examples:
-        raise DataError(
-            f"data.train: none of the first {len(sample):,} rows of {uri} can be used (first: "
-            f"{problems[0]}). Mend the data or data.fields."
-        )
-    return examples
+def _brought(config: RunConfig) -> str | None:
+    """Where trajectories lie that were computed elsewhere."""
+    return config.trajectories.path if config.trajectories else None
 
 
-def _tokens(examples: Sequence[prompts.Example], data: DataConfig) -> float:
-    """Tokens of a row, on average; the template's own words count as 30."""
-    characters = sum(len(message.text) for example in examples for message in example.messages)
-    return min(characters / len(examples) / CHARACTERS_PER_TOKEN + 30, data.max_tokens)
+def _counter(config: RunConfig, data: DataConfig) -> tuple[TokenCounter, list[str]]:
+    """How tokens of rows are counted: by the pool's tokenizer, if it is on this machine."""
+    from s2l_ray.modelling import outline
+
+    small = None if _brought(config) else _model(config, "reference")
+    spec = data.tokenizer or small or _model(config, "target")
+    tokenizer = outline.tokenizer(spec) if spec else None
+    if tokenizer is not None:
+        return sizes.by_tokenizer(data, tokenizer), []
+    missing = f": the tokenizer of {_name(spec)} is not on this machine" if spec else ""
+    remark = f"Tokens are characters / {sizes.CHARACTERS_PER_TOKEN:g}{missing}."
+    return sizes.by_characters(data), [remark]
 
 
-def _cost(config: RunConfig, size: PoolSize) -> list[str]:
-    about = "" if size.counted else "about "
-    where = "" if size.counted else " among the first rows"
-    shown = [
-        f"pool            {about}{size.rows:,} rows, {about}{size.tokens:,} tokens",
-        f"strata          {size.strata:,}{where}",
-    ]
-    reference, target = config.reference, config.target
-    num_checkpoints = 0
-    if reference is not None and reference.path is None:
-        num_steps = schedule.num_steps(size.rows, reference)
-        shown.append(_training_line("reference", num_steps, size, reference))
-        num_checkpoints = len(schedule.checkpoint_steps(num_steps, reference.checkpoints))
-    if num_checkpoints and config.trajectories is not None:
-        scored = size.tokens * num_checkpoints
-        shown.append(f"trajectories    {about}{scored:,} tokens ({num_checkpoints} checkpoints)")
+def _model(config: RunConfig, stage: str) -> ModelSpec | None:
+    """The model of a stage; of existing checkpoints the first."""
+    if stage in ("target", "evaluation"):
+        return config.target.model if config.target else None
+    reference = config.reference
+    if reference is None or reference.path is None:
+        return reference.model if reference else None
+    return f"{reference.path.rstrip('/')}/{first_checkpoint(reference.path)}"
+
+
+def _name(spec: ModelSpec) -> str:
+    return spec.tokenizer if isinstance(spec, RandomModel) else spec
+
+
+def _num_checkpoints(config: RunConfig, pool: Pool | None) -> int:
+    reference = config.reference
+    if reference is None or pool is None:
+        return 0
+    if reference.path is not None:
+        return len(list_checkpoints(Location.of(reference.path).names()))
+    num_steps = schedule.num_steps(pool.amount.rows, reference)
+    try:
+        return len(schedule.checkpoint_steps(num_steps, reference.checkpoints))
+    except ConfigError:
+        if pool.whole:
+            raise
+        # An estimate is no reason to refuse.
+        return 0
+
+
+def _num_selected(config: RunConfig, found: Quantities) -> int:
+    if config.selection is None:
+        return 0
+    budget, known = config.selection.budget, found.num_rows
+    if isinstance(budget, int) and not found.counted:
+        known = max(known, budget)
+    return budget_rows(budget, known)
+
+
+def _sized(config: RunConfig, found: Quantities) -> list[str]:
+    """One line for the pool, and one for each stage of which there is something to say."""
+    pool, reference, target = found.pool, config.reference, config.target
+    about = "" if found.pool is None or found.pool.counted else "about "
+    shown = []
+    if pool is not None:
+        amount, where = pool.amount, "" if pool.whole else " among the first rows"
+        share = amount.responses / max(amount.tokens, 1)
+        tokens = f"{about}{amount.tokens:,} tokens, {share:.0%} of them in responses"
+        shown.append(f"pool            {about}{amount.rows:,} rows, {tokens}")
+        shown.append(f"strata          {pool.strata:,}{where}")
+    if pool and not found.brought and reference is not None and reference.model is not None:
+        num_steps = schedule.num_steps(pool.amount.rows, reference)
+        shown.append(f"reference       {about}{num_steps:,} steps of {reference.batch_size}")
+    if found.brought is not None:
+        of = f"{found.brought[0]:,} rows, computed elsewhere"
+        shown.append(f"trajectories    {found.num_checkpoints} checkpoints of {of}")
+    elif config.trajectories is not None:
+        more = ", more than there seem to be steps" if not found.num_checkpoints else ""
+        shown.append(f"trajectories    {found.num_checkpoints} checkpoints{more}")
+    if config.clusters is not None:
+        shown.append(f"clusters        {_clusters(config.clusters, found)}")
     if config.selection is not None:
-        budget = config.selection.budget
-        known = (
-            max(size.rows, budget) if isinstance(budget, int) and not size.counted else size.rows
-        )
-        num_selected = budget_rows(budget, known)
-        more = ", more than there seem to be" if num_selected > size.rows else ""
-        shown.append(f"selection       {about}{num_selected:,} examples{more}")
-        if target is not None:
-            subset = size.scaled_to(num_selected)
-            num_steps = schedule.num_steps(subset.rows, target)
-            arms = 1 + len(config.selection.baselines)
-            line = _training_line("target", num_steps, subset, target)
-            shown.append(f"{line}{f', {arms} arms' if arms > 1 else ''}")
+        shown.append(f"selection       {_selection(config.selection, found)}")
+    if target is not None:
+        num_steps = schedule.num_steps(found.num_selected, target)
+        shown.append(f"target          {about}{num_steps:,} steps of {target.batch_size}")
+    if config.evaluation is not None and found.held_out:
+        shown.append(f"evaluation      {_evaluation(config.evaluation, found)}")
     return shown
 
 
-def _training_line(name: str, steps: int, size: PoolSize, section: Training) -> str:
-    about = "" if size.counted else "about "
-    mean = size.tokens / max(size.rows, 1)
-    tokens = round(steps * min(section.batch_size, max(size.rows, 1)) * mean)
-    return f"{name:<16}{about}{steps:,} steps of {section.batch_size}, {about}{tokens:,} tokens"
+def _clusters(config: ClustersConfig, found: Quantities) -> str:
+    if not config.per_stratum:
+        return f"{config.num_clusters:,} over all"
+    if found.pool is None or found.brought is not None:
+        return f"{config.num_clusters:,} in each stratum"
+    strata = found.pool.strata
+    most = min(config.num_clusters * strata, found.num_rows)
+    return f"{config.num_clusters:,} in each of {strata:,} strata, at most {most:,} clusters"
+
+
+def _selection(config: SelectionConfig, found: Quantities) -> str:
+    budget, num_selected = config.budget, found.num_selected
+    about = "" if found.counted or isinstance(budget, int) else "about "
+    shown = f"{about}{num_selected:,} examples"
+    if isinstance(budget, float):
+        shown += f", {budget:g} of the pool rounded down"
+    if num_selected > found.num_rows:
+        shown += ", more than there seem to be"
+    if config.baselines:
+        shown += f", by each of {1 + len(config.baselines)} methods"
+    return shown
+
+
+def _evaluation(config: EvaluationConfig, found: Quantities) -> str:
+    num_items = sum(amount.rows for amount in found.held_out.values())
+    names = first(list(found.held_out))
+    return f"{num_items:,} rows of {names}; answers of at most {config.max_new_tokens:,} tokens"
+
+
+# --- what it costs ------------------------------------------------------------------------------
+
+
+def _computes(config: RunConfig, stage: str) -> bool:
+    """Whether a stage passes tokens through a model, rather than take what was brought along."""
+    if stage not in costs.SHARE:
+        return False
+    return getattr(getattr(config, stage), "path", None) is None
+
+
+def _costs(
+    config: RunConfig, found: Quantities, costly: Sequence[steps.Step], tflops: float | None
+) -> tuple[list[Cost], list[str]]:
+    """The cost of every step of `costly`, and remarks on it."""
+    stages = {step.stage for step in costly}
+    shapes = _shapes(config, stages)
+    of_stage: dict[str, tuple[Work, Hardware]] = {}
+    for stage, (section, work) in _works(config, found, shapes).items():
+        if stage not in stages:
+            continue
+        if tflops is not None:
+            of_stage[stage] = work, costs.given(section, tflops * 1e12)
+        else:
+            of_stage[stage] = work, costs.measured(section, work, shapes[stage])
+    estimated = [
+        Cost(step.label, *of_stage[step.stage], costs.seconds(step.stage, *of_stage[step.stage]))
+        for step in costly
+    ]
+    remarks = _unknown(config, of_stage)
+    if any(cost.seconds is not None for cost in estimated):
+        remarks += costs.remarks(stages, is_given=tflops is not None)
+    return estimated, remarks
+
+
+def _shapes(config: RunConfig, stages: Collection[str]) -> dict[str, Shape | None]:
+    """For every stage the sizes of its model, where this machine has what tells them."""
+    from s2l_ray.modelling import outline
+
+    known: dict[str, Shape | None] = dict.fromkeys(costs.SHARE)
+    for pair in (("reference", "trajectories"), ("target", "evaluation")):
+        if not any(stage in stages for stage in pair):
+            continue
+        spec = _model(config, pair[0])
+        known |= dict.fromkeys(pair, outline.shape(spec) if spec is not None else None)
+    return known
+
+
+def _works(
+    config: RunConfig, found: Quantities, shapes: Mapping[str, Shape | None]
+) -> dict[str, tuple[Section, Work]]:
+    """What each stage of the configuration computes, and the section that says on what."""
+    works: dict[str, tuple[Section, Work]] = {}
+    if found.pool is None:
+        return works
+    amount = found.pool.amount
+    if (section := config.reference) is not None:
+        works["reference"] = section, costs.training(section, amount, shapes["reference"])
+    if (scoring := config.trajectories) is not None:
+        work = costs.scoring(scoring, found.pool, found.num_checkpoints, shapes["trajectories"])
+        works["trajectories"] = scoring, work
+    if (target := config.target) is not None:
+        # Average rows, in the pool's tokens; the target's own tokenizer may make fewer or more.
+        subset = amount.scaled_to(found.num_selected)
+        works["target"] = target, costs.training(target, subset, shapes["target"])
+    if (evaluated := config.evaluation) is not None and found.held_out:
+        sets = list(found.held_out.values())
+        works["evaluation"] = evaluated, costs.evaluation(evaluated, sets, shapes["evaluation"])
+    return works
+
+
+def _unknown(config: RunConfig, of_stage: Mapping[str, tuple[Work, Hardware]]) -> list[str]:
+    """Why FLOPs or times are not known, and what would tell them."""
+    absent, without_gpu = [], []
+    for stage, (work, hardware) in of_stage.items():
+        spec = _model(config, stage)
+        if work.flops is None and spec is not None:
+            absent.append(_name(spec))
+        elif hardware.flops_per_second is None:
+            without_gpu.append(f"{stage}.gpus_per_worker")
+    remarks = []
+    if absent:
+        names = " and ".join(dict.fromkeys(absent))
+        remarks.append(
+            f"FLOPs unknown: not on this machine, and a plan downloads nothing: {names}."
+        )
+    if without_gpu:
+        asked = ", ".join(without_gpu)
+        remarks.append(f"Time unknown: no GPU here for {asked}; give its speed with --tflops.")
+    return remarks

@@ -120,8 +120,11 @@ def content_sha(file: InputFile) -> str:
 def estimated_rows(file: InputFile, sample: Sequence[Mapping[str, Any]]) -> int:
     """How many rows `file` holds, about, if its other rows are like the first ones in `sample`.
 
-    What a parquet file says of itself is taken for granted.
+    What a parquet file or the hub says is taken for granted; of a hub data set that it says nothing
+    about, only the sample is known.
     """
+    if file.uri.startswith("hf://"):
+        return max(_hub_num_rows(file), len(sample))
     kind, compression = _kind(file.uri)
     if kind == "parquet":
         filesystem, path, _ = _locate(file.uri)
@@ -287,6 +290,16 @@ def _hub_rows(file: InputFile) -> Iterator[SourceRow]:
         rows = datasets.load_dataset(name, split=split, streaming=True)
         for row, fields in enumerate(rows):
             yield SourceRow(row, dict(fields), None, _excerpt(fields))
+
+
+def _hub_num_rows(file: InputFile) -> int:
+    """Rows of a split; 0 where its data set does not say."""
+    name, split = _hub_name(file.uri)
+    with _reaching_hub(file):
+        import datasets
+
+        known = datasets.load_dataset_builder(name).info.splits or {}
+    return known[split].num_examples if split in known else 0
 
 
 def _hub_revision(file: InputFile) -> str:

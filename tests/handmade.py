@@ -79,6 +79,8 @@ def finish(tree: dict[str, Any], until: str = "report") -> Location:
         summary: dict[str, Any] = {"rows": NUM_ROWS}
         if step.stage == "prepare":
             summary |= write_rows(step.out.location)
+        if step.stage == "trajectories":
+            summary["steps"] = [2, 4, 6]
         if step.stage == "clusters":
             summary |= write_clusters(step.out.location)
         if step.stage == "selection":
@@ -92,7 +94,15 @@ def write_rows(folder: Location) -> dict[str, Any]:
         rows = slice(part * ROWS_PER_PART, (part + 1) * ROWS_PER_PART)
         table = rows_table(ROWS[rows], IDS[rows], "pool.jsonl", range(rows.start, rows.stop))
         (folder / rows_name(part)).write_table(table)
-    return {"kept": NUM_ROWS, "tokens": 1_234, "rejected": {}, "duplicates": 0, "strata": {}}
+    return {
+        "kept": NUM_ROWS,
+        "tokens": 1_234,
+        "prompt_tokens": 734,
+        "rejected": {},
+        "duplicates": 0,
+        "strata": {},
+        "rows_per_part": [ROWS_PER_PART] * (NUM_ROWS // ROWS_PER_PART),
+    }
 
 
 def write_clusters(folder: Location) -> dict[str, Any]:

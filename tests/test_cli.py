@@ -326,7 +326,21 @@ def test_plan_shows_what_would_be_done_and_leaves_nothing(place, capsys):
     shown = capsys.readouterr().out
     assert all(f"\n{stage} " in shown for stage in steps.STAGES)
     assert shown.count("to do") == len(steps.STAGES) and "3 rows" in shown
+    assert "FLOPs unknown: not on this machine" in shown and "small and large" in shown
     assert tree_of(place) == before
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("-3", "--tflops -3: give the speed of one worker"),
+        ("0", "--tflops 0: give the speed"),
+        ("inf", "--tflops inf: give the speed"),
+        ("fast", "argument --tflops: invalid float value: 'fast'"),
+    ],
+)
+def test_a_speed_that_means_nothing_is_refused_by_plan(capsys, value, message):
+    assert message in refused(capsys, "plan", "run.yaml", f"--tflops={value}")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

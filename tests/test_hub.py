@@ -15,6 +15,15 @@ from tests import tiny
 
 ROOT = Path(__file__).parents[1]
 COMMIT = "a" * 40
+CARD = """---
+dataset_info:
+  features:
+  - {name: instruction, dtype: string}
+  - {name: output, dtype: string}
+  splits:
+  - {name: train, num_bytes: 1000, num_examples: 30}
+---
+"""
 pytestmark = pytest.mark.ray
 
 
@@ -79,6 +88,7 @@ def environment(tmp_path_factory) -> Iterator[dict[str, str]]:
     pool.mkdir()
     rows = [{"instruction": f"add {i}", "output": f"{i}"} for i in range(30)]
     (pool / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (pool / "README.md").write_text(CARD)
     tiny.model("llama", seed=3).save_pretrained(model)
     tiny.tokenizer().save_pretrained(model)
     served = type("Served", (Hub,), {"folders": {"datasets/sums": pool, "models/small": model}})
@@ -144,6 +154,13 @@ from s2l_ray.modelling import origins
 print(origins.hub_revision("org/small"), origins.hub_revision("org/other"))
 """
 
+COUNT = """
+from s2l_ray import sources
+for name in ("hf://org/sums", "hf://org/sums:train[:7]"):
+    (file,) = sources.expand([name], "data.train")
+    print(sources.estimated_rows(file, [{}] * 5))
+"""
+
 LOAD = """
 from s2l_ray.errors import ModelError
 from s2l_ray.modelling import checkpoints
@@ -161,6 +178,11 @@ def test_a_data_set_is_read_by_its_name_and_known_by_its_revision(environment):
     assert read == f"30 7 {{'instruction': 'add 7', 'output': '7'}} {COMMIT}:train"
     assert "hf://org/sums:test" in no_split and "['train']" in no_split
     assert "hf://org/nothing cannot be read" in no_data_set and "Check the name" in no_data_set
+
+
+def test_the_rows_of_a_split_are_those_that_its_data_set_names(environment):
+    # Of a slice it says nothing, and only the sample is known.
+    assert shown(environment, COUNT) == ["30", "5"]
 
 
 def test_a_model_is_loaded_by_its_name(environment):

@@ -45,15 +45,20 @@ _LOADING_ERRORS = (
 )
 
 
-def load_tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase:
+def load_tokenizer(spec: ModelSpec, *, offline: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer that belongs to `spec`; it is sure to have an end-of-sequence token.
+
+    Args:
+        offline: of a name on the hub, only what is in this machine's cache is found.
 
     Raises:
         ModelError: it cannot be found or read, or has no end-of-sequence token.
     """
     name = spec.tokenizer if isinstance(spec, RandomModel) else spec
     with _explained(f"tokenizer {name}"), opened(name) as (location, options):
-        tokenizer = AutoTokenizer.from_pretrained(location, trust_remote_code=False, **options)
+        tokenizer = AutoTokenizer.from_pretrained(
+            location, trust_remote_code=False, local_files_only=offline, **options
+        )
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"tokenizer {name} has no end-of-sequence token, which closes every response; "
@@ -98,6 +103,27 @@ def load_model(
             f"was it saved as a causal language model?"
         )
     return model.eval()
+
+
+def load_outline(spec: ModelSpec) -> PreTrainedModel:
+    """A causal LM whose weights have shapes and no content; nothing is asked of the hub.
+
+    Raises:
+        ModelError: it is not on this machine, or its configuration cannot be used.
+    """
+    with _explained(f"model {spec}"):
+        config = _offline_config(spec)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+
+
+def _offline_config(spec: ModelSpec) -> PreTrainedConfig:
+    if isinstance(spec, RandomModel):
+        return _random_config(spec, offline=True)
+    location, options = located(spec)
+    return AutoConfig.from_pretrained(
+        location, trust_remote_code=False, local_files_only=True, **options
+    )
 
 
 def save_checkpoint(
@@ -222,9 +248,9 @@ def _architecture(spec: RandomModel) -> tuple[str, dict[str, Any]]:
     return name, arguments
 
 
-def _random_config(spec: RandomModel) -> PreTrainedConfig:
+def _random_config(spec: RandomModel, *, offline: bool = False) -> PreTrainedConfig:
     name, arguments = _architecture(spec)
-    tokenizer = load_tokenizer(spec)
+    tokenizer = load_tokenizer(spec, offline=offline)
     with _explained(f"architecture {name}"):
         config = AutoConfig.for_model(name, **_token_arguments(tokenizer) | arguments)
     if config.vocab_size < len(tokenizer):

@@ -20,6 +20,13 @@ def num_steps(num_rows: int, config: Training) -> int:
     return max(round(config.epochs * steps_per_epoch(num_rows, config.batch_size)), 1)
 
 
+def rows_trained(num_rows: int, config: Training) -> int:
+    """How many rows all optimizer steps take together; a row counts once in every epoch."""
+    per_epoch = steps_per_epoch(num_rows, config.batch_size)
+    epochs, more = divmod(num_steps(num_rows, config), per_epoch)
+    return epochs * num_rows + more * config.batch_size
+
+
 def checkpoint_steps(total_steps: int, checkpoints: int | EverySteps) -> list[int]:
     """The steps after which a checkpoint is kept, ascending.
 

@@ -74,6 +74,26 @@ def common_length(uri_of_length: Mapping[int, str]) -> int:
     return length
 
 
+def look(uri: str) -> tuple[int, int]:
+    """Rows and checkpoints of a file, from its footer alone; no checkpoints where it has no rows.
+
+    Raises:
+        DataError: it is no parquet, or lacks a column.
+    """
+    with _readable(uri):
+        file = _open(uri)
+    _columns(file.schema_arrow.names, uri)
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    num_losses = sum(
+        column.num_values
+        for group in groups
+        for column in map(group.column, range(group.num_columns))
+        if column.path_in_schema.split(".")[0] == "loss_nats"
+    )
+    num_rows = file.metadata.num_rows
+    return num_rows, round(num_losses / max(num_rows, 1))
+
+
 def _num_rows(uri: str) -> int:
     with _readable(uri):
         return int(_open(uri).metadata.num_rows)

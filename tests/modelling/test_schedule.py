@@ -34,6 +34,14 @@ def test_steps_follow_from_rows_and_batch_size(changes, expected):
     assert schedule.num_steps(19, Training(batch_size=7, **changes)) == expected
 
 
+@pytest.mark.parametrize(
+    ("changes", "expected"), [({}, 57), ({"epochs": 0.5}, 14), ({"max_steps": 5}, 33)]
+)
+def test_rows_are_counted_once_in_every_epoch(changes, expected):
+    # An epoch is two batches of 7 and one of 5.
+    assert schedule.rows_trained(19, Training(batch_size=7, **changes)) == expected
+
+
 def test_the_learning_rate_rises_and_then_falls_to_zero():
     config = Training(batch_size=7, warmup=0.1)
     rates = [schedule.learning_rate(step, 100, config) for step in range(101)]

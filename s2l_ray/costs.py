@@ -1,0 +1,229 @@
+"""What the costly stages compute, and how long that takes on hardware that is measured or given."""
+
+import math
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+from s2l_ray.config import (
+    EvaluationConfig,
+    TargetConfig,
+    Training,
+    TrajectoriesConfig,
+    WorkerRange,
+)
+from s2l_ray.heldout import BATCHES_PER_UNIT
+from s2l_ray.maths import flops
+from s2l_ray.maths.flops import Shape
+from s2l_ray.modelling import schedule
+from s2l_ray.progress import LABEL_WIDTH, duration
+from s2l_ray.sizes import Amount, Pool
+
+SHARE = {"reference": 0.20, "trajectories": 0.31, "target": 0.20, "evaluation": 0.38}
+"""Of the speed in plain matrix products, what a worker of a stage reaches on average.
+
+From the two runs of docs/experiments.md on two CPU cores, which is also where the comparison of
+estimated and real times is. Not measured on a GPU, where generation, a part of the evaluation, is
+bound by memory and reaches less.
+"""
+START_SECONDS = {"reference": 25.0, "trajectories": 10.0, "target": 25.0, "evaluation": 10.0}
+"""From the beginning of a stage to its first computation, mostly imports; from the same runs."""
+
+Section = Training | TrajectoriesConfig | EvaluationConfig
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one stage computes.
+
+    Attributes:
+        tokens: all that go through the model, in every epoch or at every checkpoint anew.
+        flops: None where the model is not known.
+        tokens_per_pass: in one forward pass of a worker.
+        units: the pieces that workers take one by one; None where all share every step.
+    """
+
+    tokens: int
+    flops: float | None
+    tokens_per_pass: int
+    units: int | None
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """How many workers compute, and how fast each multiplies matrices; None if that is unknown."""
+
+    workers: int
+    flops_per_second: float | None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one step of a run takes; the time is None where model or hardware are not known."""
+
+    label: str
+    work: Work
+    hardware: Hardware
+    seconds: float | None
+
+
+def training(config: Training, amount: Amount, shape: Shape | None) -> Work:
+    """All optimizer steps on the rows of `amount`."""
+    passed = amount.scaled_to(schedule.rows_trained(amount.rows, config))
+    operations = None
+    if shape is not None:
+        target = config if isinstance(config, TargetConfig) else None
+        passes = flops.training_passes(
+            recomputed=target is not None and target.activation_checkpointing,
+            frozen=target is not None and target.lora is not None,
+        )
+        operations = passes * _read(shape, passed)
+    tokens_per_pass = round(config.micro_batch_size * amount.row_tokens)
+    return Work(passed.tokens, operations, max(tokens_per_pass, 1), None)
+
+
+def scoring(
+    config: TrajectoriesConfig, pool: Pool, num_checkpoints: int, shape: Shape | None
+) -> Work:
+    """One forward pass over the pool at every checkpoint."""
+    operations = None if shape is None else num_checkpoints * _read(shape, pool.amount)
+    tokens = num_checkpoints * pool.amount.tokens
+    return Work(tokens, operations, config.tokens_per_batch, pool.parts * num_checkpoints)
+
+
+def evaluation(config: EvaluationConfig, sets: Sequence[Amount], shape: Shape | None) -> Work:
+    """Held-out rows are scored, their prompts read again, and every answer is as long as it may be.
+
+    A shorter answer costs less, so this is the most that it takes.
+    """
+    new = config.max_new_tokens
+    tokens = sum(2 * rows.tokens - rows.responses + rows.rows * new for rows in sets)
+    operations = None
+    if shape is not None:
+        operations = sum(_read(shape, rows) + _answered(shape, rows, new) for rows in sets)
+    rows_per_unit = BATCHES_PER_UNIT * config.rows_per_batch
+    units = sum(math.ceil(rows.rows / rows_per_unit) for rows in sets)
+    longest = max(rows.row_tokens for rows in sets)
+    return Work(tokens, operations, max(round(config.rows_per_batch * longest), 1), units)
+
+
+def _read(shape: Shape, rows: Amount) -> float:
+    """Whole rows, with logits of response positions only."""
+    return flops.forward(shape, tokens=rows.tokens, logits=rows.responses, context=rows.row_tokens)
+
+
+def _answered(shape: Shape, rows: Amount, new_tokens: int) -> float:
+    """Every prompt in one pass, then token by token with what came before in a cache."""
+    prompts = rows.tokens - rows.responses
+    length = prompts / max(rows.rows, 1)
+    prompt = flops.forward(shape, tokens=prompts, logits=rows.rows, context=length)
+    new = rows.rows * new_tokens
+    # On average half of the answer is there already.
+    return prompt + flops.forward(shape, tokens=new, logits=new, context=length + new_tokens / 2)
+
+
+def given(section: Section, flops_per_second: float) -> Hardware:
+    """Workers of a speed that the user knows, as many as `section` asks for."""
+    return Hardware(_wanted(section), flops_per_second)
+
+
+def measured(section: Section, work: Work, shape: Shape | None) -> Hardware:
+    """Workers of `section` on this machine, no more than it has CPUs or GPUs for."""
+    import torch
+
+    from s2l_ray.modelling import checkpoints, speed
+
+    gpus = section.gpus_per_worker
+    if gpus is None:
+        gpus = int(torch.cuda.is_available())
+    if gpus > 0:
+        fitting = int(torch.cuda.device_count() / gpus)
+    else:
+        fitting = (os.cpu_count() or 1) // section.cpus_per_worker
+    if shape is None or (gpus > 0 and fitting == 0):
+        return Hardware(_wanted(section), None)
+    device = checkpoints.device_for(gpus)
+    speed_of_one = speed.matrix_flops_per_second(
+        num_tokens=work.tokens_per_pass,
+        width=shape.width,
+        dtype=checkpoints.resolve_precision(section.precision, device),
+        device=device,
+        num_threads=section.cpus_per_worker,
+    )
+    return Hardware(min(_wanted(section), max(fitting, 1)), speed_of_one)
+
+
+def _wanted(section: Section) -> int:
+    workers = section.workers
+    return workers.max if isinstance(workers, WorkerRange) else workers
+
+
+def seconds(stage: str, work: Work, hardware: Hardware) -> float | None:
+    """Start of the workers, then operations at the share of their speed that `stage` reaches."""
+    if work.flops is None or hardware.flops_per_second is None:
+        return None
+    busy = float(hardware.workers)
+    if work.units is not None:
+        # The last round of pieces may leave workers without one.
+        busy = work.units / max(math.ceil(work.units / hardware.workers), 1)
+    reached = busy * hardware.flops_per_second * SHARE[stage]
+    return START_SECONDS[stage] + work.flops / max(reached, 1.0)
+
+
+def table(costs: Sequence[Cost]) -> list[str]:
+    """One aligned line per step, and their sum."""
+    shown = [_line("cost", "tokens", "FLOPs", "time", "workers")]
+    for cost in costs:
+        rate, operations = cost.hardware.flops_per_second, cost.work.flops
+        each = "" if rate is None else f" x {readable(rate)}FLOP/s"
+        shown.append(
+            _line(
+                cost.label,
+                f"{cost.work.tokens:,}",
+                "unknown" if operations is None else f"{readable(operations)}FLOP",
+                "unknown" if cost.seconds is None else duration(cost.seconds),
+                f"{cost.hardware.workers}{each}",
+            )
+        )
+    return [*shown, _sum(costs)]
+
+
+def _sum(costs: Sequence[Cost]) -> str:
+    known = [cost for cost in costs if cost.seconds is not None]
+    label = "all" if len(known) == len(costs) else "all of known time"
+    tokens = sum(cost.work.tokens for cost in known)
+    operations = sum(cost.work.flops or 0.0 for cost in known)
+    total = sum(cost.seconds or 0.0 for cost in known)
+    hours = f"{total / 3600:,.2f} hours"
+    return _line(label, f"{tokens:,}", f"{readable(operations)}FLOP", duration(total), hours)
+
+
+def _line(label: str, tokens: str, operations: str, time: str, workers: str) -> str:
+    return f"{label:<{LABEL_WIDTH - 4}}{tokens:>18}{operations:>13}{time:>11}   {workers}"
+
+
+def readable(number: float) -> str:
+    """Three digits and a prefix: 1.234e13 -> '12.3 T'."""
+    for prefix in ("", "k", "M", "G", "T", "P", "E"):
+        if number < 999.5:
+            return f"{number:.3g} {prefix}"
+        number /= 1000
+    return f"{number:,.3g} Z"
+
+
+def remarks(stages: Collection[str], *, is_given: bool) -> list[str]:
+    """What the times are made of, and what is not in them."""
+    listed = "; ".join(
+        f"{stage} {START_SECONDS[stage]:g} s, {SHARE[stage]:.0%}"
+        for stage in SHARE
+        if stage in stages
+    )
+    speeds = "are given" if is_given else "were measured here and now"
+    shown = [
+        "Time is the start of the workers plus FLOPs / (workers x speed x share of it reached):",
+        f"  {listed}",
+        f"Starts and shares come from two CPU cores (docs/experiments.md); speeds {speeds}.",
+    ]
+    if "evaluation" in stages:
+        shown.append("Evaluation takes at most this: every answer is counted at its full length.")
+    return [*shown, "Not counted: prepare, clusters, selection, report, waiting for machines."]
