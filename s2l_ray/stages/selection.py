@@ -1,7 +1,9 @@
 """Stage 5: a ranking of all examples, of which the subset for any budget is a prefix.
 
 Runs in one process without Ray. What it holds of an example are numbers, a few tens of bytes; ids
-are read again when they are written. N examples of the pool, R of them in order of rank.
+are read again when they are written.
+
+Shape letters: N examples of the pool, P of one part, R in order of rank.
 """
 
 import contextlib
