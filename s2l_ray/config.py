@@ -196,18 +196,20 @@ class ClustersConfig(Section):
 
     operational: ClassVar[frozenset[str]] = frozenset({"workers"})
 
+    method: Literal["minibatch", "authors"] = "minibatch"
+    """minibatch, or authors: fitted to a sample alone, from random rows, as the authors' code."""
     num_clusters: PositiveInt = 100
     """Over all, or in each stratum; fewer where there are fewer distinct trajectories."""
     per_stratum: bool = True
     """k-means inside each stratum, as the authors do, or over all."""
     rows_per_sample: PositiveInt = 25_600
-    """Rows on which the k-means++ start is found, in each stratum or over all."""
+    """Rows on which the k-means++ start is found, or all is fitted; in each stratum or over all."""
     rows_per_batch: PositiveInt = 8_192
     """Rows in one mini-batch over the whole cluster, not per worker (expected size)."""
     minibatch_sweeps: Annotated[int, Field(ge=0)] = 4
     """Mini-batches after the start; none for a pool that is one batch."""
     lloyd_sweeps: Annotated[int, Field(ge=1)] = 20
-    """Full sweeps at the end; fewer if no trajectory changes its cluster."""
+    """Full sweeps at the end, or over the sample; fewer if no trajectory changes its cluster."""
     workers: PositiveInt = 1
     """Actors that share the trajectories."""
 
@@ -251,7 +253,6 @@ class TargetConfig(Training):
     """The large model, fine-tuned on the subset alone."""
 
     workers: PositiveInt = 1
-    """Processes; another number sums gradients in another order."""
     model: ModelSpec
     """Any causal language model of transformers."""
     zero_stage: Literal[1, 2, 3] = 2

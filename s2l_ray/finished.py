@@ -1,8 +1,6 @@
 """What can be done with a run that is already there: another subset, its report again."""
 
-import json
 import time
-from typing import Any
 
 from s2l_ray import config
 from s2l_ray.artifacts import Parts, StageDir
@@ -55,7 +53,7 @@ def write_subset(
         rows = Parts(run / FOLDERS["prepare"], "rows")
         selection.write_selected(pool.key_N[order_N], rows, place)
     else:
-        _write_ids(pool, order_N, place)
+        selection.write_ids(pool, order_N, place)
     return place, num_selected
 
 
@@ -63,16 +61,6 @@ def _is_of(run: Location, place: Location) -> bool:
     """Whether `place` is in `run`, and not among the subsets that can be written again."""
     inside = place.uri.startswith(f"{run.uri}/")
     return inside and not place.uri.startswith(f"{run.uri}/subsets/")
-
-
-def _write_ids(pool: Any, order_N: Any, place: Location) -> None:
-    """Without the original rows: ids, strata and clusters, in the order of the ranking."""
-    chosen = pool.table.take(order_N)
-    if place.name.endswith(".parquet"):
-        place.write_table(chosen)
-        return
-    lines = (json.dumps(row, ensure_ascii=False) for row in chosen.to_pylist())
-    place.write_bytes("".join(f"{line}\n" for line in lines).encode())
 
 
 def rebuild_report(run: Location) -> Location:

@@ -145,16 +145,16 @@ def _carry_out(step: Step, say: Callable[[str], None]) -> None:
     with Progress(step.label) as progress:
         summary = step.work(progress)
     manifest = step.out.finish(summary, time.monotonic() - started)
-    say(f"  {step.label:<{LABEL_WIDTH}}{duration(manifest.seconds):>8}   {_headline(summary)}")
+    say(f"  {step.label:<{LABEL_WIDTH}}{duration(manifest.seconds):>8}   {headline(summary)}")
 
 
-def _headline(summary: Mapping[str, Any]) -> str:
+def headline(summary: Mapping[str, Any]) -> str:
     """The first few plain numbers of a summary."""
     shown = []
     for key, value in summary.items():
         name = key.removeprefix("num_").replace("_", " ")
         if isinstance(value, int) and not isinstance(value, bool):
-            shown.append(f"{value:,} {name}")
+            shown.append(f"{value:,} {name.removesuffix('s') if value == 1 else name}")
         elif isinstance(value, float):
             shown.append(f"{name} {value:,.4g}")
     return ", ".join(shown[:4])

@@ -334,8 +334,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextlib.contextmanager
-def user_errors() -> Iterator[None]:
-    """Raise the UserError of an actor's method as it was, not as Ray wraps it."""
+def user_errors(who: str) -> Iterator[None]:
+    """Raise the UserError of an actor's method as it was, and say of other failures whose they are.
+
+    Raises:
+        DataError: the actor died, or had too little memory.
+        UnitError: it failed in another way; the message holds its traceback.
+    """
     from ray.exceptions import RayActorError, RayTaskError
 
     try:
@@ -343,11 +348,14 @@ def user_errors() -> Iterator[None]:
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             raise error.cause from None
-        raise
+        if is_out_of_memory(error.cause):
+            cause = f"the memory did not suffice ({one_line(error.cause)[:200]})"
+            raise DataError(f"{who}: {cause}. {ADVICE_ON_MEMORY}") from error
+        raise UnitError(f"{who} failed with:\n{error}") from None
     except RayActorError as error:
         raise DataError(
-            f"a worker died {MAX_ATTEMPTS + 1} times, most likely for want of memory: "
-            f"{one_line(error)[:300]}. Use more workers, or a larger machine."
+            f"{who} died {MAX_ATTEMPTS} times, most likely for want of memory: "
+            f"{one_line(error)[:300]}. Use more workers, or larger machines."
         ) from error
 
 

@@ -117,7 +117,7 @@ def test_the_report_draws_and_does_nothing_else():
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("ray", ("s2l_ray.stages", "s2l_ray.runtime", "s2l_ray.trainer")),
+        ("ray", ("s2l_ray.stages", "s2l_ray.runtime", "s2l_ray.trainer", "s2l_ray.fleet")),
         ("deepspeed", ("s2l_ray.modelling.zero",)),
         ("transformers", ("s2l_ray.modelling",)),
         ("matplotlib", ("s2l_ray.report",)),

@@ -250,6 +250,28 @@ def test_an_input_that_is_not_there_makes_no_run(tree, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("summary", "line"),
+    [
+        (
+            {"rows": 3_498, "num_clusters": 288, "inertia": 9.0186, "lloyd_sweeps": 1},
+            "3,498 rows, 288 clusters, inertia 9.019, 1 lloyd sweep",
+        ),
+        (
+            {"rows": 1, "selected": 1, "strata": {"math": 1}, "size_of_cluster": [1]},
+            "1 row, 1 selected",
+        ),
+        (
+            {"num_rows": 2, "num_rejected": 0, "num_steps": 1, "workers": 1, "num_tokens": 9},
+            "2 rows, 0 rejected, 1 step, 1 worker",
+        ),
+        ({"converged": True, "loss_nats": 0.5}, "loss nats 0.5"),
+    ],
+)
+def test_the_line_of_a_stage_is_its_first_four_numbers(summary, line):
+    assert pipeline.headline(summary) == line
+
+
 @pytest.mark.ray
 def test_trajectories_of_ones_own_become_a_ranking_and_each_stage_runs_once(s2l, tmp_path):
     loss_NT = np.random.default_rng(0).gamma(2.0, size=(30, 3))

@@ -127,16 +127,6 @@ class Forgetful:
         return {"failed": self.failed}
 
 
-class Actor:
-    """What the clusters' actors look like."""
-
-    def refuse(self) -> None:
-        raise StorageError("cannot read s3://bucket/part")
-
-    def fail(self) -> None:
-        raise KeyError("a bug")
-
-
 ONE = runtime.Workers("trajectories", 1, 1)
 
 
@@ -208,16 +198,6 @@ class TestOnTwoCpus:
         assert list(results) == [{"failed": 2}]
         with pytest.raises(StorageError, match="cannot read part 3"):
             list(runtime.map_units(Forgetful, units(3), ONE, attempts))
-
-    def test_what_an_actor_refuses_is_raised_as_it_was(self):
-        import ray
-
-        actor = ray.remote(Actor).remote()
-        with pytest.raises(StorageError) as raised, runtime.user_errors():
-            ray.get(actor.refuse.remote())
-        assert str(raised.value) == "cannot read s3://bucket/part"
-        with pytest.raises(ray.exceptions.RayTaskError, match="a bug"), runtime.user_errors():
-            ray.get(actor.fail.remote())
 
     def test_workers_fit_when_the_fewest_do(self):
         assert runtime.workers("trajectories", WorkerRange(min=2, max=64), cpus=1) == (

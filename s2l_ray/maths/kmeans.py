@@ -5,7 +5,7 @@ communicates. Sums are integers, and a row's label is a function of that row and
 alone, so centroids are bit-identical under any sharding, order or block size.
 
 Shape letters: N rows, T checkpoints, K clusters, S sample rows, B rows of a block,
-P (row, cluster) pairs, C candidates for the next centroid.
+P (row, cluster) pairs, C candidates for the next centroid, D distinct rows.
 """
 
 from collections.abc import Iterator
@@ -30,6 +30,9 @@ _STARTS_TIMES_CENTROIDS = 300
 """Few centroids get more starts: they are stuck in bad places more often, and cost less."""
 _SWEEPS_PER_START = 6
 _SWEEPS_OF_BEST = 24
+
+_SPLIT = 2.0**-10
+"""How far apart, relative to their losses, the halves of a split cluster begin."""
 
 
 @dataclass(frozen=True)
@@ -163,11 +166,7 @@ def initial_centroids(sample_ST: np.ndarray, num_clusters: int, seed: int) -> np
         Arthur and Vassilvitskii (2007), k-means++, with the candidates per step of its section 6
         and of scikit-learn.
     """
-    sample_ST = np.asarray(sample_ST, dtype=np.float32)
-    if len(sample_ST) == 0 or num_clusters < 1:
-        raise ValueError(f"cannot make {num_clusters} centroids from {len(sample_ST)} rows")
-    _check(sample_ST, sample_ST[:1])
-    sample_ST = sample_ST[np.lexsort(sample_ST.T[::-1])]
+    sample_ST = _sorted(sample_ST, num_clusters)
     num_distinct = 1 + int(np.any(sample_ST[1:] != sample_ST[:-1], axis=1).sum())
     num_centroids = min(num_clusters, num_distinct)
     num_starts = max(1, min(_MAX_STARTS, _STARTS_TIMES_CENTROIDS // num_centroids))
@@ -175,6 +174,45 @@ def initial_centroids(sample_ST: np.ndarray, num_clusters: int, seed: int) -> np
     fitted = [_lloyd(sample_ST, start_KT, _SWEEPS_PER_START) for start_KT in starts]
     best_KT = min(fitted, key=lambda centroid_KT: summarise(sample_ST, centroid_KT).inertia)
     return _lloyd(sample_ST, best_KT, _SWEEPS_OF_BEST)
+
+
+def random_rows(sample_ST: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
+    """Distinct rows of a sample, drawn with equal chances for all its rows.
+
+    Args, shape of the result and errors as for `initial_centroids`.
+    """
+    sample_ST = _sorted(sample_ST, num_clusters)
+    key_S = hashing.mixed(np.arange(len(sample_ST), dtype=np.uint64), seed)
+    shuffled_ST = sample_ST[np.argsort(key_S, kind="stable")]
+    _, first_D = np.unique(shuffled_ST, axis=0, return_index=True)
+    return shuffled_ST[np.sort(first_D)[:num_clusters]]
+
+
+def lloyd_with_splits(
+    sample_ST: np.ndarray, centroid_KT: np.ndarray, max_sweeps: int
+) -> tuple[np.ndarray, int, bool]:
+    """Centroids after Lloyd's sweeps in which every empty cluster is given half of another.
+
+    Args:
+        sample_ST: float array (S, T), nats per token, in any order.
+        centroid_KT: float32 (K, T), the start.
+        max_sweeps: fewer are made when a sweep moves no centroid.
+
+    Returns:
+        centroid_KT, float32 (K, T); the sweeps made; and whether the last one moved nothing.
+
+    Source:
+        k-means of faiss, Johnson, Douze and Jegou (2017), arXiv:1702.08734, which splits a large
+        cluster chosen at random. Here it is the one with the largest sum of squared distances: no
+        generator has a say in it, and equal rows, which cannot be split, are passed over.
+    """
+    for sweep in range(1, max_sweeps + 1):
+        sums = summarise(sample_ST, centroid_KT)
+        moved_KT = _split(centroids(sums, centroid_KT), sums)
+        if np.array_equal(moved_KT, centroid_KT):
+            return centroid_KT, sweep, True
+        centroid_KT = moved_KT
+    return centroid_KT, max_sweeps, False
 
 
 @dataclass(frozen=True)
@@ -304,6 +342,31 @@ def _lloyd(sample_ST: np.ndarray, centroid_KT: np.ndarray, max_sweeps: int) -> n
             break
         centroid_KT = moved_KT
     return centroid_KT
+
+
+def _split(centroid_KT: np.ndarray, sums: ClusterSums) -> np.ndarray:
+    """Move the centroid of every empty cluster next to that of the widest, one after the other."""
+    centroid_KT, left_K = centroid_KT.copy(), sums.sqdist_sum_K.copy()
+    apart_T = np.where(np.arange(centroid_KT.shape[1]) % 2, -_SPLIT, _SPLIT).astype(np.float32)
+    for empty in np.flatnonzero(sums.count_K == 0):
+        widest = left_K.argmax()
+        centroid_KT[empty] = centroid_KT[widest] * (1 + apart_T)
+        centroid_KT[widest] *= 1 - apart_T
+        left_K[[empty, widest]] = left_K[widest] // 2
+    return centroid_KT.clip(-MAX_LOSS_NATS, MAX_LOSS_NATS)
+
+
+def _sorted(sample_ST: np.ndarray, num_clusters: int) -> np.ndarray:
+    """The sample as float32, its rows in the order of their values.
+
+    Raises:
+        ValueError: it is empty, num_clusters is below one, or a loss as for `nearest`.
+    """
+    sample_ST = np.asarray(sample_ST, dtype=np.float32)
+    if len(sample_ST) == 0 or num_clusters < 1:
+        raise ValueError(f"cannot make {num_clusters} centroids from {len(sample_ST)} rows")
+    _check(sample_ST, sample_ST[:1])
+    return sample_ST[np.lexsort(sample_ST.T[::-1])]
 
 
 def _blocks(num_rows: int, rows_per_block: int) -> Iterator[slice]:

@@ -164,17 +164,21 @@ def _cells(examples: Examples, stratify: bool) -> np.ndarray:
     cluster_N = _numbered(examples.cluster_N)
     if not stratify:
         return cluster_N
-    num_clusters = cluster_N.max(initial=0) + 1
-    return _numbered(_numbered(examples.stratum_N) * num_clusters + cluster_N)
+    num_clusters = int(cluster_N.max(initial=0)) + 1
+    return _numbered(_numbered(examples.stratum_N) * np.int64(num_clusters) + cluster_N)
 
 
 def _numbered(group_N: np.ndarray) -> np.ndarray:
-    """The same groups in the same order, numbered 0, 1, ... without gaps."""
+    """The same groups in the same order, numbered 0, 1, ... without gaps.
+
+    In the narrowest dtype: pools are large, and up to 16 bits numpy sorts by radix.
+    """
     if group_N.max(initial=0) > 4 * len(group_N):
-        return np.unique(group_N, return_inverse=True)[1]
+        present_G, number_N = np.unique(group_N, return_inverse=True)
+        return number_N.astype(np.min_scalar_type(len(present_G)))
     # The same without a sort, where a table of all numbers is about as long as the pool.
     number_G = np.cumsum(np.bincount(group_N) > 0) - 1
-    return number_G[group_N]
+    return number_G.astype(np.min_scalar_type(len(number_G)))[group_N]
 
 
 def _water_filled(group_N: np.ndarray, order_N: np.ndarray) -> np.ndarray:
@@ -190,15 +194,17 @@ def _water_filled(group_N: np.ndarray, order_N: np.ndarray) -> np.ndarray:
     turn_G = np.empty_like(visit_order_G)
     turn_G[visit_order_G[::-1]] = np.arange(len(size_G))
     # (place, turn) as one integer; no two examples share it.
-    return np.argsort(_places(group_N, size_G, order_N) * len(size_G) + turn_G[group_N])
+    turn_N = _places(group_N, size_G, order_N)
+    turn_N *= len(size_G)
+    turn_N += turn_G[group_N]
+    return np.argsort(turn_N)
 
 
 def _places(group_N: np.ndarray, size_G: np.ndarray, order_N: np.ndarray) -> np.ndarray:
     """How many of its group stand before each example in `order_N`."""
-    # The narrowest dtype: up to 16 bits numpy sorts by radix.
-    narrow_N = group_N.astype(np.min_scalar_type(len(size_G)))
-    grouped_N = order_N[np.argsort(narrow_N[order_N], kind="stable")]
-    start_G = np.cumsum(size_G) - size_G
+    grouped_N = order_N[np.argsort(group_N[order_N], kind="stable")]
+    place_in_group_N = np.arange(len(order_N))
+    place_in_group_N -= np.repeat(np.cumsum(size_G) - size_G, size_G)
     place_N = np.empty_like(order_N)
-    place_N[grouped_N] = np.arange(len(order_N)) - np.repeat(start_G, size_G)
+    place_N[grouped_N] = place_in_group_N
     return place_N

@@ -8,6 +8,7 @@ Shapes: N trajectories of a part, S sample rows, T checkpoints, K clusters of on
 """
 
 import io
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -15,12 +16,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
-import ray
 
 from s2l_ray import runtime
 from s2l_ray.artifacts import Parts, StageDir, part_name
 from s2l_ray.config import ClustersConfig
 from s2l_ray.errors import DataError, first
+from s2l_ray.fleet import RayFleet
 from s2l_ray.maths import hashing, kmeans
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location
@@ -31,6 +32,10 @@ SAMPLE, SWEEP, START = 1, 2, 3
 Centroids = dict[str, np.ndarray]
 """Stratum -> centroid_KT, float32."""
 Sums = dict[str, kmeans.ClusterSums]
+Samples = dict[str, tuple[np.ndarray, np.ndarray]]
+"""Stratum -> hashed key_S, uint64, and loss_ST, float32, of its rows with the smallest keys."""
+Fit = tuple[Centroids, int, bool]
+"""Centroids, the most Lloyd sweeps that a stratum took, and whether all came to rest."""
 
 
 def run(
@@ -49,7 +54,7 @@ def run(
     Raises  DataError when there is no trajectory, or one is not finite.
     """
     wanted = runtime.workers("clusters", config.workers, cpus=1, gpus=0)
-    fleet = RayFleet.start(wanted, trajectories.files(), config, seed)
+    fleet = RayFleet.start(ClusterWorker, trajectories.files(), wanted, config, seed)
     summary = cluster(fleet, config, out.location, progress=progress)
     if not summary["rows"]:
         raise DataError(f"clusters: there are no trajectories in {trajectories.folder}.")
@@ -60,13 +65,12 @@ def cluster(
     fleet: "Fleet", config: ClustersConfig, folder: Location, *, progress: Progress
 ) -> dict[str, Any]:
     """Cluster what the workers of `fleet` hold, write it to `folder`; the summary of it."""
-    rows_by_stratum, centroids = _start(fleet, config)
-    num_rows = sum(rows_by_stratum.values())
+    rows_by_stratum = sum(fleet.everywhere("row_counts"), Counter[str]())
+    num_rows = rows_by_stratum.total()
     if not num_rows:
         return {"rows": 0}
-    progress.start(config.minibatch_sweeps + config.lloyd_sweeps + 1, "sweeps")
-    centroids = _minibatches(fleet, centroids, config, num_rows, progress)
-    centroids, sweeps, converged = _lloyd(fleet, centroids, config.lloyd_sweeps, progress)
+    fit = _fit_samples if config.method == "authors" else _fit_all
+    centroids, sweeps, converged = fit(fleet, rows_by_stratum, config, progress)
     numbers = _first_numbers(centroids)
     sizes_K, inertia = _assign(fleet, centroids, numbers, folder)
     progress.update(1)
@@ -83,30 +87,27 @@ def cluster(
     }
 
 
-def _start(fleet: "Fleet", config: ClustersConfig) -> tuple[dict[str, int], Centroids]:
-    """Row counts and the k-means++ start of every stratum, found on its sample."""
-    described = fleet.everywhere("describe")
-    rows_by_stratum: dict[str, int] = {}
-    samples: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    for of_actor in described:
-        for name, (num_rows, key_S, loss_ST) in of_actor.items():
-            rows_by_stratum[name] = rows_by_stratum.get(name, 0) + num_rows
-            samples.setdefault(name, []).append((key_S, loss_ST))
-    names = sorted(samples)
-    calls = [
-        (_joined_sample(samples[name], config.rows_per_sample), config.num_clusters)
-        for name in names
-    ]
-    found = fleet.each("initial_centroids", calls)
-    return rows_by_stratum, dict(zip(names, found, strict=True))
+def _fit_samples(
+    fleet: "Fleet", rows_by_stratum: Mapping[str, int], config: ClustersConfig, progress: Progress
+) -> Fit:
+    """The authors' k-means: each stratum's centroids are fitted to its sample alone."""
+    progress.start(config.lloyd_sweeps + 1, "sweeps")
+    fits = fleet.exchange(sorted(rows_by_stratum), "samples", "fitted_to_sample")
+    progress.update(config.lloyd_sweeps)
+    centroids = {name: centroid_KT for name, (centroid_KT, _, _) in fits.items()}
+    sweeps = max(sweeps for _, sweeps, _ in fits.values())
+    return centroids, sweeps, all(at_rest for _, _, at_rest in fits.values())
 
 
-def _joined_sample(
-    shards: Sequence[tuple[np.ndarray, np.ndarray]], rows_per_sample: int
-) -> np.ndarray:
-    key_S = np.concatenate([key for key, _ in shards])
-    loss_ST = np.concatenate([loss for _, loss in shards])
-    return loss_ST[hashing.bottom_k(key_S, rows_per_sample)]
+def _fit_all(
+    fleet: "Fleet", rows_by_stratum: Mapping[str, int], config: ClustersConfig, progress: Progress
+) -> Fit:
+    """A k-means++ start on samples, then mini-batches and full sweeps over all rows."""
+    centroids = fleet.exchange(sorted(rows_by_stratum), "samples", "initial_centroids")
+    num_rows = sum(rows_by_stratum.values())
+    progress.start(config.minibatch_sweeps + config.lloyd_sweeps + 1, "sweeps")
+    centroids = _minibatches(fleet, centroids, config, num_rows, progress)
+    return _lloyd(fleet, centroids, config.lloyd_sweeps, progress)
 
 
 def _minibatches(
@@ -130,9 +131,7 @@ def _minibatches(
     return centroids
 
 
-def _lloyd(
-    fleet: "Fleet", centroids: Centroids, max_sweeps: int, progress: Progress
-) -> tuple[Centroids, int, bool]:
+def _lloyd(fleet: "Fleet", centroids: Centroids, max_sweeps: int, progress: Progress) -> Fit:
     """Full sweeps until no centroid moves, each stratum for itself; clusters left empty go."""
     moving = dict(centroids)
     for sweep in range(max_sweeps):
@@ -197,47 +196,8 @@ class Fleet(Protocol):
     def everywhere(self, method: str, *arguments: Any) -> list[Any]:
         """What `method` returns on every worker."""
 
-    def each(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Independent calls, dealt out over the workers; their results in order."""
-
-
-@dataclass(frozen=True)
-class RayFleet:
-    """A fleet of actors."""
-
-    actors: list[Any]
-
-    @classmethod
-    def start(
-        cls, wanted: runtime.Workers, files: Sequence[Location], config: ClustersConfig, seed: int
-    ) -> "RayFleet":
-        count = max(min(wanted.max, len(files)), 1)
-        # An actor that died is started again, reads its parts again, and repeats the call.
-        actor = ray.remote(ClusterWorker).options(
-            num_cpus=wanted.cpus,
-            max_restarts=3,
-            max_task_retries=3,
-            runtime_env=runtime.worker_environment(1),
-        )
-        shares = [
-            {part: files[part] for part in range(index, len(files), count)}
-            for index in range(count)
-        ]
-        return cls([actor.remote(share, config, seed) for share in shares])
-
-    def everywhere(self, method: str, *arguments: Any) -> list[Any]:
-        shared = [ray.put(argument) for argument in arguments]
-        calls = [getattr(actor, method).remote(*shared) for actor in self.actors]
-        with runtime.user_errors():
-            return list(ray.get(calls))
-
-    def each(self, method: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        futures = [
-            getattr(self.actors[index % len(self.actors)], method).remote(*arguments)
-            for index, arguments in enumerate(calls)
-        ]
-        with runtime.user_errors():
-            return list(ray.get(futures))
+    def exchange(self, names: Sequence[str], give: str, take: str) -> dict[str, Any]:
+        """By name, in order: what `take` makes on one worker of what `give` returns on all."""
 
 
 @dataclass(frozen=True)
@@ -256,28 +216,52 @@ class ClusterWorker:
         self.files, self.config, self.seed = files, config, seed
         self._parts: list[_Part] = []
 
-    def describe(self) -> dict[str, tuple[int, np.ndarray, np.ndarray]]:
-        """By stratum: row count, and the keys and trajectories of its smallest hashed keys."""
-        shards: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
-        counts: dict[str, int] = {}
+    def row_counts(self) -> Counter[str]:
+        """Rows by stratum."""
+        counts = Counter[str]()
         for part in self._loaded():
-            key_N = hashing.mixed(part.key_N, self.seed, SAMPLE)
+            counts.update({name: len(rows) for name, rows in part.rows_by_stratum.items()})
+        return counts
+
+    def samples(self, names: Sequence[str]) -> Samples:
+        """What this worker's rows can give to the samples of these strata."""
+        wanted, shards = set(names), []
+        for part in self._loaded():
             for name, rows in part.rows_by_stratum.items():
-                counts[name] = counts.get(name, 0) + len(rows)
-                keep = rows[hashing.bottom_k(key_N[rows], self.config.rows_per_sample)]
-                shards.setdefault(name, []).append((key_N[keep], part.loss_NT[keep]))
-        return {name: (counts[name], *self._smallest(shards[name])) for name in shards}
+                if name in wanted:
+                    key_N = hashing.mixed(part.key_N[rows], self.seed, SAMPLE)
+                    shards.append({name: (key_N, part.loss_NT[rows])})
+        return self._joined(shards)
 
-    def _smallest(
-        self, shards: Sequence[tuple[np.ndarray, np.ndarray]]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        key_S = np.concatenate([key for key, _ in shards])
-        loss_ST = np.concatenate([loss for _, loss in shards])
-        keep = hashing.bottom_k(key_S, self.config.rows_per_sample)
-        return key_S[keep], loss_ST[keep]
+    def initial_centroids(self, *shards: Samples) -> Centroids:
+        """The k-means++ start of every stratum, found on its sample."""
+        num_clusters, seed = self.config.num_clusters, self.seed + START
+        return {
+            name: kmeans.initial_centroids(sample_ST, num_clusters, seed)
+            for name, (_, sample_ST) in self._joined(shards).items()
+        }
 
-    def initial_centroids(self, sample_ST: np.ndarray, num_clusters: int) -> np.ndarray:
-        return kmeans.initial_centroids(sample_ST, num_clusters, self.seed + START)
+    def fitted_to_sample(self, *shards: Samples) -> dict[str, tuple[np.ndarray, int, bool]]:
+        """Centroids of every stratum, fitted to its sample from random rows of it."""
+        num_clusters, seed = self.config.num_clusters, self.seed + START
+        fits = {}
+        for name, (_, sample_ST) in self._joined(shards).items():
+            start_KT = kmeans.random_rows(sample_ST, num_clusters, seed)
+            fits[name] = kmeans.lloyd_with_splits(sample_ST, start_KT, self.config.lloyd_sweeps)
+        return fits
+
+    def _joined(self, shards: Sequence[Samples]) -> Samples:
+        """The samples of a union, which are those of its shards' samples put together."""
+        by_name: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+        for shard in shards:
+            for name, sample in shard.items():
+                by_name.setdefault(name, []).append(sample)
+        joined = {}
+        for name, samples in by_name.items():
+            key_S, loss_ST = (np.concatenate(arrays) for arrays in zip(*samples, strict=True))
+            keep = hashing.bottom_k(key_S, self.config.rows_per_sample)
+            joined[name] = key_S[keep], loss_ST[keep]
+        return joined
 
     def batch_sums(self, centroids: Centroids, sweep: int, share: float) -> Sums:
         """Sums over the rows whose hash for this sweep is among the lowest `share` of all."""

@@ -1,11 +1,18 @@
 """Stage 5: a ranking of all examples, of which the subset for any budget is a prefix.
 
-Runs in one process without Ray, on a few tens of bytes per example.
+Runs in one process without Ray. What it holds of an example are numbers, a few tens of bytes; ids
+are read again when they are written.
+
+Shape letters: N examples of the pool, P of one part, R in order of rank.
 """
 
+import contextlib
 import json
+import tempfile
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +26,9 @@ from s2l_ray.maths import hashing
 from s2l_ray.maths.selection import METHODS, Examples, budget_rows
 from s2l_ray.storage import Location
 
-ROWS_PER_WRITE = 1 << 20
+ROWS_PER_TABLE = 1 << 18
+"""Examples whose ids are in memory at once."""
+RANKED = pa.schema([("example_id", pa.string()), ("stratum", pa.string()), ("cluster", pa.int32())])
 
 
 def run(
@@ -36,29 +45,40 @@ def run(
     pool = load_pool(clusters)
     num_selected = budget_rows(config.budget, pool.num_rows)
     order_N = rank(pool, config.method, seed, stratify=config.stratify)
+    chosen_R = order_N[:num_selected]
     _write_ranking(pool, order_N, out.location / "ranking.parquet")
     if rows is not None:
         place = out.location / f"selected.{config.format}"
-        write_selected(pool.key_N[order_N[:num_selected]], rows, place)
-    chosen = pool.table.take(pa.array(order_N[:num_selected]))
+        write_selected(pool.key_N[chosen_R], rows, place)
     return {
         "rows": pool.num_rows,
         "selected": num_selected,
-        "strata": _counts(chosen["stratum"]),
-        "selected_of_cluster": np.bincount(chosen["cluster"].to_numpy()).tolist(),
+        "strata": _counts(pool.stratum_N[chosen_R], pool.strata),
+        "selected_of_cluster": np.bincount(pool.cluster_N[chosen_R]).tolist(),
     }
 
 
 @dataclass(frozen=True)
 class Pool:
-    """All clustered examples: ids and strata as arrow columns, keys as integers."""
+    """All clustered examples, in the order of the parts; their ids stay there.
 
-    table: pa.Table
+    Attributes:
+        clusters: the parts.
+        key_N: uint64 (N,), hashes of the ids.
+        cluster_N: int32 (N,).
+        stratum_N: int32 (N,), places in `strata`.
+        strata: names, sorted.
+    """
+
+    clusters: Parts
     key_N: np.ndarray
+    cluster_N: np.ndarray
+    stratum_N: np.ndarray
+    strata: list[str]
 
     @property
     def num_rows(self) -> int:
-        return int(self.table.num_rows)
+        return len(self.key_N)
 
 
 def load_pool(clusters: Parts) -> Pool:
@@ -67,38 +87,126 @@ def load_pool(clusters: Parts) -> Pool:
     Raises:
         DataError: an example appears twice.
     """
-    tables = list(clusters.tables(["example_id", "stratum", "cluster"]))
-    keys = [hashing.example_keys(table["example_id"].to_pylist()) for table in tables]
-    table = pa.concat_tables(tables)
-    key_N = np.concatenate(keys) if keys else np.empty(0, np.uint64)
-    sorted_N = np.sort(key_N)
+    # These grow in place, where a list of pieces would be held a second time when it is joined.
+    keys, numbers, codes = array("Q"), array("i"), array("i")
+    code_by_name: dict[str, int] = {}
+    for table in clusters.tables(RANKED.names):
+        keys.frombytes(hashing.example_keys(table["example_id"].to_pylist()).tobytes())
+        numbers.frombytes(table["cluster"].to_numpy().tobytes())
+        codes.frombytes(_coded(table["stratum"], code_by_name).tobytes())
+    strata = sorted(code_by_name)
+    place_by_code = np.argsort([code_by_name[name] for name in strata]).astype(np.int32)
+    pool = Pool(
+        clusters,
+        np.frombuffer(keys, np.uint64),
+        np.frombuffer(numbers, np.int32),
+        place_by_code[np.frombuffer(codes, np.int32)],
+        strata,
+    )
+    _check_unique(pool)
+    return pool
+
+
+def _coded(stratum: pa.ChunkedArray, code_by_name: dict[str, int]) -> np.ndarray:
+    """Numbers of strata in the order in which they were first seen; new ones are added."""
+    coded = stratum.combine_chunks().dictionary_encode()
+    names = coded.dictionary.to_pylist()
+    known = [code_by_name.setdefault(name, len(code_by_name)) for name in names]
+    return np.array(known, np.int32)[coded.indices.to_numpy()]
+
+
+def _check_unique(pool: Pool) -> None:
+    sorted_N = np.sort(pool.key_N)
     twice = sorted_N[1:][sorted_N[1:] == sorted_N[:-1]]
     if len(twice):
-        positions = np.flatnonzero(np.isin(key_N, twice[:3]))
-        ids = sorted(set(table["example_id"].take(pa.array(positions)).to_pylist()))
+        ids = {
+            example_id
+            for table in pool.clusters.tables(["example_id"])
+            for example_id in _with_keys(table, twice[:3])["example_id"].to_pylist()
+        }
         raise DataError(
             f"selection: {len(twice):,} examples appear more than once in the trajectories "
-            f"(first: {first(ids)}). Every example_id must be unique."
+            f"(first: {first(sorted(ids))}). Every example_id must be unique."
         )
-    return Pool(table, key_N)
+
+
+def _with_keys(table: pa.Table, sorted_keys: np.ndarray) -> pa.Table:
+    """The rows of `table` whose examples have one of these keys, which are not none."""
+    key_N = hashing.example_keys(table["example_id"].to_pylist())
+    place_N = np.searchsorted(sorted_keys, key_N)
+    return table.filter(pa.array(sorted_keys[place_N % len(sorted_keys)] == key_N))
 
 
 def rank(pool: Pool, method: str, seed: int, *, stratify: bool) -> np.ndarray:
     """order_N, int64 (N,): order_N[r] is the row of the pool that holds rank r."""
-    strata = pool.table["stratum"].to_numpy()
-    _, stratum_N = np.unique(strata.astype(str), return_inverse=True)
-    examples = Examples(pool.key_N, pool.table["cluster"].to_numpy(), stratum_N)
+    examples = Examples(pool.key_N, pool.cluster_N, pool.stratum_N)
     return METHODS[method].ranking(examples, seed, stratify=stratify)
 
 
+def ranked(
+    pool: Pool, order_R: np.ndarray, *, rows_per_table: int = ROWS_PER_TABLE
+) -> Iterator[pa.Table]:
+    """The examples in these rows of the pool, in this order, as tables of the schema RANKED.
+
+    In order of rank ids are needed from all over the pool, and they are too many to hold. So the
+    parts are read once more, each id goes to the scratch file of its table, and then one table
+    after the other is put in order.
+    """
+    tables = [
+        order_R[start : start + rows_per_table] for start in range(0, len(order_R), rows_per_table)
+    ]
+    with tempfile.TemporaryDirectory(prefix="s2l-") as scratch:
+        files = [Path(scratch) / f"{number}.arrow" for number in range(len(tables))]
+        _deal_out_ids(pool, tables, files)
+        for row_R, file in zip(tables, files, strict=True):
+            with pa.OSFile(str(file)) as stream:
+                ids = pa.ipc.open_stream(stream).read_all()["example_id"].combine_chunks()
+            # The file has them in the order of the pool.
+            place_R = np.empty(len(row_R), np.int64)
+            place_R[np.argsort(row_R)] = np.arange(len(row_R))
+            columns = [
+                ids.take(pa.array(place_R)),
+                pa.array(pool.strata, pa.string()).take(pa.array(pool.stratum_N[row_R])),
+                pa.array(pool.cluster_N[row_R]),
+            ]
+            yield pa.table(columns, schema=RANKED)
+
+
+def _deal_out_ids(pool: Pool, tables: Sequence[np.ndarray], files: Sequence[Path]) -> None:
+    """Write to each file the ids of the rows of one table, in the order of the pool."""
+    table_N = np.full(pool.num_rows, len(tables), np.min_scalar_type(len(tables)))
+    for number, row_R in enumerate(tables):
+        table_N[row_R] = number
+    schema = pa.schema([RANKED.field("example_id")])
+    with contextlib.ExitStack() as stack:
+        streams = [stack.enter_context(pa.OSFile(str(file), "wb")) for file in files]
+        writers = [stack.enter_context(pa.ipc.new_stream(s, schema)) for s in streams]
+        start = 0
+        for part in pool.clusters.tables(["example_id"]):
+            table_P = table_N[start : start + part.num_rows]
+            start += part.num_rows
+            for number, writer in enumerate(writers):
+                writer.write_table(part.filter(pa.array(table_P == number)))
+
+
 def _write_ranking(pool: Pool, order_N: np.ndarray, place: Location) -> None:
-    schema = pool.table.schema.append(pa.field("rank", pa.int64()))
+    schema = RANKED.append(pa.field("rank", pa.int64()))
+    start = 0
     with place.open_atomic() as stream, pq.ParquetWriter(stream, schema) as writer:
-        for start in range(0, len(order_N), ROWS_PER_WRITE):
-            order_B = order_N[start : start + ROWS_PER_WRITE]
-            rank_B = np.arange(start, start + len(order_B))
-            ranked = pool.table.take(pa.array(order_B))
-            writer.write_table(ranked.append_column("rank", pa.array(rank_B, pa.int64())))
+        for table in ranked(pool, order_N):
+            rank_R = np.arange(start, start + table.num_rows)
+            writer.write_table(table.append_column("rank", pa.array(rank_R, pa.int64())))
+            start += table.num_rows
+
+
+def write_ids(pool: Pool, order_R: np.ndarray, place: Location) -> None:
+    """Write ids, strata and clusters of these rows of the pool, in this order."""
+    with place.open_atomic() as stream:
+        writer = _Jsonl(stream) if place.name.endswith(".jsonl") else _Parquet(stream, RANKED)
+        for table in ranked(pool, order_R):
+            for batch in table.to_batches(max_chunksize=1 << 16):
+                writer.write(batch.to_pylist())
+        writer.close()
 
 
 def write_selected(chosen_keys: np.ndarray, rows: Parts, place: Location) -> None:
@@ -128,9 +236,9 @@ def write_selected(chosen_keys: np.ndarray, rows: Parts, place: Location) -> Non
 
 def chosen_rows(chosen_keys: np.ndarray, rows: Parts) -> Iterator[list[dict[str, Any]]]:
     """The rows with these keys, part by part, their example_id added."""
+    sorted_keys = np.sort(chosen_keys)
     for table in rows.tables():
-        key_N = hashing.example_keys(table["example_id"].to_pylist())
-        part = table.filter(pa.array(np.isin(key_N, chosen_keys)))
+        part = _with_keys(table, sorted_keys)
         ids = part["example_id"].to_pylist()
         yield [
             {**row, "example_id": example_id}
@@ -188,6 +296,7 @@ def _schema(parts: Iterable[Sequence[Mapping[str, Any]]]) -> pa.Schema:
     return schema
 
 
-def _counts(strata: pa.ChunkedArray) -> dict[str, int]:
-    counted = strata.value_counts().to_pylist()
-    return dict(sorted((item["values"], item["counts"]) for item in counted))
+def _counts(code_R: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+    """How often each name occurs, in their order; those that do not are left out."""
+    counts = np.bincount(code_R, minlength=len(names)).tolist()
+    return {name: count for name, count in zip(names, counts, strict=True) if count}

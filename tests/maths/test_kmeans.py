@@ -113,8 +113,9 @@ def test_a_loss_that_is_no_loss_is_refused(bad):
     loss_NT[[4, 7], 2] = bad
     with pytest.raises(ValueError, match=r"2 of 20 trajectories .* \(first rows: 4, 7\)"):
         kmeans.nearest(loss_NT, trajectories(3))
-    with pytest.raises(ValueError, match="2 of 20 trajectories"):
-        kmeans.initial_centroids(loss_NT, 3, seed=0)
+    for start in (kmeans.initial_centroids, kmeans.random_rows):
+        with pytest.raises(ValueError, match="2 of 20 trajectories"):
+            start(loss_NT, 3, seed=0)
     with pytest.raises(ValueError, match="2 of 20 centroids"):
         kmeans.summarise(trajectories(3), loss_NT)
 
@@ -269,10 +270,11 @@ def test_far_outliers_get_centroids_of_their_own():
     assert kmeans.nearest(sample_ST[-2:].astype(np.float32), centroid_KT)[1].max() < 1e-6
 
 
+@pytest.mark.parametrize("start", [kmeans.initial_centroids, kmeans.random_rows])
 @pytest.mark.parametrize(("num_rows", "num_clusters"), [(0, 3), (5, 0)])
-def test_a_start_from_nothing_is_refused(num_rows, num_clusters):
+def test_a_start_from_nothing_is_refused(start, num_rows, num_clusters):
     with pytest.raises(ValueError, match=f"{num_clusters} centroids from {num_rows} rows"):
-        kmeans.initial_centroids(trajectories(num_rows), num_clusters, seed=0)
+        start(trajectories(num_rows), num_clusters, seed=0)
 
 
 @pytest.mark.parametrize("num_clusters", [5, 30])

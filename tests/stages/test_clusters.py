@@ -11,6 +11,7 @@ import pytest
 from s2l_ray.artifacts import Parts, StageDir, part_name, trajectory_table
 from s2l_ray.config import ClustersConfig
 from s2l_ray.errors import DataError
+from s2l_ray.maths import hashing, kmeans
 from s2l_ray.progress import Progress
 from s2l_ray.stages import clusters
 from s2l_ray.stages.clusters import ClusterWorker
@@ -21,6 +22,7 @@ RNG = np.random.default_rng(5)
 LOSS_NT = RNG.gamma(2.0, size=(NUM_ROWS, NUM_CHECKPOINTS)).astype(np.float32)
 IDS = [f"e{number}" for number in range(NUM_ROWS)]
 STRATA = [("math", "code", "chat")[number % 3] for number in range(NUM_ROWS)]
+METHODS = ("minibatch", "authors")
 SEVEN_PARTS = np.array_split(np.arange(NUM_ROWS), 7)
 
 
@@ -33,8 +35,12 @@ class InProcess:
     def everywhere(self, method: str, *arguments: Any) -> list[Any]:
         return [getattr(worker, method)(*arguments) for worker in self.workers]
 
-    def each(self, method: str, calls: Any) -> list[Any]:
-        return [getattr(self.workers[0], method)(*arguments) for arguments in calls]
+    def exchange(self, names: Any, give: str, take: str) -> dict[str, Any]:
+        found = {}
+        for index, name in enumerate(names):
+            shards = self.everywhere(give, [name])
+            found |= getattr(self.workers[index % len(self.workers)], take)(*shards)
+        return found
 
 
 @pytest.fixture
@@ -74,6 +80,28 @@ def clustered(folder, files, config, shards=None, seed: int = 3) -> tuple[dict[s
     return summary, {name: (folder / name).read_bytes() for name in folder.names()}
 
 
+class Counted(Progress):
+    """Shows nothing, and knows how many units are done."""
+
+    done = 0
+
+    def update(self, done: int, tokens: int = 0, note: str = "") -> None:
+        self.done += done
+
+
+def sampled_rows(config: ClustersConfig, seed: int) -> list[int]:
+    """The rows with the smallest hashes, of each stratum or of all."""
+    key_N = hashing.mixed(hashing.example_keys(IDS), seed, clusters.SAMPLE)
+    strata = np.array(STRATA) if config.per_stratum else np.array([""] * NUM_ROWS)
+    return [
+        row
+        for name in np.unique(strata)
+        for row in sorted(np.flatnonzero(strata == name), key=lambda row: key_N[row])[
+            : config.rows_per_sample
+        ]
+    ]
+
+
 def labels(folder: Location) -> pa.Table:
     return pa.concat_tables(Parts(folder).tables())
 
@@ -83,6 +111,7 @@ def centroids(folder: Location) -> np.ndarray:
         return np.load(path)
 
 
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("per_stratum", [True, False])
 @pytest.mark.parametrize(
     "shards",
@@ -94,8 +123,8 @@ def centroids(folder: Location) -> np.ndarray:
         [[0, 1, 2, 3, 4, 5, 6], []],
     ],
 )
-def test_every_byte_is_the_same_whoever_holds_which_parts(folder, shards, per_stratum):
-    config = settings(per_stratum=per_stratum)
+def test_every_byte_is_the_same_whoever_holds_which_parts(folder, shards, per_stratum, method):
+    config = settings(per_stratum=per_stratum, method=method)
     files = write_parts(folder / "in", SEVEN_PARTS)
 
     expected = clustered(folder / "one", files, config)
@@ -105,8 +134,9 @@ def test_every_byte_is_the_same_whoever_holds_which_parts(folder, shards, per_st
     assert len(expected[1]) == 8  # seven parts and the centroids
 
 
-def test_centroids_and_labels_do_not_depend_on_how_rows_lie_in_parts(folder):
-    config = settings()
+@pytest.mark.parametrize("method", METHODS)
+def test_centroids_and_labels_do_not_depend_on_how_rows_lie_in_parts(folder, method):
+    config = settings(method=method)
     shuffled = np.random.default_rng(0).permutation(NUM_ROWS)
     files = write_parts(folder / "in", SEVEN_PARTS)
     others = write_parts(folder / "other_in", np.array_split(shuffled, 3))
@@ -122,8 +152,10 @@ def test_centroids_and_labels_do_not_depend_on_how_rows_lie_in_parts(folder):
     assert summary["inertia"] == pytest.approx(other_summary["inertia"], rel=1e-12)
 
 
-def test_every_trajectory_is_in_the_cluster_of_its_stratum_that_is_nearest(folder):
-    summary, _ = clustered(folder / "out", write_parts(folder / "in", SEVEN_PARTS), settings())
+@pytest.mark.parametrize("method", METHODS)
+def test_every_trajectory_is_in_the_cluster_of_its_stratum_that_is_nearest(folder, method):
+    files = write_parts(folder / "in", SEVEN_PARTS)
+    summary, _ = clustered(folder / "out", files, settings(method=method))
 
     table, centroid_KT = labels(folder / "out"), centroids(folder / "out").astype(np.float64)
     sqdist_NK = ((LOSS_NT.astype(np.float64)[:, None] - centroid_KT) ** 2).sum(axis=2)
@@ -173,6 +205,59 @@ def test_converged_centroids_are_the_means_of_their_clusters(folder):
     np.testing.assert_allclose(centroids(folder / "out"), mean_KT, rtol=1e-5)
 
 
+@pytest.mark.parametrize("per_stratum", [True, False])
+def test_authors_centroids_are_fitted_to_the_sample_alone(folder, per_stratum):
+    config = settings(method="authors", per_stratum=per_stratum)
+    sampled = sampled_rows(config, seed=3)
+    others = np.setdiff1d(np.arange(NUM_ROWS), sampled)
+    loss_NT = LOSS_NT.copy()
+    loss_NT[others] += 1
+
+    _, content = clustered(folder / "one", write_parts(folder / "in", SEVEN_PARTS), config)
+    files = write_parts(folder / "other_in", SEVEN_PARTS, loss_NT=loss_NT)
+    _, without_others = clustered(folder / "two", files, config)
+    loss_NT[sampled[0]] += 1
+    files = write_parts(folder / "changed_in", SEVEN_PARTS, loss_NT=loss_NT)
+    _, with_another = clustered(folder / "three", files, config)
+
+    assert content["centroids.npy"] == without_others["centroids.npy"]
+    assert content["centroids.npy"] != with_another["centroids.npy"]
+
+
+def test_authors_centroids_are_those_of_scikit_learn(folder):
+    cluster = pytest.importorskip("sklearn.cluster")
+    config = settings(method="authors", per_stratum=False, rows_per_sample=10**6)
+    summary, _ = clustered(folder / "out", write_parts(folder / "in", SEVEN_PARTS), config)
+
+    start_KT = kmeans.random_rows(LOSS_NT, 5, 3 + clusters.START)
+    theirs = cluster.KMeans(5, init=start_KT, n_init=1, max_iter=20, tol=0).fit(LOSS_NT)
+    np.testing.assert_allclose(centroids(folder / "out"), theirs.cluster_centers_, rtol=1e-5)
+    assert summary["inertia"] == pytest.approx(theirs.inertia_, rel=1e-5)
+    assert summary["lloyd_sweeps"] == theirs.n_iter_
+
+
+@pytest.mark.parametrize(("method", "total"), [("minibatch", 4 + 2 + 1), ("authors", 2 + 1)])
+def test_every_sweep_is_counted_and_said(folder, method, total):
+    files = write_parts(folder / "in", SEVEN_PARTS)
+    progress = Counted("clusters")
+    config = settings(method=method, lloyd_sweeps=2)
+    summary = clusters.cluster(fleet_of(files, config), config, folder / "out", progress=progress)
+
+    assert (summary["lloyd_sweeps"], summary["converged"]) == (2, False)
+    assert (progress.done, progress.total) == (total, total)
+
+
+def test_authors_sweeps_are_those_of_the_stratum_that_took_most(folder):
+    # The only two trajectories of `few` are at rest at once.
+    strata = ["few" if row in (4, 100) else "many" for row in range(NUM_ROWS)]
+    files = write_parts(folder / "in", SEVEN_PARTS, strata=strata)
+    short, _ = clustered(folder / "a", files, settings(method="authors", lloyd_sweeps=3))
+    enough, _ = clustered(folder / "b", files, settings(method="authors", lloyd_sweeps=100))
+
+    assert (short["lloyd_sweeps"], short["converged"]) == (3, False)
+    assert 3 < enough["lloyd_sweeps"] < 100 and enough["converged"]
+
+
 def test_another_seed_finds_other_centroids(folder):
     files = write_parts(folder / "in", SEVEN_PARTS)
     _, content = clustered(folder / "one", files, settings(), seed=3)
@@ -181,10 +266,11 @@ def test_another_seed_finds_other_centroids(folder):
     assert content["centroids.npy"] != other["centroids.npy"]
 
 
-def test_a_small_stratum_gets_as_many_clusters_as_it_has_distinct_trajectories(folder):
+@pytest.mark.parametrize("method", METHODS)
+def test_a_small_stratum_gets_as_many_clusters_as_it_has_distinct_trajectories(folder, method):
     strata = ["tiny" if row in (4, 100, 201) else "large" for row in range(NUM_ROWS)]
     files = write_parts(folder / "in", SEVEN_PARTS, strata=strata)
-    summary, _ = clustered(folder / "out", files, settings())
+    summary, _ = clustered(folder / "out", files, settings(method=method))
 
     assert summary["shrunk_strata"] == {"tiny": 3}
     assert summary["stratum_of_cluster"] == ["large"] * 5 + ["tiny"] * 3
@@ -193,21 +279,24 @@ def test_a_small_stratum_gets_as_many_clusters_as_it_has_distinct_trajectories(f
     assert tiny["sqdist"].to_pylist() == [0, 0, 0]
 
 
-def test_equal_trajectories_form_one_cluster(folder):
+@pytest.mark.parametrize("method", METHODS)
+def test_equal_trajectories_form_one_cluster(folder, method):
     files = write_parts(folder / "in", SEVEN_PARTS, loss_NT=np.full_like(LOSS_NT, 1.5))
-    summary, _ = clustered(folder / "out", files, settings(per_stratum=False))
+    config = settings(per_stratum=False, method=method)
+    summary, _ = clustered(folder / "out", files, config)
 
     assert summary["num_clusters"] == 1 and summary["size_of_cluster"] == [NUM_ROWS]
     assert summary["inertia"] == 0
     np.testing.assert_array_equal(centroids(folder / "out"), [[1.5] * NUM_CHECKPOINTS])
 
 
-def test_trajectories_of_one_checkpoint_are_clustered(folder):
+@pytest.mark.parametrize("method", METHODS)
+def test_trajectories_of_one_checkpoint_are_clustered(folder, method):
     loss_N1 = np.repeat([0.5, 2.0, 7.0], 20).astype(np.float32)[:, None]
     files = write_parts(
         folder / "in", np.array_split(np.arange(60), 4), loss_N1, IDS[:60], STRATA[:60]
     )
-    config = settings(num_clusters=3, per_stratum=False)
+    config = settings(num_clusters=3, per_stratum=False, method=method)
     summary, _ = clustered(folder / "out", files, config)
 
     assert sorted(centroids(folder / "out")[:, 0].tolist()) == [0.5, 2.0, 7.0]
@@ -239,15 +328,20 @@ def test_a_loss_that_is_not_a_loss_is_refused_and_its_example_named(folder, bad)
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 class TestOnRay:
-    def test_one_worker_and_two_write_the_bytes_of_an_in_process_fleet(self, folder):
+    @pytest.mark.parametrize("method", METHODS)
+    def test_one_worker_and_two_write_the_bytes_of_an_in_process_fleet(self, folder, method):
         files = write_parts(folder / "in", SEVEN_PARTS)
-        expected = clustered(folder / "out", files, settings())
+        expected = clustered(folder / "out", files, settings(method=method))
 
         for workers in (1, 2):
             out = StageDir(folder / f"{workers}", "clusters", {})
             with Progress("clusters") as progress:
                 summary = clusters.run(
-                    settings(workers=workers), Parts(folder / "in"), out, seed=3, progress=progress
+                    settings(workers=workers, method=method),
+                    Parts(folder / "in"),
+                    out,
+                    seed=3,
+                    progress=progress,
                 )
             names = out.location.names()
             content = {name: (out.location / name).read_bytes() for name in names}

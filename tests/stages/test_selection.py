@@ -1,6 +1,7 @@
 """Selection: one ranking whose prefixes are the subsets, and the chosen rows as they came."""
 
 import json
+import tempfile
 from typing import Any
 
 import datasets
@@ -12,7 +13,8 @@ import pytest
 from s2l_ray.artifacts import Parts, StageDir, part_name, rows_name, rows_table
 from s2l_ray.config import SelectionConfig
 from s2l_ray.errors import ConfigError, DataError
-from s2l_ray.maths.selection import METHODS
+from s2l_ray.maths import hashing
+from s2l_ray.maths.selection import METHODS, Examples
 from s2l_ray.stages import selection
 from s2l_ray.storage import Location
 
@@ -32,13 +34,13 @@ def folder(tmp_path) -> Location:
     return Location.of(tmp_path)
 
 
-def write_clusters(folder: Location, parts, ids=IDS) -> Parts:
+def write_clusters(folder: Location, parts, ids=IDS, strata=STRATA) -> Parts:
     """Each part holds the examples that it lists, in that order."""
     for number, rows in enumerate(parts):
         table = pa.table(
             {
                 "example_id": pa.array([ids[row] for row in rows], pa.string()),
-                "stratum": pa.array([STRATA[row] for row in rows], pa.string()),
+                "stratum": pa.array([strata[row] for row in rows], pa.string()),
                 "cluster": pa.array([CLUSTERS[row] for row in rows], pa.int32()),
                 "sqdist": pa.array([0.5] * len(rows), pa.float32()),
             }
@@ -118,6 +120,58 @@ def test_nothing_depends_on_how_examples_lie_in_parts(folder, method):
 
     for name in ("ranking.parquet", "selected.jsonl"):
         assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("stratify", [True, False])
+def test_strata_are_numbered_in_the_order_of_their_names(folder, method, stratify):
+    # By code points; no two parts see them first in the same order.
+    names = ["z", "Übung", "數學", "", "Zahl", "\U0001f600", "\uffee", "a b"]
+    strata = [names[number * number % 11 % 8] for number in range(NUM_ROWS)]
+    parts = [[50, 3, 7, 9], *in_order(5)[1:], [0, 1, 2, 4, 5, 6, 8, 10, 11]]
+    parts[-2] = [row for row in parts[-2] if row != 50]
+    clusters = write_clusters(folder / "clusters", parts, strata=strata)
+    _, out = selected(folder / "out", clusters, method=method, stratify=stratify)
+
+    rows = [row for part in parts for row in part]
+    _, stratum_N = np.unique(np.array(strata)[rows], return_inverse=True)
+    examples = Examples(
+        hashing.example_keys([IDS[row] for row in rows]), np.array(CLUSTERS)[rows], stratum_N
+    )
+    order_N = METHODS[method].ranking(examples, 1, stratify=stratify)
+    expected = [(IDS[rows[row]], strata[rows[row]], CLUSTERS[rows[row]]) for row in order_N]
+    table = ranking(out)
+    assert list(
+        zip(*(table[name].to_pylist() for name in table.column_names[:3]), strict=True)
+    ) == (expected)
+
+
+@pytest.mark.parametrize("rows_per_table", [1, 7, NUM_ROWS - 1, NUM_ROWS, 1_000])
+@pytest.mark.parametrize("num_wanted", [1, 13, NUM_ROWS])
+def test_tables_in_order_of_rank_are_those_of_the_whole_pool(folder, rows_per_table, num_wanted):
+    clusters = write_clusters(folder / "clusters", [*in_order(4), []])
+    whole = pa.concat_tables(clusters.tables(selection.RANKED.names))
+    order_R = np.random.default_rng(3).permutation(NUM_ROWS)[:num_wanted]
+
+    pool = selection.load_pool(clusters)
+    tables = list(selection.ranked(pool, order_R, rows_per_table=rows_per_table))
+
+    assert pa.concat_tables(tables) == whole.take(pa.array(order_R))
+    assert [table.num_rows for table in tables[:-1]] == [rows_per_table] * (len(tables) - 1)
+
+
+def test_nothing_of_a_ranking_stays_beside_it(folder, tmp_path, monkeypatch):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    clusters = write_clusters(folder / "clusters", in_order(4))
+    _, out = selected(folder / "out", clusters)
+    pool = selection.load_pool(clusters)
+    interrupted = selection.ranked(pool, np.arange(NUM_ROWS), rows_per_table=5)
+    next(interrupted)
+    interrupted.close()
+
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert out.names() == ["ranking.parquet"]
 
 
 def test_another_seed_ranks_otherwise(folder):

@@ -215,8 +215,9 @@ def test_a_unit_in_which_workers_die_too_often_is_refused_and_only_that_one(
         {"number": number, "unit": json.dumps({"part": part, "group": [0, 1, 2]})}
         for number, part in enumerate((0, 2))
     )
-    for _ in range(runtime.MAX_ATTEMPTS):
-        worker._begin(attempts / "0", deadly["unit"])  # and no more, as if the process had ended
+    for attempt in range(runtime.MAX_ATTEMPTS):
+        # Begun and no more, as if the process had ended.
+        (attempts / "0" / str(attempt)).write_bytes(b"")
     refused = worker(deadly)
     assert refused["error"] == "DataError"
     assert 'trajectories: the worker died 3 times in unit {"part": 0' in refused["result"]

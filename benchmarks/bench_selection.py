@@ -1,0 +1,114 @@
+"""Seconds and peak memory of ranking a pool: read, rank and write, in one process without Ray.
+
+    python benchmarks/bench_selection.py --rows 1000000 4000000
+
+writes synthetic cluster parts (ids of 32 hexadecimal digits, 18 strata of 100 clusters each, sizes
+falling like 1/rank) to a temporary directory, and runs the selection on them in a fresh process for
+each size. It prints a table; the same numbers go to benchmarks/results/selection.json. Memory is
+the largest resident size of that process, and what that is above its size before it began. CPU
+seconds are all of its threads'; they say more than the clock where other work runs beside it.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from s2l_ray.artifacts import Parts, StageDir, part_name
+from s2l_ray.config import SelectionConfig
+from s2l_ray.stages import selection
+from s2l_ray.storage import Location
+
+RESULTS = Path(__file__).parent / "results"
+ROWS_PER_PART = 4_096
+NUM_STRATA, NUM_CLUSTERS = 18, 100
+
+
+def write_parts(folder: Location, num_rows: int) -> None:
+    rng = np.random.default_rng(0)
+    names = np.array([f"data/source-{number:02}.json" for number in range(NUM_STRATA)])
+    for part, start in enumerate(range(0, num_rows, ROWS_PER_PART)):
+        size = min(ROWS_PER_PART, num_rows - start)
+        stratum_N = falling(NUM_STRATA, size, rng)
+        cluster_N = stratum_N * NUM_CLUSTERS + falling(NUM_CLUSTERS, size, rng)
+        table = {
+            "example_id": [rng.bytes(16).hex() for _ in range(size)],
+            "stratum": names[stratum_N].tolist(),
+            "cluster": pa.array(cluster_N, pa.int32()),
+            "sqdist": pa.array(rng.random(size, np.float32)),
+        }
+        (folder / part_name(part)).write_table(pa.table(table))
+
+
+def falling(num_groups: int, size: int, rng: np.random.Generator) -> np.ndarray:
+    share = 1 / np.arange(1, num_groups + 1)
+    return rng.choice(num_groups, size, p=share / share.sum())
+
+
+def megabytes() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def measured(clusters: Location, out: Location, method: str) -> dict[str, Any]:
+    """The selection of a tenth in this process, which has done nothing before."""
+    before, started, cpu_started = megabytes(), time.monotonic(), time.process_time()
+    config = SelectionConfig(method=method, budget=0.1)
+    stage = StageDir(out, "selection", {})
+    summary = selection.run(config, Parts(clusters), None, stage, seed=42)
+    seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
+    peak = megabytes()
+    return {
+        "rows": summary["rows"],
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(cpu_seconds, 1),
+        "peak_mb": round(peak),
+        "bytes_per_row": round((peak - before) * 2**20 / summary["rows"], 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 4_000_000])
+    parser.add_argument("--method", default="s2l")
+    arguments = parser.parse_args()
+    found = []
+    columns = ("rows", "seconds", "cpu_seconds", "peak_mb", "bytes_per_row")
+    print("".join(f"{name.replace('_', ' '):>14}" for name in columns))
+    for num_rows in arguments.rows:
+        with tempfile.TemporaryDirectory() as folder:
+            place = Location.of(folder)
+            write_parts(place / "clusters", num_rows)
+            fresh = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(1, mp_context=fresh) as process:
+                places = (place / "clusters", place / "selection")
+                row = process.submit(measured, *places, arguments.method).result()
+        found.append(row)
+        print("".join(f"{row[name]:>14,}" for name in columns))
+    result = {
+        "command": " ".join(["python", "benchmarks/bench_selection.py", *sys.argv[1:]]),
+        "date": datetime.now(UTC).date().isoformat(),
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "method": arguments.method,
+        "sizes": found,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    place = RESULTS / "selection.json"
+    place.write_text(json.dumps(result, indent=1) + "\n")
+    print(place)
+
+
+if __name__ == "__main__":
+    main()
