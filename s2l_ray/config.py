@@ -172,23 +172,30 @@ class ReferenceConfig(Training):
         return self
 
 
-class TrajectoriesConfig(Section):
-    """How every example's loss at every checkpoint is computed, or where it already lies."""
+class ActorPool(Section):
+    """Workers that come and go with the queue of units."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"workers", "gpus_per_worker"})
 
-    path: str | None = None
-    """Existing parquet files with example_id, loss_nats and optionally stratum (a glob)."""
     precision: Precision = "auto"
     """bf16 where the hardware has it, else fp32."""
-    tokens_per_batch: PositiveInt = 16_384
-    """Tokens in one forward pass, padding included; on a CPU 2,048 is faster."""
     workers: PositiveInt | WorkerRange = 1
     """A number, or {min: 1, max: 16} to follow the queue."""
     cpus_per_worker: PositiveInt = 1
     """Threads of one worker, and what it takes of the cluster."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
     """Default: 1 where the cluster has GPUs, else 0."""
+
+
+class TrajectoriesConfig(ActorPool):
+    """How every example's loss at every checkpoint is computed, or where it already lies."""
+
+    path: str | None = None
+    """Existing parquet files with example_id, loss_nats and optionally stratum (a glob)."""
+    tokens_per_batch: PositiveInt = 16_384
+    """Tokens in one forward pass, padding included; on a CPU 2,048 is faster."""
+    max_response_tokens: PositiveInt | None = None
+    """Score only so many first tokens of a response; about 1,000 do (arXiv:2606.26797)."""
 
 
 class ClustersConfig(Section):
@@ -265,10 +272,8 @@ class TargetConfig(Training):
     """Default: full fine-tuning."""
 
 
-class EvaluationConfig(Section):
+class EvaluationConfig(ActorPool):
     """How the target is judged on held-out rows."""
-
-    operational: ClassVar[frozenset[str]] = frozenset({"workers", "gpus_per_worker"})
 
     sets: Annotated[list[str], BeforeValidator(_listed)] = Field(min_length=1)
     """Names from data.eval."""
@@ -278,14 +283,6 @@ class EvaluationConfig(Section):
     """At most this many rows of each set, chosen by a hash of the row; default: all."""
     rows_per_batch: PositiveInt = 32
     """Rows that are completed together."""
-    precision: Precision = "auto"
-    """bf16 where the hardware has it, else fp32."""
-    workers: PositiveInt | WorkerRange = 1
-    """A number, or {min: 1, max: 16} to follow the queue."""
-    cpus_per_worker: PositiveInt = 1
-    """Threads of one worker, and what it takes of the cluster."""
-    gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
-    """Default: 1 where the cluster has GPUs, else 0."""
 
 
 class RunConfig(Section):

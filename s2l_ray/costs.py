@@ -86,8 +86,9 @@ def scoring(
     config: TrajectoriesConfig, pool: Pool, num_checkpoints: int, shape: Shape | None
 ) -> Work:
     """One forward pass over the pool at every checkpoint."""
-    operations = None if shape is None else num_checkpoints * _read(shape, pool.amount)
-    tokens = num_checkpoints * pool.amount.tokens
+    amount = pool.amount.with_responses_of(config.max_response_tokens)
+    operations = None if shape is None else num_checkpoints * _read(shape, amount)
+    tokens = num_checkpoints * amount.tokens
     return Work(tokens, operations, config.tokens_per_batch, pool.parts * num_checkpoints)
 
 

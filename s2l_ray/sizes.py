@@ -45,6 +45,11 @@ class Amount:
         share = rows / max(self.rows, 1)
         return Amount(rows, round(self.tokens * share), round(self.responses * share))
 
+    def with_responses_of(self, limit: int | None) -> "Amount":
+        """As many rows, their responses on average no longer than `limit` tokens."""
+        cut = 0 if limit is None else max(self.responses - self.rows * limit, 0)
+        return Amount(self.rows, self.tokens - cut, self.responses - cut)
+
     def __add__(self, other: "Amount") -> "Amount":
         tokens, responses = self.tokens + other.tokens, self.responses + other.responses
         return Amount(self.rows + other.rows, tokens, responses)

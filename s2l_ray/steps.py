@@ -205,13 +205,11 @@ class _Builder:
         def work(out: StageDir, progress: Progress) -> dict[str, Any]:
             from s2l_ray.stages import trajectories
 
-            prepared = StageDir(self._folder("prepare"), "prepare", {}).manifest()
             reference = StageDir(self._folder("reference"), "reference", {}).manifest()
-            assert prepared is not None and reference is not None
+            assert reference is not None
             return trajectories.run(
                 section,
                 Parts(self._folder("prepare")),
-                prepared.summary["tokens_per_part"],
                 [
                     trajectories.Checkpoint(step, place)
                     for step, place in _checkpoints(reference.summary, self._folder("reference"))

@@ -201,6 +201,26 @@ def trajectories(folder: Path, losses: list[list[float]], name: str = "example_i
     return folder / "brought.yaml"
 
 
+def test_brought_trajectories_and_rows_are_enough_for_a_subset(s2l, tmp_path):
+    losses = [[float(i % 3), 0.5 * (i % 2)] for i in range(12)]
+    config = trajectories(tmp_path, losses)
+    rows = [{"id": f"e{i}", "instruction": "say", "output": str(i)} for i in range(12)]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    overrides = sets(data__train=tmp_path / "pool.jsonl", selection__budget=5)
+    stages = ["--from", "clusters", "--until", "selection"]
+
+    done = s2l("run", config, *stages, *overrides)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stages_done(done.stdout) == {"prepare", "trajectories", "clusters", "selection"}
+    folder = tmp_path / "run" / "selection"
+    ranking = pq.read_table(folder / "ranking.parquet").to_pylist()
+    head = {row["example_id"] for row in ranking if row["rank"] < 5}
+    selected = [json.loads(line) for line in (folder / "selected.jsonl").read_text().splitlines()]
+    assert len(ranking) == 12 and {row["example_id"] for row in selected} == head
+    assert selected == [row | {"example_id": row["id"]} for row in rows if row["id"] in head]
+
+
 @pytest.mark.parametrize(
     ("losses", "name", "pieces"),
     [

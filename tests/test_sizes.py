@@ -190,3 +190,11 @@ def test_brought_trajectories_that_cannot_be_used_are_refused(tmp_path, sizes_of
 
 def test_finished_trajectories_are_counted_by_their_manifest():
     assert sizes.brought("nowhere.parquet", {"rows": 9, "steps": [1, 2]}) == (9, 2)
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"), [(None, (10, 500, 200)), (50, (10, 500, 200)), (5, (10, 350, 50))]
+)
+def test_responses_of_a_limited_length_leave_the_prompts_as_they_are(limit, expected):
+    found = sizes.Amount(rows=10, tokens=500, responses=200).with_responses_of(limit)
+    assert (found.rows, found.tokens, found.responses) == expected

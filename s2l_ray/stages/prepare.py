@@ -377,7 +377,6 @@ def _summary(results: Sequence[Mapping[str, Any]], tokenizer: str | None) -> dic
         "tokens": totals["tokens"],
         "prompt_tokens": sum(result["prompt_tokens"] for result in results),
         "rows_per_part": [result["kept"] for result in results],
-        "tokens_per_part": [result["tokens"] for result in results],
         "strata": dict(sorted(strata.items())),
         "tokenizer": tokenizer,
     }

@@ -44,7 +44,6 @@ class Checkpoint:
 def run(
     config: TrajectoriesConfig,
     prepared: Parts,
-    tokens_per_part: Sequence[int],
     checkpoints: Sequence[Checkpoint],
     out: StageDir,
     *,
@@ -60,11 +59,10 @@ def run(
     wanted = runtime.workers(
         "trajectories", config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
     )
-    units = plan_units(len(tokens_per_part), len(checkpoints), wanted.max)
-    tokens = sum(tokens_per_part) * len(checkpoints)
+    units = plan_units(len(prepared.files()), len(checkpoints), wanted.max)
     progress.start(len(units), "units (part x checkpoints)")
     sums = np.zeros((len(checkpoints), 2))
-    precision = ""
+    tokens, precision = 0, ""
     for result in runtime.map_units(
         Scorer,
         units,
@@ -76,8 +74,8 @@ def run(
         folder=out.location,
         gpus=wanted.gpus,
     ):
-        scored = tokens_per_part[result["part"]] * len(result["group"])
-        progress.update(1, scored if result["fresh"] else 0)
+        progress.update(1, result["tokens"] if result["fresh"] else 0)
+        tokens += result["tokens"]
         sums[result["group"]] += result["sums"]
         if precision not in ("", result["precision"]):
             raise DataError(
@@ -128,24 +126,34 @@ class Scorer:
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         part, group = unit["part"], unit["group"]
         table = self.files[part].read_table()
+        token_ids = self._token_ids(table)
         missing = [index for index in group if not self._file(part, index).exists()]
         for index in missing:
-            self._write_losses(part, index, self._score(table, index))
+            self._write_losses(part, index, self._score(table, token_ids, index))
         self._join_if_complete(part, table)
         losses = [self._read_losses(part, index) for index in group]
         return {
             **unit,
             "fresh": bool(missing),
+            "tokens": sum(map(len, token_ids)) * len(group),
             "sums": [[float(loss_N.sum(dtype=np.float64)), len(loss_N)] for loss_N in losses],
             "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
         }
 
-    def _score(self, table: pa.Table, index: int) -> np.ndarray:
+    def _token_ids(self, table: pa.Table) -> list[np.ndarray]:
+        """The tokens of every row that are read to score it."""
+        token_ids, limit = token_arrays(table), self.config.max_response_tokens
+        if limit is None:
+            return token_ids
+        end_N = table["num_prompt_tokens"].to_numpy() + limit
+        return [row[:end] for row, end in zip(token_ids, end_N, strict=True)]
+
+    def _score(self, table: pa.Table, token_ids: list[np.ndarray], index: int) -> np.ndarray:
         if not table.num_rows:
             return np.empty(0, np.float32)
         loss_N = score(
             self._model(index),
-            token_arrays(table),
+            token_ids,
             table["num_prompt_tokens"].to_numpy(),
             tokens_per_batch=self.config.tokens_per_batch,
             dtype=self.dtype,

@@ -200,6 +200,28 @@ def test_a_loss_that_is_not_finite_names_the_examples_and_the_step(prepared, che
     assert not (tmp_path / "out" / "units" / "losses-000000-000000010.npy").exists()
 
 
+@pytest.mark.parametrize("limit", [1, 3, 10_000])
+def test_a_limit_on_response_tokens_scores_the_first_ones_alone(
+    prepared, checkpoints, tmp_path, limit
+):
+    config = CONFIG.model_copy(update={"max_response_tokens": limit})
+    worker = trajectories.Scorer(prepared, checkpoints, config, Location.of(tmp_path), gpus=0)
+
+    result = worker({"part": 0, "group": [0, 1, 2]})
+
+    table = next(iter(prepared.tables()))
+    rows = [
+        row | {"input_ids": row["input_ids"][: row["num_prompt_tokens"] + limit]}
+        for row in table.to_pylist()
+    ]
+    cut = pa.Table.from_pylist(rows, schema=table.schema)
+    by_definition = [losses_by_definition(cut, checkpoint) for checkpoint in checkpoints]
+    scored = next(iter(Parts(Location.of(tmp_path)).tables()))
+    loss_NT = np.array(scored["loss_nats"].to_pylist())
+    np.testing.assert_allclose(loss_NT.T, by_definition, rtol=1e-5)
+    assert result["tokens"] == 3 * sum(len(row["input_ids"]) for row in rows)
+
+
 def test_a_unit_in_which_workers_die_too_often_is_refused_and_only_that_one(
     prepared, checkpoints, tmp_path
 ):
@@ -268,9 +290,8 @@ def run(prepared, checkpoints, folder):
     out = StageDir(Location.of(folder), "trajectories", {"reference": "the same"})
     out.begin()
     config = CONFIG.model_copy(update={"workers": WorkerRange(min=1, max=2)})
-    tokens = [sum(map(len, table["input_ids"])) for table in prepared.tables()]
     with Progress("trajectories") as progress:
-        return trajectories.run(config, prepared, tokens, checkpoints, out, progress=progress)
+        return trajectories.run(config, prepared, checkpoints, out, progress=progress)
 
 
 @pytest.mark.ray
