@@ -26,6 +26,8 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from s2l_ray.maths import flops
+from s2l_ray.modelling.outline import shape_of
 from s2l_ray.modelling.scoring import score
 
 HERE = Path(__file__).parent
@@ -97,14 +99,11 @@ def peak_flops(device: torch.device, dtype: torch.dtype, size: int = 4096) -> fl
 def necessary_flops(
     model: PreTrainedModel, num_tokens_N: np.ndarray, num_response_N: np.ndarray
 ) -> float:
-    config = model.config
-    output = model.get_output_embeddings().weight.numel()
-    embeddings = model.get_input_embeddings().weight.numel()
-    tied = output if config.tie_word_embeddings else 0
-    body = sum(weight.numel() for weight in model.parameters()) - embeddings - (output - tied)
-    read_N = (num_tokens_N - 1).astype(float)
-    attention = 2 * config.num_hidden_layers * config.hidden_size * (read_N**2).sum()
-    return float(2 * body * read_N.sum() + 2 * output * num_response_N.sum() + attention)
+    read_N = (num_tokens_N - 1).astype(float)  # the last token is predicted, never read
+    flops_N = flops.forward(
+        shape_of(model), tokens=read_N, logits=num_response_N, context=read_N / 2
+    )
+    return float(flops_N.sum())
 
 
 def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
