@@ -30,8 +30,9 @@ VERSIONED = ("s2l_ray", "ray", "torch", "transformers", "deepspeed", "numpy", "p
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
-    """16 hex digits that change with any input."""
-    text = json.dumps(inputs, sort_keys=True, separators=(",", ":"))
+    """16 hex digits that change with any input; a key without a value is as good as none."""
+    given = {key: value for key, value in inputs.items() if value is not None}
+    text = json.dumps(given, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

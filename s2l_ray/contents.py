@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray import sources
+from s2l_ray.config import RandomModel
+from s2l_ray.modelling import origins
 from s2l_ray.storage import Location, is_uri
 
 CONTENTS = "contents.json"
@@ -19,6 +21,8 @@ class Contents:
     """
 
     cache: dict[str, list[Any]] = field(default_factory=dict)
+    unknown: set[str] = field(default_factory=set)
+    """Models on the hub whose revision could not be found out."""
 
     @classmethod
     def of_run(cls, run: Location) -> "Contents":
@@ -38,14 +42,22 @@ class Contents:
     def hub_revision(self, name: str) -> str | None:
         """The commit of a model on the hub: asked for once, so that a run keeps to one version."""
         key = f"model {name}"
-        if key not in self.cache:
-            from s2l_ray.modelling import origins
-
+        if key not in self.cache and name not in self.unknown:
             revision = origins.hub_revision(name)
             if revision is None:
-                return None
-            self.cache[key] = [0, "", revision]
-        return str(self.cache[key][2])
+                self.unknown.add(name)
+            else:
+                self.cache[key] = [0, "", revision]
+        return None if name in self.unknown else str(self.cache[key][2])
+
+    def pinned(self, model: Any) -> Any:
+        """The same model or tokenizer, one on the hub at its revision if that is known."""
+        if isinstance(model, RandomModel):
+            return model.model_copy(update={"tokenizer": self.pinned(model.tokenizer)})
+        if model is None or not origins.is_hub_name(model):
+            return model
+        revision = self.hub_revision(model)
+        return origins.pinned(model, revision) if revision else model
 
     def of_folder(self, path: str) -> list[str]:
         """Names and contents of all files below a folder, or of one local file."""
@@ -56,7 +68,7 @@ class Contents:
                 for name, size, date in place.files()
             ]
             return [f"{name} {self.sha(file)}" for name, file in stored]
-        root = Path(path)
+        root = Path(path).expanduser()
         files = [root] if root.is_file() else sorted(i for i in root.rglob("*") if i.is_file())
         return [f"{item.relative_to(root)} {self.sha(_input_file(item))}" for item in files]
 

@@ -89,7 +89,10 @@ def scoring(
     amount = pool.amount.with_responses_of(config.max_response_tokens)
     operations = None if shape is None else num_checkpoints * _read(shape, amount)
     tokens = num_checkpoints * amount.tokens
-    return Work(tokens, operations, config.tokens_per_batch, pool.parts * num_checkpoints)
+    units = 0
+    if num_checkpoints:
+        units = len(schedule.scoring_units(pool.parts, num_checkpoints, _wanted(config)))
+    return Work(tokens, operations, config.tokens_per_batch, units)
 
 
 def evaluation(config: EvaluationConfig, sets: Sequence[Amount], shape: Shape | None) -> Work:

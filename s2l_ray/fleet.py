@@ -21,8 +21,9 @@ MAY_PASS = [StorageError, OSError, MemoryError, RuntimeError]
 
 @dataclass(frozen=True)
 class RayFleet:
-    """Actors, and what each of them holds, in words."""
+    """Actors of a stage, and what each of them holds, in words."""
 
+    stage: str
     actors: list[Any]
     held: list[str]
 
@@ -44,7 +45,7 @@ class RayFleet:
             for index in range(count)
         ]
         held = [f"{wanted.stage}: the worker of parts {first(list(share))}" for share in shares]
-        return cls([actor.remote(share, *arguments) for share in shares], held)
+        return cls(wanted.stage, [actor.remote(share, *arguments) for share in shares], held)
 
     def everywhere(self, method: str, *arguments: Any) -> list[Any]:
         """What `method` returns on every actor.
@@ -54,7 +55,8 @@ class RayFleet:
             UnitError: an actor failed in another way, too often.
         """
         shared = [ray.put(argument) for argument in arguments]
-        return self._results([self._call(actor, method, *shared) for actor in self.actors])
+        calls = [self._call(actor, method, *shared) for actor in self.actors]
+        return self._results(calls, self.held)
 
     def exchange(self, names: Sequence[str], give: str, take: str) -> dict[str, Any]:
         """By name, in order: what `take` makes on one actor of what `give` returns on all.
@@ -71,15 +73,16 @@ class RayFleet:
             self._call(actor, take, *shards)
             for actor, shards in zip(self.actors, given, strict=False)
         ]
-        taken = [item for of_actor in self._results(futures) for item in of_actor.items()]
+        who = [f"{held}, or one that it took from," for held in self.held]
+        taken = [item for of_actor in self._results(futures, who) for item in of_actor.items()]
         return dict(sorted(taken, key=itemgetter(0)))
 
     def _call(self, actor: Any, method: str, *arguments: Any) -> Any:
         return getattr(actor, method).options(retry_exceptions=MAY_PASS).remote(*arguments)
 
-    def _results(self, futures: Sequence[Any]) -> list[Any]:
+    def _results(self, futures: Sequence[Any], who: Sequence[str]) -> list[Any]:
         results = []
-        for future, held in zip(futures, self.held, strict=False):
-            with runtime.user_errors(held):
+        for future, name in zip(futures, who, strict=False):
+            with runtime.user_errors(name, self.stage):
                 results.append(ray.get(future))
         return results

@@ -10,8 +10,8 @@ from typing import Any
 
 from s2l_ray.artifacts import MANIFEST, StageDir, check_run, open_run
 from s2l_ray.config import RunConfig
-from s2l_ray.contents import CONTENTS
-from s2l_ray.errors import ConfigError, DataError, first
+from s2l_ray.contents import CONTENTS, Contents
+from s2l_ray.errors import ConfigError, DataError, ModelError, first
 from s2l_ray.modelling.schedule import checkpoint_steps, num_steps
 from s2l_ray.progress import LABEL_WIDTH, Progress, duration
 from s2l_ray.steps import FOLDERS, STAGES, Step, plan
@@ -45,6 +45,7 @@ def run(
     if not todo:
         return []
     check_files(config, todo)
+    _check_revisions(planned.contents)
     open_run(place)
     with exclusive(place):
         # Another run may have finished some of it while this one was waiting or hashing.
@@ -183,6 +184,17 @@ def _check_sizes(config: RunConfig) -> None:
     reference = config.reference
     if stage == "prepare" and reference is not None and reference.model is not None:
         checkpoint_steps(num_steps(num_rows, reference), reference.checkpoints)
+
+
+def _check_revisions(contents: Contents) -> None:
+    """Refuse a model whose version would be left open: the run could not be repeated or resumed."""
+    if contents.unknown:
+        names = sorted(contents.unknown)
+        raise ModelError(
+            f"{len(names)} model(s) can only be on the hub, which does not answer, and are not in "
+            f"this machine's cache (first: {first(names)}). Try again, name a commit "
+            f"({names[0].partition('@')[0]}@<40 hexadecimal digits>), or give a directory."
+        )
 
 
 def check_files(config: RunConfig, todo: Sequence[Step]) -> None:

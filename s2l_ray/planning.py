@@ -14,6 +14,7 @@ from s2l_ray.config import (
     RunConfig,
     SelectionConfig,
 )
+from s2l_ray.contents import Contents
 from s2l_ray.costs import Cost, Hardware, Section, Work
 from s2l_ray.errors import ConfigError, first
 from s2l_ray.maths.flops import Shape
@@ -64,20 +65,35 @@ def lines(config: RunConfig, tflops: float | None = None) -> list[str]:
             "measure this machine."
         )
     run = Location.of(config.run_dir)
-    planned = steps.plan(config, run).steps
+    whole_plan = steps.plan(config, run)
+    planned = whole_plan.steps
     stale = pipeline.stale(planned, None)
     pipeline.check_files(config, stale)
     todo = {id(step) for step in stale}
     shown = [f"run_dir   {config.run_dir}", ""]
     shown += [f"{step.label:<{LABEL_WIDTH}}{_state(step, id(step) in todo)}" for step in planned]
-    found, counting = quantities(config, planned, {step.stage for step in stale})
+    pinned = _pinned(config, whole_plan.contents)
+    found, counting = quantities(pinned, planned, {step.stage for step in stale})
     sized = _sized(config, found)
     shown += ["", *sized] if sized else []
     costly = [step for step in stale if _computes(config, step.stage)]
     if costly:
-        estimated, remarks = _costs(config, found, costly, tflops)
+        estimated, remarks = _costs(pinned, found, costly, tflops)
         shown += ["", *costs.table(estimated), "", *remarks, *counting]
     return shown
+
+
+def _pinned(config: RunConfig, contents: Contents) -> RunConfig:
+    """Models on the hub at their revisions, as runs ask for them: so they lie in the cache."""
+    data, sections = config.data, {}
+    if data is not None:
+        tokenizer = contents.pinned(data.tokenizer)
+        sections["data"] = data.model_copy(update={"tokenizer": tokenizer})
+    for name in ("reference", "target"):
+        if (section := getattr(config, name)) is not None:
+            model = contents.pinned(section.model)
+            sections[name] = section.model_copy(update={"model": model})
+    return config.model_copy(update=sections)
 
 
 def _state(step: steps.Step, is_stale: bool) -> str:

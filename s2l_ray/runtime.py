@@ -5,6 +5,7 @@ an autoscaling pool of actors.
 """
 
 import contextlib
+import errno
 import functools
 import json
 import logging
@@ -24,9 +25,12 @@ from s2l_ray.errors import ConfigError, DataError, StorageError, UnitError, User
 from s2l_ray.storage import Location
 
 MAX_ATTEMPTS = 3
-ADVICE_ON_MEMORY = (
-    "Lower the tokens or rows per batch, or give each worker a larger machine or a GPU with more."
-)
+ADVICE_ON_MEMORY = {
+    "data": "Lower data.rows_per_part, or use machines with more memory for each CPU.",
+    "trajectories": "Lower trajectories.tokens_per_batch, or give each worker more memory.",
+    "clusters": "Raise clusters.workers, on a cluster with more machines, or use larger ones.",
+    "evaluation": "Lower evaluation.rows_per_batch, or give each worker more memory.",
+}
 CONNECT_SECONDS = 10.0
 MAX_WORKERS = 1_024
 """Of a stage without a setting for it, on a cluster that grows."""
@@ -282,15 +286,18 @@ class _OneUnit:
         self._worker: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        begun = self._attempts / str(row["number"])
+        begun, unit = self._attempts / str(row["number"]), row["unit"]
         failure: dict[str, str] | None = None
         for _ in range(MAX_ATTEMPTS):
+            attempt = None
             try:
-                if len(begun.names()) >= MAX_ATTEMPTS:
-                    return failure or self._died(row["unit"])
-                (begun / uuid.uuid4().hex).write_bytes(b"")
+                before = begun.names()
+                if len(before) >= MAX_ATTEMPTS:
+                    return self._given_up([begun / name for name in before], unit)
+                attempt = begun / f"{len(before)}-{uuid.uuid4().hex}"
+                attempt.write_bytes(b"")
                 self._worker = self._worker or self._make()
-                result = json.dumps(self._worker(json.loads(row["unit"])))
+                result = json.dumps(self._worker(json.loads(unit)))
                 begun.remove()
                 return {"error": "", "result": result}
             except UserError as error:
@@ -299,26 +306,34 @@ class _OneUnit:
                 if not isinstance(error, StorageError):
                     return failure
             except Exception as error:
-                failure = self._failed(error, row["unit"])
+                failure = self._failed(error, unit)
                 # Whatever it holds, such as memory of a device, goes with it.
                 self._worker = None
+            if attempt is not None:
+                with contextlib.suppress(StorageError):
+                    attempt.write_json(failure)
         assert failure is not None
         return failure
 
-    def _died(self, unit: str) -> dict[str, str]:
+    def _given_up(self, attempts: Sequence[Location], unit: str) -> dict[str, str]:
+        """What earlier attempts say of themselves; those that a worker did not survive are mute."""
+        said = [content for attempt in attempts if (content := attempt.read_bytes())]
+        if said:
+            last: dict[str, str] = json.loads(said[-1])
+            return last
         return _as_row(
             DataError(
-                f"{self._stage}: the worker died {MAX_ATTEMPTS} times in unit {unit[:100]}, most "
-                f"likely for want of memory. {ADVICE_ON_MEMORY}"
+                f"{self._stage}: the worker died {len(attempts)} times in unit {unit[:100]}, most "
+                f"likely for want of memory. {ADVICE_ON_MEMORY[self._stage]}"
             )
         )
 
     def _failed(self, error: Exception, unit: str) -> dict[str, str]:
         if is_out_of_memory(error):
             cause = f"the memory did not suffice for unit {unit[:100]} ({one_line(error)[:200]})"
-            return _as_row(DataError(f"{self._stage}: {cause}. {ADVICE_ON_MEMORY}"))
+            return _as_row(DataError(f"{self._stage}: {cause}. {ADVICE_ON_MEMORY[self._stage]}"))
         trace = "".join(traceback.format_exception(error))
-        cause = f"failed {MAX_ATTEMPTS} times, the last time with:\n{trace}"
+        cause = f"failed in {MAX_ATTEMPTS} attempts, the last time with:\n{trace}"
         return _as_row(UnitError(f"{self._stage}: unit {unit[:100]} {cause}"))
 
 
@@ -329,34 +344,39 @@ def _as_row(error: Exception) -> dict[str, str]:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the machine or a device had too little memory."""
     names = {kind.__name__ for kind in type(error).__mro__}
-    # torch's allocator for CPUs raises a plain RuntimeError.
-    return bool(names & {"MemoryError", "OutOfMemoryError"}) or "can't allocate mem" in str(error)
+    # Python's, torch's for GPUs, and that of Ray's monitor; torch's allocator for CPUs raises a
+    # plain RuntimeError.
+    return (
+        bool(names & {"MemoryError", "OutOfMemoryError"})
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or "can't allocate mem" in str(error)
+    )
 
 
 @contextlib.contextmanager
-def user_errors(who: str) -> Iterator[None]:
+def user_errors(who: str, stage: str) -> Iterator[None]:
     """Raise the UserError of an actor's method as it was, and say of other failures whose they are.
 
     Raises:
         DataError: the actor died, or had too little memory.
         UnitError: it failed in another way; the message holds its traceback.
     """
-    from ray.exceptions import RayActorError, RayTaskError
+    from ray.exceptions import RayActorError, RayError, RayTaskError
 
     try:
         yield
-    except RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        if is_out_of_memory(error.cause):
-            cause = f"the memory did not suffice ({one_line(error.cause)[:200]})"
-            raise DataError(f"{who}: {cause}. {ADVICE_ON_MEMORY}") from error
-        raise UnitError(f"{who} failed with:\n{error}") from None
-    except RayActorError as error:
-        raise DataError(
-            f"{who} died {MAX_ATTEMPTS} times, most likely for want of memory: "
-            f"{one_line(error)[:300]}. Use more workers, or larger machines."
-        ) from error
+    except RayError as error:
+        # What an actor was given by another one that failed comes as the cause, too.
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, UserError):
+            raise cause from None
+        if is_out_of_memory(cause):
+            what = f"had too little memory ({one_line(cause)[:200]})"
+        elif isinstance(cause, RayActorError):
+            what = f"died {MAX_ATTEMPTS} times, most likely for want of memory"
+        else:
+            raise UnitError(f"{who} failed with:\n{error}") from None
+        raise DataError(f"{who} {what}. {ADVICE_ON_MEMORY[stage]}") from error
 
 
 def one_line(error: BaseException) -> str:

@@ -163,22 +163,27 @@ class _Sampled:
 def _sampled(
     patterns: Sequence[str], key: str, data: DataConfig, counter: TokenCounter
 ) -> list[_Sampled]:
-    """One entry for every file that has rows.
+    """One entry for every file in whose first rows there are some that can be used.
 
     Raises:
-        DataError: no row has a response, or none of a file's first rows can be used.
+        DataError: there is none, or no row has a response.
     """
     files = sources.expand(patterns, key)
     most_read = max(READ_ROWS // len(files), LEAST_READ)
     most_counted = max(COUNTED_ROWS // len(files), LEAST_COUNTED)
-    found = []
+    found, refused = [], ""
     for file in files:
         rows = sources.read_rows(file)
         sample = list(itertools.islice(rows, most_read))
         if not sample:
             continue
         whole = next(rows, None) is None
-        examples = _usable(sample, data, file.uri, key)
+        examples, problem = _usable(sample, data)
+        if not examples:
+            refused = (
+                refused or f"{len(sample):,} rows of {file.uri} can be used (first: {problem})"
+            )
+            continue
         spread = examples[:: math.ceil(len(examples) / most_counted)]
         lengths = counter(spread)
         num_rows = len(sample) if whole else _estimated_rows(file, sample)
@@ -186,6 +191,8 @@ def _sampled(
         counted = Amount(len(lengths), sum(n for n, _ in lengths), sum(n for _, n in lengths))
         amount = counted.scaled_to(round(num_rows * usable))
         found.append(_Sampled(amount, frozenset(row.stratum for row in examples), whole))
+    if refused and not found:
+        raise DataError(f"{key}: none of the first {refused}. Mend the data or data.fields.")
     if not any(part.amount.rows for part in found):
         uris = first([file.uri for file in files])
         raise DataError(f"{key}: there are no rows with a response in {uris}.")
@@ -197,21 +204,15 @@ def _estimated_rows(file: InputFile, sample: Sequence[SourceRow]) -> int:
     return max(sources.estimated_rows(file, fields), len(sample))
 
 
-def _usable(
-    sample: Sequence[SourceRow], data: DataConfig, uri: str, key: str
-) -> list[prompts.Example]:
-    examples, problems = [], []
+def _usable(sample: Sequence[SourceRow], data: DataConfig) -> tuple[list[prompts.Example], str]:
+    """The rows that can be used, and what is wrong with the first one that cannot."""
+    examples, problem = [], ""
     for row in sample:
         try:
             if row.fields is None:
-                problems.append(f"row {row.row}: {row.reason}")
+                problem = problem or f"row {row.row}: {row.reason}"
             else:
                 examples.append(prompts.read_example(row.fields, data.fields))
         except prompts.RowError as error:
-            problems.append(f"row {row.row}: {error}")
-    if not examples:
-        raise DataError(
-            f"{key}: none of the first {len(sample):,} rows of {uri} can be used (first: "
-            f"{problems[0]}). Mend the data or data.fields."
-        )
-    return examples
+            problem = problem or f"row {row.row}: {error}"
+    return examples, problem

@@ -16,7 +16,7 @@ from s2l_ray import __version__, sources
 from s2l_ray.artifacts import Parts, StageDir, section_inputs
 from s2l_ray.config import NAMED_TEMPLATES, ModelSpec, RandomModel, RunConfig, SelectionConfig
 from s2l_ray.contents import Contents
-from s2l_ray.modelling.origins import first_checkpoint, is_hub_name, pinned
+from s2l_ray.modelling.origins import first_checkpoint, is_hub_name
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location, is_uri
 
@@ -144,7 +144,7 @@ class _Builder:
             from s2l_ray.stages import prepare
 
             absolute = data.model_copy(update={"template": _absolute_if_file(data.template)})
-            located = _absolute_if_file(self._pinned(tokenizer))
+            located = _absolute_if_file(self.contents.pinned(tokenizer))
             return prepare.run(absolute, files, located, out, progress=progress)
 
         return inputs, work
@@ -179,12 +179,12 @@ class _Builder:
             from s2l_ray.stages import reference
 
             return reference.run(
-                section.model_copy(update={"model": self._pinned(section.model)}),
+                section.model_copy(update={"model": self.contents.pinned(section.model)}),
                 Parts(self._folder("prepare")),
                 out,
                 seed=self.config.seed,
                 progress=progress,
-                tokenizer=self._pinned(self._tokenizer()),
+                tokenizer=self.contents.pinned(self._tokenizer()),
             )
 
         return inputs, work
@@ -272,7 +272,7 @@ class _Builder:
 
             absolute = data.model_copy(update={"template": _absolute_if_file(data.template)})
             return target.run(
-                section.model_copy(update={"model": self._pinned(section.model)}),
+                section.model_copy(update={"model": self.contents.pinned(section.model)}),
                 absolute,
                 self._folder("selection", arm) / f"selected.{selection.format}",
                 out,
@@ -342,17 +342,8 @@ class _Builder:
         if is_hub_name(name):
             revision = self.contents.hub_revision(name)
             return {key: revision} if revision else {}
-        found = is_uri(name) or Path(name).exists()
+        found = is_uri(name) or Path(name).expanduser().exists()
         return {key: self.contents.of_folder(name)} if found else {}
-
-    def _pinned(self, model: Any) -> Any:
-        """The same model or tokenizer, one on the hub at its revision."""
-        if isinstance(model, RandomModel):
-            return model.model_copy(update={"tokenizer": self._pinned(model.tokenizer)})
-        if model is None or not is_hub_name(model):
-            return model
-        revision = self.contents.hub_revision(model)
-        return pinned(model, revision) if revision else model
 
 
 def _checkpoints(summary: Mapping[str, Any], folder: Location) -> list[tuple[int, Location]]:
@@ -384,4 +375,6 @@ def _absolute(path: str) -> str:
 
 def _absolute_if_file(name: str | None) -> Any:
     """Workers may run elsewhere: a name that is a path here becomes absolute, others stay."""
-    return _absolute(name) if name and not is_uri(name) and Path(name).exists() else name
+    if not name or is_uri(name) or not Path(name).expanduser().exists():
+        return name
+    return _absolute(name)

@@ -278,6 +278,23 @@ def _keep(claim: Location, mine: str, stop: threading.Event) -> None:
             _renew(claim, mine)
 
 
+@contextlib.contextmanager
+def temporary_space(*failures: type[Exception]) -> Iterator[None]:
+    """What goes wrong inside the block, an OSError or one of `failures`, is about temporary files.
+
+    Raises:
+        StorageError: the disk that temporary files lie on is full, or cannot be written.
+    """
+    kinds: tuple[type[Exception], ...] = (OSError, *failures)
+    try:
+        yield
+    except kinds as error:
+        raise StorageError(
+            f"cannot write into {tempfile.gettempdir()} on this machine or worker: {error}. Free "
+            f"some space, or set TMPDIR to a larger disk; the same command then goes on from here."
+        ) from error
+
+
 def _held(folder: Location, holder: str) -> str:
     return (
         f"{folder} is in use by another run ({holder}). Wait for it, stop it, or give this run "

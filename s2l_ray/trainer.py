@@ -6,6 +6,7 @@ state lies beside the stage's results until the training has ended.
 """
 
 import contextlib
+import errno
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +30,7 @@ from s2l_ray.config import ModelSpec, RandomModel, Training
 from s2l_ray.errors import DataError, StorageError, UserError
 from s2l_ray.modelling.batches import PartReader, Rows
 from s2l_ray.progress import Progress
-from s2l_ray.storage import Location, is_uri
+from s2l_ray.storage import Location, is_uri, temporary_space
 
 if TYPE_CHECKING:
     # Models' libraries take seconds to import; only workers need them.
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 RESUME = "resume"
 MAX_FAILURES = 3
+STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 STEPS_PER_PREEMPTION_CHECK = 10
 SECONDS_PER_LOOK = 0.5
 
@@ -105,27 +107,35 @@ def _unwrapped(out: StageDir) -> Iterator[None]:
     try:
         yield
     except ray.train.TrainingFailedError as failed:
-        for error in getattr(failed, "worker_failures", {}).values():
-            known = _for_the_user(error, out)
-            if known is not None:
-                raise known from (None if known is error else failed)
+        known = _for_the_user(list(getattr(failed, "worker_failures", {}).values()), out)
+        if known is not None:
+            raise known from failed
         raise
 
 
-def _for_the_user(error: Exception, out: StageDir) -> UserError | None:
-    if isinstance(error, UserError):
-        return error
-    if isinstance(error, OSError):
-        return StorageError(f"{out.stage}: cannot write {out.location}: {error}")
-    cause = getattr(error, "health_check_failure", error)
-    if not (runtime.is_out_of_memory(cause) or isinstance(cause, ray.exceptions.RayActorError)):
-        return None
-    what = "died" if cause is not error else "had too little memory"
-    return DataError(
-        f"{out.stage}: a worker {what} in each of {MAX_FAILURES + 1} attempts (the last time: "
-        f"{runtime.one_line(cause)[:200]}). Most likely memory did not suffice: lower "
-        f"{out.stage}.micro_batch_size, or give each worker a larger machine or GPU."
-    )
+def _for_the_user(errors: Sequence[Exception], out: StageDir) -> UserError | None:
+    """What a user can do about the failures of a group of workers; None if that is a bug.
+
+    A worker that died comes before what the others say, which lost it.
+    """
+    causes = [getattr(error, "health_check_failure", error) for error in errors]
+    for error in causes:
+        if isinstance(error, UserError):
+            return error
+    for error in causes:
+        died = isinstance(error, ray.exceptions.RayActorError)
+        if died or runtime.is_out_of_memory(error):
+            return DataError(
+                f"{out.stage}: workers failed {MAX_FAILURES + 1} times; the last time one "
+                f"{'died' if died else 'had too little memory'} "
+                f"({runtime.one_line(error)[:200]}). If no machine was lost, memory did not "
+                f"suffice: lower {out.stage}.micro_batch_size, or give each worker more of it. "
+                "The same command then goes on from the last saved state."
+            )
+    for error in causes:
+        if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
+            return StorageError(f"{out.stage}: cannot write {out.location}: {error}")
+    return None
 
 
 @ray.remote(num_cpus=0)
@@ -177,7 +187,8 @@ def absolute(spec: ModelSpec) -> ModelSpec:
     """`spec` for workers, which run in a directory of their own."""
     if isinstance(spec, RandomModel):
         return spec.model_copy(update={"tokenizer": absolute(spec.tokenizer)})
-    return str(Path(spec).absolute()) if not is_uri(spec) and Path(spec).exists() else spec
+    path = Path(spec).expanduser()
+    return str(path.absolute()) if not is_uri(spec) and path.exists() else spec
 
 
 @dataclass(frozen=True)
@@ -275,19 +286,8 @@ def scratch() -> Iterator[Path]:
     Raises:
         StorageError: the disk that temporary files lie on is full.
     """
-    with tempfile.TemporaryDirectory(prefix="s2l-") as folder, _temporary_space():
+    with tempfile.TemporaryDirectory(prefix="s2l-") as folder, temporary_space(SafetensorError):
         yield Path(folder)
-
-
-@contextlib.contextmanager
-def _temporary_space() -> Iterator[None]:
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        raise StorageError(
-            f"cannot write into {tempfile.gettempdir()} on a worker: {error}. Free some space, or "
-            f"set TMPDIR to a larger disk; the same command then goes on from here."
-        ) from error
 
 
 @dataclass(frozen=True)
@@ -356,7 +356,7 @@ def _save(history: "training.History", state: State, rank: int) -> None:
     checkpoint = None
     if state.on_every_rank or rank == 0:
         folder = Path(tempfile.mkdtemp(prefix="s2l-state-"))
-        with _temporary_space():
+        with temporary_space(SafetensorError):
             state.save(folder)
             if rank == 0:
                 history.write(folder)

@@ -41,7 +41,8 @@ def test_scoring_is_one_pass_at_every_checkpoint():
     pool = Pool(ROWS, strata=1, parts=2, counted=True)
     work = costs.scoring(TrajectoriesConfig(tokens_per_batch=64), pool, 3, SHAPE)
 
-    assert work == Work(tokens=300, flops=3 * ONE_PASS, tokens_per_pass=64, units=6)
+    # One worker takes two parts at two groups of checkpoints.
+    assert work == Work(tokens=300, flops=3 * ONE_PASS, tokens_per_pass=64, units=4)
 
 
 def test_evaluation_scores_rows_and_answers_each_at_full_length():

@@ -62,7 +62,7 @@ def test_another_budget_redoes_selection_and_report_alone(copied, config, s2l):
     ("overrides", "key", "stage"),
     [
         ({"data__max_tokens": 48}, "data.max_tokens", "prepare"),
-        ({"reference__learning_rate": 1.0e-3}, "reference.learning_rate", "reference"),
+        ({"reference__learning_rate": 2.0e-3}, "reference.learning_rate", "reference"),
         ({"selection__budget": 12}, "selection.budget", "selection"),
         ({"target__max_steps": 3}, "target.max_steps", "target"),
     ],

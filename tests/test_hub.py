@@ -206,3 +206,32 @@ def test_without_the_hub_a_model_is_of_the_version_in_the_cache(environment):
     shown(environment, LOAD)
     for offline in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:1"}):
         assert shown(environment | offline, OFFLINE) == [f"{COMMIT} None"]
+
+
+def test_a_model_that_a_run_loaded_is_known_without_the_hub(environment, tmp_path):
+    own = environment | {"HF_HOME": str(tmp_path)}
+    by_commit = f"checkpoints.load_tokenizer('org/small@{COMMIT}')"
+    shown(own, f"from s2l_ray.modelling import checkpoints; {by_commit}")
+    nowhere = own | {"HF_ENDPOINT": "http://127.0.0.1:1"}
+    assert shown(nowhere, OFFLINE) == [f"{COMMIT} None"]
+
+
+def test_a_run_does_not_begin_with_a_model_of_unknown_version(environment, tmp_path):
+    pool = tmp_path / "pool.jsonl"
+    pool.write_text('{"instruction": "say", "output": "a"}\n')
+    config = tmp_path / "run.yaml"
+    data = f"{{train: [{pool}], tokenizer: org/other}}"
+    config.write_text(f"run_dir: {tmp_path / 'run'}\ndata: {data}\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "s2l_ray", "run", str(config)],
+        cwd=ROOT,
+        env=environment | {"HF_ENDPOINT": "http://127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert "s2l: 1 model(s) can only be on the hub, which does not answer" in done.stderr
+    assert "(first: org/other)" in done.stderr and "org/other@<40" in done.stderr
+    assert not (tmp_path / "run").exists()

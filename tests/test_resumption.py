@@ -21,7 +21,6 @@ KILLED_AT = {
     "reference": "resume/*/checkpoint_manager_snapshot.json",
     "trajectories": "units/losses-",
     "target": "resume/*/checkpoint_manager_snapshot.json",
-    "evaluation": "staged/done-",
 }
 """What each stage, on its way, leaves first of what a restart goes on from."""
 SAME = {

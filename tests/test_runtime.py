@@ -92,17 +92,18 @@ class Greedy:
         return {"bytes": len(bytearray(1 << 60))}
 
 
-class DiesThenFails:
-    """Is killed once, and fails from then on."""
+class Unlucky:
+    """Is killed in its first attempt, or in its last, and fails in the others."""
 
-    def __init__(self, died: str) -> None:
-        self.died = Path(died)
+    def __init__(self, made: str, deadly: int) -> None:
+        with open(made, "a") as counted:
+            counted.write("x")
+        self.times, self.deadly = os.path.getsize(made), deadly
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        if not self.died.exists():
-            self.died.touch()
+        if self.times == self.deadly:
             os._exit(1)
-        raise RuntimeError("no luck")
+        raise RuntimeError(f"no luck {self.times}")
 
 
 class Dying:
@@ -169,7 +170,7 @@ class TestOnTwoCpus:
             list(runtime.map_units(Broken, units(1), ONE, attempts))
         assert not isinstance(raised.value, UserError)
         text = str(raised.value)
-        assert text.startswith('trajectories: unit {"number": 1') and "failed 3 times" in text
+        assert text.startswith('trajectories: unit {"number": 1') and "failed in 3 attempts" in text
         assert text.rstrip().endswith("KeyError: 'no such key'") and "in __call__" in text
 
     def test_a_unit_that_fails_is_tried_again_by_a_new_worker(self, attempts, tmp_path):
@@ -180,14 +181,19 @@ class TestOnTwoCpus:
 
     @pytest.mark.parametrize("allocator", [0, 1])
     def test_too_little_memory_is_for_the_user_to_mend(self, attempts, allocator):
-        with pytest.raises(DataError, match=r"memory did not suffice for unit .*Lower the tokens"):
+        with pytest.raises(
+            DataError, match=r"memory did not suffice for unit .*Lower trajectories"
+        ):
             list(runtime.map_units(Greedy, units(allocator), ONE, attempts))
 
-    def test_attempts_of_workers_that_died_count_with_those_that_failed(self, attempts, tmp_path):
-        died = tmp_path / "died"
-        with pytest.raises(UnitError, match="no luck"):
-            list(runtime.map_units(DiesThenFails, units(1), ONE, attempts, died=str(died)))
-        assert len(attempts.files()) == 3
+    @pytest.mark.parametrize(("deadly", "last"), [(1, 3), (3, 2)])
+    def test_attempts_of_workers_that_died_count_with_those_that_failed(
+        self, attempts, tmp_path, deadly, last
+    ):
+        made = str(tmp_path / "made")
+        with pytest.raises(UnitError, match=f"no luck {last}"):
+            list(runtime.map_units(Unlucky, units(1), ONE, attempts, made=made, deadly=deadly))
+        assert os.path.getsize(made) == 3
 
     def test_a_unit_that_kills_its_workers_is_given_up_and_named(self, attempts):
         with pytest.raises(DataError, match=r"trajectories: the worker died 3 times in unit .*13"):
@@ -198,6 +204,16 @@ class TestOnTwoCpus:
         assert list(results) == [{"failed": 2}]
         with pytest.raises(StorageError, match="cannot read part 3"):
             list(runtime.map_units(Forgetful, units(3), ONE, attempts))
+
+    def test_what_rays_memory_monitor_ends_is_for_the_user_to_mend(self):
+        from ray.exceptions import OutOfMemoryError
+
+        message = "clusters: it had too little memory .*Raise clusters.workers"
+        with (
+            pytest.raises(DataError, match=message),
+            runtime.user_errors("clusters: it", "clusters"),
+        ):
+            raise OutOfMemoryError("Task was killed due to the node running low on memory.")
 
     def test_workers_fit_when_the_fewest_do(self):
         assert runtime.workers("trajectories", WorkerRange(min=2, max=64), cpus=1) == (

@@ -194,16 +194,19 @@ def test_a_change_of_the_reference_leaves_trajectories_of_ones_own_alone(tree, t
     assert different(fingerprints(tree), fingerprints(changed(tree, "reference", None))) == []
 
 
-def test_checkpoints_of_ones_own_count_by_content(tree, tmp_path):
+@pytest.mark.parametrize("below", ["", "~"], ids=["absolute", "home"])
+def test_checkpoints_of_ones_own_count_by_content(tree, tmp_path, monkeypatch, below):
+    monkeypatch.setenv("HOME", str(tmp_path))
     for step in (2, 10):
         folder = tmp_path / "checkpoints" / f"step-{step}"
         folder.mkdir(parents=True)
         (folder / "model.safetensors").write_bytes(b"1")
-    tree = changed(tree, "reference", {"path": str(tmp_path / "checkpoints")})
+    place = f"{below or tmp_path}/checkpoints"
+    tree = changed(tree, "reference", {"path": place})
     before = fingerprints(tree)
     prepare = planned(tree)[0]
 
-    assert prepare.out.inputs["data.tokenizer"] == str(tmp_path / "checkpoints" / "step-2")
+    assert prepare.out.inputs["data.tokenizer"] == f"{place}/step-2"
     (tmp_path / "checkpoints" / "step-10" / "model.safetensors").write_bytes(b"2")
     assert different(before, fingerprints(tree)) == AFTER["reference"]
 

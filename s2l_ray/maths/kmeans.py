@@ -350,6 +350,8 @@ def _split(centroid_KT: np.ndarray, sums: ClusterSums) -> np.ndarray:
     apart_T = np.where(np.arange(centroid_KT.shape[1]) % 2, -_SPLIT, _SPLIT).astype(np.float32)
     for empty in np.flatnonzero(sums.count_K == 0):
         widest = left_K.argmax()
+        if not left_K[widest]:
+            break
         centroid_KT[empty] = centroid_KT[widest] * (1 + apart_T)
         centroid_KT[widest] *= 1 - apart_T
         left_K[[empty, widest]] = left_K[widest] // 2

@@ -68,7 +68,7 @@ def hub_revision(name: str) -> str | None:
     Raises:
         ModelError: the hub has no such model, or does not show it to this machine.
     """
-    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         HFValidationError,
         RepositoryNotFoundError,
@@ -76,17 +76,36 @@ def hub_revision(name: str) -> str | None:
     )
 
     repository, _, revision = name.partition("@")
-    wanted = revision or None
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
     try:
-        return HfApi().model_info(repository, revision=wanted, timeout=HUB_SECONDS).sha
+        found = HfApi().model_info(repository, revision=revision or None, timeout=HUB_SECONDS)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ModelError(
             f"model {name}: there is no such directory here, and none of this name on the hub that "
             f"this machine may read ({' '.join(str(error).split())[:200]})"
         ) from None
     except Exception:  # those of the hub's transport, whichever library that is
-        found = try_to_load_from_cache(repository, "config.json", revision=wanted)
-        return Path(found).parent.name if isinstance(found, str) else None
+        return _cached_revision(repository, revision or "main")
+    return found.sha
+
+
+def _cached_revision(repository: str, revision: str) -> str | None:
+    """The commit of a revision in the cache; where it names none, of what came last."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = repo_folder_name(repo_id=repository, repo_type="model")
+    cache = Path(constants.HF_HUB_CACHE) / folder
+    named = cache / "refs" / revision
+    if named.is_file():
+        return named.read_text().strip()
+    # A model that was loaded by its commit, as runs do, has no name in the cache.
+    snapshots = cache / "snapshots"
+    if revision != "main" or not snapshots.is_dir():
+        return None
+    newest = max(snapshots.iterdir(), key=lambda path: path.stat().st_mtime, default=None)
+    return None if newest is None else newest.name
 
 
 def list_checkpoints(names: Sequence[str]) -> list[tuple[int, str]]:

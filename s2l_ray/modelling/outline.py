@@ -25,7 +25,10 @@ def shape(spec: ModelSpec) -> Shape | None:
         ModelError: it is here, and its configuration cannot be used.
     """
     model = _if_here(spec, load_outline)
-    return None if model is None else shape_of(model)
+    try:
+        return None if model is None else shape_of(model)
+    except AttributeError:  # an architecture that names its sizes in a way of its own
+        return None
 
 
 def tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase | None:

@@ -1,12 +1,17 @@
-"""How many steps a training has, what is kept of it, and how fast it learns when.
+"""How many steps a training has, what is kept of it, how fast it learns when, and what is scored.
 
 All of it follows from the number of rows and the configuration, never from the workers.
 """
 
 import math
+from typing import Any
+
+import numpy as np
 
 from s2l_ray.config import EverySteps, Training
 from s2l_ray.errors import ConfigError
+
+UNITS_PER_WORKER = 4
 
 
 def steps_per_epoch(num_rows: int, batch_size: int) -> int:
@@ -59,3 +64,16 @@ def learning_rate(step: int, total_steps: int, config: Training) -> float:
         return config.learning_rate * (step + 1) / warm
     turn = math.pi * (step - warm) / max(total_steps - warm, 1)
     return config.learning_rate * 0.5 * (1.0 + math.cos(turn))
+
+
+def scoring_units(num_parts: int, num_checkpoints: int, num_workers: int) -> list[dict[str, Any]]:
+    """Every (part, group of checkpoints): enough units to keep all workers busy to the end.
+
+    One group after the other, so that a worker changes its models as seldom as possible.
+    """
+    enough = UNITS_PER_WORKER * num_workers
+    num_groups = min(max(math.ceil(enough / max(num_parts, 1)), 1), num_checkpoints)
+    groups = np.array_split(np.arange(num_checkpoints), num_groups)
+    return [
+        {"part": part, "group": group.tolist()} for group in groups for part in range(num_parts)
+    ]

@@ -29,6 +29,9 @@ from s2l_ray.storage import Location
 SAMPLE, SWEEP, START = 1, 2, 3
 """Salts that keep the uses of one seed apart."""
 
+ROWS_PER_JOIN = 1 << 19
+"""Trajectories of which samples are drawn at once."""
+
 Centroids = dict[str, np.ndarray]
 """Stratum -> centroid_KT, float32."""
 Sums = dict[str, kmeans.ClusterSums]
@@ -225,12 +228,19 @@ class ClusterWorker:
 
     def samples(self, names: Sequence[str]) -> Samples:
         """What this worker's rows can give to the samples of these strata."""
-        wanted, shards = set(names), []
+        wanted, shards, num_rows = set(names), list[Samples](), 0
         for part in self._loaded():
-            for name, rows in part.rows_by_stratum.items():
-                if name in wanted:
-                    key_N = hashing.mixed(part.key_N[rows], self.seed, SAMPLE)
-                    shards.append({name: (key_N, part.loss_NT[rows])})
+            shards.append(
+                {
+                    name: (hashing.mixed(part.key_N[rows], self.seed, SAMPLE), part.loss_NT[rows])
+                    for name, rows in part.rows_by_stratum.items()
+                    if name in wanted
+                }
+            )
+            num_rows += len(part.key_N)
+            if num_rows >= ROWS_PER_JOIN:
+                # Otherwise all rows of a worker would be in memory a second time.
+                shards, num_rows = [self._joined(shards)], 0
         return self._joined(shards)
 
     def initial_centroids(self, *shards: Samples) -> Centroids:

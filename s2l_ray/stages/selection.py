@@ -7,7 +7,9 @@ Shape letters: N examples of the pool, P of one part, R in order of rank.
 """
 
 import contextlib
+import itertools
 import json
+import math
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -24,10 +26,11 @@ from s2l_ray.config import SelectionConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.maths import hashing
 from s2l_ray.maths.selection import METHODS, Examples, budget_rows
-from s2l_ray.storage import Location
+from s2l_ray.storage import Location, temporary_space
 
 ROWS_PER_TABLE = 1 << 18
-"""Examples whose ids are in memory at once."""
+"""Examples whose ids are in memory at once; more where there would be too many tables."""
+MAX_TABLES = 256
 RANKED = pa.schema([("example_id", pa.string()), ("stratum", pa.string()), ("cluster", pa.int32())])
 
 
@@ -152,10 +155,12 @@ def ranked(
     parts are read once more, each id goes to the scratch file of its table, and then one table
     after the other is put in order.
     """
+    # As many files are open at once.
+    rows_per_table = max(rows_per_table, math.ceil(len(order_R) / MAX_TABLES))
     tables = [
         order_R[start : start + rows_per_table] for start in range(0, len(order_R), rows_per_table)
     ]
-    with tempfile.TemporaryDirectory(prefix="s2l-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="s2l-") as scratch, temporary_space():
         files = [Path(scratch) / f"{number}.arrow" for number in range(len(tables))]
         _deal_out_ids(pool, tables, files)
         for row_R, file in zip(tables, files, strict=True):
@@ -185,8 +190,11 @@ def _deal_out_ids(pool: Pool, tables: Sequence[np.ndarray], files: Sequence[Path
         for part in pool.clusters.tables(["example_id"]):
             table_P = table_N[start : start + part.num_rows]
             start += part.num_rows
-            for number, writer in enumerate(writers):
-                writer.write_table(part.filter(pa.array(table_P == number)))
+            by_table = part.take(pa.array(np.argsort(table_P, kind="stable")))
+            end_of_table = np.cumsum(np.bincount(table_P, minlength=len(tables)))
+            for number, (begin, end) in enumerate(itertools.pairwise([0, *end_of_table.tolist()])):
+                if number < len(tables) and begin < end:
+                    writers[number].write_table(by_table.slice(begin, end - begin))
 
 
 def _write_ranking(pool: Pool, order_N: np.ndarray, place: Location) -> None:

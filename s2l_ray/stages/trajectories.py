@@ -8,7 +8,6 @@ completes a part's last checkpoint joins its files into the final part.
 
 import io
 import itertools
-import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from s2l_ray import runtime
 from s2l_ray.artifacts import Parts, StageDir, part_name, trajectory_table
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.errors import DataError, first
+from s2l_ray.modelling import schedule
 from s2l_ray.modelling.checkpoints import device_for, load_model, resolve_precision
 from s2l_ray.modelling.scoring import score
 from s2l_ray.progress import Progress
@@ -30,7 +30,6 @@ from s2l_ray.storage import Location
 
 MODEL_CACHE_BYTES = 4 << 30
 """Checkpoints that a worker keeps loaded; reading one again costs little next to scoring a part."""
-UNITS_PER_WORKER = 4
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def run(
     wanted = runtime.workers(
         "trajectories", config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
     )
-    units = plan_units(len(prepared.files()), len(checkpoints), wanted.max)
+    units = schedule.scoring_units(len(prepared.files()), len(checkpoints), wanted.max)
     progress.start(len(units), "units (part x checkpoints)")
     sums = np.zeros((len(checkpoints), 2))
     tokens, precision = 0, ""
@@ -90,19 +89,6 @@ def run(
         "mean_loss_nats": [round(total / rows, 6) for total, rows in sums],
         "precision": precision,
     }
-
-
-def plan_units(num_parts: int, num_checkpoints: int, num_workers: int) -> list[dict[str, Any]]:
-    """Every (part, group of checkpoints): enough units to keep all workers busy to the end.
-
-    One group after the other, so that a worker changes its models as seldom as possible.
-    """
-    enough = UNITS_PER_WORKER * num_workers
-    num_groups = min(max(math.ceil(enough / max(num_parts, 1)), 1), num_checkpoints)
-    groups = np.array_split(np.arange(num_checkpoints), num_groups)
-    return [
-        {"part": part, "group": group.tolist()} for group in groups for part in range(num_parts)
-    ]
 
 
 class Scorer:

@@ -144,3 +144,4 @@ def test_equal_rows_that_cannot_be_split_stay_together(loss_nats):
     centroid_KT, _, _ = kmeans.lloyd_with_splits(sample_ST, np.zeros((4, 3), np.float32), 20)
     sums = kmeans.summarise(sample_ST, centroid_KT)
     assert sorted(sums.count_K.tolist()) == [0, 0, 0, 30]
+    np.testing.assert_allclose(centroid_KT[sums.count_K.argmax()], sample_ST[0], rtol=1e-5)

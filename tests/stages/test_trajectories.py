@@ -16,6 +16,7 @@ from s2l_ray import runtime
 from s2l_ray.artifacts import Parts, StageDir, part_name
 from s2l_ray.config import TrajectoriesConfig, WorkerRange
 from s2l_ray.errors import DataError, ModelError
+from s2l_ray.modelling import schedule
 from s2l_ray.progress import Progress
 from s2l_ray.stages import trajectories
 from s2l_ray.storage import Location
@@ -262,7 +263,7 @@ def test_a_checkpoint_that_is_missing_or_cut_short_is_named(prepared, checkpoint
 
 @given(st.integers(1, 40), st.integers(1, 20), st.integers(1, 20))
 def test_units_cover_everything_once_and_keep_all_workers_busy(num_parts, num_steps, num_workers):
-    units = trajectories.plan_units(num_parts, num_steps, num_workers)
+    units = schedule.scoring_units(num_parts, num_steps, num_workers)
     pairs = [(unit["part"], index) for unit in units for index in unit["group"]]
     assert sorted(pairs) == [(part, i) for part in range(num_parts) for i in range(num_steps)]
     assert len(units) >= min(num_parts * num_steps, num_workers)
@@ -274,8 +275,8 @@ def test_units_cover_everything_once_and_keep_all_workers_busy(num_parts, num_st
 
 
 def test_one_part_is_shared_by_several_workers():
-    assert len(trajectories.plan_units(1, 12, 4)) == 12
-    assert trajectories.plan_units(100, 12, 4)[0]["group"] == list(range(12))
+    assert len(schedule.scoring_units(1, 12, 4)) == 12
+    assert schedule.scoring_units(100, 12, 4)[0]["group"] == list(range(12))
 
 
 @pytest.mark.parametrize("offset", [0, 2])
