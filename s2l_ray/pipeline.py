@@ -45,12 +45,12 @@ def run(
     if not todo:
         return []
     check_files(config, todo)
-    _check_revisions(planned.contents)
     open_run(place)
     with exclusive(place):
         # Another run may have finished some of it while this one was waiting or hashing.
         todo = stale(steps, from_stage)
         refuse_discarding(steps, todo, from_stage)
+        _check_revisions(planned.contents)
         (place / CONTENTS).write_json(planned.contents.cache)
         if all(step.stage != _counted_by(config) for step in todo):
             _check_sizes(config)

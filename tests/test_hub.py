@@ -234,4 +234,4 @@ def test_a_run_does_not_begin_with_a_model_of_unknown_version(environment, tmp_p
     assert done.returncode == 2, done.stdout + done.stderr
     assert "s2l: 1 model(s) can only be on the hub, which does not answer" in done.stderr
     assert "(first: org/other)" in done.stderr and "org/other@<40" in done.stderr
-    assert not (tmp_path / "run").exists()
+    assert not (tmp_path / "run" / "prepared").exists()
