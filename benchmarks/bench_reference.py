@@ -10,17 +10,14 @@ out, and medians count. Lengths and model shapes are those of bench_scoring.py. 
 
 import argparse
 import itertools
-import json
-import platform
 import statistics
 import tempfile
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import torch
-from bench_scoring import HERE, SHAPES, pool
+from bench_scoring import SHAPES, pool, record
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -172,18 +169,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["pythia-70m"], choices=SHAPES)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    found = []
-    for name in given.models:
-        found.append(measured(name, given))
-        print(json.dumps(found[-1], indent=1), flush=True)
-    result = {
-        "date": datetime.now(UTC).date().isoformat(),
-        "machine": platform.processor() or platform.machine(),
-        "torch": torch.__version__,
-        **vars(given),
-        "results": found,
-    }
-    (HERE / "results" / "reference-cpu-fp32.json").write_text(json.dumps(result, indent=1) + "\n")
+    record(given, "reference-cpu-fp32.json", measured)
 
 
 if __name__ == "__main__":

@@ -168,9 +168,18 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=SHAPES)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
+    record(arguments, f"scoring-{arguments.device}-{arguments.precision}.json", measured)
+
+
+def record(
+    arguments: argparse.Namespace,
+    name: str,
+    measured: Callable[[str, argparse.Namespace], dict[str, Any]],
+) -> None:
+    """Measure every model that was asked for; print what is found, and keep it in results/."""
     found = []
-    for name in arguments.models:
-        found.append(measured(name, arguments))
+    for model in arguments.models:
+        found.append(measured(model, arguments))
         print(json.dumps(found[-1], indent=1), flush=True)
     result = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -179,7 +188,6 @@ def main() -> None:
         **vars(arguments),
         "results": found,
     }
-    name = f"scoring-{arguments.device}-{arguments.precision}.json"
     (HERE / "results" / name).write_text(json.dumps(result, indent=1) + "\n")
 
 
