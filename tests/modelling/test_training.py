@@ -112,12 +112,15 @@ def _train_on_rank(rank, num_ranks, folder):
     (folder / f"losses-{rank}.json").write_text(json.dumps(losses))
     if rank == 0:
         engine.save(folder)
+    # Its reducer would else be the group's last owner, and joins the group's threads with the
+    # interpreter's lock held, which they may be waiting for.
+    del engine
     torch.distributed.destroy_process_group()
 
 
 @pytest.mark.ray
 def test_two_ranks_learn_what_one_learns(tmp_path):
-    torch.multiprocessing.spawn(_train_on_rank, (2, tmp_path), nprocs=2)
+    torch.multiprocessing.spawn(_train_on_rank, (2, tmp_path), nprocs=2, daemon=True)
     expected, expected_losses = oracle(settings())
 
     engine = training.Replica(tiny_model(), settings(), device=CPU, dtype=torch.float32)

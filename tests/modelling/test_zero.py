@@ -88,7 +88,7 @@ def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("zero")
     for name, *_ in CASES:
         (folder / name).mkdir()
-    torch.multiprocessing.spawn(_on_rank, (2, folder, CASES), nprocs=2)
+    torch.multiprocessing.spawn(_on_rank, (2, folder, CASES), nprocs=2, daemon=True)
     return folder
 
 
