@@ -104,11 +104,8 @@ def head_node(*options: str, port: int | None = None, **variables: str) -> Itera
         assert STARTED in "".join(said), said
         yield found
     finally:
-        # Ends the processes of this head node, and no other Ray's.
-        head.terminate()
-        try:
-            head.wait(60)
-        finally:
-            if head.poll() is None:
-                os.killpg(head.pid, signal.SIGKILL)
-            shutil.rmtree(home, ignore_errors=True)
+        # Its daemons are of its group, and workers do not outlive the raylet. Asked politely, a
+        # raylet waits half a minute for what detached actors are left.
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
+        shutil.rmtree(home, ignore_errors=True)
