@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["pythia-70m"], choices=SHAPES)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    record(given, "reference-cpu-fp32.json", measured)
+    record(given, "reference-cpu-fp32.json", measured, given.models)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import json
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -169,18 +169,20 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=SHAPES)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    record(arguments, f"scoring-{arguments.device}-{arguments.precision}.json", measured)
+    name = f"scoring-{arguments.device}-{arguments.precision}.json"
+    record(arguments, name, measured, arguments.models)
 
 
 def record(
     arguments: argparse.Namespace,
     name: str,
-    measured: Callable[[str, argparse.Namespace], dict[str, Any]],
+    measured: Callable[[Any, argparse.Namespace], dict[str, Any]],
+    subjects: Sequence[Any],
 ) -> None:
-    """Measure every model that was asked for; print what is found, and keep it in results/."""
+    """Measure each subject; print what is found, and keep it in results/."""
     found = []
-    for model in arguments.models:
-        found.append(measured(model, arguments))
+    for subject in subjects:
+        found.append(measured(subject, arguments))
         print(json.dumps(found[-1], indent=1), flush=True)
     result = {
         "date": datetime.now(UTC).date().isoformat(),

@@ -4,8 +4,11 @@ The unit of work is one part at a group of checkpoints; its results are one smal
 checkpoint, so an interrupted run loses at most the units that were under way. Batches are planned
 inside a part and never across, so a loss does not depend on who computes it. The worker that
 completes a part's last checkpoint joins its files into the final part.
+
+Where memory does not suffice for a batch, the part is scored in batches of half as many tokens.
 """
 
+import faulthandler
 import io
 import itertools
 from collections import OrderedDict
@@ -17,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from s2l_ray import runtime
 from s2l_ray.artifacts import Parts, StageDir, part_name, trajectory_table
@@ -30,6 +34,8 @@ from s2l_ray.storage import Location
 
 MODEL_CACHE_BYTES = 4 << 30
 """Checkpoints that a worker keeps loaded; reading one again costs little next to scoring a part."""
+HANG_SECONDS = 1800.0
+"""A worker that computes on one batch for so long is ended, and its unit given to another."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ def run(
     units = schedule.scoring_units(len(prepared.files()), len(checkpoints), wanted.max)
     progress.start(len(units), "units (part x checkpoints)")
     sums = np.zeros((len(checkpoints), 2))
-    tokens, precision = 0, ""
+    tokens, precision, tokens_per_batch = 0, "", config.tokens_per_batch
     for result in runtime.map_units(
         Scorer,
         units,
@@ -82,12 +88,14 @@ def run(
                 f"{result['precision']}. Set trajectories.precision to one of them."
             )
         precision = result["precision"]
+        tokens_per_batch = min(tokens_per_batch, result["tokens_per_batch"])
     return {
         "steps": [checkpoint.step for checkpoint in checkpoints],
         "rows": int(sums[0, 1]),
         "tokens": tokens,
         "mean_loss_nats": [round(total / rows, 6) for total, rows in sums],
         "precision": precision,
+        "tokens_per_batch": tokens_per_batch,
     }
 
 
@@ -107,7 +115,8 @@ class Scorer:
         self.folder, self.units = folder, folder / "units"
         self.device = device_for(gpus)
         self.dtype = resolve_precision(config.precision, self.device)
-        self.models: OrderedDict[int, nn.Module] = OrderedDict()
+        self.tokens_per_batch = config.tokens_per_batch
+        self.models: OrderedDict[int, PreTrainedModel] = OrderedDict()
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         part, group = unit["part"], unit["group"]
@@ -123,6 +132,7 @@ class Scorer:
             "fresh": bool(missing),
             "tokens": sum(map(len, token_ids)) * len(group),
             "sums": [[float(loss_N.sum(dtype=np.float64)), len(loss_N)] for loss_N in losses],
+            "tokens_per_batch": self.tokens_per_batch,
             "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
         }
 
@@ -137,14 +147,7 @@ class Scorer:
     def _score(self, table: pa.Table, token_ids: list[np.ndarray], index: int) -> np.ndarray:
         if not table.num_rows:
             return np.empty(0, np.float32)
-        loss_N = score(
-            self._model(index),
-            token_ids,
-            table["num_prompt_tokens"].to_numpy(),
-            tokens_per_batch=self.config.tokens_per_batch,
-            dtype=self.dtype,
-            device=self.device,
-        )
+        loss_N = self._in_batches_that_fit(table, token_ids, self._model(index))
         bad = np.flatnonzero(~np.isfinite(loss_N))
         if len(bad):
             names = [table["example_id"][int(row)].as_py() for row in bad[:4]]
@@ -156,7 +159,40 @@ class Scorer:
             )
         return loss_N
 
-    def _model(self, index: int) -> nn.Module:
+    def _in_batches_that_fit(
+        self, table: pa.Table, token_ids: list[np.ndarray], model: PreTrainedModel
+    ) -> np.ndarray:
+        longest = max(range(len(token_ids)), key=lambda row: len(token_ids[row]))
+        while True:
+            _alive()
+            try:
+                return score(
+                    model,
+                    token_ids,
+                    table["num_prompt_tokens"].to_numpy(),
+                    tokens_per_batch=self.tokens_per_batch,
+                    dtype=self.dtype,
+                    device=self.device,
+                    on_batch=_alive,
+                )
+            except Exception as error:
+                if not runtime.is_out_of_memory(error):
+                    raise
+                if self.tokens_per_batch <= len(token_ids[longest]):
+                    raise DataError(
+                        f"trajectories: memory does not suffice for example "
+                        f"{table['example_id'][longest].as_py()} alone, which has "
+                        f"{len(token_ids[longest]):,} tokens ({runtime.one_line(error)[:200]}). "
+                        "Lower data.max_tokens, or give each worker more memory."
+                    ) from error
+                self.tokens_per_batch //= 2
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+            # Only here is the failure, and with it the memory of its batch, gone.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _model(self, index: int) -> PreTrainedModel:
         if index not in self.models:
             model = load_model(str(self.checkpoints[index].folder), dtype=self.dtype)
             self.models[index] = model.to(self.device)
@@ -193,6 +229,11 @@ class Scorer:
         (self.folder / part_name(part)).write_table(
             trajectory_table(table["example_id"], table["stratum"], loss_NT)
         )
+
+
+def _alive(_num_rows: int = 0) -> None:
+    """Put off the end of this process; whoever does not call again in time shows where it is."""
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
 
 
 def token_arrays(table: pa.Table) -> list[np.ndarray]:

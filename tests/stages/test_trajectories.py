@@ -2,10 +2,14 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given
@@ -22,6 +26,7 @@ from s2l_ray.stages import trajectories
 from s2l_ray.storage import Location
 from tests import tiny
 
+ROOT = Path(__file__).parents[2]
 STEPS = (2, 10, 300)
 ROWS_OF_PART = (9, 0, 5)
 CONFIG = TrajectoriesConfig(precision="fp32", tokens_per_batch=48)
@@ -221,6 +226,77 @@ def test_a_limit_on_response_tokens_scores_the_first_ones_alone(
     loss_NT = np.array(scored["loss_nats"].to_pylist())
     np.testing.assert_allclose(loss_NT.T, by_definition, rtol=1e-5)
     assert result["tokens"] == 3 * sum(len(row["input_ids"]) for row in rows)
+
+
+def out_of_memory_above(limit):
+    """For a model that fits no batch of more tokens."""
+
+    def refuse(_module, _arguments, inputs):
+        if inputs["input_ids"].numel() > limit:
+            raise torch.OutOfMemoryError(f"{inputs['input_ids'].numel()} tokens")
+
+    return refuse
+
+
+def test_batches_halve_until_they_fit(prepared, checkpoints, expected, tmp_path):
+    worker = scorer(prepared, checkpoints, tmp_path)
+    for index in range(3):
+        worker._model(index).register_forward_pre_hook(out_of_memory_above(39), with_kwargs=True)
+    worker.tokens_per_batch = 400
+    results = [worker({"part": part, "group": [0, 1, 2]}) for part in range(3)]
+
+    assert [result["tokens_per_batch"] for result in results] == [25, 25, 25]
+    for one, other in zip(Parts(Location.of(tmp_path)).tables(), loaded(expected), strict=True):
+        assert one.drop(["loss_nats"]).equals(other.drop(["loss_nats"]))
+        found, wanted = (np.array(t["loss_nats"].to_pylist()) for t in (one, other))
+        np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def loaded(expected):
+    return [pq.read_table(pa.BufferReader(content)) for content in expected.values()]
+
+
+def test_an_example_that_fits_no_memory_is_named(prepared, checkpoints, tmp_path):
+    worker = scorer(prepared, checkpoints, tmp_path)
+    worker._model(0).register_forward_pre_hook(out_of_memory_above(20), with_kwargs=True)
+    lengths = list(map(len, prepared.files()[0].read_table()["input_ids"].to_pylist()))
+    longest = max(lengths)
+    message = rf"example 0-{lengths.index(longest)} alone, which has {longest} tokens"
+    with pytest.raises(DataError, match=message):
+        worker({"part": 0, "group": [0]})
+    assert not list(tmp_path.glob("units/*"))
+
+
+HANGS = """
+import sys, threading
+from s2l_ray.artifacts import Parts
+from s2l_ray.config import TrajectoriesConfig
+from s2l_ray.stages import trajectories
+from s2l_ray.storage import Location
+
+trajectories.HANG_SECONDS = 0.2
+prepared, checkpoint, out = map(Location.of, sys.argv[1:])
+config = TrajectoriesConfig(precision="fp32", tokens_per_batch=48)
+worker = trajectories.Scorer(
+    Parts(prepared), [trajectories.Checkpoint(2, checkpoint)], config, out, gpus=0
+)
+worker._model(0).register_forward_pre_hook(lambda *_: threading.Event().wait())
+worker({"part": 0, "group": [0]})
+"""
+
+
+def test_a_worker_that_hangs_ends_and_shows_where(prepared, checkpoints, tmp_path):
+    places = [prepared.folder.uri, checkpoints[0].folder.uri, str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", HANGS, *places],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "Timeout (0:00:00.200000)!" in done.stderr and "in score" in done.stderr
 
 
 def test_a_unit_in_which_workers_die_too_often_is_refused_and_only_that_one(
