@@ -61,7 +61,7 @@ def write_inputs(folder: Path) -> Path:
         },
         "reference": {
             **training,
-            "max_steps": 200,
+            "max_steps": 80,
             "batch_size": 15,
             "learning_rate": 1e-3,
             "checkpoints": 4,
@@ -72,7 +72,7 @@ def write_inputs(folder: Path) -> Path:
         "selection": {"budget": 0.4, "baselines": ["random"]},
         "target": {
             **training,
-            "max_steps": 60,
+            "max_steps": 30,
             "batch_size": 8,
             "zero_stage": 2,
             "resume_every": 10,

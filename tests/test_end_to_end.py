@@ -16,7 +16,7 @@ from tests.small_run import ARM, NUM_ROWS, NUM_SELECTED, SHAPE, manifest, rows, 
 
 pytestmark = pytest.mark.ray
 
-STEPS = [50, 100, 150, 200]
+STEPS = [20, 40, 60, 80]
 
 
 def test_a_finished_run_has_these_folders_and_nothing_half_written(finished):

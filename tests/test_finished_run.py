@@ -166,7 +166,7 @@ def cut_short(folder: Path) -> str:
         ),
         (
             lambda folder: {"reference__checkpoints": 500},
-            ["500 checkpoints cannot come from 200 optimizer steps", "reference.checkpoints"],
+            ["500 checkpoints cannot come from 80 optimizer steps", "reference.checkpoints"],
         ),
         (
             lambda folder: {

@@ -27,7 +27,7 @@ The reference restarts as the target does, by Ray Train.
 """
 SAME = {
     "prepared": ["part-000003.parquet", "rows-000003.parquet", "rejected.parquet"],
-    "reference": ["step-000050/model.safetensors", "step-000200/model.safetensors"],
+    "reference": ["step-000020/model.safetensors", "step-000080/model.safetensors"],
     "trajectories": ["part-000000.parquet", "part-000014.parquet"],
     "clusters": ["part-000003.parquet", "centroids.npy"],
     "selection": ["ranking.parquet", "selected.jsonl"],
@@ -59,7 +59,7 @@ def kill_in(stage: str, run: Location, arguments: list[str], environment: dict[s
         assert time.monotonic() < deadline, stage
         assert process.poll() is None, f"{stage}: {process.communicate()[0]}"
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.1)
+            process.wait(0.3)  # each look is requests of the store
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert not (folder / "manifest.json").exists()
