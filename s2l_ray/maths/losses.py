@@ -13,7 +13,9 @@ from torch.autograd.function import once_differentiable
 BYTES_PER_CHUNK = 32 * 2**20
 """Size of the float32 copy that is alive at any time; larger was not faster on a CPU."""
 ROWS_PER_TILE, VOCABULARY_PER_TILE = 1024, 2048
-"""8 MiB of float32, and matrices large enough for the product's full speed."""
+"""On a CPU: 8 MiB of float32, and matrices large enough for the product's full speed."""
+BYTES_PER_TILE = 256 * 2**20
+"""On another device, of float32: whole rows, as many as fit."""
 
 
 def token_losses(logits_MV: torch.Tensor, target_M: torch.Tensor) -> torch.Tensor:
@@ -42,7 +44,8 @@ def linear_losses(
     """`token_losses` of a linear output layer whose logits exist a tile at a time; no gradient.
 
     The highest logit and the sum of exponentials are carried from tile to tile (Milakov and
-    Gimelshein, arXiv:1805.02867), so that a tile need not leave a CPU's cache.
+    Gimelshein, arXiv:1805.02867), so that a tile need not leave a CPU's cache. Other devices get
+    tiles of whole rows.
 
     Args:
         hidden_MH: float tensor (M, H), inputs of the layer.
@@ -53,11 +56,15 @@ def linear_losses(
     Returns:
         loss_M, float32 tensor (M,), on the device of `hidden_MH`.
     """
-    buffer = hidden_MH.new_empty(ROWS_PER_TILE * VOCABULARY_PER_TILE)
+    if hidden_MH.device.type == "cpu":
+        num_rows, width = ROWS_PER_TILE, VOCABULARY_PER_TILE
+    else:
+        num_rows, width = max(1, BYTES_PER_TILE // (4 * len(weight_VH))), len(weight_VH)
+    buffer = hidden_MH.new_empty(min(num_rows, len(hidden_MH)) * width)
     losses = [
-        _tiled_losses(hidden_mH, weight_VH, bias_V, target_m, buffer)
+        _tiled_losses(hidden_mH, weight_VH, bias_V, target_m, width, buffer)
         for hidden_mH, target_m in zip(
-            hidden_MH.split(ROWS_PER_TILE), target_M.split(ROWS_PER_TILE), strict=True
+            hidden_MH.split(num_rows), target_M.split(num_rows), strict=True
         )
     ]
     return torch.cat(losses)
@@ -68,20 +75,23 @@ def _tiled_losses(
     weight_VH: torch.Tensor,
     bias_V: torch.Tensor | None,
     target_M: torch.Tensor,
+    width: int,
     buffer: torch.Tensor,
 ) -> torch.Tensor:
     num_rows = len(hidden_MH)
     highest_M = torch.full((num_rows,), -torch.inf, device=hidden_MH.device)
     sum_M, own_M = torch.zeros_like(highest_M), torch.zeros_like(highest_M)
-    for left in range(0, len(weight_VH), VOCABULARY_PER_TILE):
-        weight_vH = weight_VH[left : left + VOCABULARY_PER_TILE]
+    for left in range(0, len(weight_VH), width):
+        weight_vH = weight_VH[left : left + width]
         tile_Mv = buffer[: num_rows * len(weight_vH)].view(num_rows, len(weight_vH))
         torch.mm(hidden_MH, weight_vH.T, out=tile_Mv)
         if bias_V is not None:
-            tile_Mv += bias_V[left : left + VOCABULARY_PER_TILE]
+            tile_Mv += bias_V[left : left + width]
         logits_Mv = tile_Mv.float()
-        row_m = ((target_M >= left) & (target_M < left + len(weight_vH))).nonzero().squeeze(1)
-        own_M[row_m] = logits_Mv[row_m, target_M[row_m] - left]
+        place_M = target_M - left
+        inside_M = (place_M >= 0) & (place_M < len(weight_vH))
+        place_M1 = place_M.clamp(0, len(weight_vH) - 1)[:, None]
+        own_M = torch.where(inside_M, logits_Mv.gather(1, place_M1).squeeze(1), own_M)
         higher_M = torch.maximum(highest_M, logits_Mv.amax(dim=1))
         sum_M *= (highest_M - higher_M).exp_()
         sum_M += logits_Mv.sub_(higher_M[:, None]).exp_().sum(dim=1)

@@ -63,9 +63,9 @@ def score(
     assert (num_masked_N < num_tokens_N).all(), "every example needs a response token"
     loss_N = torch.zeros(len(num_tokens_N), dtype=torch.float32, device=device)
     with inference(model, dtype=dtype, device=device):
-        # On a GPU all logits of a batch fit, and tiles of a cache's size would starve it.
-        in_tiles = device.type == "cpu" and dtype == model.dtype and ends_in_a_linear_layer(model)
+        in_tiles = dtype == model.dtype and ends_in_a_linear_layer(model)
         losses = _losses_by_tiles if in_tiles else _losses_of_logits
+        vocab_size = model.config.get_text_config().vocab_size
         mean_losses = partial(_mean_losses, model, input_ids, num_masked_N, losses, device)
         for group in prefixes.groups(input_ids, num_masked_N, min_saved=tokens_per_batch):
             past = _past(model, group, input_ids, mean_losses, device, CLOSE[dtype])
@@ -73,7 +73,7 @@ def score(
                 num_tokens_N[group.row_G] - past.num_tokens,
                 (num_tokens_N - num_masked_N)[group.row_G],
                 tokens_per_batch=tokens_per_batch,
-                max_logit_rows=max_logit_rows(model.config.get_text_config().vocab_size),
+                max_logit_rows=None if in_tiles else max_logit_rows(vocab_size),
             )
             for place_B in batches:
                 row_B = group.row_G[place_B]
@@ -202,12 +202,12 @@ def plan_batches(
     num_response_N: np.ndarray,
     *,
     tokens_per_batch: int,
-    max_logit_rows: int,
+    max_logit_rows: int | None,
 ) -> list[np.ndarray]:
     """Rows of similar length together, shortest first, ties in the order given.
 
     A batch's rows times its longest row is at most `tokens_per_batch`, and its response tokens at
-    most `max_logit_rows`; a row that is above either by itself is a batch of its own.
+    most `max_logit_rows` where logits are kept; a row that is above either is a batch of its own.
 
     Args:
         num_tokens_N: int array (N,).
@@ -223,7 +223,8 @@ def plan_batches(
         zip(num_tokens_N[order_N].tolist(), num_response_N[order_N].tolist(), strict=True)
     ):
         too_long = (num_rows + 1) * num_tokens > tokens_per_batch
-        if place and (too_long or num_logits + num_response > max_logit_rows):
+        too_many = max_logit_rows is not None and num_logits + num_response > max_logit_rows
+        if place and (too_long or too_many):
             starts.append(place)
             num_rows = num_logits = 0
         num_rows += 1
