@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import nn
-from transformers import PreTrainedModel
 
 from s2l_ray import runtime
 from s2l_ray.artifacts import Parts, StageDir, part_name, trajectory_table
@@ -89,13 +88,14 @@ def run(
             )
         precision = result["precision"]
         tokens_per_batch = min(tokens_per_batch, result["tokens_per_batch"])
+    halved = {"tokens_per_batch": tokens_per_batch}
     return {
         "steps": [checkpoint.step for checkpoint in checkpoints],
         "rows": int(sums[0, 1]),
         "tokens": tokens,
         "mean_loss_nats": [round(total / rows, 6) for total, rows in sums],
         "precision": precision,
-        "tokens_per_batch": tokens_per_batch,
+        **(halved if tokens_per_batch < config.tokens_per_batch else {}),
     }
 
 
@@ -116,7 +116,7 @@ class Scorer:
         self.device = device_for(gpus)
         self.dtype = resolve_precision(config.precision, self.device)
         self.tokens_per_batch = config.tokens_per_batch
-        self.models: OrderedDict[int, PreTrainedModel] = OrderedDict()
+        self.models: OrderedDict[int, nn.Module] = OrderedDict()
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         part, group = unit["part"], unit["group"]
@@ -160,7 +160,7 @@ class Scorer:
         return loss_N
 
     def _in_batches_that_fit(
-        self, table: pa.Table, token_ids: list[np.ndarray], model: PreTrainedModel
+        self, table: pa.Table, token_ids: list[np.ndarray], model: nn.Module
     ) -> np.ndarray:
         longest = max(range(len(token_ids)), key=lambda row: len(token_ids[row]))
         while True:
@@ -192,7 +192,7 @@ class Scorer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _model(self, index: int) -> PreTrainedModel:
+    def _model(self, index: int) -> nn.Module:
         if index not in self.models:
             model = load_model(str(self.checkpoints[index].folder), dtype=self.dtype)
             self.models[index] = model.to(self.device)
