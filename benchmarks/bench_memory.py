@@ -21,7 +21,7 @@ import torch
 from bench_scoring import record
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ray import runtime
+from s2l_ray import resources, runtime
 from s2l_ray.artifacts import Parts, part_name
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.modelling import schedule
@@ -81,7 +81,7 @@ def measured(rows: int, given: argparse.Namespace) -> dict[str, Any]:
         results = runtime.map_units(
             Watched,
             units,
-            runtime.Workers("trajectories", 1, 1),
+            resources.Workers("trajectories", 1, 1),
             Location.of(folder) / "attempts",
             prepared=prepared,
             checkpoints=write_checkpoints(folder),

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from s2l_ray.maths import flops
-from s2l_ray.modelling.outline import shape_of
+from s2l_ray.modelling.dimensions import shape_of
 from s2l_ray.modelling.scoring import score
 
 HERE = Path(__file__).parent

@@ -27,7 +27,7 @@ import torch
 from bench_scoring import HERE, pool
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ray import runtime
+from s2l_ray import resources, runtime
 from s2l_ray.artifacts import Parts, part_name
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.modelling import schedule
@@ -103,7 +103,7 @@ def seconds_on_ray(folder: Path, num_parts: int, workers: int, config: Trajector
         results = runtime.map_units(
             trajectories.Scorer,
             schedule.scoring_units(num_parts, 1, workers),
-            runtime.Workers("trajectories", workers, workers),
+            resources.Workers("trajectories", workers, workers),
             place / "attempts",
             prepared=Parts(Location.of(folder) / "prepared"),
             checkpoints=[trajectories.Checkpoint(STEP, Location.of(folder) / "step-000001")],

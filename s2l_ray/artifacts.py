@@ -83,12 +83,17 @@ class StageDir:
         manifest = self.manifest()
         return manifest is not None and manifest.fingerprint == self.fingerprint
 
-    def begin(self) -> None:
-        """Make the folder ready: what an interrupted run with the same inputs left is kept."""
+    def is_new(self) -> bool:
+        """Whether no interrupted run with the same inputs left anything to go on from."""
         mark = self.location / UNFINISHED
         same = mark.exists() and mark.read_json()["fingerprint"] == self.fingerprint
-        if not same or (self.location / MANIFEST).exists():
+        return not same or (self.location / MANIFEST).exists()
+
+    def begin(self) -> None:
+        """Make the folder ready: what an interrupted run with the same inputs left is kept."""
+        if self.is_new():
             self.location.remove()
+            mark = self.location / UNFINISHED
             mark.write_json({"fingerprint": self.fingerprint, "inputs": self.inputs})
 
     def finish(self, summary: dict[str, Any], seconds: float) -> Manifest:

@@ -26,7 +26,7 @@ from pydantic import (
 from s2l_ray import explain
 from s2l_ray.errors import ConfigError
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 NAMED_TEMPLATES = ("alpaca", "alpaca-official", "radiology", "chat")
 
@@ -142,7 +142,8 @@ class Training(Section):
     max_grad_norm: PositiveFloat = 1.0
     """Gradients are clipped to it."""
     precision: Precision = "auto"
-    """bf16 where the hardware has it, else fp32; weights are updated in fp32 either way."""
+    """bf16 where the hardware has it, else fp32; weights are updated in fp32 either way.
+    tf32 rounds the products of fp32 on GPUs."""
     workers: PositiveInt | WorkerRange = 1
     """Processes; another number sums gradients in another order."""
     cpus_per_worker: PositiveInt = 1
@@ -178,7 +179,7 @@ class ActorPool(Section):
     operational: ClassVar[frozenset[str]] = frozenset({"workers", "gpus_per_worker"})
 
     precision: Precision = "auto"
-    """bf16 where the hardware has it, else fp32."""
+    """bf16 where the hardware has it, else fp32; tf32 rounds the products of fp32 on GPUs."""
     workers: PositiveInt | WorkerRange = 1
     """A number, or {min: 1, max: 16} to follow the queue."""
     cpus_per_worker: PositiveInt = 1

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray import sources
-from s2l_ray.config import RandomModel
+from s2l_ray.config import NAMED_TEMPLATES, ModelSpec, RandomModel
 from s2l_ray.modelling import origins
 from s2l_ray.storage import Location, is_uri
 
@@ -58,6 +58,23 @@ class Contents:
             return model
         revision = self.hub_revision(model)
         return origins.pinned(model, revision) if revision else model
+
+    def of_model(self, key: str, model: ModelSpec | None) -> dict[str, Any]:
+        """The contents of a model or tokenizer under `key`; of one on the hub, its revision."""
+        name = model.tokenizer if isinstance(model, RandomModel) else model
+        if name is None:
+            return {}
+        if origins.is_hub_name(name):
+            revision = self.hub_revision(name)
+            return {key: revision} if revision else {}
+        found = is_uri(name) or Path(name).expanduser().exists()
+        return {key: self.of_folder(name)} if found else {}
+
+    def of_template(self, template: str) -> dict[str, Any]:
+        """The text of a template that is a user's file."""
+        if template in NAMED_TEMPLATES or not Path(template).is_file():
+            return {}
+        return {"data.template contents": self.of_folder(template)}
 
     def of_folder(self, path: str) -> list[str]:
         """Names and contents of all files below a folder, or of one local file."""

@@ -144,13 +144,14 @@ def measured(section: Section, work: Work, shape: Shape | None) -> Hardware:
         fitting = int(torch.cuda.device_count() / gpus)
     else:
         fitting = (os.cpu_count() or 1) // section.cpus_per_worker
-    if shape is None or (gpus > 0 and fitting == 0):
+    elsewhere = section.precision == "tf32" and gpus == 0
+    if shape is None or elsewhere or (gpus > 0 and fitting == 0):
         return Hardware(_wanted(section), None)
     device = checkpoints.device_for(gpus)
     speed_of_one = speed.matrix_flops_per_second(
         num_tokens=work.tokens_per_pass,
         width=shape.width,
-        dtype=checkpoints.resolve_precision(section.precision, device),
+        dtype=checkpoints.DTYPES[checkpoints.compute_in(section.precision, device)],
         device=device,
         num_threads=section.cpus_per_worker,
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import ray
 
-from s2l_ray import runtime
+from s2l_ray import resources, runtime
 from s2l_ray.errors import StorageError, first
 from s2l_ray.storage import Location
 
@@ -29,7 +29,7 @@ class RayFleet:
 
     @classmethod
     def start(
-        cls, worker: type, files: Sequence[Location], wanted: runtime.Workers, *arguments: Any
+        cls, worker: type, files: Sequence[Location], wanted: resources.Workers, *arguments: Any
     ) -> "RayFleet":
         """`worker(files by part number, *arguments)` on every actor; none without a part."""
         count = max(min(wanted.max, len(files)), 1)

@@ -58,9 +58,9 @@ def run(
             # Not before it is known that the cluster can do them again.
             (place / CONFIG).write_json(config.model_dump(mode="json"))
             _discard(planned.steps, todo, from_stage)
-            for step in todo:
+            for step, following in zip(todo, [*todo[1:], None], strict=True):
                 _check_sizes(config)
-                _carry_out(step, say)
+                carry_out(step, following, say)
     return todo
 
 
@@ -132,21 +132,36 @@ def _connected(
     if stages <= set(WITHOUT_RAY):
         yield
         return
-    from s2l_ray import runtime
+    from s2l_ray import resources, runtime
 
     say("joining the cluster" if runtime.joins_cluster(address) else "starting Ray")
     with runtime.cluster(address):
-        runtime.check_sections(config, stages)
+        resources.check_sections(config, stages)
         yield
 
 
-def _carry_out(step: Step, say: Callable[[str], None]) -> None:
+def carry_out(step: Step, following: Step | None, say: Callable[[str], None]) -> None:
+    """Do `step`, and of what follows what can be begun while the reference trains."""
     started = time.monotonic()
+    if step.stage == "reference" and step.out.is_new():
+        _forget_losses(step.out.location.parent)
     step.out.begin()
-    with Progress(step.label) as progress:
+    with contextlib.ExitStack() as stack:
+        progress = stack.enter_context(Progress(step.label))
+        if step.stage == "reference" and following is not None and following.ahead is not None:
+            stack.enter_context(following.ahead(progress))
         summary = step.work(progress)
     manifest = step.out.finish(summary, time.monotonic() - started)
     say(f"  {step.label:<{LABEL_WIDTH}}{duration(manifest.seconds):>8}   {headline(summary)}")
+    for note in summary.get("notes", []):
+        say(f"    {note}")
+
+
+def _forget_losses(run: Location) -> None:
+    """What an interrupted run has scored is of checkpoints that are no more."""
+    scored = StageDir(run / "trajectories", "trajectories", {})
+    if scored.manifest() is None:
+        scored.location.remove()
 
 
 def headline(summary: Mapping[str, Any]) -> str:

@@ -13,7 +13,9 @@ class Progress:
 
     def __init__(self, stage: str, total: int = 0, unit: str = "rows") -> None:
         self.stage, self.total, self.unit = stage, total, unit
-        self._done = self._tokens = 0
+        self.reached: int | None = None
+        """Units that are done; None while nobody is at work, as before the start."""
+        self._tokens = 0
         self._started = time.monotonic()
         self._skipped = 0
         self._terminal = sys.stderr.isatty()
@@ -35,18 +37,22 @@ class Progress:
     def start(self, total: int, unit: str = "rows", *, done: int = 0) -> None:
         """Begin to count to `total`; `done` of it was there before and tells nothing of speed."""
         self.total, self.unit = total, unit
-        self._done = self._skipped = done
+        self.reached = self._skipped = done
         self._tokens = 0
         self._started = time.monotonic()
 
     def update(self, done: int, tokens: int = 0, note: str = "") -> None:
         """`done` more units are finished, which took `tokens` tokens."""
-        self._done += done
+        self.reached = (self.reached or 0) + done
         self._tokens += tokens
         now = time.monotonic()
         if now >= self._next:
             self._next = now + (0.2 if self._terminal else 10.0)
             self._show(now - self._started, note)
+
+    def pause(self) -> None:
+        """Nobody is at work until the next `start`."""
+        self.reached = None
 
     def _show(self, seconds: float, note: str) -> None:
         start, end = ("\r", "\x1b[K") if self._terminal else ("", "\n")
@@ -56,13 +62,14 @@ class Progress:
 
     def _line(self, seconds: float, note: str) -> str:
         of = f" of {self.total:,}" if self.total else ""
-        fields = [f"{self._done:,}{of} {self.unit}"]
+        done = self.reached or 0
+        fields = [f"{done:,}{of} {self.unit}"]
         if self._tokens and seconds >= 1:
             fields.append(f"{self._tokens / seconds:,.0f} tokens/s")
-        fresh = self._done - self._skipped
+        fresh = done - self._skipped
         # The first of a few large units, whose workers had to start, tells too little.
         if self.total and fresh > 1:
-            left = seconds * (self.total - self._done) / fresh
+            left = seconds * (self.total - done) / fresh
             fields.append(f"{duration(left)} left")
         return "   ".join([*fields, note] if note else fields)
 

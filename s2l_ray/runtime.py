@@ -1,7 +1,6 @@
 """The cluster and the environment: the one module that reads environment variables.
 
-Opens Ray, checks that the cluster can ever give what a stage asks for, and maps units of work over
-an autoscaling pool of actors.
+Opens Ray, and maps units of work over an autoscaling pool of actors.
 """
 
 import contextlib
@@ -15,12 +14,10 @@ import sys
 import tempfile
 import traceback
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from s2l_ray import errors
-from s2l_ray.config import RunConfig, WorkerRange
+from s2l_ray import errors, resources
 from s2l_ray.errors import ConfigError, DataError, StorageError, UnitError, UserError
 from s2l_ray.storage import Location
 
@@ -31,11 +28,9 @@ ADVICE_ON_MEMORY = {
     "clusters": "Raise clusters.workers, on a cluster with more machines, or use larger ones.",
     "evaluation": "Lower evaluation.rows_per_batch, or give each worker more memory.",
 }
+BUSY_SHARE_TO_GROW = 0.25
+"""Of a pool's workers, started or not; while units wait, it grows to four times those at work."""
 CONNECT_SECONDS = 10.0
-MAX_WORKERS = 1_024
-"""Of a stage without a setting for it, on a cluster that grows."""
-NODE_GROUP = "ray.io/node-group"
-"""Ray's label for the kind of a node that an autoscaler manages."""
 # As many threads as configured, on whatever machine: sums depend on it in the last bits.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -128,105 +123,10 @@ def worker_environment(cpus: int) -> dict[str, Any]:
     return {"env_vars": {name: str(cpus) for name in THREAD_VARIABLES}}
 
 
-@dataclass(frozen=True)
-class Workers:
-    """How many workers a stage wants, and what each of them takes."""
-
-    stage: str
-    min: int
-    max: int
-    cpus: float = 1
-    gpus: float = 0
-
-
-def workers(
-    stage: str, count: int | WorkerRange, *, cpus: float, gpus: float | None = None
-) -> Workers:
-    """Workers with a GPU each where the cluster has GPUs and `gpus` was left open."""
-    low, high = (count.min, count.max) if isinstance(count, WorkerRange) else (count, count)
-    if gpus is None:
-        gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in _nodes()) else 0.0
-    wanted = Workers(stage, low, high, cpus, gpus)
-    check_resources(wanted)
-    return wanted
-
-
-def one_per_cpu() -> WorkerRange:
-    """As many workers of one CPU as there are, or will be, CPUs; the work itself bounds them."""
-    cpus = int(sum(node.get("CPU", 0) for node in _nodes()))
-    return WorkerRange(min=1, max=MAX_WORKERS if _can_grow() else max(cpus, 1))
-
-
-def check_resources(wanted: Workers) -> None:
-    """Refuse what the nodes of a cluster of fixed size will never hold.
-
-    Raises:
-        ConfigError: naming what was asked for and what there is.
-    """
-    if _can_grow():
-        return
-    nodes = _nodes()
-    asks = {"CPU": wanted.cpus, "GPU": wanted.gpus}
-    for kind, each in asks.items():
-        if each == 0:
-            continue
-        fitting = sum(int(node.get(kind, 0) / each + 1e-9) for node in nodes)
-        if wanted.min > fitting:
-            total = sum(node.get(kind, 0) for node in nodes)
-            largest = max((node.get(kind, 0) for node in nodes), default=0)
-            raise ConfigError(
-                f"{wanted.stage}: {wanted.min} worker(s) of {each:g} {kind} need "
-                f"{each * wanted.min:g} {kind}, and this cluster will never have more than "
-                f"{total:g}, at most {largest:g} on a node. Lower {wanted.stage}.workers or "
-                f"{wanted.stage}.{kind.lower()}s_per_worker, or use a larger cluster."
-            )
-
-
-def check_sections(config: RunConfig, stages: Collection[str]) -> None:
-    """Refuse a run whose later stages the cluster could never hold, before the first one starts."""
-    for name in ("reference", "trajectories", "clusters", "target", "evaluation"):
-        section = getattr(config, name)
-        if name in stages and section is not None and getattr(section, "path", None) is None:
-            workers(
-                name,
-                section.workers,
-                cpus=getattr(section, "cpus_per_worker", 1),
-                gpus=getattr(section, "gpus_per_worker", 0),
-            )
-
-
-def _nodes() -> list[Mapping[str, float]]:
-    """The resources of every node that is there now."""
-    import ray
-
-    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _can_grow() -> bool:
-    """Whether the cluster is managed by something that may add nodes, to which sizes unknown here.
-
-    Ray's newer autoscaler (KubeRay, `ray up`) labels nodes with their group; the older one reports
-    nodes by their types, where for nodes that were started by hand there is a type for each. What
-    they may add is in their own configuration, which jobs cannot read.
-    """
-    import ray
-    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if any(NODE_GROUP in node["Labels"] for node in nodes):
-        return True
-    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
-    report = status.get("autoscaler_report") or {}
-    own_types = {f"node_{node['NodeID']}" for node in ray.nodes()}
-    types = {*report.get("active_nodes", {}), *(report.get("idle_nodes") or {})}
-    return bool(types - own_types)
-
-
 def map_units(
     worker: type,
     units: Sequence[Mapping[str, Any]],
-    wanted: Workers,
+    wanted: resources.Workers,
     attempts: Location,
     **constructor: Any,
 ) -> Iterator[dict[str, Any]]:
@@ -251,10 +151,16 @@ def map_units(
         [{"number": number, "unit": json.dumps(unit)} for number, unit in enumerate(units)],
         override_num_blocks=len(units),
     )
+    scaling = dataset.context.autoscaling_config
+    scaling.actor_pool_util_upscaling_threshold = BUSY_SHARE_TO_GROW
+    scaling.actor_pool_util_downscaling_threshold = 0.0
     results = dataset.map(
         _OneUnit,
         compute=ray.data.ActorPoolStrategy(
-            min_size=min(wanted.min, len(units)), max_size=min(wanted.max, len(units))
+            min_size=min(wanted.min, len(units)),
+            max_size=min(wanted.max, len(units)),
+            # A unit that waits behind another one would wait while other workers have nothing.
+            max_tasks_in_flight_per_actor=1,
         ),
         fn_constructor_kwargs={
             "worker": worker,

@@ -7,16 +7,18 @@ nothing to do takes neither torch nor Ray.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from s2l_ray import __version__, sources
 from s2l_ray.artifacts import Parts, StageDir, section_inputs
-from s2l_ray.config import NAMED_TEMPLATES, ModelSpec, RandomModel, RunConfig, SelectionConfig
+from s2l_ray.config import RandomModel, RunConfig, SelectionConfig, WorkerRange
 from s2l_ray.contents import Contents
-from s2l_ray.modelling.origins import first_checkpoint, is_hub_name
+from s2l_ray.modelling.origins import first_checkpoint
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location, is_uri
 
@@ -33,6 +35,7 @@ STAGES = (
 FOLDERS = {"prepare": "prepared"}
 
 Work = Callable[[Progress], dict[str, Any]]
+Ahead = Callable[[Progress], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class Step:
     out: StageDir
     work: Work
     arm: str = ""
+    ahead: Ahead | None = None
+    """Inside it this step is begun, on results of the step before, whose progress is given."""
 
     @property
     def stage(self) -> str:
@@ -92,7 +97,7 @@ class _Builder:
         if config.reference is not None and not self._brought():
             self._add("reference", self._reference())
         if config.trajectories is not None:
-            self._add("trajectories", self._trajectories())
+            self._add("trajectories", self._trajectories(), ahead=self._ahead())
         if config.clusters is not None:
             self._add("clusters", self._clusters())
         arms = _arms(config)
@@ -108,11 +113,16 @@ class _Builder:
         yield from self.made
 
     def _add(
-        self, stage: str, made: tuple[dict[str, Any], Callable[..., Any]], arm: str = ""
+        self,
+        stage: str,
+        made: tuple[dict[str, Any], Callable[..., Any]],
+        arm: str = "",
+        ahead: Callable[..., AbstractContextManager[None]] | None = None,
     ) -> None:
         inputs, work = made
         out = StageDir(self._folder(stage, arm), stage, inputs)
-        self.made.append(Step(out, lambda progress: work(out, progress), arm))
+        begun = partial(ahead, out) if ahead else None
+        self.made.append(Step(out, partial(work, out), arm, begun))
 
     def _brought(self) -> bool:
         """Whether trajectories were computed elsewhere, so that nothing is scored here."""
@@ -122,6 +132,12 @@ class _Builder:
     def _folder(self, stage: str, arm: str = "") -> Location:
         parent = self.run / "arms" / arm if arm else self.run
         return parent / FOLDERS.get(stage, stage)
+
+    def _summary(self, stage: str) -> dict[str, Any]:
+        """What a finished stage says of itself."""
+        manifest = StageDir(self._folder(stage), stage, {}).manifest()
+        assert manifest is not None
+        return manifest.summary
 
     def _after(self, *labels: str) -> dict[str, str]:
         """Fingerprints of earlier steps, those that this configuration has."""
@@ -136,8 +152,8 @@ class _Builder:
             **section_inputs("data", data),
             "data.train": self.contents.shas(files),
             "data.tokenizer": tokenizer,
-            **self._model_contents("data.tokenizer contents", tokenizer),
-            **self._template_contents(),
+            **self.contents.of_model("data.tokenizer contents", tokenizer),
+            **self.contents.of_template(data.template),
         }
 
         def work(out: StageDir, progress: Progress) -> dict[str, Any]:
@@ -169,8 +185,8 @@ class _Builder:
             first_checkpoint(section.path)
         inputs = {
             **section_inputs("reference", section),
-            **self._model_contents("reference.model contents", section.model),
-            **self._model_contents("reference.path contents", section.path),
+            **self.contents.of_model("reference.model contents", section.model),
+            **self.contents.of_model("reference.path contents", section.path),
         }
         if section.path is None:
             inputs |= {"seed": self.config.seed, **self._after("prepare")}
@@ -205,21 +221,40 @@ class _Builder:
         def work(out: StageDir, progress: Progress) -> dict[str, Any]:
             from s2l_ray.stages import trajectories
 
-            reference = StageDir(self._folder("reference"), "reference", {}).manifest()
-            assert reference is not None
-            return trajectories.run(
-                section,
-                Parts(self._folder("prepare")),
-                [
-                    trajectories.Checkpoint(step, place)
-                    for step, place in _checkpoints(reference.summary, self._folder("reference"))
-                ],
-                out,
-                progress=progress,
-            )
+            reference = self._summary("reference")
+            place = Location(reference["path"]) if reference["path"] else self._folder("reference")
+            names = zip(reference["steps"], reference["names"], strict=True)
+            checkpoints = [trajectories.Checkpoint(step, place / name) for step, name in names]
+            prepared = Parts(self._folder("prepare"))
+            return trajectories.run(section, prepared, checkpoints, out, progress=progress)
 
         scored = self._after("prepare", "reference")
         return {**section_inputs("trajectories", section), **scored}, work
+
+    def _ahead(self) -> Callable[..., AbstractContextManager[None]] | None:
+        """Scores checkpoints of a reference that trains here, on as many workers to the end.
+
+        An elastic training would lose to it what it may grow by.
+        """
+        section, reference = self.config.trajectories, self.config.reference
+        if section is None or reference is None or self._brought():
+            return None
+        if reference.path is not None or isinstance(reference.workers, WorkerRange):
+            return None
+
+        def ahead(out: StageDir, progress: Progress) -> AbstractContextManager[None]:
+            from s2l_ray.stages import trajectories
+            from s2l_ray.stages.reference import planned
+
+            place = self._folder("reference")
+            names = planned(reference, self._summary("prepare")["kept"])
+            checkpoints = [trajectories.Checkpoint(step, place / names[step]) for step in names]
+            prepared = Parts(self._folder("prepare"))
+            return trajectories.ahead(
+                section, prepared, checkpoints, out, reached=lambda: progress.reached
+            )
+
+        return ahead
 
     def _clusters(self) -> tuple[dict[str, Any], Callable[..., Any]]:
         section = self.config.clusters
@@ -283,10 +318,10 @@ class _Builder:
         label = f"selection ({arm})" if arm else "selection"
         inputs = {
             **section_inputs("target", section),
-            **self._model_contents("target.model contents", section.model),
+            **self.contents.of_model("target.model contents", section.model),
             "data.template": data.template,
             "data.max_tokens": data.max_tokens,
-            **self._template_contents(),
+            **self.contents.of_template(data.template),
             "seed": self.config.seed,
             **self._after(label),
         }
@@ -314,7 +349,7 @@ class _Builder:
             "data.fields": data.fields.model_dump(),
             "data.template": data.template,
             "data.max_tokens": data.max_tokens,
-            **self._template_contents(),
+            **self.contents.of_template(data.template),
             **self._after(label),
         }
         return inputs, work
@@ -327,30 +362,6 @@ class _Builder:
 
         inputs = {step.label: step.out.fingerprint for step in self.made}
         return {"version": __version__, **inputs}, work
-
-    def _template_contents(self) -> dict[str, Any]:
-        template = self.config.data.template if self.config.data else ""
-        if template in NAMED_TEMPLATES or not Path(template).is_file():
-            return {}
-        return {"data.template contents": self.contents.of_folder(template)}
-
-    def _model_contents(self, key: str, model: ModelSpec | None) -> dict[str, Any]:
-        """Contents of a model or tokenizer; of one on the hub, its revision."""
-        name = model.tokenizer if isinstance(model, RandomModel) else model
-        if name is None:
-            return {}
-        if is_hub_name(name):
-            revision = self.contents.hub_revision(name)
-            return {key: revision} if revision else {}
-        found = is_uri(name) or Path(name).expanduser().exists()
-        return {key: self.contents.of_folder(name)} if found else {}
-
-
-def _checkpoints(summary: Mapping[str, Any], folder: Location) -> list[tuple[int, Location]]:
-    """(step, directory) of every checkpoint, those of this run or those brought along."""
-    place = Location(summary["path"]) if summary["path"] else folder
-    pairs = zip(summary["steps"], summary["names"], strict=True)
-    return [(step, place / name) for step, name in pairs]
 
 
 def arm_name(method: str, budget: int | float, seed: int) -> str:

@@ -63,6 +63,10 @@ class Location:
         return self.uri.rsplit("/", 1)[-1]
 
     @property
+    def parent(self) -> "Location":
+        return Location(self.uri.rsplit("/", 1)[0])
+
+    @property
     def is_local(self) -> bool:
         return not is_uri(self.uri)
 
@@ -161,7 +165,11 @@ class Location:
                     for path in files:
                         copy = staged / path.relative_to(folder)
                         copy.parent.mkdir(parents=True, exist_ok=True)
-                        shutil.copyfile(path, copy)
+                        with path.open("rb") as source, copy.open("wb") as stream:
+                            shutil.copyfileobj(source, stream)
+                            stream.flush()
+                            # A folder that is there is whole, even after the machine has crashed.
+                            os.fsync(stream.fileno())
                     self.remove()
                     os.replace(staged, self.uri)
                 finally:

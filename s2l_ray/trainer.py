@@ -7,30 +7,31 @@ state lies beside the stage's results until the training has ended.
 
 import contextlib
 import errno
+import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow.compute as pc
 import ray
 import ray.train
 import torch
 import torch.distributed as dist
 from ray.train.torch import TorchTrainer, get_device
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from safetensors import SafetensorError
 
-from s2l_ray import errors, runtime
+from s2l_ray import errors, resources, runtime
 from s2l_ray.artifacts import StageDir
 from s2l_ray.config import ModelSpec, RandomModel, Training
 from s2l_ray.errors import DataError, StorageError, UserError
-from s2l_ray.modelling.batches import PartReader, Rows
+from s2l_ray.modelling.batches import PartReader
 from s2l_ray.progress import Progress
-from s2l_ray.storage import Location, is_uri, temporary_space
+from s2l_ray.storage import is_uri, temporary_space
 
 if TYPE_CHECKING:
     # Models' libraries take seconds to import; only workers need them.
@@ -41,6 +42,8 @@ MAX_FAILURES = 3
 STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 STEPS_PER_PREEMPTION_CHECK = 10
 SECONDS_PER_LOOK = 0.5
+SECONDS_PER_BEAT, SECONDS_WITHOUT_BEAT = 1.0, 5.0
+"""A rank 0 that was not heard of for so long is gone, or cannot work."""
 
 Loop = Callable[["Worker", dict[str, Any]], dict[str, Any]]
 
@@ -67,11 +70,15 @@ def fit(
             times, from the last saved state.
         DataError: in the end a worker died, or had too little memory.
     """
-    wanted = runtime.workers(
+    wanted = resources.workers(
         out.stage, config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
     )
     elastic = wanted.min < wanted.max
-    board = _Board.remote()  # type: ignore[attr-defined]
+    board = _Board.options(  # type: ignore[attr-defined]
+        scheduling_strategy=NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        )
+    ).remote()
     trainer = TorchTrainer(
         # Bound, not given as its configuration: the controller would load models' libraries for it.
         partial(_on_worker, loop, settings, board, config.cpus_per_worker),
@@ -82,7 +89,7 @@ def fit(
         ),
         run_config=_run_config(out),
     )
-    with _followed(board, total_steps, progress), _unwrapped(out):
+    with _interruptible(), _followed(board, total_steps, progress), _unwrapped(out):
         outcome = trainer.fit().return_value
     if "error" in outcome:
         raise getattr(errors, outcome["error"])(outcome["message"])
@@ -99,6 +106,20 @@ def _run_config(out: StageDir) -> ray.train.RunConfig:
         checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
     )
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Ctrl-C ends a training and is raised as everywhere, where Ray Train would exit with 0."""
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        # Ray Train leaves its own handler behind; it sets none outside the main thread.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
@@ -144,11 +165,18 @@ class _Board:
 
     def __init__(self) -> None:
         self._last: tuple[int, int, int, str] | None = None
+        self._beat = 0.0
 
     def write(self, start: int, step: int, num_tokens: int, note: str) -> None:
         self._last = (start, step, num_tokens, note)
 
+    def beat(self) -> None:
+        self._beat = time.monotonic()
+
     def read(self) -> tuple[int, int, int, str] | None:
+        """What was written last, by a process that still lives."""
+        if time.monotonic() - self._beat > SECONDS_WITHOUT_BEAT:
+            self._last = None
         return self._last
 
 
@@ -171,16 +199,19 @@ def _followed(board: Any, total_steps: int, progress: Progress) -> Iterator[None
 def _follow(board: Any, total_steps: int, progress: Progress, stop: threading.Event) -> None:
     begun = shown = shown_tokens = -1
     while not stop.wait(SECONDS_PER_LOOK):
+        last = None
         with contextlib.suppress(ray.exceptions.RayError):
             last = ray.get(board.read.remote())
-            if last is None:
-                continue
-            start, step, num_tokens, note = last
-            if start != begun:
-                progress.start(total_steps, "steps", done=start)
-                begun, shown, shown_tokens = start, start, 0
-            progress.update(step - shown, num_tokens - shown_tokens, note)
-            shown, shown_tokens = step, num_tokens
+        if last is None:
+            progress.pause()
+            begun = -1
+            continue
+        start, step, num_tokens, note = last
+        if start != begun:
+            progress.start(total_steps, "steps", done=start)
+            begun, shown, shown_tokens = start, start, 0
+        progress.update(step - shown, num_tokens - shown_tokens, note)
+        shown, shown_tokens = step, num_tokens
 
 
 def absolute(spec: ModelSpec) -> ModelSpec:
@@ -189,34 +220,6 @@ def absolute(spec: ModelSpec) -> ModelSpec:
         return spec.model_copy(update={"tokenizer": absolute(spec.tokenizer)})
     path = Path(spec).expanduser()
     return str(path.absolute()) if not is_uri(spec) and path.exists() else spec
-
-
-@dataclass(frozen=True)
-class LocatedParts:
-    """Parquet parts of rows: input_ids list<int32>, num_prompt_tokens and num_tokens int32."""
-
-    files: Sequence[Location]
-    num_rows: Sequence[int]
-    num_tokens_of_longest: int
-
-    @classmethod
-    def of(cls, files: Sequence[Location]) -> "LocatedParts":
-        kept, num_rows, longest = [], [], 0
-        for file in files:
-            num_tokens = file.read_table(["num_tokens"])["num_tokens"]
-            if len(num_tokens):
-                kept.append(file)
-                num_rows.append(len(num_tokens))
-                longest = max(longest, pc.max(num_tokens).as_py())
-        return cls(kept, num_rows, longest)
-
-    def read(self, part: int) -> Rows:
-        table = self.files[part].read_table(["input_ids", "num_prompt_tokens"])
-        lists = table["input_ids"].combine_chunks()
-        offset = lists.offsets.to_numpy().astype(np.int64)
-        token_ids = lists.values.to_numpy()[offset[0] : offset[-1]]
-        num_prompt_N = table["num_prompt_tokens"].to_numpy().astype(np.int64)
-        return Rows(token_ids, offset - offset[0], num_prompt_N)
 
 
 # --- in a worker --------------------------------------------------------------------------------
@@ -253,6 +256,8 @@ def _on_worker(
     context = ray.train.get_context()
     rank, num_ranks = context.get_world_rank(), context.get_world_size()
     worker = Worker(rank, num_ranks, get_device(), board)
+    if rank == 0:
+        threading.Thread(target=_beat, args=(board,), daemon=True).start()
     try:
         return {"result": loop(worker, settings)}
     except UserError as error:
@@ -260,6 +265,13 @@ def _on_worker(
             raise  # the others wait for this rank: only the end of the group frees them
         # Returned, not raised: what a user must change does not go away by trying again.
         return {"error": type(error).__name__, "message": str(error)}
+
+
+def _beat(board: Any) -> None:
+    """Say again and again that this process lives; whatever ends it, the driver sees it soon."""
+    while True:
+        board.beat.remote()
+        time.sleep(SECONDS_PER_BEAT)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from s2l_ray import runtime
+from s2l_ray import resources, runtime
 from s2l_ray.errors import DataError, StorageError, UnitError
 from s2l_ray.fleet import RayFleet
 from s2l_ray.storage import Location
@@ -16,7 +16,7 @@ from s2l_ray.storage import Location
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 FILES = [Location(f"/pool/part-{number}") for number in range(5)]
-TWO = runtime.Workers("clusters", 2, 2)
+TWO = resources.Workers("clusters", 2, 2)
 
 
 class Holder:
@@ -58,7 +58,7 @@ class Holder:
 
 
 @contextlib.contextmanager
-def started(files: list[Location], wanted: runtime.Workers) -> Iterator[RayFleet]:
+def started(files: list[Location], wanted: resources.Workers) -> Iterator[RayFleet]:
     fleet = RayFleet.start(Holder, files, wanted)
     yield fleet
     for actor in fleet.actors:
@@ -107,7 +107,7 @@ def test_what_does_not_pass_is_said_with_its_place(fleet, tmp_path, kind, error,
 def test_no_actor_is_without_a_part(fleet):
     for actor in fleet.actors:
         ray.kill(actor)
-    with started(FILES[:1], runtime.Workers("clusters", 1, 9)) as one:
+    with started(FILES[:1], resources.Workers("clusters", 1, 9)) as one:
         assert one.everywhere("held", 1) == [[0]]
 
 

@@ -91,7 +91,7 @@ def test_maths_touches_neither_files_nor_environment():
 
 
 def test_modelling_knows_neither_ray_nor_anything_above_it():
-    above = ("cli", "pipeline", "runtime", "artifacts", "stages", "report")
+    above = ("cli", "pipeline", "resources", "runtime", "artifacts", "stages", "report")
 
     upward = [
         item
@@ -117,7 +117,17 @@ def test_the_report_draws_and_does_nothing_else():
 @pytest.mark.parametrize(
     ("library", "homes"),
     [
-        ("ray", ("s2l_ray.stages", "s2l_ray.runtime", "s2l_ray.trainer", "s2l_ray.fleet")),
+        (
+            "ray",
+            (
+                "s2l_ray.stages",
+                "s2l_ray.resources",
+                "s2l_ray.runtime",
+                "s2l_ray.trainer",
+                "s2l_ray.fleet",
+                "s2l_ray.spare",
+            ),
+        ),
         ("deepspeed", ("s2l_ray.modelling.zero",)),
         ("transformers", ("s2l_ray.modelling",)),
         ("matplotlib", ("s2l_ray.report",)),

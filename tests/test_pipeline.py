@@ -1,5 +1,7 @@
 """What is done again, what is refused, and that finished work stays."""
 
+import contextlib
+import dataclasses
 import json
 
 import numpy as np
@@ -304,3 +306,49 @@ def test_trajectories_of_ones_own_become_a_ranking_and_each_stage_runs_once(s2l,
     assert "selection" in other.stdout and "clusters" not in other.stdout
     assert len(selected.read_text().splitlines()) == 9
     assert [manifest.read_bytes() for manifest in manifests] == before
+
+
+def steps_of_a_training(tree, seen):
+    """The steps `reference` and `trajectories` of a new run, of which the second only looks on."""
+    _, reference, trajectories, *_ = planned(tree)
+
+    @contextlib.contextmanager
+    def ahead(progress):
+        progress.start(6, "steps")
+        yield
+        seen.append(progress.reached)
+
+    def train(progress):
+        progress.update(4)
+        return {}
+
+    return (
+        dataclasses.replace(reference, work=train),
+        dataclasses.replace(trajectories, ahead=ahead, work=lambda progress: {"notes": ["slow"]}),
+    )
+
+
+def test_while_the_reference_trains_the_next_step_sees_how_far_it_is(tree):
+    seen, said = [], []
+    reference, trajectories = steps_of_a_training(tree, seen)
+
+    for step, following in [(reference, None), (trajectories, reference)]:
+        pipeline.carry_out(step, following, said.append)
+        assert not seen
+    pipeline.carry_out(reference, trajectories, said.append)
+    assert seen == [4]
+    assert said[2] == "    slow" and len(said) == 4
+
+
+@pytest.mark.parametrize("went_on", [True, False])
+def test_losses_outlive_a_stop_but_not_the_checkpoints_that_they_are_of(tree, went_on):
+    reference, trajectories = steps_of_a_training(tree, [])
+    reference.out.begin()
+    trajectories.out.begin()
+    losses = trajectories.out.location / "units" / "losses-000000-000000002.npy"
+    losses.write_bytes(b"...")
+
+    if not went_on:
+        reference.out.location.remove()
+    pipeline.carry_out(reference, trajectories, lambda line: None)
+    assert losses.exists() == went_on

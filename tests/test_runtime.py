@@ -1,18 +1,15 @@
 """The cluster: what it can never give is refused, and what a worker refuses reaches the user."""
 
 import os
-import subprocess
-import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from s2l_ray import config, runtime
-from s2l_ray.config import WorkerRange
+from s2l_ray import resources, runtime
 from s2l_ray.errors import (
-    ConfigError,
     DataError,
     ModelError,
     StorageError,
@@ -128,7 +125,26 @@ class Forgetful:
         return {"failed": self.failed}
 
 
-ONE = runtime.Workers("trajectories", 1, 1)
+ONE = resources.Workers("trajectories", 1, 1)
+
+
+class Waiting:
+    """Its unit 0 ends when the other worker is gone, and before that does not keep it from work."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        if unit["number"]:
+            (self.folder / str(unit["number"])).touch()
+            return unit
+        import ray
+
+        deadline = time.monotonic() + 60
+        while len(list(self.folder.iterdir())) < 5 or ray.available_resources().get("CPU", 0) < 1:
+            assert time.monotonic() < deadline, "the other worker stays"
+            time.sleep(0.1)
+        return unit
 
 
 def units(*numbers: int) -> list[dict[str, Any]]:
@@ -143,8 +159,16 @@ def attempts(tmp_path) -> Location:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 class TestOnTwoCpus:
+    def test_no_unit_waits_for_a_busy_worker_and_one_without_work_is_let_go(
+        self, attempts, tmp_path
+    ):
+        pool, seen = resources.Workers("trajectories", 1, 2), tmp_path / "seen"
+        seen.mkdir()
+        found = list(runtime.map_units(Waiting, units(*range(6)), pool, attempts, folder=seen))
+        assert [result["number"] for result in found][-1] == 0 and len(found) == 6
+
     def test_every_unit_has_one_result_whatever_the_pool(self, attempts):
-        for pool in (ONE, runtime.Workers("trajectories", 1, 2)):
+        for pool in (ONE, resources.Workers("trajectories", 1, 2)):
             found = list(runtime.map_units(Doubler, units(*range(5)), pool, attempts))
 
             assert sorted(result["twice"] for result in found) == [0, 2, 4, 6, 8]
@@ -214,93 +238,3 @@ class TestOnTwoCpus:
             runtime.user_errors("clusters: it", "clusters"),
         ):
             raise OutOfMemoryError("Task was killed due to the node running low on memory.")
-
-    def test_workers_fit_when_the_fewest_do(self):
-        assert runtime.workers("trajectories", WorkerRange(min=2, max=64), cpus=1) == (
-            runtime.Workers("trajectories", 2, 64, 1, 0)
-        )
-        assert runtime.workers("reference", 2, cpus=1).gpus == 0
-
-    @pytest.mark.parametrize(
-        ("count", "cpus", "gpus", "message"),
-        [
-            (3, 1, None, r"target: 3 worker\(s\) of 1 CPU need 3 CPU, .* 2, at most 2 on a node\."),
-            (1, 4, None, r"target: 1 worker\(s\) of 4 CPU .*target\.cpus_per_worker"),
-            (WorkerRange(min=3, max=4), 1, None, r"target: 3 worker\(s\) of 1 CPU"),
-            (
-                1,
-                1,
-                1,
-                r"target: 1 worker\(s\) of 1 GPU need 1 GPU, .* more than 0, at most 0 on a node",
-            ),
-            (1, 1, 0.5, r"need 0\.5 GPU, .*target\.workers or target\.gpus_per_worker"),
-        ],
-    )
-    def test_workers_that_never_fit_are_refused(self, count, cpus, gpus, message):
-        with pytest.raises(ConfigError, match=message):
-            runtime.workers("target", count, cpus=cpus, gpus=gpus)
-
-    def test_a_late_stage_that_never_fits_is_refused_before_an_early_one_runs(self):
-        run = config.from_tree(
-            {
-                "run_dir": "unused",
-                "trajectories": {"path": "unused", "workers": 9},
-                "clusters": {"workers": 3},
-            },
-            "test",
-        )
-
-        with pytest.raises(ConfigError, match=r"clusters: 3 worker\(s\) of 1 CPU"):
-            runtime.check_sections(run, ["trajectories", "clusters"])
-        runtime.check_sections(run, ["trajectories"])
-
-
-TWO_NODES = """
-import os
-import ray
-from ray.cluster_utils import Cluster
-from s2l_ray import runtime
-from s2l_ray.errors import ConfigError
-
-def look():
-    print(runtime.one_per_cpu().max)
-    for count, cpus in ((3, 1), (1, 2), (2, 2), (1, 3), (4, 1)):
-        try:
-            runtime.workers("target", count, cpus=cpus, gpus=0)
-            print(count, cpus, "fits")
-        except ConfigError as error:
-            print(count, cpus, error)
-
-cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-cluster.add_node(num_cpus=2)
-cluster.wait_for_nodes()
-ray.init(address=cluster.address, log_to_driver=False)
-look()
-os.environ["RAY_NODE_TYPE_NAME"] = "workers"  # as autoscalers do
-cluster.add_node(num_cpus=0)
-cluster.wait_for_nodes()
-look()
-ray.shutdown()
-cluster.shutdown()
-"""
-
-
-@pytest.mark.ray
-def test_workers_must_fit_on_nodes_where_nobody_can_add_any():
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_NODES],
-        cwd=ROOT,
-        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    fixed, managed = lines[:6], lines[6:]
-
-    assert fixed[0] == "3"
-    assert [line.endswith(" fits") for line in fixed[1:]] == [True, True, False, False, False]
-    assert "never have more than 3, at most 2 on a node. Lower target.workers" in fixed[4]
-    assert managed[0] == str(runtime.MAX_WORKERS)
-    assert [line.endswith(" fits") for line in managed[1:]] == [True] * 5

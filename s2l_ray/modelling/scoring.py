@@ -20,12 +20,18 @@ from transformers import PreTrainedModel
 
 from s2l_ray.maths.losses import linear_losses, token_losses
 from s2l_ray.modelling import prefixes
-from s2l_ray.modelling.checkpoints import check_reach
+from s2l_ray.modelling.dimensions import check_reach
 from s2l_ray.modelling.prefixes import NOTHING_BEFORE, Past
 
 PROBED_LOGIT = 300.0
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """How near, absolute plus relative, a loss must come that is computed in two ways."""
+LOGITS_IN_CHUNKS = (
+    "the model's logits are more than its output layer's: batches are cut to hold them"
+)
+PROMPTS_READ_WHOLE = (
+    "the model's past is more than keys and values: shared prompts are read each time"
+)
 
 
 def score(
@@ -37,6 +43,7 @@ def score(
     dtype: torch.dtype,
     device: torch.device,
     on_batch: Callable[[int], None] | None = None,
+    on_slower_way: Callable[[str], None] | None = None,
 ) -> np.ndarray:
     """Mean cross-entropy of every example's response tokens, end-of-sequence included.
 
@@ -51,6 +58,8 @@ def score(
         dtype: the model's own, or bfloat16 to run a float32 model under autocast. Losses are
             computed from its logits in float32 either way.
         on_batch: called with the number of examples of every batch that was handed to the model.
+        on_slower_way: called with `LOGITS_IN_CHUNKS` or `PROMPTS_READ_WHOLE` where that is how
+            this model has to be scored.
 
     Returns:
         loss_N, float32 (N,), nats per response token; not finite only where the logits are not.
@@ -65,10 +74,14 @@ def score(
     with inference(model, dtype=dtype, device=device):
         in_tiles = dtype == model.dtype and ends_in_a_linear_layer(model)
         losses = _losses_by_tiles if in_tiles else _losses_of_logits
+        if on_slower_way is not None and not in_tiles:
+            on_slower_way(LOGITS_IN_CHUNKS)
         vocab_size = model.config.get_text_config().vocab_size
         mean_losses = partial(_mean_losses, model, input_ids, num_masked_N, losses, device)
         for group in prefixes.groups(input_ids, num_masked_N, min_saved=tokens_per_batch):
             past = _past(model, group, input_ids, mean_losses, device, CLOSE[dtype])
+            if on_slower_way is not None and past.num_tokens < group.num_shared:
+                on_slower_way(PROMPTS_READ_WHOLE)
             batches = plan_batches(
                 num_tokens_N[group.row_G] - past.num_tokens,
                 (num_tokens_N - num_masked_N)[group.row_G],

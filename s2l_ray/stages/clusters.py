@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray import runtime
+from s2l_ray import resources
 from s2l_ray.artifacts import Parts, StageDir, part_name
 from s2l_ray.config import ClustersConfig
 from s2l_ray.errors import DataError, first
@@ -56,7 +56,7 @@ def run(
             centroids.npy           float32 (K, T), nats per token, strata in the order of names
     Raises  DataError when there is no trajectory, or one is not finite.
     """
-    wanted = runtime.workers("clusters", config.workers, cpus=1, gpus=0)
+    wanted = resources.workers("clusters", config.workers, cpus=1, gpus=0)
     fleet = RayFleet.start(ClusterWorker, trajectories.files(), wanted, config, seed)
     summary = cluster(fleet, config, out.location, progress=progress)
     if not summary["rows"]:

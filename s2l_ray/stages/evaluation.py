@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from s2l_ray import comparison, runtime
+from s2l_ray import comparison, resources, runtime
 from s2l_ray.artifacts import Parts, StageDir, original_rows, part_name, rows_name
 from s2l_ray.config import DataConfig, EvaluationConfig
 from s2l_ray.errors import DataError, first
@@ -25,10 +25,11 @@ from s2l_ray.heldout import Failure, check_usable, staged_units
 from s2l_ray.maths import answers
 from s2l_ray.modelling import prompts
 from s2l_ray.modelling.checkpoints import (
+    DTYPES,
+    compute_in,
     device_for,
     load_model,
     load_tokenizer,
-    resolve_precision,
 )
 from s2l_ray.modelling.generation import generate
 from s2l_ray.modelling.scoring import score
@@ -97,7 +98,7 @@ def _evaluated(
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """What the worker of each unit reports, in the order of the units."""
-    wanted = runtime.workers(
+    wanted = resources.workers(
         "evaluation", config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
     )
     progress.start(sum(unit["rows"] for unit in units), "items")
@@ -151,7 +152,8 @@ class Evaluator:
         torch.set_num_threads(config.cpus_per_worker)
         self.config, self.data, self.staged = config, data, staged
         self.device = device_for(gpus)
-        self.dtype = resolve_precision(config.precision, self.device)
+        self.precision = compute_in(config.precision, self.device)
+        self.dtype = DTYPES[self.precision]
         self.template = prompts.load_template(data.template)
         with model.local() as path:
             self.model = load_model(str(path), dtype=self.dtype)
@@ -174,7 +176,7 @@ class Evaluator:
             "failures": failures,
             "tokens": sum(len(item.tokens.input_ids) for item in items if item.tokens),
             "cut": sum(self._is_cut(item) for item in items),
-            "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
+            "precision": self.precision,
         }
 
     def _read(self, file: Location) -> tuple[list[_Item], list[Failure]]:

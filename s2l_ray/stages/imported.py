@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from s2l_ray import runtime
+from s2l_ray import resources, runtime
 from s2l_ray.artifacts import StageDir, part_name, trajectory_table
 from s2l_ray.errors import DataError, first
 from s2l_ray.progress import Progress
@@ -44,7 +44,7 @@ def run(uris: Sequence[str], out: StageDir, *, progress: Progress) -> dict[str, 
     for result in runtime.map_units(
         Importer,
         units,
-        runtime.workers("data", runtime.one_per_cpu(), cpus=1, gpus=0),
+        resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0),
         out.location / "attempts",
         folder=out.location,
     ):

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s2l_ray import runtime
+from s2l_ray import resources, runtime
 from s2l_ray.artifacts import (
     StageDir,
     original_rows,
@@ -73,7 +73,7 @@ def run(
     Raises  DataError when the rejected share is above `max_rejected`, or no row is left.
     """
     staged = out.location / "staged"
-    pool = runtime.workers("data", runtime.one_per_cpu(), cpus=1, gpus=0)
+    pool = resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0)
     cut = _cut(config, files, staged, pool, progress)
     parts = [
         StagedPart(file=file, name=name, num_rows=num_rows)
@@ -121,7 +121,7 @@ def _cut(
     config: DataConfig,
     files: Sequence[InputFile],
     staged: Location,
-    pool: runtime.Workers,
+    pool: resources.Workers,
     progress: Progress,
 ) -> list[list[tuple[str, int]]]:
     """For each file, the names and row counts of its staged parts."""

@@ -7,6 +7,7 @@ from s2l_ray.artifacts import Parts, StageDir
 from s2l_ray.config import ReferenceConfig, WorkerRange
 from s2l_ray.errors import ConfigError
 from s2l_ray.modelling import schedule
+from s2l_ray.parts import LocatedParts
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location
 
@@ -34,10 +35,10 @@ def run(
     """
     if config.path is not None:
         return existing(config.path)
-    parts = trainer.LocatedParts.of(prepared.files())
+    parts = LocatedParts.of(prepared.files())
     num_rows = sum(parts.num_rows)
     total_steps = schedule.num_steps(num_rows, config)
-    steps = schedule.checkpoint_steps(total_steps, config.checkpoints)
+    names = planned(config, num_rows)
     assert config.model is not None, "a section with neither model nor path is refused"
     model = trainer.absolute(config.model)
     settings = {
@@ -48,21 +49,28 @@ def run(
         "folder": out.location,
         "seed": seed,
         "total_steps": total_steps,
-        "steps": steps,
+        "names": names,
     }
     trained = trainer.fit(_loop, settings, config, out, total_steps=total_steps, progress=progress)
     return {
         "path": None,
-        "names": [step_name(step) for step in steps],
-        "steps": steps,
+        "names": list(names.values()),
+        "steps": list(names),
         "num_rows": num_rows,
         "num_steps": total_steps,
         **trained,
     }
 
 
-def step_name(step: int) -> str:
-    return f"step-{step:06d}"
+def planned(config: ReferenceConfig, num_rows: int) -> dict[int, str]:
+    """The names of the checkpoints that training on so many rows will leave, by their steps.
+
+    Raises:
+        ConfigError: there are fewer steps than checkpoints.
+    """
+    total_steps = schedule.num_steps(num_rows, config)
+    steps = schedule.checkpoint_steps(total_steps, config.checkpoints)
+    return {step: f"step-{step:06d}" for step in steps}
 
 
 def existing(path: str) -> dict[str, Any]:
@@ -91,24 +99,25 @@ def existing(path: str) -> dict[str, Any]:
 def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
     """Train on one worker; rank 0 writes the checkpoints."""
     # Models' libraries take seconds to import; the driver of a training does without.
-    from s2l_ray.modelling import checkpoints, training
+    from s2l_ray.modelling import checkpoints, dimensions, training
 
     config, folder = given["config"], given["folder"]
-    dtype = checkpoints.resolve_precision(config.precision, worker.device)
     with trainer.together():
+        precision = checkpoints.compute_in(config.precision, worker.device)
+        dtype = checkpoints.DTYPES[precision]
         tokenizer = checkpoints.load_tokenizer(given["tokenizer"])
         model = checkpoints.load_model(given["model"], seed=given["seed"])
         num_tokens = given["parts"].num_tokens_of_longest
-        checkpoints.check_reach(model, num_tokens=num_tokens, num_ids=len(tokenizer))
+        dimensions.check_reach(model, num_tokens=num_tokens, num_ids=len(tokenizer))
     engine = training.Replica(
         model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks
     )
 
     def after_step(step: int) -> None:
-        if step in given["steps"]:
+        if step in given["names"]:
             with trainer.together():
                 if worker.rank == 0:
-                    _keep(model, tokenizer, folder / step_name(step))
+                    _keep(model, tokenizer, folder / given["names"][step])
 
     history = trainer.train(
         worker,
@@ -126,7 +135,7 @@ def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
         "num_tokens": history.num_tokens,
         "loss_nats": history.loss_nats[-1],
         "curve": history.curve(),
-        "precision": str(dtype).removeprefix("torch."),
+        "precision": precision,
         "device": worker.device.type,
     }
 
@@ -134,6 +143,9 @@ def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
 def _keep(model: Any, tokenizer: Any, place: Location) -> None:
     from s2l_ray.modelling import checkpoints
 
+    # One that is whole stays as it is, whatever restarts repeat: it may have been scored already.
+    if (place / "config.json").exists():
+        return
     with trainer.scratch() as folder:
         checkpoints.save_checkpoint(model, tokenizer, folder)
         place.upload(folder)

@@ -13,6 +13,7 @@ from s2l_ray.artifacts import StageDir, original_rows, part_name
 from s2l_ray.config import DataConfig, ModelSpec, TargetConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.modelling import checkpoints, prompts, schedule
+from s2l_ray.parts import LocatedParts
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location
 
@@ -47,7 +48,7 @@ def run(
     model = trainer.absolute(config.model)
     tokens = out.location / TOKENS
     num_rows, rejected = tokenise(selected, tokens, data, model)
-    parts = trainer.LocatedParts.of([tokens / name for name in tokens.names()])
+    parts = LocatedParts.of([tokens / name for name in tokens.names()])
     total_steps = schedule.num_steps(sum(parts.num_rows), config)
     settings = {
         "config": config.model_copy(update={"model": model}),
@@ -140,14 +141,15 @@ def _tokenised(
 def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
     """Train one shard; rank 0 writes the model that all of them make up."""
     # DeepSpeed takes seconds to import, and only a worker needs it.
-    from s2l_ray.modelling import zero
+    from s2l_ray.modelling import dimensions, zero
 
     config = given["config"]
-    dtype = checkpoints.resolve_precision(config.precision, worker.device)
     with trainer.together():
+        precision = checkpoints.compute_in(config.precision, worker.device)
+        dtype = checkpoints.DTYPES[precision]
         tokenizer = checkpoints.load_tokenizer(config.model)
         model = zero.load_target(config, dtype=dtype, seed=given["seed"])
-        checkpoints.check_reach(model, num_tokens=given["parts"].num_tokens_of_longest)
+        dimensions.check_reach(model, num_tokens=given["parts"].num_tokens_of_longest)
     engine = zero.ZeroEngine(
         model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks
     )
@@ -174,7 +176,7 @@ def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
         "num_tokens": history.num_tokens,
         "loss_nats": history.loss_nats[-1],
         "curve": history.curve(),
-        "precision": str(dtype).removeprefix("torch."),
+        "precision": precision,
         "device": worker.device.type,
     }
 

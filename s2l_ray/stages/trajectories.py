@@ -8,11 +8,13 @@ completes a part's last checkpoint joins its files into the final part.
 Where memory does not suffice for a batch, the part is scored in batches of half as many tokens.
 """
 
+import contextlib
 import faulthandler
 import io
 import itertools
+import zlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,18 +23,19 @@ import pyarrow as pa
 import torch
 from torch import nn
 
-from s2l_ray import runtime
+from s2l_ray import resources, runtime, spare
 from s2l_ray.artifacts import Parts, StageDir, part_name, trajectory_table
 from s2l_ray.config import TrajectoriesConfig
-from s2l_ray.errors import DataError, first
+from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.modelling import schedule
-from s2l_ray.modelling.checkpoints import device_for, load_model, resolve_precision
+from s2l_ray.modelling.checkpoints import DTYPES, compute_in, device_for, load_model
 from s2l_ray.modelling.scoring import score
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location
 
 MODEL_CACHE_BYTES = 4 << 30
 """Checkpoints that a worker keeps loaded; reading one again costs little next to scoring a part."""
+UNITS = "units"
 HANG_SECONDS = 1800.0
 """A worker that computes on one batch for so long is ended, and its unit given to another."""
 
@@ -57,16 +60,17 @@ def run(
 
     Reads   prepared part-*     example_id, stratum, input_ids, num_prompt_tokens
     Writes  part-*.parquet      example_id, stratum: string, loss_nats: fixed_size_list<float32>[T]
+    Returns sums; how many files of losses (part x checkpoint) were there before, scored while the
+            reference trained or by a run that was interrupted; notes on what had to go slower.
     Raises  DataError naming the examples whose loss is not finite, or the part whose worker died
             too often.
     """
-    wanted = runtime.workers(
-        "trajectories", config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
-    )
+    wanted = _workers(config)
     units = schedule.scoring_units(len(prepared.files()), len(checkpoints), wanted.max)
     progress.start(len(units), "units (part x checkpoints)")
+    num_before = len(_names(out, "losses-"))
     sums = np.zeros((len(checkpoints), 2))
-    tokens, precision, tokens_per_batch = 0, "", config.tokens_per_batch
+    tokens, precision = 0, ""
     for result in runtime.map_units(
         Scorer,
         units,
@@ -87,16 +91,72 @@ def run(
                 f"{result['precision']}. Set trajectories.precision to one of them."
             )
         precision = result["precision"]
-        tokens_per_batch = min(tokens_per_batch, result["tokens_per_batch"])
-    halved = {"tokens_per_batch": tokens_per_batch}
+    notes = [(out.location / UNITS / name).read_bytes().decode() for name in _names(out, "note-")]
+    worth_saying = {"num_losses_before": num_before, "notes": notes}
     return {
         "steps": [checkpoint.step for checkpoint in checkpoints],
         "rows": int(sums[0, 1]),
         "tokens": tokens,
         "mean_loss_nats": [round(total / rows, 6) for total, rows in sums],
         "precision": precision,
-        **(halved if tokens_per_batch < config.tokens_per_batch else {}),
+        **{key: value for key, value in worth_saying.items() if value},
     }
+
+
+@contextlib.contextmanager
+def ahead(
+    config: TrajectoriesConfig,
+    prepared: Parts,
+    checkpoints: Sequence[Checkpoint],
+    out: StageDir,
+    *,
+    reached: Callable[[], int | None],
+) -> Iterator[None]:
+    """Inside, while the reference trains, its checkpoints are scored where resources are free.
+
+    `reached` says which step's checkpoint is there by now, and None while the training's own
+    workers have yet to find their place. Losses are those that `run` computes, which takes up
+    what it finds and does the rest.
+    """
+    try:
+        wanted = _workers(config)
+    except ConfigError:  # which is for the stage to say
+        yield
+        return
+    num_parts = len(prepared.files())
+    units = [
+        {"part": part, "group": [index]}
+        for index in range(len(checkpoints))
+        for part in range(num_parts)
+    ]
+
+    def num_due() -> int | None:
+        step = reached()
+        return step and num_parts * sum(checkpoint.step <= step for checkpoint in checkpoints)
+
+    out.begin()
+    with spare.working(
+        Scorer,
+        units,
+        num_due,
+        wanted,
+        prepared=prepared,
+        checkpoints=list(checkpoints),
+        config=config,
+        folder=out.location,
+        gpus=wanted.gpus,
+    ):
+        yield
+
+
+def _names(out: StageDir, start: str) -> list[str]:
+    return [name for name in (out.location / UNITS).names() if name.startswith(start)]
+
+
+def _workers(config: TrajectoriesConfig) -> resources.Workers:
+    return resources.workers(
+        "trajectories", config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
+    )
 
 
 class Scorer:
@@ -112,9 +172,10 @@ class Scorer:
     ) -> None:
         torch.set_num_threads(config.cpus_per_worker)
         self.files, self.checkpoints, self.config = prepared.files(), checkpoints, config
-        self.folder, self.units = folder, folder / "units"
+        self.folder, self.units = folder, folder / UNITS
         self.device = device_for(gpus)
-        self.dtype = resolve_precision(config.precision, self.device)
+        self.precision = compute_in(config.precision, self.device)
+        self.dtype = DTYPES[self.precision]
         self.tokens_per_batch = config.tokens_per_batch
         self.models: OrderedDict[int, nn.Module] = OrderedDict()
 
@@ -132,8 +193,7 @@ class Scorer:
             "fresh": bool(missing),
             "tokens": sum(map(len, token_ids)) * len(group),
             "sums": [[float(loss_N.sum(dtype=np.float64)), len(loss_N)] for loss_N in losses],
-            "tokens_per_batch": self.tokens_per_batch,
-            "precision": "bf16" if self.dtype == torch.bfloat16 else "fp32",
+            "precision": self.precision,
         }
 
     def _token_ids(self, table: pa.Table) -> list[np.ndarray]:
@@ -174,6 +234,7 @@ class Scorer:
                     dtype=self.dtype,
                     device=self.device,
                     on_batch=_alive,
+                    on_slower_way=self._note,
                 )
             except Exception as error:
                 if not runtime.is_out_of_memory(error):
@@ -186,6 +247,10 @@ class Scorer:
                         "Lower data.max_tokens, or give each worker more memory."
                     ) from error
                 self.tokens_per_batch //= 2
+                self._note(
+                    f"memory did not suffice for batches of {self.config.tokens_per_batch:,} "
+                    f"tokens; some have {self.tokens_per_batch:,}"
+                )
             finally:
                 faulthandler.cancel_dump_traceback_later()
             # Only here is the failure, and with it the memory of its batch, gone.
@@ -202,8 +267,14 @@ class Scorer:
         self.models.move_to_end(index)
         return self.models[index]
 
+    def _note(self, text: str) -> None:
+        """Leave it for the stage to say, once, whichever worker found it out and when."""
+        (self.units / f"note-{zlib.crc32(text.encode()):08x}.txt").write_bytes(text.encode())
+
     def _file(self, part: int, index: int) -> Location:
-        return self.units / f"losses-{part:06d}-{self.checkpoints[index].step:09d}.npy"
+        # Workers that compute in another precision never take up each other's losses.
+        step = self.checkpoints[index].step
+        return self.units / f"losses-{part:06d}-{step:09d}-{self.precision}.npy"
 
     def _write_losses(self, part: int, index: int, loss_N: np.ndarray) -> None:
         buffer = io.BytesIO()

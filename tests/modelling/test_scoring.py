@@ -46,8 +46,12 @@ def test_scores_equal_the_definition(architecture):
         for ids, num in zip(input_ids, num_prompt_tokens_N, strict=True)
     ]
     for tokens_per_batch in (1, 100, 10_000):
-        loss_N = score(model, input_ids, num_prompt_tokens_N, tokens_per_batch)
+        said = []
+        loss_N = score(
+            model, input_ids, num_prompt_tokens_N, tokens_per_batch, on_slower_way=said.append
+        )
         np.testing.assert_allclose(loss_N, expected_N, rtol=1e-5, atol=1e-5)
+        assert (scoring.LOGITS_IN_CHUNKS in said) == (architecture in CHANGED_LOGITS)
     assert loss_N.dtype == np.float32
 
 

@@ -21,11 +21,11 @@ from s2l_ray.artifacts import Parts, StageDir, part_name
 from s2l_ray.config import RandomModel, ReferenceConfig, WorkerRange, load
 from s2l_ray.errors import ConfigError, ModelError
 from s2l_ray.modelling import checkpoints, training
+from s2l_ray.parts import LocatedParts
 from s2l_ray.progress import Progress
-from s2l_ray.stages import reference
+from s2l_ray.stages import reference, trajectories
 from s2l_ray.storage import Location
-from s2l_ray.trainer import LocatedParts
-from tests import tiny
+from tests import small_run, tiny
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
 NUM_ROWS, STEPS = (9, 0, 7, 4), 300
@@ -88,7 +88,7 @@ class KillsAWorker(Progress):
         self.starts.append(done)
 
     def update(self, done, tokens=0, note=""):
-        if len(self.starts) == 1 and done and self._done + done > 40:
+        if len(self.starts) == 1 and done and (self.reached or 0) + done > 40:
             for process in psutil.Process().children(recursive=True):
                 with contextlib.suppress(psutil.Error):
                     if process.name().startswith("ray::RayTrainWo"):
@@ -124,6 +124,15 @@ class AnotherNode:
         self.node.kill_all_processes(check_alive=False, allow_graceful=False)
 
 
+@contextlib.contextmanager
+def another_node():
+    node = AnotherNode()
+    try:
+        yield
+    finally:
+        node.lose()
+
+
 class TakesTheNodeAway(Progress):
     """Takes one node away, once training has come so far that there is a state to return to."""
 
@@ -132,7 +141,7 @@ class TakesTheNodeAway(Progress):
         self.node, self.lost = node, False
 
     def update(self, done, tokens=0, note=""):
-        if not self.lost and self._done + done > 40:
+        if not self.lost and (self.reached or 0) + done > 40:
             self.lost = True
             self.node.lose()
         super().update(done, tokens, note)
@@ -140,13 +149,26 @@ class TakesTheNodeAway(Progress):
 
 @pytest.mark.ray
 def test_a_run_that_loses_a_worker_ends_with_the_same_bits(tmp_path, finished, config, cluster):
-    """The run that lost none is that of the whole program."""
+    """The run that lost none is that of the whole program.
+
+    What is scored beside it would gladly take the place of the worker that was lost.
+    """
     run = load(config)
     whole = Location.of(finished) / "reference"
     broken = stage(tmp_path, "broken")
+    scored = StageDir(Location.of(tmp_path) / "scored", "trajectories", {})
     prepared = Parts(Location.of(finished) / "prepared")
-    with KillsAWorker() as killer:
-        summary = reference.run(run.reference, prepared, broken, seed=run.seed, progress=killer)
+    kept = [
+        trajectories.Checkpoint(step, broken.location / name)
+        for step, name in reference.planned(run.reference, sum(small_run.NUM_ROWS.values())).items()
+    ]
+    with another_node(), KillsAWorker() as killer:
+        with trajectories.ahead(
+            run.trajectories, prepared, kept, scored, reached=lambda: killer.reached
+        ):
+            summary = reference.run(run.reference, prepared, broken, seed=run.seed, progress=killer)
+        shown = Progress("trajectories")
+        trajectories.run(run.trajectories, prepared, kept, scored, progress=shown)
 
     assert len(killer.starts) == 2 and killer.starts[1] % 20 == 0 < killer.starts[1]
     expected = (whole / "manifest.json").read_json()["summary"]
@@ -159,6 +181,9 @@ def test_a_run_that_loses_a_worker_ends_with_the_same_bits(tmp_path, finished, c
     for name in summary["names"]:
         model = f"{name}/model.safetensors"
         assert (broken.location / model).read_bytes() == (whole / model).read_bytes()
+    losses = [table["loss_nats"] for table in Parts(scored.location).tables()]
+    expected = Parts(Location.of(finished) / "trajectories").tables(["loss_nats"])
+    assert losses == [table["loss_nats"] for table in expected]
     found = reference.existing(str(whole))
     assert (found["names"], found["steps"]) == (summary["names"], summary["steps"])
 

@@ -10,10 +10,10 @@ from s2l_ray.artifacts import StageDir, original_rows, rows_table
 from s2l_ray.config import DataConfig, TargetConfig
 from s2l_ray.errors import DataError
 from s2l_ray.modelling import training
+from s2l_ray.parts import LocatedParts
 from s2l_ray.progress import Progress
 from s2l_ray.stages import target
 from s2l_ray.storage import Location
-from s2l_ray.trainer import LocatedParts
 from tests import tiny
 
 ROWS = [

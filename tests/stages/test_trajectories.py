@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
 from itertools import pairwise
 from pathlib import Path
 
@@ -203,7 +204,7 @@ def test_a_loss_that_is_not_finite_names_the_examples_and_the_step(prepared, che
     with pytest.raises(DataError, match=r"4 examples .* at step 10 \(first: e0, e2, e3, \.\.\.\)"):
         worker({"part": 0, "group": [0, 1]})
     assert not list((tmp_path / "out").glob("part-*"))
-    assert not (tmp_path / "out" / "units" / "losses-000000-000000010.npy").exists()
+    assert not (tmp_path / "out" / "units" / "losses-000000-000000010-fp32.npy").exists()
 
 
 @pytest.mark.parametrize("limit", [1, 3, 10_000])
@@ -243,9 +244,12 @@ def test_batches_halve_until_they_fit(prepared, checkpoints, expected, tmp_path)
     for index in range(3):
         worker._model(index).register_forward_pre_hook(out_of_memory_above(39), with_kwargs=True)
     worker.tokens_per_batch = 400
-    results = [worker({"part": part, "group": [0, 1, 2]}) for part in range(3)]
+    for part in range(3):
+        worker({"part": part, "group": [0, 1, 2]})
 
-    assert [result["tokens_per_batch"] for result in results] == [25, 25, 25]
+    assert worker.tokens_per_batch == 25
+    notes = sorted(path.read_text() for path in (tmp_path / "units").glob("note-*"))
+    assert [note.rpartition(" ")[2] for note in notes] == ["100", "200", "25", "50"]
     for one, other in zip(Parts(Location.of(tmp_path)).tables(), loaded(expected), strict=True):
         assert one.drop(["loss_nats"]).equals(other.drop(["loss_nats"]))
         found, wanted = (np.array(t["loss_nats"].to_pylist()) for t in (one, other))
@@ -264,7 +268,7 @@ def test_an_example_that_fits_no_memory_is_named(prepared, checkpoints, tmp_path
     message = rf"example 0-{lengths.index(longest)} alone, which has {longest} tokens"
     with pytest.raises(DataError, match=message):
         worker({"part": 0, "group": [0]})
-    assert not list(tmp_path.glob("units/*"))
+    assert not list(tmp_path.glob("units/losses-*"))
 
 
 HANGS = """
@@ -363,9 +367,14 @@ def test_token_arrays_are_the_rows_of_a_table_and_of_its_slices(prepared, offset
     assert all(ids.dtype == np.int32 for ids in found)
 
 
-def run(prepared, checkpoints, folder):
+def stage(folder):
     out = StageDir(Location.of(folder), "trajectories", {"reference": "the same"})
     out.begin()
+    return out
+
+
+def run(prepared, checkpoints, folder):
+    out = stage(folder)
     config = CONFIG.model_copy(update={"workers": WorkerRange(min=1, max=2)})
     with Progress("trajectories") as progress:
         return trajectories.run(config, prepared, checkpoints, out, progress=progress)
@@ -391,3 +400,22 @@ def test_two_workers_that_are_stopped_and_go_on_leave_the_bytes_of_one(
     np.testing.assert_allclose(summary["mean_loss_nats"], np.mean(rows, axis=0), atol=1e-6)
     assert (summary["steps"], summary["rows"]) == (list(STEPS), 14)
     assert summary["precision"] == "fp32"
+
+
+@pytest.mark.ray
+def test_what_is_scored_while_the_reference_trains_is_what_the_stage_scores(
+    prepared, checkpoints, expected, tmp_path, ray_cluster
+):
+    out, reached = stage(tmp_path / "out"), [None]
+    units = out.location / "units"
+    with trajectories.ahead(CONFIG, prepared, checkpoints, out, reached=lambda: reached[0]):
+        for reached[0], num_files in ((2, 3), (299, 6)):
+            while len(names := units.names()) < num_files:
+                threading.Event().wait(0.1)
+            steps = {int(name.split("-")[2]) for name in names}
+            assert steps == {step for step in STEPS if step <= reached[0]}
+    assert len(units.names()) == 6
+
+    summary = run(prepared, checkpoints, tmp_path / "out")
+    assert summary["num_losses_before"] == 6
+    assert part_bytes(tmp_path / "out") == expected
