@@ -44,7 +44,10 @@ def environment(s2l_environment, s3_bucket) -> dict[str, str]:
 
 
 def kill_in(stage: str, run: Location, arguments: list[str], environment: dict[str, str]) -> None:
-    """Start the program; end it by SIGKILL when `stage` has something to go on from."""
+    """Start the program; end it when `stage` has something to go on from.
+
+    By SIGKILL, and in the target by Ctrl-C, for which Ray Train has a handler of its own.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "s2l_ray", *arguments],
         env=environment,
@@ -60,8 +63,14 @@ def kill_in(stage: str, run: Location, arguments: list[str], environment: dict[s
         assert process.poll() is None, f"{stage}: {process.communicate()[0]}"
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.3)  # each look is requests of the store
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    if stage == "target":
+        process.send_signal(signal.SIGINT)
+        said = process.communicate()[0]
+        assert "\ns2l: interrupted; the same command goes on from here\n" in said, said
+        assert process.returncode == 130
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
     assert not (folder / "manifest.json").exists()
 
 
@@ -77,6 +86,8 @@ def begun(folder: Location, beginning: str) -> bool:
 def lapse(run: Location) -> None:
     """The minute goes by for which a killed program still holds its run on an object store."""
     lease = run / "lease.json"
+    if not lease.exists():
+        return  # given back, as by Ctrl-C
     lease.write_json(lease.read_json() | {"until": 0})
 
 
