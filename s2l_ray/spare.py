@@ -15,6 +15,7 @@ import ray
 from ray.exceptions import RayError
 
 from s2l_ray import resources, runtime
+from s2l_ray.threads import beside
 
 SECONDS_PER_LOOK = 0.5
 SECONDS_TO_START = 120.0
@@ -43,9 +44,8 @@ def working(
             back at once. Asked twice a second, from a thread.
     """
     crew = _Crew(worker, constructor, wanted, units)
-    stop = threading.Event()
 
-    def look() -> None:
+    def look(stop: threading.Event) -> None:
         try:
             while not stop.wait(SECONDS_PER_LOOK):
                 crew.look(num_due())
@@ -54,13 +54,8 @@ def working(
         finally:
             crew.let_go()
 
-    thread = threading.Thread(target=look, daemon=True)
-    thread.start()
-    try:
+    with beside(look):
         yield
-    finally:
-        stop.set()
-        thread.join()
 
 
 class _Crew:

@@ -7,7 +7,6 @@ store because an object is visible only once its upload is complete.
 import contextlib
 import errno
 import fcntl
-import functools
 import json
 import os
 import shutil
@@ -17,6 +16,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -25,6 +25,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from s2l_ray.errors import StorageError
+from s2l_ray.threads import beside
 
 LEASE_SECONDS = 60.0
 SETTLE_SECONDS = 2.0
@@ -211,7 +212,7 @@ class Location:
                 sink.write(block)
 
 
-@functools.cache
+@cache
 def _bucket_filesystem(bucket: str) -> pafs.FileSystem:
     """Opened once in a process: finding out a bucket's region takes a request."""
     return pafs.FileSystem.from_uri(bucket)[0]
@@ -260,14 +261,10 @@ def _lease(folder: Location) -> Iterator[None]:
     time.sleep(SETTLE_SECONDS)
     if claim.read_json()["holder"] != mine:
         raise StorageError(_held(folder, "a lease that was taken at the same moment"))
-    stop = threading.Event()
-    thread = threading.Thread(target=_keep, args=(claim, mine, stop), daemon=True)
-    thread.start()
     try:
-        yield
+        with beside(partial(_keep, claim, mine)):
+            yield
     finally:
-        stop.set()
-        thread.join()
         if claim.read_json()["holder"] == mine:
             claim.remove()
 

@@ -32,6 +32,7 @@ from s2l_ray.errors import DataError, StorageError, UserError
 from s2l_ray.modelling.batches import PartReader
 from s2l_ray.progress import Progress
 from s2l_ray.storage import is_uri, temporary_space
+from s2l_ray.threads import beside
 
 if TYPE_CHECKING:
     # Models' libraries take seconds to import; only workers need them.
@@ -183,16 +184,10 @@ class _Board:
 @contextlib.contextmanager
 def _followed(board: Any, total_steps: int, progress: Progress) -> Iterator[None]:
     """Inside, what is written on the board is shown as progress."""
-    stop = threading.Event()
-    thread = threading.Thread(
-        target=_follow, args=(board, total_steps, progress, stop), daemon=True
-    )
-    thread.start()
     try:
-        yield
+        with beside(partial(_follow, board, total_steps, progress)):
+            yield
     finally:
-        stop.set()
-        thread.join()
         ray.kill(board)
 
 

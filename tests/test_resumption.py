@@ -91,6 +91,7 @@ def lapse(run: Location) -> None:
     lease.write_json(lease.read_json() | {"until": 0})
 
 
+@pytest.mark.timeout(900)  # four runs of the whole program, one after the other
 def test_a_run_killed_in_every_stage_ends_as_one_that_was_not(
     finished, config, environment, s3_bucket
 ):
