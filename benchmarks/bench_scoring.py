@@ -169,8 +169,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=SHAPES)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    name = f"scoring-{arguments.device}-{arguments.precision}.json"
-    record(arguments, name, measured, arguments.models)
+    for model in arguments.models:
+        name = f"scoring-{arguments.device}-{arguments.precision}-{model}.json"
+        record(arguments, name, measured, [model])
 
 
 def record(

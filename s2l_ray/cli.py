@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         again = "the same command"
         if getattr(arguments, "from_stage", None):
             again += " without --from"
-        print(f"\ns2l: interrupted; {again} goes on from here", file=sys.stderr)
+        print(f"\ns2l: interrupted; {again} goes on from what is saved", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         if _is_read(sys.stdout):

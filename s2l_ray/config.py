@@ -76,7 +76,8 @@ class FieldNames(Section):
     id: str | None = "id"
     """Becomes example_id; a row without one gets a hash of its content."""
     answer: str | None = "answer"
-    """The final answer of an evaluation row; without it, the answer is read off the response."""
+    """The final answer of an evaluation row; where it is absent, or the response's own field, the
+    answer is read off the response."""
 
 
 class DataConfig(Section):

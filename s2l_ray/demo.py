@@ -91,7 +91,8 @@ What this shows: one pool of {rows:,} rows, in which a few tasks are common and 
 subset of the same size by each method; one model, trained from the same random weights for as many
 steps on each of them; one held-out set with equally many items of every task. The seed was fixed
 beforehand. Intervals cover the choice of held-out items, not another seed or another pool. The
-models are far too small to be useful: this is an example, and no evidence about real data."""
+models are far too small to be useful, and after so few steps hardly any answer is right: this is an
+example, and no evidence about real data."""
 
 
 def write_inputs(folder: Path) -> Path:

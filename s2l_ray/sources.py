@@ -150,7 +150,8 @@ def _expand_one(pattern: str, key: str) -> list[InputFile]:
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{key}: {pattern} cannot be read: {_one_line(error)}") from None
     if not found:
-        raise DataError(f"{key}: {pattern} matches no file ({prefix}{path}). {ALLOWED}")
+        place = "" if prefix + path == pattern else f" ({prefix}{path})"
+        raise DataError(f"{key}: {pattern} matches no file{place}. {ALLOWED}")
     files = [InputFile(prefix + info.path, info.size, str(info.mtime_ns or "")) for info in found]
     unknown = [file.uri for file in files if not _is_known(file.uri)]
     if unknown:

@@ -150,6 +150,7 @@ class _Builder:
         tokenizer = self._tokenizer()
         inputs = {
             **section_inputs("data", data),
+            "data.fields": data.fields.model_dump(exclude={"answer"}),
             "data.train": self.contents.shas(files),
             "data.tokenizer": tokenizer,
             **self.contents.of_model("data.tokenizer contents", tokenizer),

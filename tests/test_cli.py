@@ -421,4 +421,7 @@ def test_ctrl_c_ends_with_130_and_says_how_to_go_on(capsys):
     signal.signal(signal.SIGINT, before)
 
     assert code == 130
-    assert capsys.readouterr().err == "\ns2l: interrupted; the same command goes on from here\n"
+    assert (
+        capsys.readouterr().err
+        == "\ns2l: interrupted; the same command goes on from what is saved\n"
+    )

@@ -66,7 +66,7 @@ def kill_in(stage: str, run: Location, arguments: list[str], environment: dict[s
     if stage == "target":
         process.send_signal(signal.SIGINT)
         said = process.communicate()[0]
-        assert "\ns2l: interrupted; the same command goes on from here\n" in said, said
+        assert "\ns2l: interrupted; the same command goes on from what is saved\n" in said, said
         assert process.returncode == 130
     else:
         os.killpg(process.pid, signal.SIGKILL)

@@ -34,6 +34,7 @@ def different(before: dict[str, str], after: dict[str, str]) -> list[str]:
         ("data.max_tokens", 64, AFTER["prepare"]),
         ("data.rows_per_part", 7, AFTER["prepare"]),
         ("data.fields", {"prompt": "output"}, AFTER["prepare"]),
+        ("data.fields", {"answer": "final"}, AFTER["evaluation"]),
         ("reference.learning_rate", 0.1, AFTER["reference"]),
         ("reference.workers", 2, AFTER["reference"]),
         ("seed", 7, AFTER["reference"]),

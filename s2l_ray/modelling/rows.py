@@ -77,7 +77,9 @@ def read_example(row: Mapping[str, Any], fields: FieldNames) -> Example:
         raise RowError("wrong type", f"the row is {_kind(row)}, not an object with fields")
     stratum = _label(row, fields.stratum, (str, int)) or ""
     example_id = _label(row, fields.id, (str, int))
-    answer = _label(row, fields.answer, (str, int, float))
+    # A response holds the final answer among other words.
+    own_answer = fields.answer if fields.answer != fields.response else None
+    answer = _label(row, own_answer, (str, int, float))
     if fields.messages is None:
         prompt = _required(row, fields.prompt)
         context = _optional(row, fields.context)

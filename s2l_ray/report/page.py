@@ -78,6 +78,8 @@ class ArmScore:
     exact_match: float | None = None
     exact_match_low: float | None = None
     exact_match_high: float | None = None
+    num_strata: int = 1
+    """Above one, the means are of strata, each of which counts the same."""
 
 
 @dataclass(frozen=True)
@@ -141,16 +143,25 @@ def render(report: ReportData) -> str:
     )
 
 
+def set_title(name: str, scores: Sequence[ArmScore]) -> str:
+    """The name of an evaluation set, and what its means are of."""
+    num_strata = max(score.num_strata for score in scores)
+    return (
+        f"{name}: means of {num_strata:,} strata, each counting the same"
+        if num_strata > 1
+        else name
+    )
+
+
 def evaluated_sets(report: ReportData) -> list[tuple[str, list[ArmScore], list[str]]]:
-    """Each evaluation set with its scores and verdicts, sets in the order of their first score."""
-    return [
-        (
-            name,
-            [score for score in report.evaluation if score.set == name],
-            [verdict(pair, report.confidence) for pair in report.comparisons if pair.set == name],
-        )
-        for name in dict.fromkeys(score.set for score in report.evaluation)
-    ]
+    """The title, scores and verdicts of each evaluation set, in the order of their first score."""
+    found = []
+    for name in dict.fromkeys(score.set for score in report.evaluation):
+        scores = [score for score in report.evaluation if score.set == name]
+        pairs = [pair for pair in report.comparisons if pair.set == name]
+        verdicts = [verdict(pair, report.confidence) for pair in pairs]
+        found.append((set_title(name, scores), scores, verdicts))
+    return found
 
 
 def lead(report: ReportData) -> str:
@@ -335,7 +346,7 @@ def _cluster_names(stratum_K: Sequence[str]) -> list[str]:
     """Cluster numbers, with the stratum where there is more than one."""
     if len(set(stratum_K)) < 2:
         return [f"cluster {k}" for k in range(len(stratum_K))]
-    return [f"{k} in {stratum}" for k, stratum in enumerate(stratum_K)]
+    return [f"cluster {k} in {stratum}" for k, stratum in enumerate(stratum_K)]
 
 
 def _plural(number: int, noun: str) -> str:

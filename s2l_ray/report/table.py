@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from s2l_ray.report.page import ArmScore, Comparison, count, nats, share
+from s2l_ray.report.page import ArmScore, Comparison, count, nats, set_title, share
 
 
 def lines(
@@ -11,9 +11,9 @@ def lines(
     """For each set a table of its arms, and one of their paired differences."""
     found: list[str] = []
     for name in dict.fromkeys(score.set for score in scores):
-        found += [*([""] if found else []), name]
-        rows = [_row(score) for score in scores if score.set == name]
-        found += _aligned([_header(confidence), *rows])
+        mine = [score for score in scores if score.set == name]
+        found += [*([""] if found else []), set_title(name, mine)]
+        found += _aligned([_header(confidence), *map(_row, mine)])
         found += _differences([pair for pair in comparisons if pair.set == name], confidence)
     return found
 
@@ -65,7 +65,9 @@ def _differences(pairs: Sequence[Comparison], confidence: float) -> list[str]:
     for baseline in dict.fromkeys(pair.baseline for pair in pairs):
         standing = {pair.metric: _standing(pair) for pair in pairs if pair.baseline == baseline}
         rows.append((baseline, *(standing.get(metric, "n/a") for metric in metrics)))
-    title = f"  paired over the items, one training of each arm, {confidence:.0%} intervals:"
+    title = (
+        f"  Differences over the same items (one training of each arm, {confidence:.0%} intervals):"
+    )
     return [title, *_aligned(rows), f"  {_sentence(pairs)}"]
 
 

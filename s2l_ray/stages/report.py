@@ -281,6 +281,7 @@ def _score(arm: str, name: str, found: Mapping[str, Any]) -> ArmScore:
         exact_match=rate["rate"],
         exact_match_low=rate["low"],
         exact_match_high=rate["high"],
+        num_strata=len(found["strata"]),
     )
 
 

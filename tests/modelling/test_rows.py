@@ -50,6 +50,16 @@ def test_numbers_are_taken_as_text_where_a_label_is_expected():
     assert (example.id, example.stratum, example.answer) == ("7", "0", "2.5")
 
 
+def test_the_response_is_no_final_answer_though_a_field_of_that_name_holds_it():
+    fields = FieldNames(prompt="question", response="answer")
+    row = {"question": "2 + 2?", "answer": "Two and two. The answer is 4."}
+    assert read_example(row, fields).answer is None
+    assert (
+        read_example(row | {"final": 4}, fields.model_copy(update={"answer": "final"})).answer
+        == "4"
+    )
+
+
 def test_white_space_around_a_text_is_kept():
     example = read_example({"instruction": " Q\n", "output": "\tA "}, FIELDS)
 

@@ -331,7 +331,7 @@ def test_what_says_nothing_of_its_spread_is_shown_without_an_interval(tmp_path):
 def test_the_terminal_shows_a_table_of_arms_and_one_of_differences(whole, tmp_path):
     title, header, own, other, *paired = report.summary_lines(whole, run_config(tmp_path))
 
-    assert title == "sums"
+    assert title == "sums: means of 2 strata, each counting the same"
     assert header.endswith("loss, nats per token (95% interval)  exact match (95% interval)")
     assert own.split()[:3] == ["s2l", "5", "2.6250"] and other.split()[:2] == ["random", "5"]
     assert own.index("2.6250") == other.index("3.1667") == header.index("loss")
