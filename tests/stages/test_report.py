@@ -335,7 +335,7 @@ def test_the_terminal_shows_a_table_of_arms_and_one_of_differences(whole, tmp_pa
     assert header.endswith("loss, nats per token (95% interval)  exact match (95% interval)")
     assert own.split()[:3] == ["s2l", "5", "2.6250"] and other.split()[:2] == ["random", "5"]
     assert own.index("2.6250") == other.index("3.1667") == header.index("loss")
-    assert paired[0].endswith("one training of each arm, 95% intervals:")
+    assert paired[0].endswith("(one training of each arm, 95% intervals):")
     assert re.fullmatch(
         r"  random     -0\.5417 \(-\S+ to -\S+\), better  \+41\.7 \(\S+ to \S+\), not told apart",
         paired[2],
