@@ -89,10 +89,10 @@ def measured(rows: int, given: argparse.Namespace) -> dict[str, Any]:
             folder=Location.of(folder) / "trajectories",
             gpus=0,
         )
-        peaks = [result["peak_mb"] for result in results]
+        peaks, num_parts = [result["peak_mb"] for result in results], len(prepared.files())
     return {
         "rows": rows,
-        "parts": len(prepared.files()),
+        "parts": num_parts,
         "worker_mb_after_first_unit": round(peaks[0]),
         "worker_peak_mb": round(max(peaks)),
         "driver_peak_mb": round(peak_mb()),
