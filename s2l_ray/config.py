@@ -212,13 +212,13 @@ class ClustersConfig(Section):
     per_stratum: bool = True
     """k-means inside each stratum, as the authors do, or over all."""
     rows_per_sample: PositiveInt = 25_600
-    """Rows on which the k-means++ start is found, or all is fitted; in each stratum or over all."""
-    rows_per_batch: PositiveInt = 8_192
-    """Rows in one mini-batch over the whole cluster, not per worker (expected size)."""
-    minibatch_sweeps: Annotated[int, Field(ge=0)] = 4
-    """Mini-batches after the start; none for a pool that is one batch."""
+    """Rows on which the k-means++ start is found, or all is fitted; in each stratum or over all.
+    Mini-batches follow, each with four times the rows of the one before, up to all."""
+    tolerance: NonNegativeFloat = 3.0e-4
+    """A batch, in the end all rows, is swept until a sweep would lower its inertia by no more than
+    this share; 3e-5 comes nearer to rest, 0 there."""
     lloyd_sweeps: Annotated[int, Field(ge=1)] = 20
-    """Full sweeps at the end, or over the sample; fewer if no trajectory changes its cluster."""
+    """Sweeps over all rows, or with `authors` over the sample; fewer where `tolerance` is met."""
     workers: PositiveInt = 1
     """Actors that share the trajectories."""
 

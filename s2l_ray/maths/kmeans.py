@@ -8,15 +8,14 @@ Shape letters: N rows, T checkpoints, K clusters, S sample rows, B rows of a blo
 P (row, cluster) pairs, C candidates for the next centroid, D distinct rows.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 import numpy as np
 
-from s2l_ray.maths import hashing
+from s2l_ray.maths import assignment, hashing
+from s2l_ray.maths.assignment import LOSS_UNIT_NATS, SQDIST_UNIT
 
-LOSS_UNIT_NATS = 2.0**-24
-SQDIST_UNIT = 2.0**-20
 MAX_LOSS_NATS = 2.0**16
 """Trajectories beyond this are refused; guessing evenly over a vocabulary costs about 11 nats."""
 
@@ -29,7 +28,8 @@ _MAX_STARTS = 10
 _STARTS_TIMES_CENTROIDS = 300
 """Few centroids get more starts: they are stuck in bad places more often, and cost less."""
 _SWEEPS_PER_START = 6
-_SWEEPS_OF_BEST = 24
+_SWEEPS_OF_BEST = 60
+_TOLERANCE_OF_BEST = 1e-4
 
 _SPLIT = 2.0**-10
 """How far apart, relative to their losses, the halves of a split cluster begin."""
@@ -72,10 +72,6 @@ class ClusterSums:
 def nearest(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Label every trajectory with its closest centroid.
 
-    A matrix product in float32 leaves the centroids that can be closest, and distances to these
-    (one, for most rows) are computed in float64 in a fixed order. So a row's result does not
-    depend on the other rows, on their number, or on the BLAS.
-
     Args:
         loss_NT: float array (N, T), mean response loss per checkpoint, nats per token.
         centroid_KT: float array (K, T), same unit.
@@ -94,9 +90,7 @@ def nearest(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> tuple[np.ndarray, n
     _check(loss_NT, centroid_KT)
     label_N = np.empty(len(loss_NT), dtype=np.int32)
     sqdist_N = np.empty(len(loss_NT), dtype=np.float64)
-    bound = _LowerBound.of(centroid_KT)
-    for rows in _blocks(len(loss_NT), max(256, 2**18 // len(centroid_KT))):
-        label_N[rows], sqdist_N[rows] = _nearest_in_block(loss_NT[rows], centroid_KT, bound)
+    assignment.closest(_float32(loss_NT), _float32(centroid_KT), label_N, sqdist_N)
     return label_N, sqdist_N
 
 
@@ -105,13 +99,75 @@ def summarise(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> ClusterSums:
 
     Args and errors as for `nearest`, and ValueError when a sum does not fit in int64.
     """
-    label_N, sqdist_N = nearest(loss_NT, centroid_KT)
-    num_clusters = len(centroid_KT)
-    return ClusterSums(
-        loss_sum_KT=_sums(loss_NT, label_N, num_clusters, LOSS_UNIT_NATS),
-        count_K=np.bincount(label_N, minlength=num_clusters).astype(np.int64),
-        sqdist_sum_K=_sums(sqdist_N[:, None], label_N, num_clusters, SQDIST_UNIT)[:, 0],
-    )
+    return Followed(loss_NT).sums(centroid_KT)
+
+
+class Followed:
+    """Trajectories whose closest centroids are followed from sweep to sweep.
+
+    The sums are those that `summarise` would give, bit for bit; what is remembered of earlier
+    centroids only spares most rows a look at all of them. Holds 8 bytes per row beside the losses.
+
+    Args:
+        loss_NT: float array (N, T), nats per token, read as float32.
+
+    Raises:
+        ValueError: a loss as for `nearest`, or the losses' sum does not fit in int64.
+    """
+
+    def __init__(self, loss_NT: np.ndarray) -> None:
+        self.loss_NT = _float32(loss_NT)
+        _check(self.loss_NT, np.zeros((1, loss_NT.shape[1])))
+        total_T = np.abs(self.loss_NT).sum(axis=0, dtype=np.float64)
+        if total_T.max(initial=0) / LOSS_UNIT_NATS > _LARGEST:
+            raise ValueError(_OVERFLOW)
+        self._centroid_KT = np.zeros((0, loss_NT.shape[1]), np.float32)
+
+    def sums(self, centroid_KT: np.ndarray, num_rows: int | None = None) -> ClusterSums:
+        """Sums over the first `num_rows` rows, all by default; never fewer than the last time.
+
+        Raises:
+            ValueError: centroids as for `nearest`, or a sum does not fit in int64.
+        """
+        _check(self.loss_NT[:1], centroid_KT)
+        centroid_KT = _float32(centroid_KT)
+        if centroid_KT.shape != self._centroid_KT.shape:
+            self._forget(len(centroid_KT))
+        # Rounded up: a bound must not promise more than the centroids moved.
+        drift_K = np.linalg.norm(centroid_KT.astype(np.float64) - self._centroid_KT, axis=1) * (
+            1 + 2.0**-40
+        )
+        self._centroid_KT = centroid_KT
+        rows = slice(0, num_rows)
+        sqdist_sum_K = np.zeros(len(centroid_KT), np.int64)
+        total = assignment.follow(
+            self.loss_NT[rows],
+            centroid_KT,
+            drift_K,
+            self._label_N[rows],
+            self._lower_N[rows],
+            self._loss_sum_KT,
+            self._count_K,
+            sqdist_sum_K,
+        )
+        if total / SQDIST_UNIT > _LARGEST:
+            raise ValueError(_OVERFLOW)
+        return ClusterSums(self._loss_sum_KT.copy(), self._count_K.copy(), sqdist_sum_K)
+
+    def nearest(self, centroid_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """What `nearest` finds for all rows."""
+        self.sums(centroid_KT)
+        sqdist_N = np.empty(len(self.loss_NT), np.float64)
+        assignment.distances(self.loss_NT, self._centroid_KT, self._label_N, sqdist_N)
+        return self._label_N.copy(), sqdist_N
+
+    def _forget(self, num_clusters: int) -> None:
+        num_rows, num_checkpoints = self.loss_NT.shape
+        self._centroid_KT = np.zeros((num_clusters, num_checkpoints), np.float32)
+        self._label_N = np.full(num_rows, assignment.UNSEEN, np.int32)
+        self._lower_N = np.zeros(num_rows, np.float32)
+        self._loss_sum_KT = np.zeros((num_clusters, num_checkpoints), np.int64)
+        self._count_K = np.zeros(num_clusters, np.int64)
 
 
 def centroids(sums: ClusterSums, previous_KT: np.ndarray) -> np.ndarray:
@@ -125,27 +181,13 @@ def centroids(sums: ClusterSums, previous_KT: np.ndarray) -> np.ndarray:
     return np.where(count_K1 > 0, mean_KT, previous_KT).astype(np.float32)
 
 
-def minibatch_step(
-    centroid_KT: np.ndarray, seen_K: np.ndarray, sums: ClusterSums
-) -> tuple[np.ndarray, np.ndarray]:
-    """Move every centroid to the running mean of all rows it was given, this batch included.
+def gain(sums: ClusterSums, centroid_KT: np.ndarray, moved_KT: np.ndarray) -> float:
+    """By how much the inertia falls when centroids move to the means, no label changing: nats^2.
 
-    Args:
-        centroid_KT: float array (K, T), what `sums` was made with.
-        seen_K: int64 (K,), rows given to each cluster in earlier batches; zeros at the start.
-        sums: of the whole batch.
-
-    Returns:
-        centroid_KT, float32 (K, T), and seen_K, int64 (K,), this batch included.
-
-    Source:
-        Sculley (2010), doi:10.1145/1772690.1772862, one batch at a time as in scikit-learn.
+    The sum over rows of a cluster falls by their number times the squared way of its centroid.
     """
-    total_K = seen_K + sums.count_K
-    weighted_KT = centroid_KT.astype(np.float64) * seen_K[:, None]
-    mean_KT = (weighted_KT + sums.loss_sum_KT * LOSS_UNIT_NATS) / np.maximum(total_K, 1)[:, None]
-    moved_KT = np.where(sums.count_K[:, None] > 0, mean_KT, centroid_KT)
-    return moved_KT.astype(np.float32), total_K
+    way_KT = moved_KT.astype(np.float64) - centroid_KT
+    return float((sums.count_K * (way_KT**2).sum(axis=1)).sum())
 
 
 def initial_centroids(sample_ST: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
@@ -171,9 +213,9 @@ def initial_centroids(sample_ST: np.ndarray, num_clusters: int, seed: int) -> np
     num_centroids = min(num_clusters, num_distinct)
     num_starts = max(1, min(_MAX_STARTS, _STARTS_TIMES_CENTROIDS // num_centroids))
     starts = (_plus_plus(sample_ST, num_centroids, seed, s) for s in range(num_starts))
-    fitted = [_lloyd(sample_ST, start_KT, _SWEEPS_PER_START) for start_KT in starts]
-    best_KT = min(fitted, key=lambda centroid_KT: summarise(sample_ST, centroid_KT).inertia)
-    return _lloyd(sample_ST, best_KT, _SWEEPS_OF_BEST)
+    fitted = [_lloyd(sample_ST, start_KT, _SWEEPS_PER_START, 0.0) for start_KT in starts]
+    best_KT, _ = min(fitted, key=itemgetter(1))
+    return _lloyd(sample_ST, best_KT, _SWEEPS_OF_BEST, _TOLERANCE_OF_BEST)[0]
 
 
 def random_rows(sample_ST: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
@@ -206,97 +248,14 @@ def lloyd_with_splits(
         cluster chosen at random. Here it is the one with the largest sum of squared distances: no
         generator has a say in it, and equal rows, which cannot be split, are passed over.
     """
+    followed = Followed(sample_ST)
     for sweep in range(1, max_sweeps + 1):
-        sums = summarise(sample_ST, centroid_KT)
+        sums = followed.sums(centroid_KT)
         moved_KT = _split(centroids(sums, centroid_KT), sums)
         if np.array_equal(moved_KT, centroid_KT):
             return centroid_KT, sweep, True
         centroid_KT = moved_KT
     return centroid_KT, max_sweeps, False
-
-
-@dataclass(frozen=True)
-class _LowerBound:
-    """A matrix product that bounds |x - c|^2 - |x|^2 from below, whatever its rounding.
-
-    With x and c measured from `origin_T`, rounding in float32 stays below
-    slack * (|x| + |c|)^2 in any order of summation, so that
-    |c|^2 - 2 x.c - slack * (|c|^2 + 2 |x| |c|) is low by at most as much again and slack * |x|^2.
-    """
-
-    origin_T: np.ndarray
-    norm_K: np.ndarray
-    weight_UK: np.ndarray
-    """float32 (T + 2, K), to be multiplied with rows (x, |x|, 1)."""
-    slack: float
-
-    @classmethod
-    def of(cls, centroid_KT: np.ndarray) -> "_LowerBound":
-        # The median, because one far centroid must not take the origin away from all others.
-        origin_T = np.median(centroid_KT.astype(np.float64), axis=0)
-        shifted_KT = centroid_KT - origin_T
-        norm_K = np.sqrt((shifted_KT**2).sum(axis=1))
-        slack = (len(origin_T) + 8) * 2.0**-23
-        weight_UK = np.concatenate(
-            [-2 * shifted_KT.T, -2 * slack * norm_K[None], (1 - slack) * norm_K[None] ** 2]
-        )
-        return cls(origin_T, norm_K.astype(np.float32), weight_UK.astype(np.float32), slack)
-
-    def candidates(self, loss_BT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs (row_P, label_P), sorted, with every label that can be its row's closest."""
-        row_BU = np.ones((len(loss_BT), len(self.weight_UK)), dtype=np.float32)
-        x_BT = row_BU[:, :-2]
-        x_BT[:] = loss_BT - self.origin_T
-        norm_B = row_BU[:, -2] = np.sqrt(np.einsum("bt,bt->b", x_BT, x_BT))
-        bound_BK = row_BU @ self.weight_UK
-        lowest_B = bound_BK.argmin(axis=1)
-        least_B = bound_BK[np.arange(len(loss_BT)), lowest_B]
-        # The row's closest centroid is no farther than `lowest`: twice the error of that one's
-        # bound, once slack * |x|^2; and squares below the range of float32 count as no distance.
-        reach_B = least_B + 3 * self.slack * (norm_B + self.norm_K[lowest_B]) ** 2 + 1e-30
-        pair_P = np.flatnonzero(bound_BK <= reach_B[:, None])
-        return np.divmod(pair_P, bound_BK.shape[1])
-
-
-def _nearest_in_block(
-    loss_BT: np.ndarray, centroid_KT: np.ndarray, bound: _LowerBound
-) -> tuple[np.ndarray, np.ndarray]:
-    row_P, label_P = bound.candidates(loss_BT)
-    sqdist_P = _sqdist(loss_BT[row_P].T, centroid_KT[label_P].T)
-    if len(row_P) == len(loss_BT):
-        return label_P, sqdist_P
-    starts_row_P = np.diff(row_P, prepend=-1) > 0
-    least_B = np.minimum.reduceat(sqdist_P, np.flatnonzero(starts_row_P))
-    closest = np.flatnonzero(sqdist_P == least_B[row_P])
-    # Of a row's equals the first pair, which has the lowest label.
-    first = closest[np.diff(row_P[closest], prepend=-1) > 0]
-    return label_P[first], least_B
-
-
-def _sqdist(a_TP: np.ndarray, b_TP: np.ndarray) -> np.ndarray:
-    """Squared distances in float64, summed one checkpoint after the other."""
-    total_P = np.zeros(a_TP.shape[1])
-    for a_P, b_P in zip(a_TP, b_TP, strict=True):
-        difference_P = np.subtract(a_P, b_P, dtype=np.float64)
-        total_P += difference_P * difference_P
-    return total_P
-
-
-def _sums(value_NC: np.ndarray, label_N: np.ndarray, num_clusters: int, unit: float) -> np.ndarray:
-    """Sums of `value_NC` per label, int64 (K, C), each value rounded to whole units."""
-    total_KC = np.zeros((num_clusters, value_NC.shape[1]), dtype=np.int64)
-    # The narrowest dtype: up to 16 bits numpy sorts by radix.
-    narrow_N = label_N.astype(np.min_scalar_type(num_clusters))
-    for rows in _blocks(len(value_NC), 4096):
-        order_B = np.argsort(narrow_N[rows], kind="stable")
-        units_BC = np.rint(value_NC[rows].astype(np.float64) / unit)
-        if np.abs(units_BC).sum() > _LARGEST:
-            raise ValueError(_OVERFLOW)
-        label_B = label_N[rows][order_B]
-        first_G = np.flatnonzero(np.diff(label_B, prepend=-1))
-        sum_GC = np.add.reduceat(units_BC.astype(np.int64)[order_B], first_G, axis=0)
-        total_KC[label_B[first_G]] = _added(total_KC[label_B[first_G]], sum_GC)
-    return total_KC
 
 
 def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -312,20 +271,26 @@ def _plus_plus(sample_ST: np.ndarray, num_centroids: int, seed: int, start: int)
 
     Of a few candidates at every step, the one that leaves the least total distance is taken.
     """
-    sample_TS = np.ascontiguousarray(sample_ST.T, dtype=np.float64)
+    sample_TS = np.ascontiguousarray(sample_ST.T)
     num_candidates = 2 + int(np.log(num_centroids))
     uniform_KC = _uniforms(num_centroids * num_candidates, seed, start).reshape(num_centroids, -1)
     chosen = [int(uniform_KC[0, 0] * len(sample_ST))]
-    sqdist_S = _sqdist(sample_TS, sample_TS[:, chosen])
+    sqdist_S, left_S = np.full((2, len(sample_ST)), np.inf, np.float32)
+    least_S = np.empty_like(left_S)
+    assignment.least_after(sample_TS, sample_ST[chosen[0]], sqdist_S, left_S)
+    sqdist_S, left_S = left_S, sqdist_S
     for uniform_C in uniform_KC[1:]:
-        cumulative_S = np.cumsum(sqdist_S)
+        cumulative_S = np.cumsum(sqdist_S, dtype=np.float64)
         # Below the total, so that the row found is one that is away from all centroids.
         drawn_C = np.minimum(uniform_C * cumulative_S[-1], np.nextafter(cumulative_S[-1], 0))
-        candidate_C = np.searchsorted(cumulative_S, drawn_C, side="right")
-        left_CS = [np.minimum(sqdist_S, _sqdist(sample_TS, sample_TS[:, [c]])) for c in candidate_C]
-        best = int(np.argmin([left_S.sum() for left_S in left_CS]))
-        chosen.append(int(candidate_C[best]))
-        sqdist_S = left_CS[best]
+        least = np.inf
+        for candidate in np.searchsorted(cumulative_S, drawn_C, side="right").tolist():
+            total = assignment.least_after(sample_TS, sample_ST[candidate], sqdist_S, left_S)
+            if total < least:
+                least, best = total, candidate
+                least_S, left_S = left_S, least_S
+        chosen.append(best)
+        sqdist_S, least_S = least_S, sqdist_S
     return sample_ST[chosen]
 
 
@@ -335,13 +300,20 @@ def _uniforms(count: int, *salts: int) -> np.ndarray:
     return (bits >> np.uint64(11)) * 2.0**-53
 
 
-def _lloyd(sample_ST: np.ndarray, centroid_KT: np.ndarray, max_sweeps: int) -> np.ndarray:
+def _lloyd(
+    sample_ST: np.ndarray, centroid_KT: np.ndarray, max_sweeps: int, tolerance: float
+) -> tuple[np.ndarray, float]:
+    """Centroids after Lloyd's sweeps, and the inertia before the last one."""
+    followed, inertia = Followed(sample_ST), np.inf
     for _ in range(max_sweeps):
-        moved_KT = centroids(summarise(sample_ST, centroid_KT), centroid_KT)
-        if np.array_equal(moved_KT, centroid_KT):
-            break
+        sums = followed.sums(centroid_KT)
+        moved_KT = centroids(sums, centroid_KT)
+        inertia = sums.inertia
+        last = gain(sums, centroid_KT, moved_KT) <= tolerance * inertia
         centroid_KT = moved_KT
-    return centroid_KT
+        if last:
+            break
+    return centroid_KT, inertia
 
 
 def _split(centroid_KT: np.ndarray, sums: ClusterSums) -> np.ndarray:
@@ -371,9 +343,8 @@ def _sorted(sample_ST: np.ndarray, num_clusters: int) -> np.ndarray:
     return sample_ST[np.lexsort(sample_ST.T[::-1])]
 
 
-def _blocks(num_rows: int, rows_per_block: int) -> Iterator[slice]:
-    for start in range(0, num_rows, rows_per_block):
-        yield slice(start, start + rows_per_block)
+def _float32(value: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(value, dtype=np.float32)
 
 
 def _check(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> None:

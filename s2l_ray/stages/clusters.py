@@ -1,15 +1,17 @@
 """Stage 4: trajectories are grouped by k-means, inside each stratum or over all.
 
 Actors keep the trajectories of their parts in memory and return integer sums; the driver holds
-centroids only. Integer sums add up to the same value in any order, and the rows of a mini-batch
-are chosen by a hash of their id, so centroids are bit-identical under any number of actors.
+centroids only. Integer sums add up to the same value in any order, and the rows of a sample or a
+mini-batch are those with the lowest hashes of their ids, so centroids are bit-identical under any
+number of actors.
 
-Shapes: N trajectories of a part, S sample rows, T checkpoints, K clusters of one stratum.
+Shapes: N trajectories of a part, of an actor or of one stratum there, S sample rows,
+T checkpoints, K clusters of one stratum.
 """
 
 import io
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Protocol
@@ -22,23 +24,16 @@ from s2l_ray.artifacts import Parts, StageDir, part_name
 from s2l_ray.config import ClustersConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.fleet import RayFleet
-from s2l_ray.maths import hashing, kmeans
+from s2l_ray.maths import fitting, hashing, kmeans
+from s2l_ray.maths.fitting import Centroids, Fit, Sums
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location
 
-SAMPLE, SWEEP, START = 1, 2, 3
+SAMPLE, START = 1, 3
 """Salts that keep the uses of one seed apart."""
 
-ROWS_PER_JOIN = 1 << 19
-"""Trajectories of which samples are drawn at once."""
-
-Centroids = dict[str, np.ndarray]
-"""Stratum -> centroid_KT, float32."""
-Sums = dict[str, kmeans.ClusterSums]
 Samples = dict[str, tuple[np.ndarray, np.ndarray]]
 """Stratum -> hashed key_S, uint64, and loss_ST, float32, of its rows with the smallest keys."""
-Fit = tuple[Centroids, int, bool]
-"""Centroids, the most Lloyd sweeps that a stratum took, and whether all came to rest."""
 
 
 def run(
@@ -73,7 +68,8 @@ def cluster(
     if not num_rows:
         return {"rows": 0}
     fit = _fit_samples if config.method == "authors" else _fit_all
-    centroids, sweeps, converged = fit(fleet, rows_by_stratum, config, progress)
+    found = fit(fleet, rows_by_stratum, config, progress)
+    centroids = found.centroids
     numbers = _first_numbers(centroids)
     sizes_K, inertia = _assign(fleet, centroids, numbers, folder)
     progress.update(1)
@@ -84,8 +80,8 @@ def cluster(
         "stratum_of_cluster": [name for name in centroids for _ in centroids[name]],
         "size_of_cluster": sizes_K.tolist(),
         "inertia": inertia,
-        "lloyd_sweeps": sweeps,
-        "converged": converged,
+        "lloyd_sweeps": found.sweeps,
+        "converged": found.converged,
         "shrunk_strata": _shrunk(centroids, config),
     }
 
@@ -99,59 +95,26 @@ def _fit_samples(
     progress.update(config.lloyd_sweeps)
     centroids = {name: centroid_KT for name, (centroid_KT, _, _) in fits.items()}
     sweeps = max(sweeps for _, sweeps, _ in fits.values())
-    return centroids, sweeps, all(at_rest for _, _, at_rest in fits.values())
+    return Fit(centroids, sweeps, all(at_rest for _, _, at_rest in fits.values()))
 
 
 def _fit_all(
     fleet: "Fleet", rows_by_stratum: Mapping[str, int], config: ClustersConfig, progress: Progress
 ) -> Fit:
-    """A k-means++ start on samples, then mini-batches and full sweeps over all rows."""
-    centroids = fleet.exchange(sorted(rows_by_stratum), "samples", "initial_centroids")
-    num_rows = sum(rows_by_stratum.values())
-    progress.start(config.minibatch_sweeps + config.lloyd_sweeps + 1, "sweeps")
-    centroids = _minibatches(fleet, centroids, config, num_rows, progress)
-    return _lloyd(fleet, centroids, config.lloyd_sweeps, progress)
-
-
-def _minibatches(
-    fleet: "Fleet",
-    centroids: Centroids,
-    config: ClustersConfig,
-    num_rows: int,
-    progress: Progress,
-) -> Centroids:
-    """Running means over hashed mini-batches; a pool that is one batch goes straight to Lloyd."""
-    if num_rows <= config.rows_per_batch:
-        progress.update(config.minibatch_sweeps)
-        return centroids
-    seen = {name: np.zeros(len(centroids[name]), np.int64) for name in centroids}
-    share = config.rows_per_batch / num_rows
-    for sweep in range(config.minibatch_sweeps):
-        for name, sums in _merged(fleet, "batch_sums", centroids, sweep, share).items():
-            moved_KT, seen[name] = kmeans.minibatch_step(centroids[name], seen[name], sums)
-            centroids = {**centroids, name: moved_KT}
-        progress.update(1)
-    return centroids
-
-
-def _lloyd(fleet: "Fleet", centroids: Centroids, max_sweeps: int, progress: Progress) -> Fit:
-    """Full sweeps until no centroid moves, each stratum for itself; clusters left empty go."""
-    moving = dict(centroids)
-    for sweep in range(max_sweeps):
-        sums = _merged(fleet, "all_sums", moving)
-        progress.update(1)
-        moved = {name: kmeans.centroids(sums[name], moving[name]) for name in moving}
-        for name in moving:
-            filled_K = sums[name].count_K > 0
-            centroids = {**centroids, name: moved[name][filled_K]}
-        moving = {
-            name: centroids[name]
-            for name in moving
-            if not np.array_equal(moved[name], moving[name]) or (sums[name].count_K == 0).any()
-        }
-        if not moving:
-            return centroids, sweep + 1, True
-    return centroids, max_sweeps, False
+    """A k-means++ start on samples, then mini-batches that grow, and full sweeps at the end."""
+    progress.start(config.lloyd_sweeps + 1, "sweeps")
+    start = fleet.exchange(sorted(rows_by_stratum), "samples", "initial_centroids")
+    found = fitting.fit(
+        start,
+        rows_by_stratum,
+        lambda centroids, shares: _merged(fleet, centroids, shares),
+        rows_in_start=config.rows_per_sample,
+        max_sweeps=config.lloyd_sweeps,
+        tolerance=config.tolerance,
+        on_full_sweep=lambda: progress.update(1),
+    )
+    progress.update(config.lloyd_sweeps - found.sweeps)
+    return found
 
 
 def _assign(
@@ -184,10 +147,10 @@ def _shrunk(centroids: Centroids, config: ClustersConfig) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count < config.num_clusters}
 
 
-def _merged(fleet: "Fleet", method: str, *arguments: Any) -> Sums:
+def _merged(fleet: "Fleet", centroids: Centroids, shares: Mapping[str, float]) -> Sums:
     """Sums of all workers, added by stratum."""
     merged: dict[str, list[kmeans.ClusterSums]] = {}
-    for of_worker in fleet.everywhere(method, *arguments):
+    for of_worker in fleet.everywhere("sums", centroids, dict(shares)):
         for name, sums in of_worker.items():
             merged.setdefault(name, []).append(sums)
     return {name: reduce(kmeans.ClusterSums.merge, merged[name]) for name in sorted(merged)}
@@ -204,12 +167,18 @@ class Fleet(Protocol):
 
 
 @dataclass(frozen=True)
-class _Part:
-    """One part in memory: trajectories of a stratum lie together."""
+class _Held:
+    """An actor's rows of one stratum, in the order of their hashes: a mini-batch comes first.
 
-    loss_NT: np.ndarray
+    Attributes:
+        key_N: uint64 (N,), hashed keys, ascending.
+        place_N: int32 (N,), where a row stands in the actor's parts, one after the other.
+        followed: their trajectories.
+    """
+
     key_N: np.ndarray
-    rows_by_stratum: dict[str, np.ndarray]
+    place_N: np.ndarray
+    followed: kmeans.Followed
 
 
 class ClusterWorker:
@@ -217,31 +186,20 @@ class ClusterWorker:
 
     def __init__(self, files: dict[int, Location], config: ClustersConfig, seed: int) -> None:
         self.files, self.config, self.seed = files, config, seed
-        self._parts: list[_Part] = []
+        self._held: dict[str, _Held] = {}
 
     def row_counts(self) -> Counter[str]:
         """Rows by stratum."""
-        counts = Counter[str]()
-        for part in self._loaded():
-            counts.update({name: len(rows) for name, rows in part.rows_by_stratum.items()})
-        return counts
+        return Counter({name: len(held.key_N) for name, held in self._loaded().items()})
 
     def samples(self, names: Sequence[str]) -> Samples:
         """What this worker's rows can give to the samples of these strata."""
-        wanted, shards, num_rows = set(names), list[Samples](), 0
-        for part in self._loaded():
-            shards.append(
-                {
-                    name: (hashing.mixed(part.key_N[rows], self.seed, SAMPLE), part.loss_NT[rows])
-                    for name, rows in part.rows_by_stratum.items()
-                    if name in wanted
-                }
-            )
-            num_rows += len(part.key_N)
-            if num_rows >= ROWS_PER_JOIN:
-                # Otherwise all rows of a worker would be in memory a second time.
-                shards, num_rows = [self._joined(shards)], 0
-        return self._joined(shards)
+        size = self.config.rows_per_sample
+        return {
+            name: (held.key_N[:size], held.followed.loss_NT[:size])
+            for name, held in self._loaded().items()
+            if name in names
+        }
 
     def initial_centroids(self, *shards: Samples) -> Centroids:
         """The k-means++ start of every stratum, found on its sample."""
@@ -273,64 +231,95 @@ class ClusterWorker:
             joined[name] = key_S[keep], loss_ST[keep]
         return joined
 
-    def batch_sums(self, centroids: Centroids, sweep: int, share: float) -> Sums:
-        """Sums over the rows whose hash for this sweep is among the lowest `share` of all."""
-        limit = np.uint64(share * float(2**64 - 2**12))
-        return self._sums(
-            centroids,
-            lambda part, rows: rows[
-                hashing.mixed(part.key_N[rows], self.seed, SWEEP, sweep) < limit
-            ],
-        )
-
-    def all_sums(self, centroids: Centroids) -> Sums:
-        return self._sums(centroids, lambda _, rows: rows)
-
-    def _sums(
-        self, centroids: Centroids, chosen: Callable[[_Part, np.ndarray], np.ndarray]
-    ) -> Sums:
-        found: dict[str, list[kmeans.ClusterSums]] = {}
-        for part in self._loaded():
-            for name, rows in part.rows_by_stratum.items():
-                if name in centroids:
-                    loss_NT = part.loss_NT[chosen(part, rows)]
-                    found.setdefault(name, []).append(kmeans.summarise(loss_NT, centroids[name]))
-        return {name: reduce(kmeans.ClusterSums.merge, sums) for name, sums in found.items()}
+    def sums(self, centroids: Centroids, shares: Mapping[str, float]) -> Sums:
+        """Sums of each stratum over its rows whose hashes are among the lowest `share` of all."""
+        return {
+            name: held.followed.sums(centroids[name], _num_below(held.key_N, shares[name]))
+            for name, held in self._loaded().items()
+            if name in centroids
+        }
 
     def assign(
         self, centroids: Centroids, numbers: Mapping[str, int], folder: Location
     ) -> tuple[np.ndarray, dict[int, float]]:
         """Write the labels of every part; cluster sizes, and the inertia of each part."""
-        size_K = np.zeros(sum(len(centroid_KT) for centroid_KT in centroids.values()), np.int64)
+        held = self._loaded()
+        num_rows = sum(len(of_stratum.key_N) for of_stratum in held.values())
+        cluster_N = np.empty(num_rows, np.int32)
+        sqdist_N = np.empty(num_rows, np.float64)
+        for name, of_stratum in held.items():
+            label, sqdist_N[of_stratum.place_N] = of_stratum.followed.nearest(centroids[name])
+            cluster_N[of_stratum.place_N] = label + numbers[name]
         inertia: dict[int, float] = {}
-        for number, part in zip(self.files, self._loaded(), strict=True):
-            cluster_N = np.empty(len(part.loss_NT), np.int32)
-            sqdist_N = np.empty(len(part.loss_NT), np.float64)
-            for name, rows in part.rows_by_stratum.items():
-                label, sqdist_N[rows] = kmeans.nearest(part.loss_NT[rows], centroids[name])
-                cluster_N[rows] = label + numbers[name]
-            size_K += np.bincount(cluster_N, minlength=len(size_K))
-            inertia[number] = float(sqdist_N.sum())
-            self._write(number, cluster_N, sqdist_N, folder)
-        return size_K, inertia
+        start = 0
+        for number, file in self.files.items():
+            table = file.read_table(["example_id", "stratum"])
+            rows = slice(start, start + table.num_rows)
+            start += table.num_rows
+            inertia[number] = float(sqdist_N[rows].sum())
+            self._write(number, table, cluster_N[rows], sqdist_N[rows], folder)
+        num_clusters = sum(len(centroid_KT) for centroid_KT in centroids.values())
+        return np.bincount(cluster_N, minlength=num_clusters), inertia
 
     def _write(
-        self, number: int, cluster_N: np.ndarray, sqdist_N: np.ndarray, folder: Location
+        self,
+        number: int,
+        table: pa.Table,
+        cluster_N: np.ndarray,
+        sqdist_N: np.ndarray,
+        folder: Location,
     ) -> None:
-        table = self.files[number].read_table(["example_id", "stratum"])
         table = table.append_column("cluster", pa.array(cluster_N, pa.int32()))
         table = table.append_column("sqdist", pa.array(sqdist_N.astype(np.float32)))
         (folder / part_name(number)).write_table(table)
 
-    def _loaded(self) -> list[_Part]:
-        if len(self._parts) < len(self.files):
-            self._parts = [
-                _load(file, per_stratum=self.config.per_stratum) for file in self.files.values()
-            ]
-        return self._parts
+    def _loaded(self) -> dict[str, _Held]:
+        if not self._held:
+            pieces: dict[str, list[_Rows]] = {}
+            start = 0
+            for file in self.files.values():
+                num_rows = 0
+                for name, rows in _read(file, per_stratum=self.config.per_stratum, seed=self.seed):
+                    rows.place_N[:] += start
+                    num_rows += len(rows.key_N)
+                    pieces.setdefault(name, []).append(rows)
+                start += num_rows
+            # One stratum after the other, so that no more than one is in memory twice.
+            self._held = {name: _held(pieces.pop(name)) for name in sorted(pieces)}
+        return self._held
 
 
-def _load(file: Location, *, per_stratum: bool) -> _Part:
+@dataclass(frozen=True)
+class _Rows:
+    """Rows of one stratum in one part."""
+
+    key_N: np.ndarray
+    place_N: np.ndarray
+    loss_NT: np.ndarray
+
+
+def _held(pieces: list[_Rows]) -> _Held:
+    key_N = np.concatenate([rows.key_N for rows in pieces])
+    order_N = np.argsort(key_N, kind="stable")
+    place_N = np.concatenate([rows.place_N for rows in pieces])[order_N]
+    loss_NT = np.concatenate([rows.loss_NT for rows in pieces])
+    pieces.clear()
+    return _Held(key_N[order_N], place_N, kmeans.Followed(loss_NT[order_N]))
+
+
+def _num_below(key_N: np.ndarray, share: float) -> int:
+    """How many of the sorted keys are among the lowest `share` of all 64-bit integers."""
+    if share >= 1:
+        return len(key_N)
+    return int(np.searchsorted(key_N, np.uint64(share * 2.0**64)))
+
+
+def _read(file: Location, *, per_stratum: bool, seed: int) -> Iterator[tuple[str, _Rows]]:
+    """The rows of a part, stratum by stratum; places count from its first row.
+
+    Raises:
+        DataError: a loss is not finite, or too large to be one.
+    """
     table = file.read_table(["example_id", "stratum", "loss_nats"])
     ids = table["example_id"].to_pylist()
     losses = table["loss_nats"].combine_chunks()
@@ -343,7 +332,9 @@ def _load(file: Location, *, per_stratum: bool) -> _Part:
             f"or above {kmeans.MAX_LOSS_NATS:,.0f} nats (first: "
             f"{first([ids[row] for row in bad[:4]])}). Redo them with `--from trajectories`."
         )
-    return _Part(loss_NT, hashing.example_keys(ids), _rows_by_stratum(table, per_stratum))
+    key_N = hashing.mixed(hashing.example_keys(ids), seed, SAMPLE)
+    for name, row_N in _rows_by_stratum(table, per_stratum).items():
+        yield name, _Rows(key_N[row_N], row_N.astype(np.int32), loss_NT[row_N])
 
 
 def _rows_by_stratum(table: pa.Table, per_stratum: bool) -> dict[str, np.ndarray]:

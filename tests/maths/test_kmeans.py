@@ -62,7 +62,10 @@ HARD_CASES = {
         (1e-23 * RNG.integers(0, 50, size=(40, 3))).astype(np.float32),
     ),
     "all zero": (np.zeros((50, 3), np.float32), np.zeros((4, 3), np.float32)),
-    "float64 centroids": (trajectories(300), RNG.gamma(2.0, size=(12, 6))),
+    "float64 losses and centroids": (
+        trajectories(300).astype(np.float64),
+        trajectories(12).astype(np.float64),
+    ),
 }
 
 
@@ -211,27 +214,48 @@ def test_sweeps_do_not_raise_the_inertia_and_come_to_rest():
     assert np.all(np.diff(inertias) <= 1e-6 * inertias[0])
 
 
-def test_a_minibatch_step_is_that_of_scikit_learn():
-    cluster = pytest.importorskip("sklearn.cluster")
-    loss_NT, start_KT = trajectories(200), trajectories(5)
-    model = cluster.MiniBatchKMeans(5, init=start_KT, n_init=1, reassignment_ratio=0)
-    centroid_KT, seen_K = start_KT, np.zeros(5, np.int64)
-    for batch_BT in np.array_split(loss_NT, 4):
-        model.partial_fit(batch_BT)
-        sums = kmeans.summarise(batch_BT, centroid_KT)
-        centroid_KT, seen_K = kmeans.minibatch_step(centroid_KT, seen_K, sums)
-    np.testing.assert_allclose(centroid_KT, model.cluster_centers_, rtol=1e-4)
-    assert centroid_KT.dtype == np.float32
-    assert (seen_K.dtype, int(seen_K.sum())) == (np.int64, 200)
+@pytest.mark.parametrize("case", HARD_CASES)
+def test_followed_sums_and_labels_are_those_from_scratch(case):
+    loss_NT, centroid_KT = HARD_CASES[case]
+    centroid_KT = centroid_KT.astype(np.float32)
+    followed = kmeans.Followed(loss_NT)
+    for sweep, num_rows in enumerate([40, 40, len(loss_NT), len(loss_NT), None, None]):
+        found, expected = (
+            followed.sums(centroid_KT, num_rows),
+            kmeans.summarise(loss_NT[:num_rows], centroid_KT),
+        )
+        for name in ("loss_sum_KT", "count_K", "sqdist_sum_K"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        centroid_KT = kmeans.centroids(found, centroid_KT)
+        if sweep == 3:
+            # A jump, after which no bound can hold.
+            centroid_KT = np.flip(centroid_KT, axis=0) + np.float32(0.25)
+    expected_label_N, expected_sqdist_N = brute_force(loss_NT.astype(np.float32), centroid_KT)
+    label_N, sqdist_N = followed.nearest(centroid_KT)
+    np.testing.assert_array_equal(label_N, expected_label_N)
+    np.testing.assert_array_equal(sqdist_N, expected_sqdist_N)
 
 
-def test_minibatches_of_fixed_labels_end_at_the_mean():
-    loss_NT = trajectories(60)
-    centroid_KT, seen_K = np.zeros((1, 6), np.float32), np.zeros(1, np.int64)
-    for batch_BT in np.array_split(loss_NT, 7):
-        sums = kmeans.summarise(batch_BT, centroid_KT)
-        centroid_KT, seen_K = kmeans.minibatch_step(centroid_KT, seen_K, sums)
-    np.testing.assert_allclose(centroid_KT[0], loss_NT.mean(axis=0), rtol=1e-5)
+def test_followed_labels_equal_brute_force_while_centroids_creep():
+    loss_NT = trajectories(2_000, 5)
+    followed, centroid_KT = kmeans.Followed(loss_NT), loss_NT[:60]
+    for step in range(30):
+        label_N, sqdist_N = followed.nearest(centroid_KT)
+        expected_label_N, expected_sqdist_N = brute_force(loss_NT, centroid_KT)
+        np.testing.assert_array_equal(label_N, expected_label_N)
+        np.testing.assert_array_equal(sqdist_N, expected_sqdist_N)
+        size = 10.0 ** -(step % 6)
+        centroid_KT = np.abs(centroid_KT + RNG.normal(0, size, centroid_KT.shape)).astype("f4")
+
+
+def test_the_gain_is_the_fall_of_the_inertia_with_fixed_labels():
+    loss_NT = trajectories(300)
+    centroid_KT = loss_NT[:7]
+    sums = kmeans.summarise(loss_NT, centroid_KT)
+    moved_KT = kmeans.centroids(sums, centroid_KT)
+    label_N, sqdist_N = brute_force(loss_NT, centroid_KT)
+    after = ((loss_NT.astype(np.float64) - moved_KT[label_N]) ** 2).sum()
+    assert kmeans.gain(sums, centroid_KT, moved_KT) == pytest.approx(sqdist_N.sum() - after, 1e-4)
 
 
 @pytest.mark.parametrize("num_clusters", [1, 5, 40])
