@@ -211,9 +211,10 @@ class ClustersConfig(Section):
     """Over all, or in each stratum; fewer where there are fewer distinct trajectories."""
     per_stratum: bool = True
     """k-means inside each stratum, as the authors do, or over all."""
-    rows_per_sample: PositiveInt = 25_600
+    rows_per_sample: PositiveInt | None = None
     """Rows on which the k-means++ start is found, or all is fitted; in each stratum or over all.
-    Mini-batches follow, each with four times the rows of the one before, up to all."""
+    Default: 25,600, or for minibatch 128 for each cluster where that is more. Batches follow, each
+    four times as large as the one before, up to all rows."""
     tolerance: NonNegativeFloat = 3.0e-4
     """A batch, in the end all rows, is swept until a sweep would lower its inertia by no more than
     this share; 3e-5 comes nearer to rest, 0 there."""
@@ -221,6 +222,14 @@ class ClustersConfig(Section):
     """Sweeps over all rows, or with `authors` over the sample; fewer where `tolerance` is met."""
     workers: PositiveInt = 1
     """Actors that share the trajectories."""
+
+    @property
+    def sample_size(self) -> int:
+        """Rows of the sample that a start is fitted to."""
+        if self.rows_per_sample is not None:
+            return self.rows_per_sample
+        # With 64 rows for each cluster the inertia was 0.6% higher on average, 2.7% at worst.
+        return max(25_600, 128 * self.num_clusters if self.method == "minibatch" else 0)
 
 
 class SelectionConfig(Section):

@@ -145,3 +145,10 @@ def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, message):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         config.load(tmp_path / "nowhere.yaml")
+
+
+def test_a_sample_has_rows_enough_for_its_clusters_unless_told_otherwise():
+    size = {k: config.ClustersConfig(num_clusters=k).sample_size for k in (5, 200, 1_000)}
+    assert size == {5: 25_600, 200: 25_600, 1_000: 128_000}
+    assert config.ClustersConfig(num_clusters=1_000, method="authors").sample_size == 25_600
+    assert config.ClustersConfig(num_clusters=1_000, rows_per_sample=300).sample_size == 300

@@ -74,8 +74,8 @@ def from_layer(layer: str) -> list[Import]:
     return found
 
 
-def test_maths_knows_numpy_and_torch_and_nothing_else():
-    allowed = ("numpy", "torch", "s2l_ray.maths", "s2l_ray.errors")
+def test_maths_knows_numpy_numba_and_torch_and_nothing_else():
+    allowed = ("numpy", "numba", "torch", "s2l_ray.maths", "s2l_ray.errors")
 
     strangers = [
         item

@@ -8,6 +8,9 @@ result does not depend on the other rows, on their order or number, or on the wi
 Shape letters: N rows, T checkpoints, K clusters.
 """
 
+# mypy: disable-error-code="no-untyped-def, assignment"
+# numba compiles a function for the types it is called with.
+
 import numpy as np
 from numba import njit
 
@@ -21,7 +24,15 @@ _ROUNDING = 2.0**-22
 """More than what storing a distance in float32 changes, relative to it."""
 
 
-@njit(nogil=True)
+def _compiled(function):
+    """Compiled at its first call, and kept beside the source or in the user's cache."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # neither can be written
+        return njit(nogil=True)(function)
+
+
+@_compiled
 def closest(loss_NT, centroid_KT, label_N, sqdist_N):
     """Fill `label_N` (ties: the lowest cluster) and `sqdist_N`, float64, nats squared."""
     centroid_TK = np.ascontiguousarray(centroid_KT.T)
@@ -30,14 +41,14 @@ def closest(loss_NT, centroid_KT, label_N, sqdist_N):
         label_N[n], sqdist_N[n], _ = _scanned(loss_NT[n], centroid_KT, centroid_TK, sqdist_K)
 
 
-@njit(nogil=True)
+@_compiled
 def distances(loss_NT, centroid_KT, label_N, sqdist_N):
     """Fill `sqdist_N`, float64, with squared distances to the centroids of these labels."""
     for n in range(len(loss_NT)):
         sqdist_N[n] = _sqdist(loss_NT[n], centroid_KT[label_N[n]])
 
 
-@njit(nogil=True)
+@_compiled
 def follow(loss_NT, centroid_KT, drift_K, label_N, lower_N, loss_sum_KT, count_K, sqdist_sum_K):
     """Bring labels, bounds and sums from the previous centroids to these; look at few rows twice.
 
@@ -99,7 +110,7 @@ def follow(loss_NT, centroid_KT, drift_K, label_N, lower_N, loss_sum_KT, count_K
     return total
 
 
-@njit(nogil=True)
+@_compiled
 def _scanned(loss_T, centroid_KT, centroid_TK, sqdist_K):
     """The closest centroid, its squared distance, and a lower bound of the second closest's."""
     _approximate(loss_T, centroid_TK, sqdist_K)
@@ -141,7 +152,7 @@ def _scanned(loss_T, centroid_KT, centroid_TK, sqdist_K):
     return label, sqdist, np.float64(sqdist_K[0])
 
 
-@njit(nogil=True)
+@_compiled
 def _approximate(loss_T, centroid_TK, sqdist_K):
     """Squared distances in float32; four checkpoints at a time spare loads and stores."""
     num_checkpoints, num_clusters = centroid_TK.shape
@@ -162,7 +173,7 @@ def _approximate(loss_T, centroid_TK, sqdist_K):
         t += 1
 
 
-@njit(nogil=True)
+@_compiled
 def _sqdist(a_T, b_T):
     total = 0.0
     for t in range(len(a_T)):
@@ -171,7 +182,7 @@ def _sqdist(a_T, b_T):
     return total
 
 
-@njit(nogil=True)
+@_compiled
 def least_after(sample_TS, chosen_T, sqdist_S, left_S):
     """Fill `left_S` with squared distances once `chosen_T` is a centroid, too; their sum."""
     block = 1024

@@ -9,12 +9,15 @@ Shape letters: T checkpoints, K clusters of one stratum.
 Source: nested mini-batches, Newling and Fleuret (2016), arXiv:1602.02934.
 """
 
+import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 
-from s2l_ray.maths import kmeans
+from s2l_ray.maths import hashing, kmeans
 
 GROWTH = 4
 """Each batch has as many times the rows of the one before."""
@@ -109,3 +112,54 @@ def fit(
         sweeps,
         all(stratum.converged for stratum in strata.values()),
     )
+
+
+def fit_in_memory(
+    loss_NT: np.ndarray,
+    num_clusters: int,
+    *,
+    seed: int,
+    rows_per_sample: int = 25_600,
+    max_sweeps: int = 20,
+    tolerance: float = 3.0e-4,
+    num_threads: int = 1,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """K-means of what fits in one process, as the stage does it, without Ray.
+
+    Args:
+        loss_NT: float array (N, T), nats per token, read as float32.
+        num_clusters: fewer where there are fewer distinct rows.
+        seed: decides the sample and the start.
+        rows_per_sample, max_sweeps, tolerance: as in the configuration's `clusters`.
+        num_threads: changes nothing but the time.
+
+    Returns:
+        centroid_KT, float32 (K, T); label_N, int32 (N,); sqdist_N, float64 (N,), nats squared.
+    """
+    key_N = hashing.mixed(np.arange(len(loss_NT), dtype=np.uint64), seed)
+    order_N = np.argsort(key_N)
+    # Dealt out in turn, so that the rows of a batch are on all threads.
+    shards = [order_N[first::num_threads] for first in range(num_threads)]
+    followed = [kmeans.Followed(loss_NT[row_N]) for row_N in shards]
+    start_KT = kmeans.initial_centroids(loss_NT[order_N[:rows_per_sample]], num_clusters, seed)
+    with ThreadPoolExecutor(num_threads) as threads:
+
+        def summed(centroids: Centroids, shares: Mapping[str, float]) -> Sums:
+            sizes = [math.ceil(shares[""] * len(row_N)) for row_N in shards]
+            of_shards = threads.map(lambda f, size: f.sums(centroids[""], size), followed, sizes)
+            return {"": reduce(kmeans.ClusterSums.merge, of_shards)}
+
+        found = fit(
+            {"": start_KT},
+            {"": len(loss_NT)},
+            summed,
+            rows_in_start=rows_per_sample,
+            max_sweeps=max_sweeps,
+            tolerance=tolerance,
+        )
+        centroid_KT = found.centroids[""]
+        label_N, sqdist_N = np.empty(len(loss_NT), np.int32), np.empty(len(loss_NT))
+        of_shards = threads.map(lambda f: f.nearest(centroid_KT), followed)
+        for row_N, (label, sqdist) in zip(shards, of_shards, strict=True):
+            label_N[row_N], sqdist_N[row_N] = label, sqdist
+    return centroid_KT, label_N, sqdist_N

@@ -108,7 +108,7 @@ def _fit_all(
         start,
         rows_by_stratum,
         lambda centroids, shares: _merged(fleet, centroids, shares),
-        rows_in_start=config.rows_per_sample,
+        rows_in_start=config.sample_size,
         max_sweeps=config.lloyd_sweeps,
         tolerance=config.tolerance,
         on_full_sweep=lambda: progress.update(1),
@@ -194,7 +194,7 @@ class ClusterWorker:
 
     def samples(self, names: Sequence[str]) -> Samples:
         """What this worker's rows can give to the samples of these strata."""
-        size = self.config.rows_per_sample
+        size = self.config.sample_size
         return {
             name: (held.key_N[:size], held.followed.loss_NT[:size])
             for name, held in self._loaded().items()
@@ -227,7 +227,7 @@ class ClusterWorker:
         joined = {}
         for name, samples in by_name.items():
             key_S, loss_ST = (np.concatenate(arrays) for arrays in zip(*samples, strict=True))
-            keep = hashing.bottom_k(key_S, self.config.rows_per_sample)
+            keep = hashing.bottom_k(key_S, self.config.sample_size)
             joined[name] = key_S[keep], loss_ST[keep]
         return joined
 
