@@ -1,0 +1,89 @@
+"""Clusters and ranking of a large pool through the command: seconds, memory, the same bytes.
+
+    python benchmarks/bench_clusters.py [--rows 10000000] [--clusters 100] [--workers 2 1]
+
+Synthetic trajectories (those of bench_kmeans.py) are written as parquet files, brought to a run by
+`trajectories.path`, clustered over all and ranked, once for every number of workers. Seconds are
+those of the manifests, and of the whole program with the start of Ray.
+"""
+
+import argparse
+import hashlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from bench_kmeans import synthetic
+from bench_pipeline import rows, watched
+from bench_scoring import record
+
+from s2l_ray import config
+
+ROWS_PER_FILE = 500_000
+
+
+def write_pool(num_rows: int, folder: Path) -> None:
+    for number, start in enumerate(range(0, num_rows, ROWS_PER_FILE)):
+        size = min(ROWS_PER_FILE, num_rows - start)
+        loss_NT = synthetic(size, 12, seed=number)
+        ids = pa.array(np.char.mod("example-%09d", np.arange(start, start + size)))
+        losses = pa.FixedSizeListArray.from_arrays(pa.array(loss_NT.ravel()), 12)
+        table = pa.table({"example_id": ids, "loss_nats": losses})
+        pq.write_table(table, folder / f"{number:04}.parquet")
+
+
+def digest(run: Path) -> str:
+    """Of the centroids and the ranking."""
+    total = hashlib.sha256((run / "clusters" / "centroids.npy").read_bytes())
+    ranking = pq.ParquetFile(run / "selection" / "ranking.parquet")
+    for batch in ranking.iter_batches(columns=["example_id", "cluster"]):
+        total.update("".join(batch["example_id"].to_pylist()).encode())
+        total.update(batch["cluster"].to_numpy().tobytes())
+    return total.hexdigest()
+
+
+def measured(workers: int, given: argparse.Namespace) -> dict[str, Any]:
+    run = Path(given.folder) / f"run-{workers}"
+    tree = {
+        "run_dir": str(run),
+        "trajectories": {"path": f"{given.folder}/*.parquet", "workers": workers},
+        "clusters": {"num_clusters": given.clusters, "per_stratum": False, "workers": workers},
+        "selection": {"budget": 0.11},
+    }
+    file = Path(given.folder) / "run.yaml"
+    file.write_text(json.dumps(tree))
+    seconds, memory = watched(
+        [sys.executable, "-m", "s2l_ray", "run", str(file), "--until", "selection"]
+    )
+    of_stages = {row["step"]: row["seconds"] for row in rows(config.load(file))[:3]}
+    clusters = json.loads((run / "clusters" / "manifest.json").read_text())["summary"]
+    return {
+        "workers": workers,
+        "seconds": round(seconds, 1),
+        **of_stages,
+        "largest_process_mb": memory.largest_process >> 20,
+        "all_processes_mb": memory.all_processes >> 20,
+        "inertia": clusters["inertia"],
+        "digest": digest(run),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=10_000_000)
+    parser.add_argument("--clusters", type=int, default=100)
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 1])
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        given.folder = folder
+        write_pool(given.rows, Path(folder))
+        record(given, f"clusters-{given.rows}.json", measured, given.workers)
+
+
+if __name__ == "__main__":
+    main()
