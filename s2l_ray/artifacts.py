@@ -38,7 +38,9 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
 
 def section_inputs(name: str, section: Section) -> dict[str, Any]:
     """`name.key` -> value for every key of `section` that shapes results."""
-    values = section.model_dump(mode="json", exclude=set(section.operational))
+    fields = type(section).model_fields
+    unused = {key for key in section.added if getattr(section, key) == fields[key].default}
+    values = section.model_dump(mode="json", exclude=set(section.operational) | unused)
     return {f"{name}.{key}": value for key, value in values.items()}
 
 

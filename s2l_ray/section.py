@@ -1,0 +1,21 @@
+"""What every section of a run file has in common."""
+
+from typing import ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A frozen block of the run file; a key we do not know is an error, not a no-op."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+    operational: ClassVar[frozenset[str]] = frozenset()
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Keys that came later: at their defaults they are no part of a fingerprint, so that what was
+    finished without them stays finished."""
