@@ -73,7 +73,7 @@ class DataConfig(Section):
 
     train: Annotated[list[str], BeforeValidator(_listed)] = Field(min_length=1)
     """Files, globs, directories, s3:// or gs:// URIs, or hf://org/name[:split]."""
-    eval: dict[str, str] = {}
+    eval: dict[str, str] = Field(default_factory=dict)
     """Name -> file, glob, directory or URI of each held-out set."""
     fields: FieldNames = FieldNames()
     rows_per_part: PositiveInt = 4096

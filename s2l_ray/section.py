@@ -1,6 +1,6 @@
 """What every section of a run file has in common."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 
@@ -19,3 +19,7 @@ class Section(BaseModel):
     added: ClassVar[frozenset[str]] = frozenset()
     """Keys that came later: at their defaults they are no part of a fingerprint, so that what was
     finished without them stays finished."""
+
+
+def default_of(section: Section, key: str) -> Any:
+    return type(section).model_fields[key].get_default(call_default_factory=True)

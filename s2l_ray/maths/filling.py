@@ -58,8 +58,8 @@ def weighted(group_N: np.ndarray, order_N: np.ndarray, quotas: Quotas) -> np.nda
     levels (n + 1/2) / w differ by no more than one example of the group that is ahead. Rounding
     moves the level: against the water level at which unrounded shares add up to the prefix, a
     group's number is off by at most 1/2 + w/W G/2, with W the weights and G the number of the
-    groups that are neither full nor below their minimum; that is one for a group of no more than
-    average weight. With equal weights and no bounds this is exactly `water_filled`.
+    groups of which neither their size nor their minimum decides; that is one for a group of no
+    more than average weight. With equal weights and no bounds this is exactly `water_filled`.
 
     Args:
         group_N: integer (N,), group numbers that `quotas` covers.

@@ -115,7 +115,7 @@ def s2l_authors(
 def random(
     examples: Examples, seed: int, *, stratify: bool = False, quotas: Quotas | None = None
 ) -> np.ndarray:
-    """Rank examples uniformly at random; clusters, strata and how they are spread over do nothing."""
+    """Rank examples uniformly at random; clusters, strata and `quotas` change nothing."""
     return _shuffled(examples, seed)
 
 
