@@ -52,21 +52,19 @@ def choose(
             numbers are missing.
     """
     method = METHODS[config.method]
-    quotas = None if method.ignores_strata else quotas_of(config, examples.stratum_N, strata)
+    size_S = np.bincount(examples.stratum_N, minlength=len(strata))
+    spread = None if method.ignores_strata else spread_of(config, strata, size_S)
     by_name = values.read(needed(config), examples.key_N, sources)
     inside = _inside(config)
     known = replace(examples, values=by_name, inside_N=by_name[inside] if inside else None)
+    quotas = spread.quotas if spread else None
     order_N = method.ranking(known, seed, stratify=config.stratify, quotas=quotas)
     if isinstance(config.budget, str):
-        choice = _of_tokens(config.budget, order_N, by_name[values.TOKENS], quotas, known, strata)
-    else:
-        wanted = budgets.budget_rows(config.budget, len(order_N))
-        choice = Choice(order_N, wanted)
-        if quotas is not None and wanted > (most := int(_most(quotas, known).sum())):
-            raise _beyond_maximum(f"{wanted:,} examples", f"{most:,}", quotas, known, strata)
-    if quotas is not None:
-        _check_minimum(choice.num_selected, quotas, known)
-    return choice
+        return _of_tokens(config.budget, order_N, by_name[values.TOKENS][order_N], spread)
+    num_selected = budgets.budget_rows(config.budget, len(order_N))
+    if spread is not None:
+        spread.check(num_selected)
+    return Choice(order_N, num_selected)
 
 
 def needed(config: SelectionConfig) -> set[str]:
@@ -87,10 +85,49 @@ def counts_tokens(config: SelectionConfig) -> bool:
     return any(needed(s) & {values.TOKENS, values.RESPONSE_TOKENS} for s in sections)
 
 
-def quotas_of(
-    config: SelectionConfig, stratum_N: np.ndarray, strata: Sequence[str]
-) -> Quotas | None:
-    """What each stratum is to have, by number; None where all are treated alike.
+@dataclass(frozen=True)
+class Spread:
+    """Strata that are not treated alike, and what they can give.
+
+    Attributes:
+        strata: names, by number.
+        size_S: int64 (S,), examples of each.
+        quotas: their weights and bounds.
+    """
+
+    strata: Sequence[str]
+    size_S: np.ndarray
+    quotas: Quotas
+
+    @property
+    def most(self) -> int:
+        """How many examples the maxima leave."""
+        return int(np.minimum(self.size_S, self.quotas.maximum_G).sum())
+
+    def check(self, num_selected: int) -> None:
+        """Raise DataError where the bounds do not let a subset have so many examples."""
+        if num_selected > self.most:
+            raise self.beyond(f"{num_selected:,} examples", self.most)
+        least = int(np.minimum(self.size_S, self.quotas.minimum_G).sum())
+        if num_selected < least:
+            raise DataError(
+                f"budget of {num_selected:,} examples: selection.minimum alone asks for {least:,} "
+                f"over {int((self.quotas.minimum_G > 0).sum()):,} strata. Raise the budget or "
+                "lower the minimum."
+            )
+
+    def beyond(self, wanted: str, given: int) -> DataError:
+        cut = np.flatnonzero(self.size_S > self.quotas.maximum_G).tolist()
+        names = first([repr(self.strata[s]) for s in cut])
+        return DataError(
+            f"budget of {wanted}: selection.maximum leaves {given:,}, as {len(cut):,} of "
+            f"{len(self.strata):,} strata have more examples than it allows (first: {names}). "
+            "Lower the budget or raise the maximum."
+        )
+
+
+def spread_of(config: SelectionConfig, strata: Sequence[str], size_S: np.ndarray) -> Spread | None:
+    """What each stratum is to have; None where all are treated alike.
 
     Raises:
         DataError: a name is no stratum of the pool, or its minimum is more than it has.
@@ -100,15 +137,28 @@ def quotas_of(
     for key in ("weights", "minimum", "maximum"):
         if isinstance(named := getattr(config, key), dict):
             _check_known(f"selection.{key}", named, strata)
-    size_S = np.bincount(stratum_N, minlength=len(strata))
     if isinstance(config.minimum, dict):
         _check_large_enough(config.minimum, dict(zip(strata, size_S.tolist(), strict=True)))
+    num_examples = int(size_S.sum())
     most = [bound_of(config.maximum, name) for name in strata]
-    return Quotas(
+    quotas = Quotas(
         weight_G=np.array([config.weights.get(name, 1.0) for name in strata], np.float64),
         minimum_G=np.array([bound_of(config.minimum, name) or 0 for name in strata], np.int64),
-        maximum_G=np.array([len(stratum_N) if n is None else n for n in most], np.int64),
+        maximum_G=np.array([num_examples if n is None else n for n in most], np.int64),
     )
+    return Spread(strata, size_S, quotas)
+
+
+def check_strata(config: SelectionConfig, size_by_name: Mapping[str, int]) -> None:
+    """Refuse names and bounds of strata that will not do, as soon as the pool is counted.
+
+    Raises:
+        DataError: as `choose`, for a budget in examples.
+    """
+    size_S = np.array(list(size_by_name.values()), np.int64)
+    spread = spread_of(config, list(size_by_name), size_S)
+    if spread is not None and not isinstance(config.budget, str):
+        spread.check(budgets.budget_rows(config.budget, int(size_S.sum())))
 
 
 def _check_known(key: str, named: Mapping[str, object], strata: Sequence[str]) -> None:
@@ -133,47 +183,14 @@ def _check_large_enough(minimum: Mapping[str, int], size_by_name: Mapping[str, i
 
 
 def _of_tokens(
-    budget: str,
-    order_N: np.ndarray,
-    num_tokens_N: np.ndarray,
-    quotas: Quotas | None,
-    examples: Examples,
-    strata: Sequence[str],
+    budget: str, order_N: np.ndarray, num_tokens_R: np.ndarray, spread: Spread | None
 ) -> Choice:
-    num_tokens_R = num_tokens_N[order_N]
-    if quotas is not None:
-        within_R = num_tokens_R[: int(_most(quotas, examples).sum())]
-        given, wanted = int(within_R.sum(dtype=np.int64)), budgets.num_tokens(budget) or 0
+    if spread is not None:
+        given = int(num_tokens_R[: spread.most].sum(dtype=np.int64))
+        wanted = budgets.num_tokens(budget) or 0
         if given < wanted <= int(num_tokens_R.sum(dtype=np.int64)):
-            raise _beyond_maximum(f"{wanted:,} tokens", f"{given:,}", quotas, examples, strata)
+            raise spread.beyond(f"{wanted:,} tokens", given)
     num_selected = budgets.rows_within(budget, num_tokens_R)
-    num_tokens = int(num_tokens_R[:num_selected].sum(dtype=np.int64))
-    return Choice(order_N, num_selected, num_tokens)
-
-
-def _most(quotas: Quotas, examples: Examples) -> np.ndarray:
-    """How many examples each stratum may give, int64 (S,)."""
-    size_S = np.bincount(examples.stratum_N, minlength=len(quotas.maximum_G))
-    return np.minimum(size_S, quotas.maximum_G)
-
-
-def _beyond_maximum(
-    wanted: str, given: str, quotas: Quotas, examples: Examples, strata: Sequence[str]
-) -> DataError:
-    size_S = np.bincount(examples.stratum_N, minlength=len(quotas.maximum_G))
-    cut = [repr(strata[s]) for s in np.flatnonzero(size_S > quotas.maximum_G).tolist()]
-    return DataError(
-        f"budget of {wanted}: selection.maximum leaves {given}, as {len(cut):,} of {len(strata):,} "
-        f"strata have more examples than it allows (first: {first(cut)}). Lower the budget or "
-        "raise the maximum."
-    )
-
-
-def _check_minimum(num_selected: int, quotas: Quotas, examples: Examples) -> None:
-    size_S = np.bincount(examples.stratum_N, minlength=len(quotas.minimum_G))
-    least = int(np.minimum(size_S, quotas.minimum_G).sum())
-    if num_selected < least:
-        raise DataError(
-            f"budget of {num_selected:,} examples: selection.minimum alone asks for {least:,} over "
-            f"{int((quotas.minimum_G > 0).sum()):,} strata. Raise the budget or lower the minimum."
-        )
+    if spread is not None:
+        spread.check(num_selected)
+    return Choice(order_N, num_selected, int(num_tokens_R[:num_selected].sum(dtype=np.int64)))

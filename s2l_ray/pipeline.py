@@ -194,6 +194,8 @@ def _check_sizes(config: RunConfig) -> None:
     num_rows = manifest.summary["kept" if stage == "prepare" else "rows"]
     if config.selection is not None:
         _check_budget(config.selection, folder.parent, num_rows)
+        if stage == "prepare" and (strata := manifest.summary["strata"]):
+            choice.check_strata(config.selection, strata)
     reference = config.reference
     if stage == "prepare" and reference is not None and reference.model is not None:
         checkpoint_steps(num_steps(num_rows, reference), reference.checkpoints)

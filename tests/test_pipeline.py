@@ -202,6 +202,28 @@ def test_what_the_pool_is_too_small_for_costs_no_finished_work(tree, key, value,
 
 
 @pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": {"maths": 2.0}}, r"'maths'\); did you mean 'math'"),
+        ({"minimum": {"code": 11}}, "'code' has 10 of 11"),
+        ({"minimum": 4}, "alone asks for 8 over 2"),
+        ({"maximum": 2}, "leaves 4"),
+        ({"maximum": {"math": 2}, "method": "random", "baselines": ["s2l"], "budget": 13}, "s 12"),
+    ],
+)
+def test_strata_that_will_not_do_are_refused_as_soon_as_they_are_counted(tree, changes, message):
+    run_dir = finish(tree, until="prepare")
+    place = run_dir / "prepared" / MANIFEST
+    manifest = place.read_json()
+    manifest["summary"]["strata"] = {"code": 10, "math": 20}
+    place.write_json(manifest)
+
+    with pytest.raises(DataError, match=message):
+        run(changed(tree, "selection", {"budget": 6, **changes}))
+    assert not (run_dir / "reference").exists()
+
+
+@pytest.mark.parametrize(
     "changes",
     [
         {"budget": "5 tokens"},

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.maths import hashing, selection
+from s2l_ray.maths.filling import Quotas
 from s2l_ray.maths.selection import Examples
 
 SEED = 3
@@ -181,6 +182,57 @@ def test_a_ranking_does_not_depend_on_row_order(method, stratify, examples, seed
         moved.key_N[rank(moved, seed, stratify=stratify)],
         examples.key_N[rank(examples, seed, stratify=stratify)],
     )
+
+
+@pytest.mark.parametrize("method", ["s2l", "s2l-authors"])
+@settings(max_examples=40, deadline=None)
+@given(examples=POOLS, stratify=st.booleans())
+def test_every_prefix_of_any_pool_is_algorithm_1(method, examples, stratify):
+    assert_every_prefix_is_algorithm_1(examples, method, stratify)
+
+
+def assert_open_groups_differ_by_one(size_G: np.ndarray, taken_G: np.ndarray) -> None:
+    open_G = taken_G < size_G
+    if open_G.any():
+        assert taken_G.max() <= taken_G[open_G].min() + 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples=POOLS, share=st.floats(0, 1))
+def test_strata_and_inside_them_clusters_differ_by_at_most_one(examples, share):
+    order_N = selection.s2l(examples, SEED, stratify=True)
+    taken_N = order_N[: int(share * len(order_N))]
+    stratum_N, cluster_N = examples.stratum_N, examples.cluster_N
+    assert_open_groups_differ_by_one(
+        np.bincount(stratum_N),
+        np.bincount(stratum_N[taken_N], minlength=int(stratum_N.max(initial=0)) + 1),
+    )
+    for stratum in set(stratum_N.tolist()):
+        own = cluster_N[stratum_N == stratum]
+        taken = cluster_N[taken_N[stratum_N[taken_N] == stratum]]
+        assert_open_groups_differ_by_one(
+            np.bincount(own, minlength=7), np.bincount(taken, minlength=7)
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    examples=POOLS,
+    weights=st.lists(st.sampled_from([0.5, 1.0, 2.0, 3.0]), min_size=4, max_size=4),
+    minimum=st.integers(0, 4),
+    budget=st.integers(0, 60),
+)
+def test_inside_a_weighted_stratum_the_clusters_share_as_in_algorithm_1(
+    examples, weights, minimum, budget
+):
+    quotas = Quotas(np.array(weights), np.full(4, minimum), np.full(4, len(examples.key_N) + 4))
+    taken_N = selection.s2l(examples, SEED, stratify=True, quotas=quotas)[:budget]
+    shuffled = selection.random(examples, SEED).tolist()
+    for stratum in set(examples.stratum_N.tolist()):
+        own = [row for row in shuffled if examples.stratum_N[row] == stratum]
+        taken = [row for row in taken_N.tolist() if examples.stratum_N[row] == stratum]
+        expected = algorithm_1(groups_in_order(examples.cluster_N, own), len(taken))
+        assert sorted(taken) == sorted(expected)
 
 
 @settings(max_examples=60, deadline=None)
