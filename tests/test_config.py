@@ -113,6 +113,15 @@ def test_keys_of_the_selection_that_go_together_are_taken(section):
     config.from_tree({**TREE, "selection": {"budget": 5, **section}}, "run.yaml")
 
 
+def test_a_budget_of_tokens_is_a_text_in_yaml_and_after_set(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "{run_dir: x, trajectories: {path: t}, clusters: {}, selection: {budget: 2M tokens}}"
+    )
+    assert config.load(path).selection.budget == "2M tokens"
+    assert config.load(path, ["selection.budget=5K tokens"]).selection.budget == "5K tokens"
+
+
 def test_a_budget_of_tokens_has_one_spelling():
     loaded = config.from_tree(changed("selection.budget", "20_000_000 tokens"), "run.yaml")
     assert loaded.selection.budget == "20M tokens"
