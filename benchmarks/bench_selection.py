@@ -3,10 +3,11 @@
     python benchmarks/bench_selection.py --rows 1000000 4000000
 
 writes synthetic cluster parts (ids of 32 hexadecimal digits, 18 strata of 100 clusters each, sizes
-falling like 1/rank) to a temporary directory, and runs the selection on them in a fresh process for
-each size. It prints a table; the same numbers go to benchmarks/results/selection.json. Memory is
-the largest resident size of that process, and what that is above its size before it began. CPU
-seconds are all of its threads'; they say more than the clock where other work runs beside it.
+falling like 1/rank) and trajectories of 12 losses to a temporary directory, and runs the selection
+on them in a fresh process for each size. It prints a table; the same numbers go to
+benchmarks/results/selection.json. Memory is the largest resident size of that process, and what
+that is above its size before it began. CPU seconds are all of its threads'; they say more than the
+clock where other work runs beside it.
 """
 
 import argparse
@@ -26,17 +27,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts import Parts, StageDir, part_name
+from s2l_ray.artifacts import Parts, StageDir, part_name, trajectory_table
 from s2l_ray.config import SelectionConfig
 from s2l_ray.stages import selection
 from s2l_ray.storage import Location
 
 RESULTS = Path(__file__).parent / "results"
 ROWS_PER_PART = 4_096
-NUM_STRATA, NUM_CLUSTERS = 18, 100
+NUM_STRATA, NUM_CLUSTERS, NUM_CHECKPOINTS = 18, 100, 12
 
 
 def write_parts(folder: Location, num_rows: int) -> None:
+    """Parts in `folder`/clusters and `folder`/trajectories."""
     rng = np.random.default_rng(0)
     names = np.array([f"data/source-{number:02}.json" for number in range(NUM_STRATA)])
     for part, start in enumerate(range(0, num_rows, ROWS_PER_PART)):
@@ -49,7 +51,12 @@ def write_parts(folder: Location, num_rows: int) -> None:
             "cluster": pa.array(cluster_N, pa.int32()),
             "sqdist": pa.array(rng.random(size, np.float32)),
         }
-        (folder / part_name(part)).write_table(pa.table(table))
+        (folder / "clusters" / part_name(part)).write_table(pa.table(table))
+        loss_NT = rng.gamma(2.0, size=(size, NUM_CHECKPOINTS)).astype(np.float32)
+        losses = trajectory_table(
+            pa.array(table["example_id"]), pa.array(table["stratum"]), loss_NT
+        )
+        (folder / "trajectories" / part_name(part)).write_table(losses)
 
 
 def falling(num_groups: int, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -61,12 +68,13 @@ def megabytes() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measured(clusters: Location, out: Location, method: str) -> dict[str, Any]:
+def measured(place: Location, method: str, within: str) -> dict[str, Any]:
     """The selection of a tenth in this process, which has done nothing before."""
     before, started, cpu_started = megabytes(), time.monotonic(), time.process_time()
-    config = SelectionConfig(method=method, budget=0.1)
-    stage = StageDir(out, "selection", {})
-    summary = selection.run(config, Parts(clusters), None, stage, seed=42)
+    config = SelectionConfig(method=method, budget=0.1, within=within)
+    stage = StageDir(place / "selection", "selection", {})
+    clusters, losses = Parts(place / "clusters"), Parts(place / "trajectories")
+    summary = selection.run(config, clusters, None, stage, seed=42, trajectories=losses)
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     peak = megabytes()
     return {
@@ -82,6 +90,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 4_000_000])
     parser.add_argument("--method", default="s2l")
+    parser.add_argument("--within", default="random")
     arguments = parser.parse_args()
     found = []
     columns = ("rows", "seconds", "cpu_seconds", "peak_mb", "bytes_per_row")
@@ -89,11 +98,11 @@ def main() -> None:
     for num_rows in arguments.rows:
         with tempfile.TemporaryDirectory() as folder:
             place = Location.of(folder)
-            write_parts(place / "clusters", num_rows)
+            write_parts(place, num_rows)
             fresh = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(1, mp_context=fresh) as process:
-                places = (place / "clusters", place / "selection")
-                row = process.submit(measured, *places, arguments.method).result()
+                asked = (arguments.method, arguments.within)
+                row = process.submit(measured, place, *asked).result()
         found.append(row)
         print("".join(f"{row[name]:>14,}" for name in columns))
     result = {
@@ -102,6 +111,7 @@ def main() -> None:
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "method": arguments.method,
+        "within": arguments.within,
         "sizes": found,
     }
     RESULTS.mkdir(exist_ok=True)

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.config import Section
 from s2l_ray.errors import StorageError
+from s2l_ray.section import Section, default_of
 from s2l_ray.storage import Location
 
 MANIFEST = "manifest.json"
@@ -38,7 +38,8 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
 
 def section_inputs(name: str, section: Section) -> dict[str, Any]:
     """`name.key` -> value for every key of `section` that shapes results."""
-    values = section.model_dump(mode="json", exclude=set(section.operational))
+    unused = {key for key in section.added if getattr(section, key) == default_of(section, key)}
+    values = section.model_dump(mode="json", exclude=set(section.operational) | unused)
     return {f"{name}.{key}": value for key, value in values.items()}
 
 

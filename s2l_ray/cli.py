@@ -11,8 +11,10 @@ from typing import Any, TextIO
 
 from s2l_ray import __version__, config, finished, pipeline, runtime, steps
 from s2l_ray.errors import ConfigError, UserError
+from s2l_ray.maths import budgets
 from s2l_ray.progress import duration
 from s2l_ray.storage import Location, is_uri
+from s2l_ray.yaml_text import parse_yaml
 
 INTERRUPTED = 130
 
@@ -34,6 +36,11 @@ from the sizes of the models; no weights are read and nothing is downloaded. Spe
 this machine, in about two seconds, or given. Start-up and the share of the speed that is reached
 come from runs on two CPU cores: expect a quarter more or less there, and more where the machine
 is another or has other work to do.
+"""
+SELECT = """\
+Write the subset for another budget, method or seed, spread over strata as the run's own
+(selection.stratify, weights, minimum, maximum). Subsets of one method, order and seed are nested:
+a larger one contains a smaller one. Rows come in the input's order.
 """
 
 
@@ -138,22 +145,33 @@ def _add_run(commands: Any) -> None:
 
 
 def _add_select(commands: Any) -> None:
-    from s2l_ray.maths.selection import METHODS
+    from s2l_ray.maths.selection import METHODS, WITHIN
 
-    listed = "\n".join(f"  {name:<17}{method.description}" for name, method in METHODS.items())
+    listed = "\n".join(f"  {name:<23}{method.description}" for name, method in METHODS.items())
     parser = commands.add_parser(
         "select",
         help="another subset of a finished run, in seconds",
-        description="Write the subset for another budget, method or seed. Subsets of one method "
-        "and seed are nested: a larger one contains a smaller one. Rows come in the input's order.",
-        epilog=f"methods:\n{listed}\n\nexample: s2l select runs/demo --budget 0.05",
+        description=SELECT,
+        epilog=f"methods (docs/methods.md):\n{listed}\n\n"
+        "example: s2l select runs/demo --budget 0.05\n"
+        'example: s2l select runs/demo --budget "20K tokens" --within nearest',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("run_dir", metavar="RUN_DIR")
     parser.add_argument(
-        "--budget", required=True, metavar="B", help="examples (50000), or a fraction (0.11)"
+        "--budget",
+        required=True,
+        metavar="B",
+        help='examples (50000), a fraction (0.11), or tokens ("20M tokens"; K, M, B or none)',
     )
     parser.add_argument("--method", choices=sorted(METHODS), default="s2l", metavar="M")
+    parser.add_argument(
+        "--within",
+        choices=list(WITHIN),
+        metavar="W",
+        help=f"which examples of a cluster s2l takes first: {', '.join(WITHIN)}; default: the "
+        "run's own",
+    )
     parser.add_argument("--seed", type=int, metavar="S", help="default: the run's own")
     parser.add_argument(
         "--out", metavar="FILE", help=".jsonl or .parquet; default: RUN_DIR/subsets/M-B-S.jsonl"
@@ -285,16 +303,33 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _select(arguments: argparse.Namespace) -> None:
-    budget = config.parse_yaml(arguments.budget, "--budget")
-    if isinstance(budget, bool) or not isinstance(budget, int | float):
-        raise ConfigError(f"--budget {arguments.budget!r} is no number: give 50000, or 0.11")
+    budget = _budget(arguments.budget)
     if arguments.seed is not None and arguments.seed < 0:
         raise ConfigError(f"--seed {arguments.seed} is below zero")
     out = Location.of(arguments.out) if arguments.out else None
     place, count = finished.write_subset(
-        Location.of(arguments.run_dir), budget, arguments.method, arguments.seed, out
+        Location.of(arguments.run_dir),
+        budget,
+        arguments.method,
+        arguments.seed,
+        out,
+        within=arguments.within,
     )
     print(f"{count:,} examples: {_shortest(place)}")
+
+
+def _budget(text: str) -> budgets.Budget:
+    value = parse_yaml(text, "--budget")
+    if isinstance(value, str) and "token" in value:
+        try:
+            return budgets.checked(value)
+        except ValueError as error:
+            raise ConfigError(f"--budget: {error}") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(
+            f"--budget {text!r} is no number: give 50000, or 0.11, or tokens: '20M tokens'"
+        )
+    return value
 
 
 def _report(arguments: argparse.Namespace) -> None:

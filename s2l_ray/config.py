@@ -5,16 +5,12 @@ and no value is converted silently. `operational` keys change how fast a stage r
 leaves behind, so they are no part of its fingerprint.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -25,6 +21,9 @@ from pydantic import (
 
 from s2l_ray import explain
 from s2l_ray.errors import ConfigError
+from s2l_ray.section import Section
+from s2l_ray.selection_config import SelectionConfig
+from s2l_ray.yaml_text import parse_yaml
 
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -34,19 +33,6 @@ NAMED_TEMPLATES = ("alpaca", "alpaca-official", "radiology", "chat")
 def _listed(value: Any) -> Any:
     """One name stands for a list of one."""
     return [value] if isinstance(value, str) else value
-
-
-class Section(BaseModel):
-    """A frozen block of the run file; a key we do not know is an error, not a no-op."""
-
-    model_config = ConfigDict(
-        frozen=True,
-        extra="forbid",
-        strict=True,
-        allow_inf_nan=False,
-        use_attribute_docstrings=True,
-    )
-    operational: ClassVar[frozenset[str]] = frozenset()
 
 
 class RandomModel(Section):
@@ -87,7 +73,7 @@ class DataConfig(Section):
 
     train: Annotated[list[str], BeforeValidator(_listed)] = Field(min_length=1)
     """Files, globs, directories, s3:// or gs:// URIs, or hf://org/name[:split]."""
-    eval: dict[str, str] = {}
+    eval: dict[str, str] = Field(default_factory=dict)
     """Name -> file, glob, directory or URI of each held-out set."""
     fields: FieldNames = FieldNames()
     rows_per_part: PositiveInt = 4096
@@ -232,30 +218,6 @@ class ClustersConfig(Section):
         return max(25_600, 128 * self.num_clusters if self.method == "minibatch" else 0)
 
 
-class SelectionConfig(Section):
-    """Which examples are kept."""
-
-    operational: ClassVar[frozenset[str]] = frozenset({"baselines"})
-
-    method: Literal["s2l", "s2l-authors", "random", "balanced-random"] = "s2l"
-    """`s2l select --help` describes them."""
-    budget: int | float
-    """Examples (50000), or a fraction of the pool (0.11)."""
-    stratify: bool = True
-    """Spread the budget over the strata first."""
-    baselines: list[Literal["s2l", "s2l-authors", "random", "balanced-random"]] = []
-    """Methods whose subsets of the same size are trained and evaluated beside this one."""
-    format: Literal["jsonl", "parquet"] = "jsonl"
-    """Of selection/selected.*."""
-
-    @model_validator(mode="after")
-    def _budget(self) -> "SelectionConfig":
-        check_budget(self.budget)
-        if self.method in self.baselines or len(set(self.baselines)) < len(self.baselines):
-            raise ValueError("`baselines` repeats a method")
-        return self
-
-
 class LoraConfig(Section):
     """Low-rank adapters (arXiv:2106.09685), merged into the weights at the end."""
 
@@ -334,40 +296,6 @@ class RunConfig(Section):
             if missing:
                 raise ValueError(f"evaluation.sets: {missing[0]!r} is not a set of `data.eval`")
         return self
-
-
-def check_budget(budget: int | float) -> None:
-    """Raise ValueError for a budget that no pool can satisfy."""
-    if isinstance(budget, bool) or not budget > 0:
-        raise ValueError(f"a budget must be above zero, not {budget}")
-    if isinstance(budget, float) and budget > 1:
-        raise ValueError(
-            f"a budget is a number of examples (50000) or a fraction of the pool up to 1.0, "
-            f"not {budget}"
-        )
-
-
-class _Loader(yaml.SafeLoader):
-    """Safe YAML that also reads `2e-5` as a number, as YAML 1.2 does."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(
-        r"^[-+]?(?:[0-9][0-9_]*\.[0-9_]*(?:[eE][-+]?[0-9]+)?|[0-9][0-9_]*[eE][-+]?[0-9]+"
-        r"|\.[0-9][0-9_]*(?:[eE][-+]?[0-9]+)?|\.inf|\.nan)$",
-        re.IGNORECASE,
-    ),
-    list("-+0123456789."),
-)
-
-
-def parse_yaml(text: str, origin: str) -> Any:
-    """The value that `text` holds; `origin` is named when it is not YAML."""
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 - a subclass of SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

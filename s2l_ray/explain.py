@@ -2,18 +2,19 @@
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-_UNION_MEMBER = re.compile(r"constrained-\w+|function-\w+\[.*\]|int|float|str|list\[.*\]|[A-Z]\w*")
+_UNION_MEMBER = re.compile(r"constrained-\w+|function-\w+\[.*\]|int|float|str|(list|dict)\[.*\]")
 WANTED, NOT = "Input should be ", ", not "
 
 
 def problems(error: ValidationError, root: type[BaseModel]) -> list[str]:
     """One line for each wrong key or value: its place, what is wrong, and the nearest valid key."""
-    found = [(_place(item["loc"]), item) for item in error.errors()]
+    sections = {section.__name__ for section in _models_in(root, deep=True)}
+    found = [(_place(item["loc"], sections), item) for item in error.errors()]
     lines: dict[str, list[str]] = {}
     for place, item in found:
         if not _is_echo(place, item, found):
@@ -31,9 +32,10 @@ def _without_echoes(lines: Sequence[str]) -> list[str]:
     return [" or ".join(dict.fromkeys([before, *wanted])) + NOT + value]
 
 
-def _place(loc: tuple[Any, ...]) -> tuple[str, ...]:
+def _place(loc: tuple[Any, ...], sections: Collection[str]) -> tuple[str, ...]:
     """The keys of `loc` without the names that pydantic adds for the members of a union."""
-    return tuple(str(name) for name in loc if not _UNION_MEMBER.fullmatch(str(name)))
+    names = [str(name) for name in loc]
+    return tuple(n for n in names if n not in sections and not _UNION_MEMBER.fullmatch(n))
 
 
 def _is_echo(place: tuple[str, ...], item: Any, found: Sequence[Any]) -> bool:
@@ -47,7 +49,7 @@ def _explain(place: tuple[str, ...], item: Any, root: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden":
         return _unknown_key(place, root)
     key, message = ".".join(place), item["msg"].removeprefix("Value error, ")
-    if item["type"] == "model_type":
+    if item["type"] in ("model_type", "dict_type"):
         message = f"{WANTED}a mapping"
     if item["type"] in ("value_error", "missing"):
         return f"{key}: {message}" if key else message
@@ -71,7 +73,11 @@ def _section_at(parents: Sequence[str], root: type[BaseModel]) -> type[BaseModel
     return section
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def _models_in(annotation: Any, *, deep: bool = False) -> list[type[BaseModel]]:
+    """The sections that an annotation names; with `deep`, those inside them, too."""
+    inside = get_args(annotation)
+    found = []
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+        found = [annotation]
+        inside = tuple(f.annotation for f in annotation.model_fields.values()) if deep else ()
+    return found + [model for inner in inside for model in _models_in(inner, deep=deep)]

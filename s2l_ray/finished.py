@@ -4,7 +4,8 @@ import time
 
 from s2l_ray import config
 from s2l_ray.artifacts import Parts, StageDir
-from s2l_ray.errors import DataError
+from s2l_ray.errors import ConfigError, DataError
+from s2l_ray.maths.budgets import Budget
 from s2l_ray.pipeline import CONFIG
 from s2l_ray.steps import FOLDERS, arm_name
 from s2l_ray.storage import Location
@@ -23,17 +24,28 @@ def config_of(run: Location) -> config.RunConfig:
 
 
 def write_subset(
-    run: Location, budget: int | float, method: str, seed: int | None, out: Location | None
+    run: Location,
+    budget: Budget,
+    method: str,
+    seed: int | None,
+    out: Location | None,
+    *,
+    within: str | None = None,
 ) -> tuple[Location, int]:
     """Write the subset of a clustered run for another budget, method or seed.
+
+    How the budget is spread over strata is the run's own: `stratify`, weights and bounds.
+
+    Args:
+        within: default: the run's own, for s2l.
 
     Returns:
         where it is, and how many examples it has.
 
     Raises:
-        DataError, ConfigError: clusters are not finished, or the pool cannot give the budget.
+        DataError, ConfigError: clusters are not finished, the pool cannot give the budget, or
+            numbers that the method or the budget needs are missing.
     """
-    from s2l_ray.maths.selection import budget_rows
     from s2l_ray.stages import report, selection
 
     known = config_of(run)
@@ -42,19 +54,32 @@ def write_subset(
     if "clusters" not in report.finished_stages(run):
         raise DataError(f"{run} has no finished clusters that fit its data. Run it: s2l run.")
     seed = known.seed if seed is None else seed
-    stratify = known.selection.stratify if known.selection else True
+    section = _section(known, budget, method, within)
+    rows = Parts(run / FOLDERS["prepare"], "rows") if known.data is not None else None
     pool = selection.load_pool(Parts(run / "clusters"))
-    num_selected = budget_rows(budget, pool.num_rows)
-    order_N = selection.rank(pool, method, seed, stratify=stratify)[:num_selected]
-    place = out or run / "subsets" / f"{arm_name(method, budget, seed)}.jsonl"
+    chosen = selection.chosen_of(pool, section, rows, Parts(run / "trajectories"), seed=seed)
+    order_N = chosen.order_N[: chosen.num_selected]
+    order = f"{method}-{section.within}" if section.within != "random" else method
+    place = out or run / "subsets" / f"{arm_name(order, budget, seed)}.jsonl"
     if not place.name.endswith((".jsonl", ".parquet")):
         raise DataError(f"--out {place}: the name must end in .jsonl or .parquet.")
-    if known.data is not None:
-        rows = Parts(run / FOLDERS["prepare"], "rows")
+    if rows is not None:
         selection.write_selected(pool.key_N[order_N], rows, place)
     else:
         selection.write_ids(pool, order_N, place)
-    return place, num_selected
+    return place, chosen.num_selected
+
+
+def _section(
+    known: config.RunConfig, budget: Budget, method: str, within: str | None
+) -> config.SelectionConfig:
+    """The run's own section, or the defaults, with these keys changed."""
+    if within not in (None, "random") and method != "s2l":
+        raise ConfigError(f"--within {within}: it orders the clusters of s2l; {method} has none")
+    # Not checked as a whole: `choose` says of a budget how large the pool is.
+    own = known.selection or config.SelectionConfig.model_construct(budget=budget)
+    changes = {"budget": budget, "within": within or own.within}
+    return own.model_copy(update=changes).with_method(method)
 
 
 def _is_of(run: Location, place: Location) -> bool:

@@ -8,10 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from s2l_ray import choice, values
 from s2l_ray.artifacts import MANIFEST, StageDir, check_run, open_run
-from s2l_ray.config import RunConfig
+from s2l_ray.config import RunConfig, SelectionConfig
 from s2l_ray.contents import CONTENTS, Contents
 from s2l_ray.errors import ConfigError, DataError, ModelError, first
+from s2l_ray.maths import budgets
 from s2l_ray.modelling.schedule import checkpoint_steps, num_steps
 from s2l_ray.progress import LABEL_WIDTH, Progress, duration
 from s2l_ray.steps import FOLDERS, STAGES, Step, plan
@@ -190,15 +192,26 @@ def _check_sizes(config: RunConfig) -> None:
     if manifest is None:
         return
     num_rows = manifest.summary["kept" if stage == "prepare" else "rows"]
-    budget = config.selection.budget if config.selection else 0
-    if isinstance(budget, int) and budget > num_rows:
-        raise DataError(
-            f"selection.budget: {budget:,} examples are more than the pool has ({num_rows:,}). "
-            "Lower it, or give a fraction such as 0.5."
-        )
+    if config.selection is not None:
+        _check_budget(config.selection, folder.parent, num_rows)
+        if stage == "prepare" and (strata := manifest.summary["strata"]):
+            choice.check_strata(config.selection, strata)
     reference = config.reference
     if stage == "prepare" and reference is not None and reference.model is not None:
         checkpoint_steps(num_steps(num_rows, reference), reference.checkpoints)
+
+
+def _check_budget(section: SelectionConfig, run: Location, num_rows: int) -> None:
+    if isinstance(section.budget, int) and section.budget > num_rows:
+        raise DataError(
+            f"selection.budget: {section.budget:,} examples are more than the pool has "
+            f"({num_rows:,}). Lower it, or give a fraction such as 0.5."
+        )
+    prepared = StageDir(run / FOLDERS["prepare"], "prepare", {}).manifest()
+    wanted = budgets.num_tokens(section.budget)
+    if prepared is not None and wanted is not None and wanted > prepared.summary["tokens"]:
+        of = f"of {prepared.summary['kept']:,} examples"
+        raise budgets.too_many_tokens(wanted, prepared.summary["tokens"], of)
 
 
 def _check_revisions(contents: Contents) -> None:
@@ -231,3 +244,16 @@ def check_files(config: RunConfig, todo: Sequence[Step]) -> None:
 
         for model in models:
             check_model(model)
+    if config.selection is not None and "selection" in stages:
+        _check_counted(config, config.selection)
+
+
+def _check_counted(config: RunConfig, section: SelectionConfig) -> None:
+    """Refuse a selection that needs numbers of tokens where nothing will count them."""
+    if not choice.counts_tokens(section):
+        return
+    if config.data is None:
+        raise values.no_counts("there is no `data`")
+    scored = config.trajectories is not None and config.trajectories.path is None
+    if config.data.tokenizer is None and not scored:
+        raise values.no_counts("`data.tokenizer` is not given")

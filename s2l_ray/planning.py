@@ -17,8 +17,8 @@ from s2l_ray.config import (
 from s2l_ray.contents import Contents
 from s2l_ray.costs import Cost, Hardware, Section, Work
 from s2l_ray.errors import ConfigError, first
+from s2l_ray.maths import budgets
 from s2l_ray.maths.flops import Shape
-from s2l_ray.maths.selection import budget_rows
 from s2l_ray.modelling import schedule
 from s2l_ray.modelling.origins import first_checkpoint, list_checkpoints
 from s2l_ray.progress import LABEL_WIDTH
@@ -196,12 +196,24 @@ def _num_checkpoints(config: RunConfig, pool: Pool | None) -> int:
 
 
 def _num_selected(config: RunConfig, found: Quantities) -> int:
-    if config.selection is None:
+    section, known = config.selection, found.num_rows
+    if section is None:
         return 0
-    budget, known = config.selection.budget, found.num_rows
-    if isinstance(budget, int) and not found.counted:
-        known = max(known, budget)
-    return budget_rows(budget, known)
+    if isinstance(section.budget, str):
+        return _rows_of_tokens(section.budget, found)
+    if isinstance(section.budget, int) and not found.counted:
+        known = max(known, section.budget)
+    return budgets.budget_rows(section.budget, known)
+
+
+def _rows_of_tokens(budget: str, found: Quantities) -> int:
+    """As many average rows as have the tokens of `budget`."""
+    wanted = budgets.num_tokens(budget) or 0
+    assert found.pool is not None, "refused by check_files"
+    amount = found.pool.amount
+    if found.pool.counted and wanted > amount.tokens:
+        raise budgets.too_many_tokens(wanted, amount.tokens, f"of {amount.rows:,} examples")
+    return max(int(wanted / max(amount.row_tokens, 1)), 1)
 
 
 def _sized(config: RunConfig, found: Quantities) -> list[str]:
@@ -248,8 +260,10 @@ def _clusters(config: ClustersConfig, found: Quantities) -> str:
 
 def _selection(config: SelectionConfig, found: Quantities) -> str:
     budget, num_selected = config.budget, found.num_selected
-    about = "" if found.counted or isinstance(budget, int) else "about "
-    shown = f"{about}{num_selected:,} examples"
+    known = isinstance(budget, int) or (found.counted and isinstance(budget, float))
+    shown = f"{'' if known else 'about '}{num_selected:,} examples"
+    if isinstance(budget, str):
+        shown += f" of average length, {budget}"
     if isinstance(budget, float):
         shown += f", {budget:g} of the pool rounded down"
     if num_selected > found.num_rows:

@@ -6,7 +6,6 @@ steps) are known before anything runs. Stages are imported when they run: to fin
 nothing to do takes neither torch nor Ray.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from s2l_ray import __version__, sources
 from s2l_ray.artifacts import Parts, StageDir, section_inputs
 from s2l_ray.config import RandomModel, RunConfig, SelectionConfig, WorkerRange
 from s2l_ray.contents import Contents
+from s2l_ray.maths import budgets
 from s2l_ray.modelling.origins import first_checkpoint
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location, is_uri
@@ -287,7 +287,12 @@ class _Builder:
 
             rows = Parts(self._folder("prepare"), "rows") if self.config.data else None
             return selection.run(
-                section, Parts(self._folder("clusters")), rows, out, seed=self.config.seed
+                section,
+                Parts(self._folder("clusters")),
+                rows,
+                out,
+                seed=self.config.seed,
+                trajectories=Parts(self._folder("trajectories")),
             )
 
         inputs = {
@@ -365,8 +370,8 @@ class _Builder:
         return {"version": __version__, **inputs}, work
 
 
-def arm_name(method: str, budget: int | float, seed: int) -> str:
-    return f"{method}-{json.dumps(budget)}-{seed}"
+def arm_name(method: str, budget: budgets.Budget, seed: int) -> str:
+    return f"{method}-{budgets.slug(budget)}-{seed}"
 
 
 def _arms(config: RunConfig) -> dict[str, SelectionConfig]:
@@ -377,7 +382,7 @@ def _arms(config: RunConfig) -> dict[str, SelectionConfig]:
     arms = {"": section}
     for method in section.baselines:
         name = arm_name(method, section.budget, config.seed)
-        arms[name] = section.model_copy(update={"method": method, "baselines": []})
+        arms[name] = section.with_method(method)
     return arms
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray import config, steps
-from s2l_ray.artifacts import open_run, part_name, rows_name, rows_table
+from s2l_ray.artifacts import open_run, part_name, rows_name, rows_table, trajectory_table
 from s2l_ray.steps import Step
 from s2l_ray.storage import Location
 
@@ -21,6 +21,8 @@ ROWS = [
     for number in range(NUM_ROWS)
 ]
 ROWS_PER_PART = 10
+NUM_TOKENS = [42 if number < 4 else 41 for number in range(NUM_ROWS)]
+NUM_PROMPT_TOKENS = [25 if number < 14 else 24 for number in range(NUM_ROWS)]
 
 
 def inputs(folder: Path) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def planned(tree: dict[str, Any]) -> list[Step]:
 def finish(tree: dict[str, Any], until: str = "report") -> Location:
     """Mark every step through `until` finished with the inputs of `tree`; the run.
 
-    What `prepare` and `clusters` leave for others is there.
+    What `prepare`, `trajectories` and `clusters` leave for others is there.
     """
     run = Location.of(tree["run_dir"])
     open_run(run)
@@ -81,6 +83,7 @@ def finish(tree: dict[str, Any], until: str = "report") -> Location:
             summary |= write_rows(step.out.location)
         if step.stage == "trajectories":
             summary["steps"] = [2, 4, 6]
+            write_losses(step.out.location)
         if step.stage == "clusters":
             summary |= write_clusters(step.out.location)
         if step.stage == "selection":
@@ -94,15 +97,26 @@ def write_rows(folder: Location) -> dict[str, Any]:
         rows = slice(part * ROWS_PER_PART, (part + 1) * ROWS_PER_PART)
         table = rows_table(ROWS[rows], IDS[rows], "pool.jsonl", range(rows.start, rows.stop))
         (folder / rows_name(part)).write_table(table)
+        counts = {"num_tokens": NUM_TOKENS, "num_prompt_tokens": NUM_PROMPT_TOKENS}
+        columns = {name: pa.array(count[rows], pa.int32()) for name, count in counts.items()}
+        (folder / part_name(part)).write_table(pa.table({"example_id": IDS[rows], **columns}))
     return {
         "kept": NUM_ROWS,
-        "tokens": 1_234,
-        "prompt_tokens": 734,
+        "tokens": sum(NUM_TOKENS),
+        "prompt_tokens": sum(NUM_PROMPT_TOKENS),
         "rejected": {},
         "duplicates": 0,
         "strata": {},
         "rows_per_part": [ROWS_PER_PART] * (NUM_ROWS // ROWS_PER_PART),
     }
+
+
+def write_losses(folder: Location) -> None:
+    loss_NT = np.random.default_rng(0).gamma(2.0, size=(NUM_ROWS, 3)).astype(np.float32)
+    for part in range(NUM_ROWS // ROWS_PER_PART):
+        rows = slice(part * ROWS_PER_PART, (part + 1) * ROWS_PER_PART)
+        table = trajectory_table(pa.array(IDS[rows]), pa.array(STRATA[rows]), loss_NT[rows])
+        (folder / part_name(part)).write_table(table)
 
 
 def write_clusters(folder: Location) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import yaml
 
 from s2l_ray import cli, steps
 from s2l_ray.artifacts import RUN_MARK, StageDir
+from s2l_ray.maths.selection import METHODS
 from s2l_ray.storage import Location
 
 ROOT = Path(__file__).parents[1]
@@ -228,6 +229,7 @@ def test_a_joined_cluster_gets_no_relative_path(
         ("run", "run.yaml", "--from", "scoring"),
         ("run", "run.yaml", "--until", "scoring"),
         ("select", "out", "--budget", "1", "--method", "best"),
+        ("select", "out", "--budget", "1", "--within", "best"),
         ("select", "out"),
         ("select", "out", "--budget", "1", "--seed", "x"),
         ("run",),
@@ -279,6 +281,10 @@ def clustered(place):
         ("many", "--budget 'many' is no number"),
         ("true", "--budget 'true' is no number"),
         ("", "--budget '' is no number"),
+        ("20M", "or tokens: '20M tokens'"),
+        ("0 tokens", "a whole number of them above zero"),
+        ("many tokens", "'many tokens' is no budget: give a number of examples"),
+        ("5 tokens", "Give `data` with `data.tokenizer`"),
         ("[", "--budget is not YAML"),
     ],
 )
@@ -286,6 +292,21 @@ def test_a_budget_that_means_nothing_is_refused_by_select(clustered, capsys, bud
     before = tree_of(clustered)
     assert message in refused(capsys, "select", str(clustered), f"--budget={budget}")
     assert tree_of(clustered) == before
+
+
+def test_every_method_has_its_line_in_the_help(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["select", "--help"])
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for name, method in METHODS.items():
+        assert [name, *method.description.split()] in shown
+
+
+def test_select_takes_the_nearest_of_a_cluster_when_told_so(clustered, capsys):
+    arguments = ["select", str(clustered), "--budget", "5", "--within", "nearest"]
+    assert cli.main(arguments) == 0
+    assert (clustered / "subsets" / "s2l-nearest-5-42.jsonl").exists()
+    assert "--within nearest: it orders" in refused(capsys, *arguments, "--method", "random")
 
 
 def test_select_refuses_a_file_of_another_kind(clustered, capsys):

@@ -1,11 +1,13 @@
 """The configuration: strict, frozen, and helpful when it is wrong."""
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from s2l_ray import config
+from s2l_ray import config, selection_config
 from s2l_ray.errors import ConfigError
+from s2l_ray.maths.selection import METHODS, WITHIN
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
 TREE = {
@@ -64,11 +66,72 @@ def test_there_are_configurations_to_load():
         ),
         ("reference.path", "checkpoints", "either `model`"),
         ("selection.baselines", ["s2l"], "repeats a method"),
+        ("selection.budget", "20M", r"selection\.budget: '20M' is no budget: .*20M tokens"),
+        ("selection.budget", "0 tokens", r"selection\.budget: .*above zero, not '0 tokens'$"),
+        ("selection.method", "best", r"selection\.method: Input should be 's2l', .*not 'best'$"),
+        ("selection.within", "near", r"within: Input should be 'random', 'nearest' or .*'near'$"),
+        ("selection.weights", 2.0, r"selection\.weights: Input should be a mapping, not 2\.0$"),
+        ("selection.weights", {"GSM8K": 0}, r"weights\.GSM8K: .*greater than 0, not 0$"),
+        ("selection.weights", {"int": -1.0}, r"selection\.weights.*greater than 0, not -1\.0$"),
+        ("selection.minimum", "x", r"minimum: .*valid integer or a mapping, not 'x'$"),
+        ("selection.minimum", {"A": -1}, r"minimum\.A: .*greater than or equal to 0, not -1$"),
+        ("selection.maximum", 0, r"maximum: .*greater than 0 or a mapping, not 0$"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(key, value, message):
     with pytest.raises(ConfigError, match=message):
         config.from_tree(changed(key, value), "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"minimum": 3, "maximum": 2}, r"`minimum` \(3\) is above `maximum` \(2\)"),
+        ({"minimum": 3, "maximum": {"a": 2}}, r"`minimum` of stratum 'a' \(3\) is above"),
+        ({"minimum": {"a": 3}, "maximum": 2}, r"`minimum` of stratum 'a' \(3\) is above"),
+        ({"weights": {"a": 2.0}, "stratify": False}, "need `stratify: true`"),
+        ({"minimum": 1, "stratify": False, "baselines": ["balanced-random"]}, "need `stratify"),
+        ({"maximum": 9, "method": "random"}, "random knows no strata"),
+        ({"within": "nearest", "method": "s2l-authors"}, "orders the clusters of s2l"),
+    ],
+)
+def test_keys_of_the_selection_that_do_not_go_together_are_refused(section, message):
+    with pytest.raises(ConfigError, match=message):
+        config.from_tree({**TREE, "selection": {"budget": 5, **section}}, "run.yaml")
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"minimum": {"a": 3}, "maximum": {"b": 2}},
+        {"weights": {"a": 2}, "method": "balanced-random", "stratify": False},
+        {"maximum": 9, "method": "random", "baselines": ["s2l"]},
+        {"within": "nearest", "method": "random", "baselines": ["s2l"]},
+    ],
+)
+def test_keys_of_the_selection_that_go_together_are_taken(section):
+    config.from_tree({**TREE, "selection": {"budget": 5, **section}}, "run.yaml")
+
+
+def test_a_budget_of_tokens_is_a_text_in_yaml_and_after_set(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "{run_dir: x, trajectories: {path: t}, clusters: {}, selection: {budget: 2M tokens}}"
+    )
+    assert config.load(path).selection.budget == "2M tokens"
+    assert config.load(path, ["selection.budget=5K tokens"]).selection.budget == "5K tokens"
+
+
+def test_a_budget_of_tokens_has_one_spelling():
+    loaded = config.from_tree(changed("selection.budget", "20_000_000 tokens"), "run.yaml")
+    assert loaded.selection.budget == "20M tokens"
+    assert config.from_tree(loaded.model_dump(mode="json"), "config.json") == loaded
+
+
+def test_methods_and_orders_are_those_that_there_are():
+    assert list(get_args(selection_config.Method)) == list(METHODS)
+    within = selection_config.SelectionConfig.model_fields["within"].annotation
+    assert list(get_args(within)) == list(WITHIN)
 
 
 @pytest.mark.parametrize(

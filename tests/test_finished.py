@@ -7,6 +7,7 @@ import pytest
 
 from s2l_ray import config, finished, pipeline
 from s2l_ray.errors import ConfigError, DataError
+from s2l_ray.maths.selection import METHODS
 from s2l_ray.storage import Location
 from tests import handmade
 from tests.handmade import changed, finish, planned
@@ -28,14 +29,14 @@ def ids(place: Location) -> list[str]:
     return [json.loads(line)["example_id"] for line in place.read_bytes().splitlines()]
 
 
-def subset(run, budget=10, method="s2l", seed=None, out=None) -> list[str]:
-    place, count = finished.write_subset(run, budget, method, seed, out)
+def subset(run, budget=10, method="s2l", seed=None, out=None, within=None) -> list[str]:
+    place, count = finished.write_subset(run, budget, method, seed, out, within=within)
     found = ids(place)
     assert count == len(found)
     return found
 
 
-@pytest.mark.parametrize("method", ["s2l", "s2l-authors", "random", "balanced-random"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_smaller_subset_lies_inside_a_larger_one(run, method):
     sizes = [5, 0.5, 29, 1.0]
     small, half, most, everything = (set(subset(run, budget, method)) for budget in sizes)
@@ -44,12 +45,56 @@ def test_a_smaller_subset_lies_inside_a_larger_one(run, method):
     assert small < half < most < everything
 
 
-def test_it_is_the_subset_that_a_run_with_that_budget_selects(tree, run):
-    found = subset(run, 11)
-    loaded = config.from_tree(changed(tree, "selection.budget", 11), "test")
+@pytest.mark.parametrize("budget", [11, 0.3, "500 tokens"])
+def test_it_is_the_subset_that_a_run_with_that_budget_selects(tree, run, budget):
+    found = subset(run, budget)
+    loaded = config.from_tree(changed(tree, "selection.budget", budget), "test")
     pipeline.run(loaded, until="selection", say=lambda line: None)
 
     assert found == ids(run / "selection" / "selected.jsonl")
+
+
+def test_it_is_spread_over_strata_as_the_run_spreads_its_own(tree):
+    tree = changed(tree, "selection", {"budget": 6, "weights": {"math": 2.0}, "minimum": 1})
+    run = finish(tree, until="clusters")
+    stratum = dict(zip(handmade.IDS, handmade.STRATA, strict=True))
+
+    found = [stratum[example_id] for example_id in subset(run, 9)]
+    assert (found.count("math"), found.count("code")) == (6, 3)
+    assert subset(run, 9, "random") == subset(finish(tree), 9, "random")
+    with pytest.raises(DataError, match=r"selection\.minimum alone asks for 2"):
+        subset(run, 1)
+    assert len(subset(run, 1, "random")) == 1
+
+
+def test_the_order_inside_clusters_is_the_run_s_unless_given(tree, run):
+    plain, nearest, steady = (
+        subset(run, within=within) for within in ("random", "nearest", "lowest-variation")
+    )
+    assert plain == subset(run) and steady not in (plain, nearest)
+
+    finish(changed(tree, "selection", {"budget": 6, "within": "lowest-variation"}), "clusters")
+    assert subset(run) == steady
+    assert subset(run, within="random") == plain
+    assert len(subset(run, method="random")) == 10
+    names = (run / "subsets").names()
+    assert names == [
+        "random-10-42.jsonl",
+        "s2l-10-42.jsonl",
+        "s2l-lowest-variation-10-42.jsonl",
+        "s2l-nearest-10-42.jsonl",
+    ]
+    with pytest.raises(ConfigError, match=r"--within nearest: .*balanced-random has none"):
+        subset(run, method="balanced-random", within="nearest")
+
+
+def test_a_budget_of_tokens_is_kept_to(run):
+    place, count = finished.write_subset(run, "500 tokens", "random", None, None)
+
+    tokens = dict(zip(handmade.IDS, handmade.NUM_TOKENS, strict=True))
+    assert place.name == "random-500-tokens-42.jsonl"
+    assert 500 - 42 < sum(tokens[example_id] for example_id in ids(place)) <= 500
+    assert count == 12
 
 
 def test_another_seed_or_method_is_another_subset(run):
@@ -90,6 +135,8 @@ def test_without_the_data_a_subset_is_the_ids_in_order_of_rank(tree, tmp_path, k
     run = finish(brought, until="clusters")
     out = Location.of(tmp_path / f"subset.{kind}")
 
+    with pytest.raises(DataError, match=r"no prepared rows.*data\.tokenizer"):
+        subset(run, "100 tokens")
     finished.write_subset(run, 7, "s2l", None, out)
     finished.write_subset(run, 9, "s2l", None, run / "more.jsonl")
     table = out.read_table() if kind == "parquet" else None
@@ -141,6 +188,8 @@ def test_a_run_whose_clusters_are_not_finished_is_refused(tree):
         (0, ConfigError, r"budget 0 \(pool: 30 examples\)"),
         (-4, ConfigError, r"budget -4 \(pool: 30 examples\)"),
         (1.5, ConfigError, r"budget 1\.5 \(pool: 30 examples\)"),
+        ("1235 tokens", DataError, r"more than the pool of 30 examples has \(1,234 tokens\)"),
+        ("40 tokens", DataError, r"first example of the ranking alone has 4[12]"),
     ],
 )
 def test_a_budget_that_the_pool_cannot_give_is_refused(run, budget, error, message):

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests import tiny
-from tests.small_run import NOBODY, refusal, sets, stages_done, state
+from tests.small_run import NOBODY, refusal, sets, stages_done, state, table
 
 pytestmark = pytest.mark.ray
 
@@ -43,6 +43,26 @@ def test_subsets_of_a_finished_run_are_nested(finished, s2l, tmp_path):
     assert (tmp_path / "24.jsonl").read_bytes() == (
         finished / "selection" / "selected.jsonl"
     ).read_bytes()
+
+
+@pytest.mark.parametrize("method", ["s2l", "least-confidence", "longest-responses"])
+def test_a_subset_of_tokens_has_no_more_of_them_than_were_trained_on(
+    finished, s2l, tmp_path, method
+):
+    parts = table(finished / "prepared")
+    num_tokens = dict(
+        zip(*(parts[k].to_pylist() for k in ("example_id", "num_tokens")), strict=True)
+    )
+    budget = sum(num_tokens.values()) // 3
+    out = tmp_path / "subset.jsonl"
+    arguments = ["--budget", f"{budget} tokens", "--method", method, "--out", out]
+    done = s2l("select", finished, *arguments)
+    assert done.returncode == 0, done.stderr
+
+    ids = [json.loads(line)["example_id"] for line in out.read_text().splitlines()]
+    taken = sum(num_tokens[example_id] for example_id in ids)
+    assert budget - max(num_tokens.values()) < taken <= budget
+    assert len(set(ids)) == len(ids)
 
 
 def test_another_budget_redoes_selection_and_report_alone(copied, config, s2l):

@@ -189,6 +189,7 @@ def test_an_outdated_stage_is_unfinished_as_soon_as_what_it_came_from_is_redone(
     ("key", "value", "message"),
     [
         ("selection.budget", 31, "more than the pool"),
+        ("selection.budget", "1235 tokens", r"more than the pool .* \(1,234 tokens\)"),
         ("reference.checkpoints", 7, "7 checkpoints cannot come from 6 optimizer steps"),
     ],
 )
@@ -198,6 +199,50 @@ def test_what_the_pool_is_too_small_for_costs_no_finished_work(tree, key, value,
     with pytest.raises(UserError, match=message):
         run(changed(tree, key, value), from_stage=key.partition(".")[0])
     assert (place / "selection" / MANIFEST).exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"weights": {"maths": 2.0}}, r"'maths'\); did you mean 'math'"),
+        ({"minimum": {"code": 11}}, "'code' has 10 of 11"),
+        ({"minimum": 4}, "alone asks for 8 over 2"),
+        ({"maximum": 2}, "leaves 4"),
+        ({"maximum": {"math": 2}, "method": "random", "baselines": ["s2l"], "budget": 13}, "s 12"),
+    ],
+)
+def test_strata_that_will_not_do_are_refused_as_soon_as_they_are_counted(tree, changes, message):
+    run_dir = finish(tree, until="prepare")
+    place = run_dir / "prepared" / MANIFEST
+    manifest = place.read_json()
+    manifest["summary"]["strata"] = {"code": 10, "math": 20}
+    place.write_json(manifest)
+
+    with pytest.raises(DataError, match=message):
+        run(changed(tree, "selection", {"budget": 6, **changes}))
+    assert not (run_dir / "reference").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"budget": "5 tokens"},
+        {"budget": 5, "method": "longest-responses"},
+        {"budget": 5, "baselines": ["longest-responses"]},
+    ],
+)
+def test_tokens_that_nothing_would_count_are_asked_for_before_anything_is_done(
+    tree, tmp_path, changes
+):
+    (tmp_path / "losses.parquet").write_bytes(b"1")
+    brought = {"trajectories": {"path": str(tmp_path / "losses.parquet")}, "selection": changes}
+    without = {"run_dir": tree["run_dir"], "clusters": {"num_clusters": 3}, **brought}
+
+    with pytest.raises(DataError, match="there is no `data`"):
+        run(without)
+    with pytest.raises(DataError, match=r"`data\.tokenizer` is not given"):
+        run({**without, "data": tree["data"]})
+    assert not (tmp_path / "run").exists()
 
 
 def test_trajectories_that_are_brought_anew_are_not_counted_by_the_old_ones(tree, tmp_path):

@@ -107,10 +107,22 @@ def test_clusters_are_no_more_than_rows_and_may_be_over_all(tree):
         (0.25, "about 7 examples, 0.25 of the pool rounded down"),
         (7, "7 examples"),
         (31, "31 examples, more than there seem to be"),
+        # 440 tokens in 30 rows.
+        ("150 tokens", "about 10 examples of average length, 150 tokens"),
+        ("0.6K tokens", "about 40 examples of average length, 600 tokens, more than there seem"),
     ],
 )
 def test_a_budget_is_shown_as_a_number_of_examples(tree, budget, expected):
-    assert sized(changed(tree, "selection.budget", budget))["selection"] == expected
+    found = sized(changed(tree, "selection.budget", budget))["selection"]
+    assert found.removesuffix(" to be") == expected.removesuffix(" to be")
+
+
+def test_a_budget_of_tokens_is_checked_against_a_counted_pool(tree):
+    finish(tree, until="prepare")
+    most = "about 30 examples of average length, 1234 tokens"
+    assert sized(changed(tree, "selection.budget", "1234 tokens"))["selection"] == most
+    with pytest.raises(DataError, match=r"1,235 tokens is more than the pool of 30 examples has"):
+        lines(changed(tree, "selection.budget", "1235 tokens"))
 
 
 def test_the_cost_follows_from_rows_steps_checkpoints_and_the_model(tree):
@@ -220,6 +232,9 @@ def test_brought_trajectories_have_a_size_and_no_cost(brought):
         "selection": "15 examples, 0.5 of the pool rounded down",
     }
     assert not any("FLOP" in line for line in lines(brought))
+    for key, value in (("budget", "5 tokens"), ("method", "longest-responses")):
+        with pytest.raises(DataError, match=r"there is no `data`\. Give `data` with"):
+            lines(changed(brought, f"selection.{key}", value))
 
 
 def test_a_target_after_brought_trajectories_has_a_cost(brought):

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from s2l_ray import config
+from s2l_ray.maths.selection import METHODS, WITHIN
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,6 +28,12 @@ def test_every_key_is_in_the_table_of_the_configuration(name, section):
     keys = [f"*.{key}" if key in shared else f"{name}.{key}" for key in section.model_fields]
     missing = [key for key in keys if f"| `{key}`" not in README and key != "data.fields"]
     assert missing == []
+
+
+def test_every_method_has_its_row_in_the_methods():
+    text = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    assert [name for name in METHODS if f"\n| `{name}` | " not in text] == []
+    assert [name for name in WITHIN if f"`{name}`" not in text] == []
 
 
 def test_every_source_file_has_its_line():

@@ -43,6 +43,15 @@ def different(before: dict[str, str], after: dict[str, str]) -> list[str]:
         ("clusters.num_clusters", 4, AFTER["clusters"]),
         ("selection.budget", 7, AFTER["selection"]),
         ("selection.format", "parquet", AFTER["selection"]),
+        ("selection.budget", "90 tokens", AFTER["selection"]),
+        ("selection.method", "least-confidence", AFTER["selection"]),
+        ("selection.within", "nearest", AFTER["selection"]),
+        ("selection.weights", {"math": 2.0}, AFTER["selection"]),
+        ("selection.minimum", 1, AFTER["selection"]),
+        ("selection.maximum", {"math": 3}, AFTER["selection"]),
+        ("selection.within", "random", []),
+        ("selection.weights", {}, []),
+        ("selection.minimum", 0, []),
         ("target.zero_stage", 3, AFTER["target"]),
         ("evaluation.max_items", 1, AFTER["evaluation"]),
         ("run_dir", "/elsewhere", []),
@@ -58,6 +67,27 @@ def different(before: dict[str, str], after: dict[str, str]) -> list[str]:
 )
 def test_a_key_changes_its_stage_and_those_after_it_or_none_at_all(tree, key, value, stages):
     assert different(fingerprints(tree), fingerprints(changed(tree, key, value))) == stages
+
+
+def test_keys_that_came_later_are_no_input_at_their_defaults(tree):
+    inputs = {step.label: step.out.inputs for step in planned(tree)}["selection"]
+    own = {key for key in inputs if key.startswith("selection.")}
+    assert own == {f"selection.{key}" for key in ("method", "budget", "stratify", "format")}
+
+
+def test_another_spelling_of_tokens_is_the_same_budget(tree):
+    one, other = (changed(tree, "selection.budget", f"{n} tokens") for n in ("20K", "20_000"))
+    assert different(fingerprints(one), fingerprints(other)) == []
+
+
+def test_a_baseline_does_not_depend_on_what_its_method_ignores(tree):
+    tree = changed(tree, "selection.baselines", ["random", "balanced-random"])
+    before = fingerprints(tree)
+
+    nearest = different(before, fingerprints(changed(tree, "selection.within", "nearest")))
+    assert nearest == AFTER["selection"]
+    weighted = different(before, fingerprints(changed(tree, "selection.weights", {"math": 2.0})))
+    assert {label.partition(" (")[2] for label in weighted} == {"", "balanced-random-6-42)"}
 
 
 @pytest.mark.parametrize(

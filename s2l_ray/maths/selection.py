@@ -1,21 +1,21 @@
 """Rankings of the pool: the subset for budget B is the first B rows of a ranking.
 
-Every ranking is made of one step, `_water_filled`, which is Algorithm 1 of S2L for all budgets at
+A method is one function from what is known of the examples to their order, and a row of METHODS.
+Even spreading is one step, `filling.water_filled`, which is Algorithm 1 of S2L for all budgets at
 once. Order among equals comes from a hash of seed and example key, so no ranking depends on the
 order of rows. Two examples with one 64-bit key (probability about N^2 / 2^65) stay in row order.
 
-Shape letters: N examples, G groups (clusters, strata or cells).
+Shape letters: N examples.
 """
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 
-from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.maths import hashing
+from s2l_ray.maths.filling import Quotas, numbered, water_filled, weighted
 
 _SELECTION = 0x5E1EC7
 """Salt that keeps the order of selection apart from other uses of the same seed."""
@@ -32,14 +32,21 @@ class Examples:
         key_N: uint64 (N,), from `hashing.example_keys`.
         cluster_N: integer (N,), cluster numbers from 0.
         stratum_N: integer (N,), stratum numbers from 0; all equal where there are no strata.
+        values: by name, finite numbers (N,): those that a method needs (`Method.needs`).
+        inside_N: finite numbers (N,), in increasing order of which `s2l` takes the examples of a
+            cluster; None for an order at random.
     """
 
     key_N: np.ndarray
     cluster_N: np.ndarray
     stratum_N: np.ndarray
+    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    inside_N: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        shapes = {self.key_N.shape, self.cluster_N.shape, self.stratum_N.shape}
+        columns = [self.key_N, self.cluster_N, self.stratum_N, *self.values.values()]
+        columns += [] if self.inside_N is None else [self.inside_N]
+        shapes = {column.shape for column in columns}
         if len(shapes) > 1 or self.key_N.ndim != 1:
             raise ValueError(f"keys, clusters and strata must be of one length, not {shapes}")
         if self.key_N.dtype != np.uint64:
@@ -49,19 +56,28 @@ class Examples:
 
 
 class Ranking(Protocol):
-    """A function from examples and a seed to order_N: order_N[r] is the row that holds rank r."""
+    """A function from examples and a seed to order_N: order_N[r] is the row that holds rank r.
 
-    def __call__(self, examples: Examples, seed: int, *, stratify: bool) -> np.ndarray: ...
+    With `stratify`, the budget is first spread over the strata, evenly or as `quotas` (by stratum
+    number) say, and the method's own order decides inside each.
+    """
+
+    def __call__(
+        self, examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+    ) -> np.ndarray: ...
 
 
-def s2l(examples: Examples, seed: int, *, stratify: bool) -> np.ndarray:
+def s2l(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
     """Rank examples so that every prefix is the subset of Algorithm 1 for its size.
 
     Args:
         examples: the pool, clustered.
-        seed: decides the order inside each cluster.
+        seed: decides the order inside each cluster, among examples of one `inside_N`.
         stratify: spread the budget over the strata first, by the same rule, and then inside a
             stratum over its clusters; the part of a cluster in one stratum counts as a cluster.
+        quotas: spread it over the strata by this rule instead.
 
     Returns:
         order_N, int64 (N,): order_N[r] is the row that holds rank r. Among clusters (or strata)
@@ -70,11 +86,16 @@ def s2l(examples: Examples, seed: int, *, stratify: bool) -> np.ndarray:
     Source:
         Algorithm 1 of S2L, Yang et al. (2024), arXiv:2403.07384.
     """
-    order_N = _water_filled(_cells(examples, stratify), _shuffled(examples, seed))
-    return _water_filled(examples.stratum_N, order_N) if stratify else order_N
+    inside_N = _shuffled(examples, seed)
+    if examples.inside_N is not None:
+        inside_N = _increasing(examples.inside_N, inside_N)
+    order_N = water_filled(_cells(examples, stratify), inside_N)
+    return _over_strata(examples, order_N, quotas) if stratify else order_N
 
 
-def s2l_authors(examples: Examples, seed: int, *, stratify: bool) -> np.ndarray:
+def s2l_authors(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
     """Rank examples as the authors' code selects them: clusters of one or two come last.
 
     As `s2l`, but the clusters of at most two examples (in a stratum, when stratified) form one
@@ -85,26 +106,99 @@ def s2l_authors(examples: Examples, seed: int, *, stratify: bool) -> np.ndarray:
     """
     cell_N = _cells(examples, stratify)
     shuffled_N = _shuffled(examples, seed)
-    order_N = _water_filled(cell_N, shuffled_N)
+    order_N = water_filled(cell_N, shuffled_N)
     small_N = np.bincount(cell_N)[cell_N] <= _SMALL_CLUSTER
     order_N = np.concatenate([order_N[~small_N[order_N]], shuffled_N[small_N[shuffled_N]]])
-    return _water_filled(examples.stratum_N, order_N) if stratify else order_N
+    return _over_strata(examples, order_N, quotas) if stratify else order_N
 
 
-def random(examples: Examples, seed: int, *, stratify: bool = False) -> np.ndarray:
-    """Rank examples uniformly at random; clusters, strata and `stratify` change nothing."""
+def random(
+    examples: Examples, seed: int, *, stratify: bool = False, quotas: Quotas | None = None
+) -> np.ndarray:
+    """Rank examples uniformly at random; clusters, strata and `quotas` change nothing."""
     return _shuffled(examples, seed)
 
 
-def balanced_random(examples: Examples, seed: int, *, stratify: bool = True) -> np.ndarray:
+def balanced_random(
+    examples: Examples, seed: int, *, stratify: bool = True, quotas: Quotas | None = None
+) -> np.ndarray:
     """Rank examples at random, evenly over strata: Algorithm 1 with strata for clusters.
 
-    `stratify` changes nothing.
+    `stratify` changes nothing; `quotas` may make it uneven.
 
     Source:
         Source-balanced random selection of Ivison et al. (2025), arXiv:2503.01807.
     """
-    return _water_filled(examples.stratum_N, _shuffled(examples, seed))
+    return _over_strata(examples, _shuffled(examples, seed), quotas)
+
+
+def least_confidence(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
+    """Rank examples by their loss at the last checkpoint, highest first.
+
+    The loss is the mean over the response's tokens, so this is the order of perplexity, and that
+    of decreasing uncertainty of the fully trained reference.
+
+    Source:
+        The baseline of that name in S2L, arXiv:2403.07384.
+    """
+    return _by(-examples.values["last_loss"], examples, seed, stratify, quotas)
+
+
+def middle_perplexity(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
+    """Rank examples by how near their loss at the last checkpoint is to the pool's median.
+
+    The median is that of all examples, stratified or not; in a pool of even size the mean of the
+    two in the middle.
+
+    Source:
+        Keeping the middle of the perplexities is Marion et al. (2023), arXiv:2309.04564.
+    """
+    loss_N = examples.values["last_loss"].astype(np.float64)
+    median = np.median(loss_N) if len(loss_N) else 0.0
+    return _by(np.abs(loss_N - median), examples, seed, stratify, quotas)
+
+
+def high_learnability(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
+    """Rank examples by what their loss falls from the first checkpoint to the last, most first.
+
+    Source:
+        The baseline of that name in S2L, arXiv:2403.07384.
+    """
+    return _by(-examples.values["loss_drop"], examples, seed, stratify, quotas)
+
+
+def confidence_curriculum(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
+    """Rank examples by the reference's confidence over its training, most confident first.
+
+    Confidence is the mean over the checkpoints of exp(-loss), the probability of a response token
+    (the geometric mean over the response). A prefix is what a curriculum from easy to hard begins
+    with.
+
+    Source:
+        The instance-level curriculum by confidence of Varshney, Mishra and Baral (2022),
+        arXiv:2205.09898, a baseline of S2L; neither says how it becomes a subset, so the ranking
+        is ours.
+    """
+    return _by(-examples.values["confidence"], examples, seed, stratify, quotas)
+
+
+def longest_responses(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
+    """Rank examples by the number of tokens of their response, most first.
+
+    Source:
+        Zhao et al. (2024), arXiv:2402.04833.
+    """
+    return _by(-examples.values["response_tokens"], examples, seed, stratify, quotas)
 
 
 @dataclass(frozen=True)
@@ -113,6 +207,9 @@ class Method:
 
     ranking: Ranking
     description: str
+    needs: tuple[str, ...] = ()
+    """Names of the values that `ranking` looks at."""
+    ignores_strata: bool = False
 
 
 METHODS: Mapping[str, Method] = {
@@ -120,39 +217,58 @@ METHODS: Mapping[str, Method] = {
     "s2l-authors": Method(
         s2l_authors, "S2L as its authors' code has it: clusters of one or two examples last"
     ),
-    "random": Method(random, "uniform over the pool"),
+    "random": Method(random, "uniform over the pool", ignores_strata=True),
     "balanced-random": Method(balanced_random, "random, even over strata (arXiv:2503.01807)"),
+    "least-confidence": Method(
+        least_confidence, "highest loss at the last checkpoint first", ("last_loss",)
+    ),
+    "middle-perplexity": Method(
+        middle_perplexity,
+        "nearest to the median loss at the last checkpoint first (arXiv:2309.04564)",
+        ("last_loss",),
+    ),
+    "high-learnability": Method(
+        high_learnability, "greatest fall of the loss over the training first", ("loss_drop",)
+    ),
+    "confidence-curriculum": Method(
+        confidence_curriculum,
+        "most confident over the training first (arXiv:2205.09898)",
+        ("confidence",),
+    ),
+    "longest-responses": Method(
+        longest_responses,
+        "most response tokens first (arXiv:2402.04833)",
+        ("response_tokens",),
+    ),
 }
 
+WITHIN: Mapping[str, str | None] = {
+    "random": None,
+    "nearest": "sqdist",
+    "lowest-variation": "variation",
+}
+"""Orders of the examples inside a cluster of `s2l`, and the value that `Examples.inside_N` is for
+each: at random (S2L), by the distance to the centroid, and by the total variation of the
+trajectory (XMAS, arXiv:2510.01454)."""
 
-def budget_rows(budget: int | float, num_rows: int) -> int:
-    """The number of examples that `budget` stands for in a pool of `num_rows`.
 
-    Args:
-        budget: an integer is a number of examples; a float is a fraction of the pool, rounded
-            down to whole examples, and at least one.
-        num_rows: examples in the pool.
+def _over_strata(examples: Examples, order_N: np.ndarray, quotas: Quotas | None) -> np.ndarray:
+    if quotas is None:
+        return water_filled(examples.stratum_N, order_N)
+    return weighted(examples.stratum_N, order_N, quotas)
 
-    Raises:
-        ConfigError: the budget is not above zero, or a fraction above one.
-        DataError: the budget is more than the pool, or the pool is empty.
-    """
-    if isinstance(budget, bool) or not budget > 0 or (isinstance(budget, float) and budget > 1):
-        raise ConfigError(
-            f"budget {budget} (pool: {num_rows:,} examples): give a number of examples "
-            f"from 1 to {num_rows:,}, or a fraction above 0 and up to 1.0"
-        )
-    if isinstance(budget, float):
-        # 0.29 * 100 is 28.999999999999996; whoever writes 0.29 means 29.
-        num_wanted = max(1, math.floor(budget * num_rows + 1e-6))
-    else:
-        num_wanted = int(budget)
-    if num_wanted > num_rows:
-        raise DataError(
-            f"budget {budget:,} is more than the pool of {num_rows:,} examples: "
-            f"lower the budget or add data"
-        )
-    return num_wanted
+
+def _by(
+    value_N: np.ndarray, examples: Examples, seed: int, stratify: bool, quotas: Quotas | None
+) -> np.ndarray:
+    """Increasing in `value_N`, equal ones in the order of their hashes; stratified if asked for."""
+    order_N = _increasing(value_N, _shuffled(examples, seed))
+    return _over_strata(examples, order_N, quotas) if stratify else order_N
+
+
+def _increasing(value_N: np.ndarray, order_N: np.ndarray) -> np.ndarray:
+    """`order_N` sorted by the values of its rows; equal ones stay in order."""
+    return order_N[np.argsort(value_N[order_N], kind="stable")]
 
 
 def _shuffled(examples: Examples, seed: int) -> np.ndarray:
@@ -161,50 +277,8 @@ def _shuffled(examples: Examples, seed: int) -> np.ndarray:
 
 def _cells(examples: Examples, stratify: bool) -> np.ndarray:
     """Clusters numbered 0, 1, ... in order; when stratified, (stratum, cluster) pairs."""
-    cluster_N = _numbered(examples.cluster_N)
+    cluster_N = numbered(examples.cluster_N)
     if not stratify:
         return cluster_N
     num_clusters = int(cluster_N.max(initial=0)) + 1
-    return _numbered(_numbered(examples.stratum_N) * np.int64(num_clusters) + cluster_N)
-
-
-def _numbered(group_N: np.ndarray) -> np.ndarray:
-    """The same groups in the same order, numbered 0, 1, ... without gaps.
-
-    In the narrowest dtype: pools are large, and up to 16 bits numpy sorts by radix.
-    """
-    if group_N.max(initial=0) > 4 * len(group_N):
-        present_G, number_N = np.unique(group_N, return_inverse=True)
-        return number_N.astype(np.min_scalar_type(len(present_G)))
-    # The same without a sort, where a table of all numbers is about as long as the pool.
-    number_G = np.cumsum(np.bincount(group_N) > 0) - 1
-    return number_G.astype(np.min_scalar_type(len(number_G)))[group_N]
-
-
-def _water_filled(group_N: np.ndarray, order_N: np.ndarray) -> np.ndarray:
-    """Reorder `order_N` so that its prefixes take evenly from groups, as Algorithm 1 does.
-
-    Inside a group the order stays. Algorithm 1 gives all groups the same quota, smallest group
-    first, and what does not divide goes to those visited last. So the example in place p of its
-    group comes before all in place p + 1, and in one place the group visited last comes first.
-    """
-    group_N = _numbered(group_N)
-    size_G = np.bincount(group_N)
-    visit_order_G = np.argsort(size_G, kind="stable")
-    turn_G = np.empty_like(visit_order_G)
-    turn_G[visit_order_G[::-1]] = np.arange(len(size_G))
-    # (place, turn) as one integer; no two examples share it.
-    turn_N = _places(group_N, size_G, order_N)
-    turn_N *= len(size_G)
-    turn_N += turn_G[group_N]
-    return np.argsort(turn_N)
-
-
-def _places(group_N: np.ndarray, size_G: np.ndarray, order_N: np.ndarray) -> np.ndarray:
-    """How many of its group stand before each example in `order_N`."""
-    grouped_N = order_N[np.argsort(group_N[order_N], kind="stable")]
-    place_in_group_N = np.arange(len(order_N))
-    place_in_group_N -= np.repeat(np.cumsum(size_G) - size_G, size_G)
-    place_N = np.empty_like(order_N)
-    place_N[grouped_N] = place_in_group_N
-    return place_N
+    return numbered(numbered(examples.stratum_N) * np.int64(num_clusters) + cluster_N)

@@ -7,7 +7,6 @@ Shapes: K clusters, T checkpoints.
 """
 
 import io
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import pyarrow.parquet as pq
 from s2l_ray.artifacts import Manifest, Parts, StageDir, original_rows
 from s2l_ray.comparison import CONFIDENCE, compare
 from s2l_ray.config import DataConfig, RunConfig
+from s2l_ray.maths import budgets
 from s2l_ray.modelling.rows import read_example
 from s2l_ray.report import page, table
 from s2l_ray.report.page import ArmScore, ClusterView, Comparison, ReportData, StratumLine
@@ -244,7 +244,7 @@ def arm_title(arm: str, config: RunConfig) -> str:
     selection = config.selection
     if selection is None:
         return arm or "selection"
-    title = arm.removesuffix(f"-{json.dumps(selection.budget)}-{config.seed}")
+    title = arm.removesuffix(f"-{budgets.slug(selection.budget)}-{config.seed}")
     return arm if arm and title == selection.method else title or selection.method
 
 

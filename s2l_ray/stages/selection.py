@@ -22,11 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2l_ray.artifacts import Parts, StageDir, original_rows
+from s2l_ray.choice import Choice, choose
 from s2l_ray.config import SelectionConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.maths import hashing
-from s2l_ray.maths.selection import METHODS, Examples, budget_rows
+from s2l_ray.maths.selection import Examples
 from s2l_ray.storage import Location, temporary_space
+from s2l_ray.values import Sources
 
 ROWS_PER_TABLE = 1 << 18
 """Examples whose ids are in memory at once; more where there would be too many tables."""
@@ -35,27 +37,38 @@ RANKED = pa.schema([("example_id", pa.string()), ("stratum", pa.string()), ("clu
 
 
 def run(
-    config: SelectionConfig, clusters: Parts, rows: Parts | None, out: StageDir, *, seed: int
+    config: SelectionConfig,
+    clusters: Parts,
+    rows: Parts | None,
+    out: StageDir,
+    *,
+    seed: int,
+    trajectories: Parts | None = None,
 ) -> dict[str, Any]:
     """Rank the pool, and write the subset for the budget where the original rows are known.
 
-    Reads   clusters part-*         example_id, stratum, cluster
+    Reads   clusters part-*         example_id, stratum, cluster, where wanted sqdist
             prepared rows-*         the original rows
+            prepared part-*         num_tokens, num_prompt_tokens, where the method or budget is of
+                                    tokens
+            trajectories part-*     loss_nats, where the method looks at them
     Writes  ranking.parquet         example_id, stratum: string, cluster: int32, rank: int64
             selected.jsonl          the chosen rows in input order, with example_id (or .parquet)
-    Raises  DataError or ConfigError for a budget that the pool cannot give.
+    Raises  DataError or ConfigError for a budget that the pool cannot give, for a stratum that it
+            does not have, and where numbers that the method or the budget needs are missing.
     """
     pool = load_pool(clusters)
-    num_selected = budget_rows(config.budget, pool.num_rows)
-    order_N = rank(pool, config.method, seed, stratify=config.stratify)
-    chosen_R = order_N[:num_selected]
-    _write_ranking(pool, order_N, out.location / "ranking.parquet")
+    chosen = chosen_of(pool, config, rows, trajectories, seed=seed)
+    chosen_R = chosen.order_N[: chosen.num_selected]
+    _write_ranking(pool, chosen.order_N, out.location / "ranking.parquet")
     if rows is not None:
         place = out.location / f"selected.{config.format}"
         write_selected(pool.key_N[chosen_R], rows, place)
+    tokens = {} if chosen.num_tokens is None else {"selected_tokens": chosen.num_tokens}
     return {
         "rows": pool.num_rows,
-        "selected": num_selected,
+        "selected": chosen.num_selected,
+        **tokens,
         "strata": _counts(pool.stratum_N[chosen_R], pool.strata),
         "selected_of_cluster": np.bincount(pool.cluster_N[chosen_R]).tolist(),
     }
@@ -140,10 +153,20 @@ def _with_keys(table: pa.Table, sorted_keys: np.ndarray) -> pa.Table:
     return table.filter(pa.array(sorted_keys[place_N % len(sorted_keys)] == key_N))
 
 
-def rank(pool: Pool, method: str, seed: int, *, stratify: bool) -> np.ndarray:
-    """order_N, int64 (N,): order_N[r] is the row of the pool that holds rank r."""
+def chosen_of(
+    pool: Pool,
+    config: SelectionConfig,
+    rows: Parts | None,
+    trajectories: Parts | None,
+    *,
+    seed: int,
+) -> Choice:
+    """The ranking of the pool by `config`, and how much of it the budget takes."""
+    # Tokens lie beside the rows.
+    prepared = Parts(rows.folder) if rows is not None else None
+    sources = Sources(pool.clusters, trajectories, prepared)
     examples = Examples(pool.key_N, pool.cluster_N, pool.stratum_N)
-    return METHODS[method].ranking(examples, seed, stratify=stratify)
+    return choose(config, examples, pool.strata, sources, seed=seed)
 
 
 def ranked(

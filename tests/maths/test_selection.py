@@ -2,14 +2,15 @@
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.maths import hashing, selection
+from s2l_ray.maths.filling import Quotas
 from s2l_ray.maths.selection import Examples
 
 SEED = 3
@@ -18,10 +19,28 @@ SEED = 3
 def examples_of(cells: Sequence[tuple[int, int, int]]) -> Examples:
     """Examples from (stratum, cluster, size) cells."""
     sizes = [size for *_, size in cells]
-    return Examples(
+    return with_values(
         key_N=hashing.example_keys([f"x{row}" for row in range(sum(sizes))]),
         cluster_N=np.repeat([cluster for _, cluster, _ in cells], sizes).astype(np.int32),
         stratum_N=np.repeat([stratum for stratum, *_ in cells], sizes).astype(np.int32),
+    )
+
+
+def with_values(key_N: np.ndarray, cluster_N: np.ndarray, stratum_N: np.ndarray) -> Examples:
+    """Examples whose values are few numbers, so that many are equal."""
+    names = sorted({name for method in selection.METHODS.values() for name in method.needs})
+    drawn = {name: hashing.mixed(key_N, place) % np.uint64(4) for place, name in enumerate(names)}
+    values = {name: number_N.astype(np.float32) / 2 for name, number_N in drawn.items()}
+    return Examples(key_N, cluster_N, stratum_N, values)
+
+
+def rearranged(examples: Examples, row_N: Sequence[int]) -> Examples:
+    return Examples(
+        examples.key_N[row_N],
+        examples.cluster_N[row_N],
+        examples.stratum_N[row_N],
+        {name: value_N[row_N] for name, value_N in examples.values.items()},
+        None if examples.inside_N is None else examples.inside_N[row_N],
     )
 
 
@@ -158,11 +177,62 @@ def test_a_ranking_does_not_depend_on_row_order(method, stratify, examples, seed
     rank = selection.METHODS[method].ranking
     row_N = np.arange(len(examples.key_N))
     shuffle.shuffle(row_N)
-    moved = Examples(examples.key_N[row_N], examples.cluster_N[row_N], examples.stratum_N[row_N])
+    moved = rearranged(examples, row_N)
     np.testing.assert_array_equal(
         moved.key_N[rank(moved, seed, stratify=stratify)],
         examples.key_N[rank(examples, seed, stratify=stratify)],
     )
+
+
+@pytest.mark.parametrize("method", ["s2l", "s2l-authors"])
+@settings(max_examples=40, deadline=None)
+@given(examples=POOLS, stratify=st.booleans())
+def test_every_prefix_of_any_pool_is_algorithm_1(method, examples, stratify):
+    assert_every_prefix_is_algorithm_1(examples, method, stratify)
+
+
+def assert_open_groups_differ_by_one(size_G: np.ndarray, taken_G: np.ndarray) -> None:
+    open_G = taken_G < size_G
+    if open_G.any():
+        assert taken_G.max() <= taken_G[open_G].min() + 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples=POOLS, share=st.floats(0, 1))
+def test_strata_and_inside_them_clusters_differ_by_at_most_one(examples, share):
+    order_N = selection.s2l(examples, SEED, stratify=True)
+    taken_N = order_N[: int(share * len(order_N))]
+    stratum_N, cluster_N = examples.stratum_N, examples.cluster_N
+    assert_open_groups_differ_by_one(
+        np.bincount(stratum_N),
+        np.bincount(stratum_N[taken_N], minlength=int(stratum_N.max(initial=0)) + 1),
+    )
+    for stratum in set(stratum_N.tolist()):
+        own = cluster_N[stratum_N == stratum]
+        taken = cluster_N[taken_N[stratum_N[taken_N] == stratum]]
+        assert_open_groups_differ_by_one(
+            np.bincount(own, minlength=7), np.bincount(taken, minlength=7)
+        )
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    examples=POOLS,
+    weights=st.lists(st.sampled_from([0.5, 1.0, 2.0, 3.0]), min_size=4, max_size=4),
+    minimum=st.integers(0, 4),
+    budget=st.integers(0, 60),
+)
+def test_inside_a_weighted_stratum_the_clusters_share_as_in_algorithm_1(
+    examples, weights, minimum, budget
+):
+    quotas = Quotas(np.array(weights), np.full(4, minimum), np.full(4, len(examples.key_N) + 4))
+    taken_N = selection.s2l(examples, SEED, stratify=True, quotas=quotas)[:budget]
+    shuffled = selection.random(examples, SEED).tolist()
+    for stratum in set(examples.stratum_N.tolist()):
+        own = [row for row in shuffled if examples.stratum_N[row] == stratum]
+        taken = [row for row in taken_N.tolist() if examples.stratum_N[row] == stratum]
+        expected = algorithm_1(groups_in_order(examples.cluster_N, own), len(taken))
+        assert sorted(taken) == sorted(expected)
 
 
 @settings(max_examples=60, deadline=None)
@@ -203,10 +273,10 @@ def test_equal_keys_stay_in_row_order():
 
 def test_numbers_with_gaps_rank_like_numbers_without():
     dense = examples_of([(0, 0, 3), (1, 1, 5), (1, 2, 5)])
-    sparse = Examples(
-        dense.key_N,
-        np.array([5, 10**9, 2**31 - 1], np.int32)[dense.cluster_N],
-        np.array([3, 2**31 - 1], np.int32)[dense.stratum_N],
+    sparse = replace(
+        dense,
+        cluster_N=np.array([5, 10**9, 2**31 - 1], np.int32)[dense.cluster_N],
+        stratum_N=np.array([3, 2**31 - 1], np.int32)[dense.stratum_N],
     )
     for method in selection.METHODS.values():
         expected_N = method.ranking(dense, SEED, stratify=True)
@@ -221,34 +291,89 @@ def test_examples_of_unlike_lengths_are_refused():
         Examples(key_N.astype(np.int64), label_N, label_N)
     with pytest.raises(ValueError, match="negative"):
         Examples(key_N, label_N - 1, label_N)
+    with pytest.raises(ValueError, match="one length"):
+        Examples(key_N, label_N, label_N, {"last_loss": label_N[:2]})
+    with pytest.raises(ValueError, match="one length"):
+        Examples(key_N, label_N, label_N, inside_N=label_N[:1])
 
 
-@pytest.mark.parametrize(
-    ("budget", "num_rows", "expected"),
-    [
-        (5, 10, 5),
-        (10, 10, 10),
-        (1, 10, 1),
-        (1.0, 10, 10),
-        (0.11, 100, 11),
-        (0.29, 100, 29),
-        (0.5, 7, 3),
-        (0.001, 10, 1),
-        (0.11, 262_039, 28_824),
-        (0.3, 100_000_000, 30_000_000),
-    ],
-)
-def test_a_budget_is_a_count_or_a_fraction_rounded_down(budget, num_rows, expected):
-    assert selection.budget_rows(budget, num_rows) == expected
+# --- methods that order by a value ---------------------------------------------------------------
+
+VALUED = {
+    "least-confidence": lambda values: -values["last_loss"],
+    "middle-perplexity": lambda values: np.abs(
+        values["last_loss"] - np.median(values["last_loss"])
+    ),
+    "high-learnability": lambda values: -values["loss_drop"],
+    "confidence-curriculum": lambda values: -values["confidence"],
+    "longest-responses": lambda values: -values["response_tokens"],
+}
 
 
-@pytest.mark.parametrize("budget", [0, -3, 0.0, -0.5, 1.5, 50_000.0, float("nan"), True])
-def test_a_budget_that_no_pool_satisfies_is_refused(budget):
-    with pytest.raises(ConfigError, match=r"pool: 1,000 examples.*a fraction above 0"):
-        selection.budget_rows(budget, 1000)
+def test_every_method_that_looks_at_values_is_checked_here():
+    assert set(VALUED) == {name for name, method in selection.METHODS.items() if method.needs}
 
 
-@pytest.mark.parametrize(("budget", "num_rows"), [(1001, 1000), (1, 0), (0.5, 0)])
-def test_a_budget_above_the_pool_is_refused_with_both_numbers(budget, num_rows):
-    with pytest.raises(DataError, match=rf"budget .* more than the pool of {num_rows:,} examples"):
-        selection.budget_rows(budget, num_rows)
+@pytest.mark.parametrize("method", VALUED)
+@settings(max_examples=40, deadline=None)
+@given(examples=POOLS)
+def test_a_method_takes_examples_by_its_value_and_equal_ones_by_hash(method, examples):
+    order_N = selection.METHODS[method].ranking(examples, SEED, stratify=False)
+    place_N = np.argsort(selection.random(examples, SEED))
+    value_N = VALUED[method](examples.values) if len(place_N) else place_N
+    expected = sorted(range(len(place_N)), key=lambda row: (value_N[row], place_N[row]))
+    assert order_N.tolist() == expected
+
+
+@pytest.mark.parametrize("method", VALUED)
+@settings(max_examples=40, deadline=None)
+@given(examples=POOLS)
+def test_a_stratified_method_takes_its_own_order_evenly_from_strata(method, examples):
+    rank = selection.METHODS[method].ranking
+    order_N = rank(examples, SEED, stratify=True)
+    strata = groups_in_order(examples.stratum_N, rank(examples, SEED, stratify=False).tolist())
+    for budget in range(len(order_N) + 1):
+        assert sorted(order_N[:budget].tolist()) == sorted(algorithm_1(strata, budget))
+
+
+def test_middle_perplexity_is_symmetric_about_the_median():
+    examples = replace(
+        examples_of([(0, 0, 5)]),
+        values={"last_loss": np.array([9.0, 1.0, 2.0, 2.5, 0.0], np.float32)},
+    )
+    order_N = selection.middle_perplexity(examples, SEED, stratify=False)
+    # Distances from 2: 7, 1, 0, 0.5, 2.
+    assert order_N.tolist() == [2, 3, 1, 4, 0]
+
+
+@settings(max_examples=60, deadline=None)
+@given(examples=POOLS, stratify=st.booleans())
+def test_the_order_inside_a_cluster_changes_which_and_not_how_many(examples, stratify):
+    inside_N = (hashing.mixed(examples.key_N, 9) % np.uint64(3)).astype(np.float32)
+    ordered = replace(examples, inside_N=inside_N)
+    at_random_N = selection.s2l(examples, SEED, stratify=stratify)
+    order_N = selection.s2l(ordered, SEED, stratify=stratify)
+
+    for labels in [examples.cluster_N, *([examples.stratum_N] if stratify else [])]:
+        np.testing.assert_array_equal(labels[order_N], labels[at_random_N])
+    place_N = np.argsort(selection.random(examples, SEED))
+    for stratum, cluster in set(
+        zip(examples.stratum_N.tolist(), examples.cluster_N.tolist(), strict=True)
+    ):
+        own = [
+            row
+            for row in order_N.tolist()
+            if examples.cluster_N[row] == cluster
+            and (not stratify or examples.stratum_N[row] == stratum)
+        ]
+        assert own == sorted(own, key=lambda row: (inside_N[row], place_N[row]))
+
+
+def test_a_constant_inside_clusters_is_the_order_at_random():
+    examples = examples_of([(0, 0, 7), (1, 1, 3), (1, 2, 5)])
+    same = replace(examples, inside_N=np.ones(15, np.float32))
+    for stratify in (True, False):
+        np.testing.assert_array_equal(
+            selection.s2l(same, SEED, stratify=stratify),
+            selection.s2l(examples, SEED, stratify=stratify),
+        )

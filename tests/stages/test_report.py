@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from s2l_ray import comparison, config
+from s2l_ray import comparison, config, steps
 from s2l_ray.artifacts import Parts, StageDir, part_name, rows_name, rows_table
 from s2l_ray.report import table
 from s2l_ray.report.page import ArmScore, Comparison, StratumLine
@@ -289,6 +289,13 @@ def test_an_arm_that_was_trained_otherwise_is_no_match(whole, tmp_path):
 )
 def test_an_arm_is_called_by_its_method_where_budget_and_seed_are_the_runs(tmp_path, arm, title):
     assert report.arm_title(arm, run_config(tmp_path)) == title
+
+
+def test_an_arm_of_a_budget_of_tokens_is_called_by_its_method(tmp_path):
+    section = {"budget": "20_000 tokens", "baselines": ["random"]}
+    known = run_config(tmp_path, selection=section)
+    assert steps.arm_name("random", known.selection.budget, 7) == "random-20K-tokens-7"
+    assert report.arm_title("random-20K-tokens-7", known) == "random"
 
 
 def test_strata_count_equally_in_scores_and_differences(whole, tmp_path):

@@ -1,8 +1,6 @@
 """Selection: one ranking whose prefixes are the subsets, and the chosen rows as they came."""
 
-import json
 import tempfile
-from typing import Any
 
 import datasets
 import numpy as np
@@ -10,23 +8,27 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from s2l_ray.artifacts import Parts, StageDir, part_name, rows_name, rows_table
-from s2l_ray.config import SelectionConfig
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.maths import hashing
 from s2l_ray.maths.selection import METHODS, Examples
+from s2l_ray.maths.summaries import OF_TRAJECTORY
 from s2l_ray.stages import selection
 from s2l_ray.storage import Location
-
-NUM_ROWS = 60
-IDS = [f"e{number}" for number in range(NUM_ROWS)]
-STRATA = ["math" if number % 4 else "code" for number in range(NUM_ROWS)]
-CLUSTERS = [number * number % 7 for number in range(NUM_ROWS)]
-ROWS: list[dict[str, Any]] = [
-    {"instruction": f"add {number} and 1", "output": str(number + 1), "notes": [{"é": number}]}
-    | ({"input": f"only row {number}"} if number == 55 else {})
-    for number in range(NUM_ROWS)
-]
+from tests.pool_of_sixty import (
+    CLUSTERS,
+    IDS,
+    LOSSES,
+    NUM_ROWS,
+    RESPONSE_TOKENS,
+    ROWS,
+    STRATA,
+    in_order,
+    jsonl,
+    ranking,
+    selected,
+    write_clusters,
+    write_rows,
+)
 
 
 @pytest.fixture
@@ -34,52 +36,10 @@ def folder(tmp_path) -> Location:
     return Location.of(tmp_path)
 
 
-def write_clusters(folder: Location, parts, ids=IDS, strata=STRATA) -> Parts:
-    """Each part holds the examples that it lists, in that order."""
-    for number, rows in enumerate(parts):
-        table = pa.table(
-            {
-                "example_id": pa.array([ids[row] for row in rows], pa.string()),
-                "stratum": pa.array([strata[row] for row in rows], pa.string()),
-                "cluster": pa.array([CLUSTERS[row] for row in rows], pa.int32()),
-                "sqdist": pa.array([0.5] * len(rows), pa.float32()),
-            }
-        )
-        (folder / part_name(number)).write_table(table)
-    return Parts(folder)
-
-
-def write_rows(folder: Location, parts, rows=ROWS) -> Parts:
-    for number, part in enumerate(parts):
-        own = [rows[row] for row in part]
-        ids = [IDS[row] for row in part]
-        (folder / rows_name(number)).write_table(rows_table(own, ids, "f", list(part)))
-    return Parts(folder, "rows")
-
-
-def in_order(num_parts: int) -> list[list[int]]:
-    return [part.tolist() for part in np.array_split(np.arange(NUM_ROWS), num_parts)]
-
-
-def selected(folder: Location, parts=None, rows: Parts | None = None, seed: int = 1, **changes):
-    """The stage's summary and folder."""
-    out = StageDir(folder, "selection", {})
-    config = SelectionConfig(**{"budget": 12, **changes})
-    clusters = parts or write_clusters(folder / "clusters", in_order(4))
-    return selection.run(config, clusters, rows, out, seed=seed), folder
-
-
-def ranking(folder: Location) -> pa.Table:
-    return (folder / "ranking.parquet").read_table()
-
-
-def jsonl(folder: Location) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "selected.jsonl").read_bytes().splitlines()]
-
-
 @pytest.mark.parametrize("method", METHODS)
 def test_a_ranking_holds_every_example_once_in_order_of_rank(folder, method):
-    summary, out = selected(folder / method, method=method)
+    rows = write_rows(folder / "rows", in_order(4))
+    summary, out = selected(folder / method, rows=rows, method=method)
 
     table = ranking(out)
     assert dict(zip(table.column_names, table.schema.types, strict=True)) == {
@@ -131,12 +91,19 @@ def test_strata_are_numbered_in_the_order_of_their_names(folder, method, stratif
     parts = [[50, 3, 7, 9], *in_order(5)[1:], [0, 1, 2, 4, 5, 6, 8, 10, 11]]
     parts[-2] = [row for row in parts[-2] if row != 50]
     clusters = write_clusters(folder / "clusters", parts, strata=strata)
-    _, out = selected(folder / "out", clusters, method=method, stratify=stratify)
+    prepared = write_rows(folder / "rows", in_order(4))
+    _, out = selected(folder / "out", clusters, prepared, method=method, stratify=stratify)
 
     rows = [row for part in parts for row in part]
     _, stratum_N = np.unique(np.array(strata)[rows], return_inverse=True)
     examples = Examples(
-        hashing.example_keys([IDS[row] for row in rows]), np.array(CLUSTERS)[rows], stratum_N
+        hashing.example_keys([IDS[row] for row in rows]),
+        np.array(CLUSTERS)[rows],
+        stratum_N,
+        {
+            **{name: of(LOSSES[rows]) for name, of in OF_TRAJECTORY.items()},
+            "response_tokens": np.array(RESPONSE_TOKENS)[rows],
+        },
     )
     order_N = METHODS[method].ranking(examples, 1, stratify=stratify)
     expected = [(IDS[rows[row]], strata[rows[row]], CLUSTERS[rows[row]]) for row in order_N]

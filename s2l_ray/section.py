@@ -1,0 +1,25 @@
+"""What every section of a run file has in common."""
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Section(BaseModel):
+    """A frozen block of the run file; a key we do not know is an error, not a no-op."""
+
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+    )
+    operational: ClassVar[frozenset[str]] = frozenset()
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Keys that came later: at their defaults they are no part of a fingerprint, so that what was
+    finished without them stays finished."""
+
+
+def default_of(section: Section, key: str) -> Any:
+    return type(section).model_fields[key].get_default(call_default_factory=True)
