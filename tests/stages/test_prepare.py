@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2l_ray import staging
 from s2l_ray.artifacts import Parts, StageDir, original_rows
 from s2l_ray.config import DataConfig, FieldNames
 from s2l_ray.errors import DataError
@@ -70,7 +71,7 @@ def prepare_here(folder, paths, config, tokenizer=None, *, num_workers=1):
         for number, found in enumerate(reversed(cut))
         for name, num_rows in found
     ]
-    repeats = prepare._repeats(staged, parts)
+    repeats = staging.repeats(staged, parts)
     workers = [
         prepare.Tokeniser(Location.of(folder), config, tokenizer) for _ in range(num_workers)
     ]
