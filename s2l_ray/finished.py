@@ -2,11 +2,11 @@
 
 import time
 
-from s2l_ray import config
-from s2l_ray.artifacts import Parts, StageDir
+from s2l_ray import config, extensions
+from s2l_ray.artifacts import StageDir
 from s2l_ray.errors import DataError
 from s2l_ray.pipeline import CONFIG
-from s2l_ray.steps import FOLDERS, arm_name
+from s2l_ray.steps import arm_name
 from s2l_ray.storage import Location
 
 
@@ -23,15 +23,25 @@ def config_of(run: Location) -> config.RunConfig:
 
 
 def write_subset(
-    run: Location, budget: int | float, method: str, seed: int | None, out: Location | None
+    run: Location,
+    budget: int | float,
+    method: str,
+    seed: int | None,
+    out: Location | None,
+    *,
+    extended: bool = True,
 ) -> tuple[Location, int]:
     """Write the subset of a clustered run for another budget, method or seed.
+
+    Args:
+        extended: from the pool with its extensions, where there are any.
 
     Returns:
         where it is, and how many examples it has.
 
     Raises:
-        DataError, ConfigError: clusters are not finished, or the pool cannot give the budget.
+        DataError, ConfigError: clusters are not finished or extensions do not fit them, or the
+            pool cannot give the budget.
     """
     from s2l_ray.maths.selection import budget_rows
     from s2l_ray.stages import report, selection
@@ -43,15 +53,16 @@ def write_subset(
         raise DataError(f"{run} has no finished clusters that fit its data. Run it: s2l run.")
     seed = known.seed if seed is None else seed
     stratify = known.selection.stratify if known.selection else True
-    pool = selection.load_pool(Parts(run / "clusters"))
+    parts = extensions.extended_pool(run) if extended else extensions.pool(run, [])
+    pool = selection.load_pool(parts.clusters)
     num_selected = budget_rows(budget, pool.num_rows)
     order_N = selection.rank(pool, method, seed, stratify=stratify)[:num_selected]
-    place = out or run / "subsets" / f"{arm_name(method, budget, seed)}.jsonl"
+    name = f"{arm_name(method, budget, seed)}{parts.suffix}.jsonl"
+    place = out or run / "subsets" / name
     if not place.name.endswith((".jsonl", ".parquet")):
         raise DataError(f"--out {place}: the name must end in .jsonl or .parquet.")
     if known.data is not None:
-        rows = Parts(run / FOLDERS["prepare"], "rows")
-        selection.write_selected(pool.key_N[order_N], rows, place)
+        selection.write_selected(pool.key_N[order_N], parts.rows, place)
     else:
         selection.write_ids(pool, order_N, place)
     return place, num_selected
