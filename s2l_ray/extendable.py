@@ -66,12 +66,12 @@ def check_unchanged(base: Base, contents: Contents) -> None:
         DataError: the tokenizer, the template or brought checkpoints have changed.
         ModelError: a checkpoint is gone.
     """
-    data, reference = base.config.data, base.config.reference
-    assert data is not None and reference is not None
+    data = base.config.data
+    assert data is not None
     now = {
         **contents.of_model("data.tokenizer contents", base.summary("prepare")["tokenizer"]),
         **contents.of_template(data.template),
-        **contents.of_model("reference.path contents", reference.path),
+        **contents.of_model("reference.path contents", base.summary("reference")["path"]),
     }
     for stage in ("prepare", "reference"):
         for key in ("data.tokenizer contents", "data.template contents", "reference.path contents"):

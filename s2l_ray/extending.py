@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray import drift, extensions, pipeline, sources
+from s2l_ray import drift, extensions, pipeline, sources, staging
 from s2l_ray.artifacts import Parts, StageDir, section_inputs
 from s2l_ray.contents import CONTENTS, Contents
 from s2l_ray.errors import ConfigError, DataError, first
@@ -244,7 +244,12 @@ def _prepare(
     data = data.model_copy(update={"template": absolute_if_file(data.template)})
     pool = Parts(base.run / "prepared", more=tuple(item.folder("prepare") for item in earlier))
     tokenizer = base.summary("prepare")["tokenizer"]
-    return prepare.run(data, files, tokenizer, out, progress=progress, pool=pool)
+    summary = prepare.run(data, files, tokenizer, out, progress=progress, pool=pool)
+    rows = Parts(pool.folder, "rows", pool.more)
+    notes = (
+        staging.check_ids(out.location / "staged", rows, data.fields) if summary["known"] else []
+    )
+    return {**summary, "notes": notes} if notes else summary
 
 
 def _trajectories(
@@ -284,11 +289,12 @@ def _clusters(
     strata = summary["stratum_of_cluster"]
     unseen = Counter(strata[known["num_clusters"] :])
     fit = drift.compared(fitted, Parts(out.location), strata)
-    notes = [
-        f"stratum {name!r} is new: clustered by itself, into {count}"
-        for name, count in unseen.items()
-    ]
-    return {**summary, "new_strata": dict(unseen), "fit": fit, "notes": notes}
+    note = (
+        f"{len(unseen):,} strata are new (first: {first(list(unseen))}): each clustered by itself, "
+        f"{unseen.total():,} clusters in all"
+    )
+    notes = {"notes": [note]} if unseen else {}
+    return {**summary, "new_strata": dict(unseen), "fit": fit, **notes}
 
 
 def _fitted(folder: Location, summary: Mapping[str, Any], start: int) -> drift.Fitted:

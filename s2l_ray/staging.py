@@ -17,8 +17,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from s2l_ray.artifacts import Parts, rows_table
+from s2l_ray.artifacts import Parts, original_rows, rows_table
+from s2l_ray.config import FieldNames
+from s2l_ray.errors import DataError, first
 from s2l_ray.maths import hashing
 from s2l_ray.modelling import prompts
 from s2l_ray.sources import InputFile, SourceRow, read_rows
@@ -33,6 +36,8 @@ STAGED = pa.schema(
     ]
 )
 EXCERPT_CHARACTERS = 200
+IDS_CHECKED = 32
+"""Known ids of new rows whose content is compared; those of one part of the pool at least."""
 _CONTENT_ID = re.compile(r"([0-9a-f]{32})(?:-[0-9]+)?")
 
 
@@ -178,6 +183,54 @@ def known_rows(
 def unpacked(known: str, num_rows: int) -> np.ndarray:
     """bool (P,): what `known_rows` said of a part with `num_rows` rows."""
     return np.unpackbits(np.frombuffer(bytes.fromhex(known), np.uint8), count=num_rows).astype(bool)
+
+
+def check_ids(staged: Location, rows: Parts, fields: FieldNames) -> list[str]:
+    """Whether ids mean the same in new rows and in a pool's original rows; notes for the user.
+
+    Rows with a known id are left out, which loses those of a file that numbers its rows from zero
+    again. Looked at are known ids of the first staged part that has any ids.
+
+    Raises:
+        DataError: most of those that were looked at have other content in the pool.
+    """
+    digest_by_id = _first_ids(staged, fields)
+    wanted, num_same, other = pa.array(list(digest_by_id), pa.string()), 0, list[str]()
+    for file in rows.files() if digest_by_id else []:
+        if num_same + len(other) >= IDS_CHECKED:
+            break
+        if not pc.any(pc.is_in(file.read_table(["example_id"])["example_id"], wanted)).as_py():
+            continue
+        part = file.read_table()
+        part = part.filter(pc.is_in(part["example_id"], wanted))
+        for name, row in zip(part["example_id"].to_pylist(), original_rows(part), strict=True):
+            same = prompts.content_digest(prompts.read_example(row, fields)) == digest_by_id[name]
+            num_same += same
+            other += [] if same else [name]
+    if not other:
+        return []
+    found = (
+        f"{len(other):,} of {num_same + len(other):,} rows that were looked at have the id of a "
+        f"row in the pool and other content (first: {first(other)})"
+    )
+    if len(other) <= num_same:
+        return [f"{found}; they are left out"]
+    raise DataError(
+        f"the new data: {found}. Rows with a known id are left out, so ids must mean the same in "
+        "old and new data: rename them, or leave the field out that data.fields.id names."
+    )
+
+
+def _first_ids(staged: Location, fields: FieldNames) -> dict[str, str]:
+    """The content of rows of one staged part by their own ids; empty where no row has any."""
+    for name in staged.names():
+        if name.startswith("rows-"):
+            rows = original_rows((staged / name).read_table())
+            examples = [prompts.read_example(row, fields) for row in rows]
+            found = {e.id: prompts.content_digest(e) for e in examples if e.id is not None}
+            if found:
+                return found
+    return {}
 
 
 def _digests(example_id: str) -> list[bytes]:

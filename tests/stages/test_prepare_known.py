@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from s2l_ray import staging
 from s2l_ray.artifacts import Parts
+from s2l_ray.errors import DataError
 from s2l_ray.storage import Location
 from tests.stages.test_prepare import all_rows, jsonl, prepare_here, rejected, row
 from tests.stages.test_prepare import settings as prepare_settings
@@ -104,6 +105,30 @@ def test_rows_that_are_all_known_leave_nothing(tmp_path):
     rows = [row(n) for n in range(9)]
     folder, summary = prepare_new(tmp_path, rows[::-1], pool_of(tmp_path, rows))
     assert (summary["kept"], summary["known"], ids(folder)) == (0, 9, [])
+
+
+def checked(tmp_path, old, new):
+    pool = pool_of(tmp_path, old)
+    folder, _ = prepare_new(tmp_path, new, pool)
+    rows = Parts(pool.folder, "rows", pool.more)
+    return staging.check_ids(Location.of(folder) / "staged", rows, prepare_settings().fields)
+
+
+def test_ids_that_number_the_rows_of_each_file_are_refused(tmp_path):
+    old, new = ([row(n + start, id=str(n)) for n in range(9)] for start in (0, 50))
+    with pytest.raises(DataError, match=r"4 of 4 rows .* other content \(first: 0, 1, 2, \.\.\.\)"):
+        checked(tmp_path, old, new)
+
+
+def test_a_few_rows_that_were_changed_are_worth_a_note(tmp_path):
+    old = [row(n, id=str(n)) for n in range(4)]
+    (note,) = checked(tmp_path, old, [row(77, id="2"), *old[:2], old[3], row(9)])
+    assert "1 of 4 rows" in note and "(first: 2); they are left out" in note
+
+
+@pytest.mark.parametrize("identity", [{}, {"id": "a"}])
+def test_the_same_rows_are_worth_none(tmp_path, identity):
+    assert checked(tmp_path, [row(1, **identity)], [row(1, **identity), row(2)]) == []
 
 
 def test_identities_take_eight_or_sixteen_bytes_each(tmp_path):
