@@ -185,6 +185,7 @@ def test_whatever_is_killed_the_end_is_the_same(extended, copied, data, s2l, s2l
 def test_a_second_extension_knows_the_first(extended, data, s2l, tmp_path):
     run = Path(shutil.copytree(extended, tmp_path / "run"))
     before = state(run)
+    del before[str(run / "extensions" / "contents.json")]
     more = rows(first=300)[30:36] + SPELT
     done = s2l("extend", run, data, write_rows(tmp_path / "more.jsonl", more))
     assert done.returncode == 0, done.stdout + done.stderr
