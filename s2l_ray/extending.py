@@ -290,8 +290,8 @@ def _clusters(
     unseen = Counter(strata[known["num_clusters"] :])
     fit = drift.compared(fitted, Parts(out.location), strata)
     note = (
-        f"{len(unseen):,} strata are new (first: {first(list(unseen))}): each clustered by itself, "
-        f"{unseen.total():,} clusters in all"
+        f"new strata: {len(unseen):,} (first: {first(list(unseen))}), each clustered by itself; "
+        f"{unseen.total():,} new clusters in all"
     )
     notes = {"notes": [note]} if unseen else {}
     return {**summary, "new_strata": dict(unseen), "fit": fit, **notes}

@@ -55,7 +55,7 @@ def extended(finished, data, s2l, tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stdout + done.stderr
     assert stages_done(done.stdout) == STAGES
     assert "new rows  47 of 58; 10 were known, 1 rejected" in done.stdout
-    assert "1 strata are new (first: spell): each clustered by itself, 3 clusters" in done.stdout
+    assert "new strata: 1 (first: spell), each clustered by itself; 3 new clusters" in done.stdout
     assert re.search(r"^fit       \S.* rows", done.stdout, re.MULTILINE)
     assert f"selected  {folder(run)}/selection/selected.jsonl" in done.stdout
     assert {path: found for path, found in state(run).items() if path in before} == before
