@@ -159,16 +159,20 @@ def rows_name(part: int) -> str:
 
 @dataclass(frozen=True)
 class Parts:
-    """The numbered parquet files of a finished stage."""
+    """The numbered parquet files of a finished stage, and of others that follow it."""
 
     folder: Location
     prefix: str = "part"
+    more: tuple[Location, ...] = ()
 
     def files(self) -> list[Location]:
-        """In numeric order."""
-        start = f"{self.prefix}-"
-        names = [name for name in self.folder.names() if name.startswith(start)]
-        return [self.folder / name for name in names if name.endswith(".parquet")]
+        """In numeric order, one folder after the other."""
+        return [
+            folder / name
+            for folder in (self.folder, *self.more)
+            for name in folder.names()
+            if name.startswith(f"{self.prefix}-") and name.endswith(".parquet")
+        ]
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """One part after the other."""

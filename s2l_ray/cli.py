@@ -5,16 +5,14 @@ import os
 import select
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from s2l_ray import __version__, config, finished, pipeline, runtime, steps
+from s2l_ray import __version__, config, extensions, finished, pipeline, runtime, steps
 from s2l_ray.errors import ConfigError, UserError
-from s2l_ray.maths import budgets
 from s2l_ray.progress import duration
 from s2l_ray.storage import Location, is_uri
-from s2l_ray.yaml_text import parse_yaml
 
 INTERRUPTED = 130
 
@@ -24,6 +22,7 @@ examples:
   s2l plan configs/demo.yaml                   check it; tokens, FLOPs, hours; runs nothing
   s2l run configs/demo.yaml --set seed=7       run it; again: go on, or do nothing
   s2l select runs/demo --budget 0.05           another subset of a finished run, in seconds
+  s2l extend runs/demo new.jsonl               score and place new data without retraining
   ray job submit --working-dir . -- python -m s2l_ray run CONFIG --set run_dir=s3://bucket/run
 """
 PLAN = """\
@@ -41,6 +40,19 @@ SELECT = """\
 Write the subset for another budget, method or seed, spread over strata as the run's own
 (selection.stratify, weights, minimum, maximum). Subsets of one method, order and seed are nested:
 a larger one contains a smaller one. Rows come in the input's order.
+"""
+
+EXTEND = """\
+Score and place new data without retraining. Rows that the run does not have yet are tokenised as
+its own were, scored at its checkpoints, placed in the nearest of its clusters, and ranked
+together with the old ones, so that the run's budget gives a new subset. A stratum that the run
+has never seen is clustered by itself. Nothing of the run is changed: results lie in
+RUN_DIR/extensions/, under a name that comes from the content of the data, so that the same command
+again goes on, or does nothing. Later extensions know the rows of earlier ones.
+
+Rows that are there already, by id or, without one, by content, are left out and counted. At the
+end the program says whether the new rows still fit the clusters: the reference was not trained on
+them, so their losses are somewhat higher than if it had been.
 """
 
 
@@ -89,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands)
     _add_run(commands)
     _add_select(commands)
+    _add_extend(commands)
     _add_report(commands)
     return parser
 
@@ -176,7 +189,35 @@ def _add_select(commands: Any) -> None:
     parser.add_argument(
         "--out", metavar="FILE", help=".jsonl or .parquet; default: RUN_DIR/subsets/M-B-S.jsonl"
     )
+    parser.add_argument(
+        "--without-extensions",
+        action="store_true",
+        help="rank the run's own rows alone; default: with those that `s2l extend` added",
+    )
     parser.set_defaults(command=_select)
+
+
+def _add_extend(commands: Any) -> None:
+    parser = commands.add_parser(
+        "extend",
+        help="score and place new data without retraining",
+        description=EXTEND,
+        epilog="example: s2l extend runs/demo new.jsonl\n"
+        "example: s2l extend s3://bucket/runs/phi2 's3://bucket/may/*.parquet' --address auto\n"
+        "then:    s2l select runs/demo --budget 0.05       from old and new rows",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("run_dir", metavar="RUN_DIR", help="a run with finished clusters")
+    parser.add_argument(
+        "data",
+        nargs="*",
+        metavar="DATA",
+        help="files, globs, directories, URIs, or hf://org/name[:split], with the fields of the "
+        "run's own data; none: place and rank earlier extensions again, after the run's clusters "
+        "or its selection have changed",
+    )
+    _add_address(parser)
+    parser.set_defaults(command=_extend)
 
 
 def _add_report(commands: Any) -> None:
@@ -285,6 +326,10 @@ def _check_absolute(loaded: config.RunConfig) -> None:
         section = getattr(loaded, name)
         if section is not None and section.path is not None:
             paths[f"{name}.path"] = [section.path]
+    _check_paths_absolute(paths)
+
+
+def _check_paths_absolute(paths: Mapping[str, Sequence[str]]) -> None:
     for key, values in paths.items():
         for value in values:
             if not is_uri(value) and not Path(value).expanduser().is_absolute():
@@ -303,33 +348,41 @@ def _plan(arguments: argparse.Namespace) -> None:
 
 
 def _select(arguments: argparse.Namespace) -> None:
-    budget = _budget(arguments.budget)
+    budget = config.parse_budget(arguments.budget, "--budget")
     if arguments.seed is not None and arguments.seed < 0:
         raise ConfigError(f"--seed {arguments.seed} is below zero")
-    out = Location.of(arguments.out) if arguments.out else None
+    out, run = Location.of(arguments.out) if arguments.out else None, Location.of(arguments.run_dir)
+    extended = not arguments.without_extensions
     place, count = finished.write_subset(
-        Location.of(arguments.run_dir),
+        run,
         budget,
         arguments.method,
         arguments.seed,
         out,
         within=arguments.within,
+        extended=extended,
     )
+    used = [item for item in extensions.of_run(run) if not item.is_empty] if extended else []
+    if used:
+        print(f"from the run with {len(used)} extension(s), the last of them {used[-1].name}")
     print(f"{count:,} examples: {_shortest(place)}")
 
 
-def _budget(text: str) -> budgets.Budget:
-    value = parse_yaml(text, "--budget")
-    if isinstance(value, str) and "token" in value:
-        try:
-            return budgets.checked(value)
-        except ValueError as error:
-            raise ConfigError(f"--budget: {error}") from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(
-            f"--budget {text!r} is no number: give 50000, or 0.11, or tokens: '20M tokens'"
-        )
-    return value
+def _extend(arguments: argparse.Namespace) -> None:
+    from s2l_ray import extending
+
+    if runtime.joins_cluster(arguments.address):
+        _check_paths_absolute({"RUN_DIR": [arguments.run_dir], "DATA": arguments.data})
+    started, run = time.monotonic(), Location.of(arguments.run_dir)
+    print(f"s2l_ray {__version__}: {arguments.run_dir}", flush=True)
+    outcome = extending.extend(run, arguments.data, address=arguments.address, say=_say)
+    if not outcome.done:
+        print("nothing to do: these rows are scored, placed and ranked")
+    lines = extending.summary_lines(outcome.extension) if outcome.extension else []
+    lines += [("selected", _shortest(place)) for place in extending.selected(run)]
+    print()
+    for name, text in [*lines, ("took", duration(time.monotonic() - started))]:
+        print(f"{name:<10}{text}")
 
 
 def _report(arguments: argparse.Namespace) -> None:

@@ -21,6 +21,8 @@ from pydantic import (
 
 from s2l_ray import explain
 from s2l_ray.errors import ConfigError
+from s2l_ray.maths import budgets
+from s2l_ray.maths.budgets import Budget
 from s2l_ray.section import Section
 from s2l_ray.selection_config import SelectionConfig
 from s2l_ray.yaml_text import parse_yaml
@@ -296,6 +298,21 @@ class RunConfig(Section):
             if missing:
                 raise ValueError(f"evaluation.sets: {missing[0]!r} is not a set of `data.eval`")
         return self
+
+
+def parse_budget(text: str, origin: str) -> Budget:
+    """The budget that `text` holds: examples, a fraction, or tokens."""
+    value = parse_yaml(text, origin)
+    if isinstance(value, str) and "token" in value:
+        try:
+            return budgets.checked(value)
+        except ValueError as error:
+            raise ConfigError(f"{origin}: {error}") from None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise ConfigError(
+            f"{origin} {text!r} is no number: give 50000, or 0.11, or tokens: '20M tokens'"
+        )
+    return value
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:

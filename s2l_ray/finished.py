@@ -2,12 +2,12 @@
 
 import time
 
-from s2l_ray import config
-from s2l_ray.artifacts import Parts, StageDir
+from s2l_ray import config, extensions
+from s2l_ray.artifacts import StageDir
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.maths.budgets import Budget
 from s2l_ray.pipeline import CONFIG
-from s2l_ray.steps import FOLDERS, arm_name
+from s2l_ray.steps import arm_name
 from s2l_ray.storage import Location
 
 
@@ -31,6 +31,7 @@ def write_subset(
     out: Location | None,
     *,
     within: str | None = None,
+    extended: bool = True,
 ) -> tuple[Location, int]:
     """Write the subset of a clustered run for another budget, method or seed.
 
@@ -38,13 +39,14 @@ def write_subset(
 
     Args:
         within: default: the run's own, for s2l.
+        extended: from the pool with its extensions, where there are any.
 
     Returns:
         where it is, and how many examples it has.
 
     Raises:
-        DataError, ConfigError: clusters are not finished, the pool cannot give the budget, or
-            numbers that the method or the budget needs are missing.
+        DataError, ConfigError: clusters are not finished or extensions do not fit them, the pool
+            cannot give the budget, or numbers that the method or the budget needs are missing.
     """
     from s2l_ray.stages import report, selection
 
@@ -55,12 +57,14 @@ def write_subset(
         raise DataError(f"{run} has no finished clusters that fit its data. Run it: s2l run.")
     seed = known.seed if seed is None else seed
     section = _section(known, budget, method, within)
-    rows = Parts(run / FOLDERS["prepare"], "rows") if known.data is not None else None
-    pool = selection.load_pool(Parts(run / "clusters"))
-    chosen = selection.chosen_of(pool, section, rows, Parts(run / "trajectories"), seed=seed)
+    parts = extensions.extended_pool(run) if extended else extensions.pool(run, [])
+    rows = parts.rows if known.data is not None else None
+    pool = selection.load_pool(parts.clusters)
+    chosen = selection.chosen_of(pool, section, rows, parts.trajectories, seed=seed)
     order_N = chosen.order_N[: chosen.num_selected]
     order = f"{method}-{section.within}" if section.within != "random" else method
-    place = out or run / "subsets" / f"{arm_name(order, budget, seed)}.jsonl"
+    name = f"{arm_name(order, budget, seed)}{parts.suffix}.jsonl"
+    place = out or run / "subsets" / name
     if not place.name.endswith((".jsonl", ".parquet")):
         raise DataError(f"--out {place}: the name must end in .jsonl or .parquet.")
     if rows is not None:

@@ -56,7 +56,7 @@ def run(
         (place / CONTENTS).write_json(planned.contents.cache)
         if all(step.stage != _counted_by(config) for step in todo):
             _check_sizes(config)
-        with _connected(todo, config, address, say):
+        with connected(todo, config, address, say):
             # Not before it is known that the cluster can do them again.
             (place / CONFIG).write_json(config.model_dump(mode="json"))
             _discard(planned.steps, todo, from_stage)
@@ -126,7 +126,7 @@ def _discard(steps: Sequence[Step], todo: Sequence[Step], from_stage: str | None
 
 
 @contextlib.contextmanager
-def _connected(
+def connected(
     todo: Sequence[Step], config: RunConfig, address: str | None, say: Callable[[str], None]
 ) -> Iterator[None]:
     """Ray is connected inside, if a step needs it, and can hold what the steps ask for."""

@@ -146,7 +146,7 @@ class _Builder:
     def _prepare(self) -> tuple[dict[str, Any], Callable[..., Any]]:
         data = self.config.data
         assert data is not None
-        files = sources.expand([_absolute(pattern) for pattern in data.train], "data.train")
+        files = sources.expand([absolute(pattern) for pattern in data.train], "data.train")
         tokenizer = self._tokenizer()
         inputs = {
             **section_inputs("data", data),
@@ -160,8 +160,8 @@ class _Builder:
         def work(out: StageDir, progress: Progress) -> dict[str, Any]:
             from s2l_ray.stages import prepare
 
-            absolute = data.model_copy(update={"template": _absolute_if_file(data.template)})
-            located = _absolute_if_file(self.contents.pinned(tokenizer))
+            absolute = data.model_copy(update={"template": absolute_if_file(data.template)})
+            located = absolute_if_file(self.contents.pinned(tokenizer))
             return prepare.run(absolute, files, located, out, progress=progress)
 
         return inputs, work
@@ -210,7 +210,7 @@ class _Builder:
         section = self.config.trajectories
         assert section is not None
         if section.path is not None:
-            files = sources.expand([_absolute(section.path)], "trajectories.path")
+            files = sources.expand([absolute(section.path)], "trajectories.path")
 
             def bring(out: StageDir, progress: Progress) -> dict[str, Any]:
                 from s2l_ray.stages import imported
@@ -311,7 +311,7 @@ class _Builder:
         def work(out: StageDir, progress: Progress) -> dict[str, Any]:
             from s2l_ray.stages import target
 
-            absolute = data.model_copy(update={"template": _absolute_if_file(data.template)})
+            absolute = data.model_copy(update={"template": absolute_if_file(data.template)})
             return target.run(
                 section.model_copy(update={"model": self.contents.pinned(section.model)}),
                 absolute,
@@ -337,14 +337,14 @@ class _Builder:
         section, data = self.config.evaluation, self.config.data
         assert section is not None and data is not None
         sets = {
-            name: sources.expand([_absolute(data.eval[name])], f"data.eval.{name}")
+            name: sources.expand([absolute(data.eval[name])], f"data.eval.{name}")
             for name in section.sets
         }
 
         def work(out: StageDir, progress: Progress) -> dict[str, Any]:
             from s2l_ray.stages import evaluation
 
-            absolute = data.model_copy(update={"template": _absolute_if_file(data.template)})
+            absolute = data.model_copy(update={"template": absolute_if_file(data.template)})
             model = self._folder("target", arm) / "model"
             return evaluation.run(section, absolute, sets, model, out, progress=progress)
 
@@ -386,12 +386,12 @@ def _arms(config: RunConfig) -> dict[str, SelectionConfig]:
     return arms
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
     return path if is_uri(path) else str(Path(path).expanduser().absolute())
 
 
-def _absolute_if_file(name: str | None) -> Any:
+def absolute_if_file(name: str | None) -> Any:
     """Workers may run elsewhere: a name that is a path here becomes absolute, others stay."""
     if not name or is_uri(name) or not Path(name).expanduser().exists():
         return name
-    return _absolute(name)
+    return absolute(name)

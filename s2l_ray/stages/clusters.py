@@ -12,7 +12,7 @@ T checkpoints, K clusters of one stratum.
 import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any, Protocol
 
@@ -43,8 +43,14 @@ def run(
     *,
     seed: int,
     progress: Progress,
+    stored: Centroids | None = None,
 ) -> dict[str, Any]:
     """Cluster every trajectory.
+
+    Args:
+        stored: centroids that stay as they are, strata in the order of their numbers. Trajectories
+            of these strata are placed; strata that are not among them are clustered by themselves,
+            and their clusters get the numbers that follow.
 
     Reads   trajectories part-*     example_id, stratum: string, loss_nats: float32[T]
     Writes  part-*.parquet          example_id, stratum: string, cluster: int32, sqdist: float32
@@ -53,14 +59,19 @@ def run(
     """
     wanted = resources.workers("clusters", config.workers, cpus=1, gpus=0)
     fleet = RayFleet.start(ClusterWorker, trajectories.files(), wanted, config, seed)
-    summary = cluster(fleet, config, out.location, progress=progress)
+    summary = cluster(fleet, config, out.location, progress=progress, stored=stored)
     if not summary["rows"]:
         raise DataError(f"clusters: there are no trajectories in {trajectories.folder}.")
     return summary
 
 
 def cluster(
-    fleet: "Fleet", config: ClustersConfig, folder: Location, *, progress: Progress
+    fleet: "Fleet",
+    config: ClustersConfig,
+    folder: Location,
+    *,
+    progress: Progress,
+    stored: Centroids | None = None,
 ) -> dict[str, Any]:
     """Cluster what the workers of `fleet` hold, write it to `folder`; the summary of it."""
     rows_by_stratum = sum(fleet.everywhere("row_counts"), Counter[str]())
@@ -68,7 +79,11 @@ def cluster(
     if not num_rows:
         return {"rows": 0}
     fit = _fit_samples if config.method == "authors" else _fit_all
-    found = fit(fleet, rows_by_stratum, config, progress)
+    found = fitting.Fit(dict(stored or {}), 0, True)
+    unseen = {name: count for name, count in rows_by_stratum.items() if name not in found.centroids}
+    if unseen:
+        fitted = fit(fleet, unseen, config, progress)
+        found = replace(fitted, centroids=found.centroids | fitted.centroids)
     centroids = found.centroids
     numbers = _first_numbers(centroids)
     sizes_K, inertia = _assign(fleet, centroids, numbers, folder)

@@ -5,19 +5,17 @@ part never spans two files. Then the parts are tokenised independently of each o
 two, 16 bytes per row meet on the driver to find repeated rows and repeated ids.
 """
 
-import hashlib
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s2l_ray import resources, runtime
+from s2l_ray import resources, runtime, staging
 from s2l_ray.artifacts import (
+    Parts,
     StageDir,
     original_rows,
     part_name,
@@ -26,10 +24,10 @@ from s2l_ray.artifacts import (
 )
 from s2l_ray.config import DataConfig
 from s2l_ray.errors import DataError, check_rejected_share, first
-from s2l_ray.maths import hashing
 from s2l_ray.modelling import prompts
 from s2l_ray.progress import Progress
-from s2l_ray.sources import InputFile, SourceRow, read_rows
+from s2l_ray.sources import InputFile
+from s2l_ray.staging import Cutter, StagedPart, excerpt_of
 from s2l_ray.storage import Location
 
 REJECTED = pa.schema(
@@ -40,15 +38,6 @@ REJECTED = pa.schema(
         ("excerpt", pa.string()),
     ]
 )
-STAGED = pa.schema(
-    [
-        ("row", pa.int64()),
-        ("digest", pa.binary(16)),
-        ("reason", pa.string()),
-        ("excerpt", pa.string()),
-    ]
-)
-EXCERPT_CHARACTERS = 200
 PLACES_SHOWN = 3
 
 
@@ -59,12 +48,15 @@ def run(
     out: StageDir,
     *,
     progress: Progress,
+    pool: Parts | None = None,
 ) -> dict[str, Any]:
-    """Tokenise the pool part by part; every input row ends in a part or in `rejected.parquet`.
+    """Tokenise the rows part by part; every one ends in a part or in `rejected.parquet`.
 
     Args:
         tokenizer: a name or directory; None keeps rows and ids only (for trajectories computed
             elsewhere), with empty token lists.
+        pool: prepared parts; their rows are known, so that those of `files` are left out and
+            counted. None for rows that make a pool by themselves.
 
     Writes  part-*.parquet      example_id, stratum: string, input_ids: list<int32>,
                                 num_prompt_tokens, num_tokens: int32
@@ -73,20 +65,23 @@ def run(
     Raises  DataError when the rejected share is above `max_rejected`, or no row is left.
     """
     staged = out.location / "staged"
-    pool = resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0)
-    cut = _cut(config, files, staged, pool, progress)
+    wanted = resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0)
+    cut = _cut(config, files, staged, wanted, progress)
     parts = [
         StagedPart(file=file, name=name, num_rows=num_rows)
         for file, names in enumerate(cut)
         for name, num_rows in names
     ]
+    where = "data.train" if pool is None else "the new data"
     if not parts:
         raise DataError(
-            f"data.train: no rows in {len(files)} file(s) ({first([file.uri for file in files])})."
+            f"{where}: no rows in {len(files)} file(s) ({first([file.uri for file in files])})."
         )
-    repeats = _repeats(staged, parts)
+    repeats = staging.repeats(staged, parts)
+    known = _known(staged, parts, repeats, pool)
     units = [
         {"part": number, **asdict(part), "uri": files[part.file].uri, "repeats": repeats[number]}
+        | known[number]
         for number, part in enumerate(parts)
     ]
     progress.start(sum(part.num_rows for part in parts))
@@ -94,7 +89,7 @@ def run(
     for result in runtime.map_units(
         Tokeniser,
         units,
-        pool,
+        wanted,
         out.location / "attempts",
         folder=out.location,
         config=config,
@@ -104,24 +99,15 @@ def run(
         results[result["part"]] = result
     _merge_rejected(out.location, staged, len(parts))
     summary = _summary(results, tokenizer)
-    _check_rejected(summary, results, config.max_rejected, out.location)
+    _check_rejected(summary, results, config.max_rejected, out.location, where)
     return summary
-
-
-@dataclass(frozen=True)
-class StagedPart:
-    """Consecutive rows of one input file, as they lie in the staging folder."""
-
-    file: int
-    name: str
-    num_rows: int
 
 
 def _cut(
     config: DataConfig,
     files: Sequence[InputFile],
     staged: Location,
-    pool: resources.Workers,
+    wanted: resources.Workers,
     progress: Progress,
 ) -> list[list[tuple[str, int]]]:
     """For each file, the names and row counts of its staged parts."""
@@ -131,7 +117,7 @@ def _cut(
     for result in runtime.map_units(
         Cutter,
         units,
-        pool,
+        wanted,
         staged / "attempts",
         staged=staged,
         fields=config.fields,
@@ -142,90 +128,17 @@ def _cut(
     return cut
 
 
-class Cutter:
-    """Reads one input file from beginning to end and stages its rows part by part."""
-
-    def __init__(self, staged: Location, fields: Any, rows_per_part: int) -> None:
-        self.staged, self.fields, self.rows_per_part = staged, fields, rows_per_part
-
-    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        number = unit["number"]
-        done = self.staged / f"file-{number:06d}.json"
-        if not done.exists():
-            rows = read_rows(InputFile(unit["uri"], unit["size"], unit["modified"]))
-            parts = [
-                self._stage(f"file-{number:06d}-{index:06d}.parquet", chunk)
-                for index, chunk in enumerate(_chunks(rows, self.rows_per_part))
-            ]
-            done.write_json({"number": number, "parts": parts})
-        result: dict[str, Any] = done.read_json()
-        return result
-
-    def _stage(self, name: str, chunk: Sequence[SourceRow]) -> tuple[str, int]:
-        # A repeated id and repeated content must never meet: they are hashed apart.
-        checked = [self._check(row) for row in chunk]
-        good = [row for row, (_, reason, _) in zip(chunk, checked, strict=True) if not reason]
-        table = pa.table(
-            [
-                [row.row for row in chunk],
-                [digest for digest, _, _ in checked],
-                [reason for _, reason, _ in checked],
-                [excerpt for _, _, excerpt in checked],
-            ],
-            schema=STAGED,
-        )
-        (self.staged / name).write_table(table)
-        originals = rows_table(
-            [row.fields or {} for row in good], [""] * len(good), "", [row.row for row in good]
-        )
-        (self.staged / f"rows-{name}").write_table(originals)
-        return name, len(chunk)
-
-    def _check(self, row: SourceRow) -> tuple[bytes | None, str | None, str | None]:
-        if row.fields is None:
-            return None, row.reason, row.excerpt[:EXCERPT_CHARACTERS]
-        try:
-            example = prompts.read_example(row.fields, self.fields)
-        except prompts.RowError as error:
-            return None, error.reason, _excerpt(error, row.fields)
-        return bytes.fromhex(_identity(example)), None, None
-
-
-def _identity(example: prompts.Example) -> str:
-    """32 hex digits: of the user's id where there is one, else of the content."""
-    if example.id is None:
-        return prompts.content_digest(example)
-    return hashlib.blake2b(example.id.encode(), digest_size=16, person=b"user id").hexdigest()
-
-
-def _chunks(rows: Iterator[SourceRow], size: int) -> Iterator[list[SourceRow]]:
-    chunk: list[SourceRow] = []
-    for row in rows:
-        chunk.append(row)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _repeats(staged: Location, parts: Sequence[StagedPart]) -> list[list[tuple[int, int]]]:
-    """For each part the (position, occurrence) of rows whose digest came before, from 1 up."""
-    digests, owner, position = [], [], []
-    for number, part in enumerate(parts):
-        column = (staged / part.name).read_table(["digest"])["digest"]
-        known = np.flatnonzero(~np.asarray(column.is_null()))
-        raw = b"".join(column.drop_null().to_pylist())
-        digests.append(np.frombuffer(raw, dtype=">u8").reshape(-1, 2).astype(np.uint64))
-        owner.append(np.full(len(known), number, np.int32))
-        position.append(known.astype(np.int32))
-    digest_N2 = np.concatenate(digests)
-    owner_N, position_N = np.concatenate(owner), np.concatenate(position)
-    occurrence_N = hashing.occurrences(digest_N2)
-    found: list[list[tuple[int, int]]] = [[] for _ in parts]
-    for index in np.flatnonzero(occurrence_N):
-        found[owner_N[index]].append((int(position_N[index]), int(occurrence_N[index])))
-    return found
+def _known(
+    staged: Location,
+    parts: Sequence[StagedPart],
+    repeats: Sequence[Sequence[tuple[int, int]]],
+    pool: Parts | None,
+) -> list[dict[str, str]]:
+    """What the unit of each part says of rows that `pool` has; nothing where there is no pool."""
+    if pool is None:
+        return [{} for _ in parts]
+    found = staging.known_rows(staged, parts, repeats, staging.identities(pool))
+    return [{"known": known} for known in found]
 
 
 class Tokeniser:
@@ -251,30 +164,33 @@ class Tokeniser:
     def _tokenise(self, unit: dict[str, Any]) -> dict[str, Any]:
         checked = (self.staged / unit["name"]).read_table().to_pylist()
         rows_by_number = self._originals(unit["name"], checked)
-        repeats = dict(unit["repeats"])
+        repeats, known_P = dict(unit["repeats"]), None
+        if "known" in unit:
+            known_P = staging.unpacked(unit["known"], len(checked))
         rejected = [(row["row"], row["reason"], row["excerpt"]) for row in checked if row["reason"]]
         kept = []
         for position, row in enumerate(checked):
-            if row["reason"]:
+            if row["reason"] or (known_P is not None and known_P[position]):
                 continue
             fields = rows_by_number[row["row"]]
             example = prompts.read_example(fields, self.config.fields)
             occurrence = repeats.get(position, 0)
             if example.id is not None and occurrence:
                 error = prompts.RowError("duplicate id", repr(example.id))
-                rejected.append((row["row"], error.reason, _excerpt(error, fields)))
+                rejected.append((row["row"], error.reason, excerpt_of(error, fields)))
                 continue
             kept.append((row["row"], fields, example, occurrence))
         outcomes = self._tokens([example for _, _, example, _ in kept])
         good, num_duplicates = [], 0
         for (row_number, fields, example, occurrence), tokens in zip(kept, outcomes, strict=True):
             if isinstance(tokens, prompts.RowError):
-                rejected.append((row_number, tokens.reason, _excerpt(tokens, fields)))
+                rejected.append((row_number, tokens.reason, excerpt_of(tokens, fields)))
             else:
                 example_id = _example_id(example, occurrence)
                 good.append((row_number, fields, example, example_id, tokens))
                 num_duplicates += occurrence > 0
-        return self._write(unit, good, sorted(rejected), num_duplicates)
+        result = self._write(unit, good, sorted(rejected), num_duplicates)
+        return result if known_P is None else result | {"known": int(known_P.sum())}
 
     def _originals(self, name: str, checked: Sequence[Mapping[str, Any]]) -> dict[int, Any]:
         table = (self.staged / f"rows-{name}").read_table()
@@ -338,11 +254,6 @@ def _part_table(
     )
 
 
-def _excerpt(error: prompts.RowError, fields: Mapping[str, Any]) -> str:
-    text = json.dumps(fields, ensure_ascii=False, default=str)
-    return f"{error.detail}: {text}"[:EXCERPT_CHARACTERS]
-
-
 def _first_places(uri: str, rejected: Sequence[tuple[int, str, str]]) -> dict[str, list[str]]:
     places: dict[str, list[str]] = {}
     for row, reason, _ in rejected:
@@ -368,10 +279,12 @@ def _summary(results: Sequence[Mapping[str, Any]], tokenizer: str | None) -> dic
         strata.update(result["strata"])
         reasons.update(result["reasons"])
     totals = {key: sum(result[key] for result in results) for key in ("rows", "kept", "tokens")}
-    assert totals["rows"] == totals["kept"] + sum(reasons.values())
+    known = {"known": sum(result["known"] for result in results)} if "known" in results[0] else {}
+    assert totals["rows"] == totals["kept"] + sum(reasons.values()) + sum(known.values())
     return {
         "rows": totals["rows"],
         "kept": totals["kept"],
+        **known,
         "rejected": dict(sorted(reasons.items())),
         "duplicates": sum(result["duplicates"] for result in results),
         "tokens": totals["tokens"],
@@ -387,6 +300,7 @@ def _check_rejected(
     results: Sequence[Mapping[str, Any]],
     max_rejected: float,
     folder: Location,
+    where: str = "data.train",
 ) -> None:
     counts = summary["rejected"]
     places = {
@@ -394,4 +308,4 @@ def _check_rejected(
         for reason in counts
     }
     note = f"All of them are listed in {folder}/rejected.parquet. "
-    check_rejected_share("data.train", summary["rows"], counts, places, max_rejected, note)
+    check_rejected_share(where, summary["rows"], counts, places, max_rejected, note)

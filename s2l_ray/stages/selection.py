@@ -163,7 +163,7 @@ def chosen_of(
 ) -> Choice:
     """The ranking of the pool by `config`, and how much of it the budget takes."""
     # Tokens lie beside the rows.
-    prepared = Parts(rows.folder) if rows is not None else None
+    prepared = Parts(rows.folder, more=rows.more) if rows is not None else None
     sources = Sources(pool.clusters, trajectories, prepared)
     examples = Examples(pool.key_N, pool.cluster_N, pool.stratum_N)
     return choose(config, examples, pool.strata, sources, seed=seed)

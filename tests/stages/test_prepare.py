@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from s2l_ray import staging
 from s2l_ray.artifacts import Parts, StageDir, original_rows
 from s2l_ray.config import DataConfig, FieldNames
 from s2l_ray.errors import DataError
@@ -55,7 +56,7 @@ def settings(template="alpaca", **changes):
     return DataConfig(**{"train": ["unused"], **usual, **changes})
 
 
-def prepare_here(folder, paths, config, tokenizer=None, *, num_workers=1):
+def prepare_here(folder, paths, config, tokenizer=None, *, num_workers=1, pool=None):
     """The stage as its workers do it, in this process: the last unit first, taken in turns."""
     files, staged = expand(paths), Location.of(folder) / "staged"
     cutters = [
@@ -70,14 +71,16 @@ def prepare_here(folder, paths, config, tokenizer=None, *, num_workers=1):
         for number, found in enumerate(reversed(cut))
         for name, num_rows in found
     ]
-    repeats = prepare._repeats(staged, parts)
+    repeats = staging.repeats(staged, parts)
+    known = prepare._known(staged, parts, repeats, pool)
     workers = [
         prepare.Tokeniser(Location.of(folder), config, tokenizer) for _ in range(num_workers)
     ]
     results = {}
     for number, part in reversed(list(enumerate(parts))):
         unit = {"part": number, **asdict(part), "uri": files[part.file].uri}
-        results[number] = workers[number % num_workers](unit | {"repeats": repeats[number]})
+        unit |= {"repeats": repeats[number]} | known[number]
+        results[number] = workers[number % num_workers](unit)
     in_order = [results[number] for number in range(len(parts))]
     prepare._merge_rejected(Location.of(folder), staged, len(parts))
     summary = prepare._summary(in_order, tokenizer)

@@ -1,0 +1,116 @@
+"""Whether the rows of an extension still fit the clusters that they were placed in.
+
+Reads clusters/part-* one after the other; in memory are bins of distances, not examples.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+
+from s2l_ray.artifacts import Parts
+from s2l_ray.maths import drift
+
+MIN_ROWS_PER_CLUSTER = 10
+"""Of old rows, in the clusters of a stratum together; the percentiles of fewer say too little."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """Rows that clusters were fitted to: those of a run, or of new strata in an extension.
+
+    Attributes:
+        parts: example_id, stratum, cluster, sqdist.
+        size_of_cluster: rows in `parts` of each cluster.
+        clusters: the numbers of the clusters whose centroids came from these rows.
+    """
+
+    parts: Parts
+    size_of_cluster: Sequence[int]
+    clusters: range
+
+
+def compared(
+    fitted: Sequence[Fitted], placed: Parts, stratum_of_cluster: Sequence[str]
+) -> dict[str, Any]:
+    """How far placed rows are from their centroids, next to the rows that these were fitted to.
+
+    Rows of strata that `fitted` does not cover, or with fewer old rows than
+    MIN_ROWS_PER_CLUSTER for each cluster, are left out and counted.
+    """
+    names = sorted(set(stratum_of_cluster))
+    group_K = np.searchsorted(names, stratum_of_cluster)
+    num_known = fitted[-1].clusters.stop
+    old = reduce(drift.Histogram.merge, [_of_fitted(source, group_K) for source in fitted])
+    new = _histogram(placed, group_K, range(num_known))
+    judged = _judged(old.rows_by_group(), np.bincount(group_K[:num_known], minlength=len(names)))
+    shown = new.within(judged)
+    num_placed = sum(len(table) for table in placed.tables(["cluster"]))
+    counts = {
+        "rows": shown.num_rows,
+        "rows_of_new_strata": num_placed - new.num_rows,
+        "rows_of_small_strata": new.num_rows - shown.num_rows,
+    }
+    if not shown.num_rows:
+        return counts
+    fit = drift.fit(old.within(set(shown.rows_by_group())), shown)
+    return {
+        **counts,
+        "old_rows": fit.num_rows[0],
+        "median_distance_nats": _pair(fit.median_nats),
+        "p95_distance_nats": _pair(fit.p95_nats),
+        "share_beyond_p95": _pair(fit.beyond_p95),
+        "share_beyond_p99": _pair(fit.beyond_p99),
+        "reclustering_due": fit.is_due,
+    }
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """What `compared` found, in words."""
+    if not found["rows"]:
+        return (
+            f"cannot be judged: no new row is of a known stratum with {MIN_ROWS_PER_CLUSTER} old "
+            "rows for each cluster"
+        )
+    beyond = found["share_beyond_p95"]["new"]
+    start = f"{beyond:.1%} of new rows are beyond the 95th percentile of old rows"
+    if found["reclustering_due"]:
+        return f"{start} (10% or less is usual): re-clustering is due"
+    return f"{start} (10% or less is usual): the clusters still fit"
+
+
+def _of_fitted(source: Fitted, group_K: np.ndarray) -> drift.Histogram:
+    return _histogram(
+        source.parts, group_K, source.clusters, np.asarray(source.size_of_cluster, np.int64)
+    )
+
+
+def _histogram(
+    parts: Parts, group_K: np.ndarray, clusters: range, size_K: np.ndarray | None = None
+) -> drift.Histogram:
+    """Of rows in `clusters`; with their sizes, as if no row were in its own cluster."""
+    total = drift.Histogram(np.empty(0, np.int64), np.empty(0, np.int64))
+    for table in parts.tables(["cluster", "sqdist"]):
+        cluster_N, sqdist_N = table["cluster"].to_numpy(), table["sqdist"].to_numpy()
+        keep_N = (cluster_N >= clusters.start) & (cluster_N < clusters.stop)
+        if size_K is not None:
+            keep_N &= size_K[cluster_N] > 1
+        cluster_N, sqdist_N = cluster_N[keep_N], sqdist_N[keep_N]
+        if size_K is not None:
+            sqdist_N = drift.without_itself(sqdist_N, size_K[cluster_N])
+        total = total.merge(drift.Histogram.of(group_K[cluster_N], sqdist_N))
+    return total
+
+
+def _judged(rows_by_group: Mapping[int, int], num_clusters_G: np.ndarray) -> set[int]:
+    return {
+        group
+        for group, count in rows_by_group.items()
+        if count >= MIN_ROWS_PER_CLUSTER * num_clusters_G[group]
+    }
+
+
+def _pair(values: tuple[float, float]) -> dict[str, float]:
+    return {"old": round(values[0], 6), "new": round(values[1], 6)}

@@ -1,0 +1,367 @@
+"""New data for a finished run: scored at its checkpoints, placed in its clusters, ranked with it.
+
+Every extension has steps of the same stages as a run, in folders of its own. What they depend on
+is read off the run's manifests, so neither the run's data nor its configuration file is needed,
+and nothing of the run is written.
+"""
+
+import io
+import itertools
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from s2l_ray import drift, extensions, pipeline, sources, staging
+from s2l_ray.artifacts import Parts, StageDir, section_inputs
+from s2l_ray.contents import CONTENTS, Contents
+from s2l_ray.errors import ConfigError, DataError, first
+from s2l_ray.extendable import Base, base_of, check_unchanged, checkpoint_places
+from s2l_ray.extensions import Extension
+from s2l_ray.progress import Progress
+from s2l_ray.steps import Step, absolute, absolute_if_file
+from s2l_ray.storage import Location, exclusive
+
+KEPT = ("prepare", "trajectories")
+"""Finished work of these stages is never redone for a run that has changed."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What has been done, and the extension of the given data; None where none was given."""
+
+    done: list[Step]
+    extension: Extension | None
+
+
+def extend(
+    run: Location,
+    patterns: Sequence[str],
+    *,
+    address: str | None = None,
+    say: Callable[[str], None] = print,
+) -> Outcome:
+    """Do what is not yet done for the new data in `patterns`, and for earlier extensions.
+
+    Without patterns, extensions are placed again where the run's clusters have changed, and ranked
+    again where its selection has.
+
+    Raises:
+        UserError: whatever the user can change; nothing of the stage that failed is visible.
+    """
+    base = base_of(run)
+    files = sources.expand([absolute(name) for name in patterns], "DATA") if patterns else []
+    with exclusive(run):
+        contents = _contents(run)
+        check_unchanged(base, contents)
+        shas = {file: contents.sha(file) for file in files}
+        given = _given(run, tuple(sorted(shas.values()))) if files else None
+        steps = plan(base, given, sorted(files, key=lambda file: (shas[file], file.uri)))
+        refuse_outdated(steps)
+        todo = pipeline.stale(steps, None)
+        if todo:
+            _remove_unprepared(run, given)
+            (run / extensions.FOLDER / CONTENTS).write_json(contents.cache)
+            with pipeline.connected(todo, base.config, address, say):
+                todo = _carry_out(base, todo, given, say)
+    return Outcome(todo, given)
+
+
+def _contents(run: Location) -> Contents:
+    """Hashes known of the run and of extensions; only the latter are written again."""
+    own = Contents.of_run(run / extensions.FOLDER)
+    return Contents({**Contents.of_run(run).cache, **own.cache})
+
+
+def _given(run: Location, shas: tuple[str, ...]) -> Extension:
+    """The extension of these files' content: the one that is there, else the next."""
+    known = extensions.of_run(run)
+    same = [item for item in known if item.shas == shas]
+    if same:
+        return same[0]
+    number = 1 + max((item.number for item in known), default=0)
+    return Extension(run, number, shas)
+
+
+def _remove_unprepared(run: Location, given: Extension | None) -> None:
+    """What was begun with other data and never got as far as its rows makes way."""
+    kept = {item.name for item in [*extensions.of_run(run), *([given] if given else [])]}
+    for name in (run / extensions.FOLDER).names():
+        if name not in kept and extensions.is_name(name):
+            (run / extensions.FOLDER / name).remove()
+
+
+def plan(
+    base: Base, given: Extension | None, files: Sequence[sources.InputFile] = ()
+) -> list[Step]:
+    """The steps of every extension in order, the given one among them, and the new selection.
+
+    Raises:
+        DataError: there is no extension.
+    """
+    chain = [item for item in extensions.of_run(base.run) if item != given and not item.is_empty]
+    if given is None and not chain:
+        raise DataError(f"{base.run} has no extensions yet: name new data.")
+    if given is not None and not given.is_empty:
+        chain = sorted([*chain, given], key=lambda item: item.number)
+    builder = _Builder(base, chain, files)
+    for extension in chain:
+        builder.add(extension)
+    if given is not None and given.is_empty:
+        builder.add_prepare(given)
+    if chain:
+        builder.add_selection()
+    return builder.made
+
+
+def refuse_outdated(steps: Sequence[Step]) -> None:
+    """Raise ConfigError when finished rows or losses of extensions no longer fit the run."""
+    outdated = [
+        step
+        for step in steps
+        if step.stage in KEPT and step.out.manifest() is not None and not step.out.is_current()
+    ]
+    if outdated:
+        step = outdated[0]
+        folder = step.out.location.parent.parent
+        raise ConfigError(
+            f"{len(outdated)} finished stage(s) of extensions no longer fit the run: "
+            f"{first(step.out.changed_keys())} changed (first: {step.label}). Remove {folder}, "
+            "and extend the run with its data again."
+        )
+
+
+def _carry_out(
+    base: Base, todo: Sequence[Step], given: Extension | None, say: Callable[[str], None]
+) -> list[Step]:
+    """Do these steps; without those of the given rows, once it turns out that none is new."""
+    done = []
+    for step in todo:
+        pipeline.carry_out(step, None, say)
+        done.append(step)
+        if step.stage == "prepare" and given is not None and given.is_empty:
+            left = extensions.of_run(base.run)
+            if all(item.is_empty for item in left):
+                return done
+            rest = pipeline.stale(plan(base, None), None)
+            return done + _carry_out(base, rest, None, say)
+    return done
+
+
+@dataclass
+class _Builder:
+    """Builds the steps in order; each one's fingerprint goes into those after it."""
+
+    base: Base
+    chain: list[Extension]
+    files: Sequence[sources.InputFile]
+    made: list[Step] = field(default_factory=list)
+
+    def add(self, extension: Extension) -> None:
+        """The steps of one extension up to its clusters."""
+        base, earlier = self.base, self._before(extension)
+        prepare = self.add_prepare(extension)
+        trajectories = self._add(
+            extension,
+            "trajectories",
+            {
+                "trajectories of the run": base.fingerprint("trajectories"),
+                "prepare": prepare.fingerprint,
+            },
+            partial(_trajectories, base, extension),
+        )
+        self._add(
+            extension,
+            "clusters",
+            {
+                "clusters of the run": base.fingerprint("clusters"),
+                "trajectories": trajectories.fingerprint,
+                "earlier": self._fingerprints("clusters", earlier),
+            },
+            partial(_clusters, base, [*earlier, extension]),
+        )
+
+    def add_prepare(self, extension: Extension) -> StageDir:
+        earlier = self._before(extension)
+        inputs = {
+            "data": list(extension.shas),
+            "prepare of the run": self.base.fingerprint("prepare"),
+            "earlier": self._fingerprints("prepare", earlier),
+        }
+        work = partial(_prepare, self.base, earlier, self.files)
+        return self._add(extension, "prepare", inputs, work)
+
+    def add_selection(self) -> None:
+        """The ranking of the whole pool, in the folder of the last extension."""
+        section = self.base.config.selection
+        if section is None:
+            return
+        inputs = {
+            **section_inputs("selection", section),
+            "seed": self.base.config.seed,
+            "prepare of the run": self.base.fingerprint("prepare"),
+            "clusters of the run": self.base.fingerprint("clusters"),
+            "clusters": self._fingerprints("clusters", self.chain),
+        }
+        self._add(self.chain[-1], "selection", inputs, partial(_selection, self.base, self.chain))
+
+    def _add(
+        self,
+        extension: Extension,
+        stage: str,
+        inputs: dict[str, Any],
+        work: Callable[[StageDir, Progress], dict[str, Any]],
+    ) -> StageDir:
+        out = StageDir(extension.folder(stage), stage, inputs)
+        self.made.append(Step(out, partial(work, out), extension.name))
+        return out
+
+    def _before(self, extension: Extension) -> list[Extension]:
+        return [item for item in self.chain if item.number < extension.number]
+
+    def _fingerprints(self, stage: str, of: Sequence[Extension]) -> list[str]:
+        names = {item.name for item in of}
+        return [
+            step.out.fingerprint for step in self.made if step.stage == stage and step.arm in names
+        ]
+
+
+def _prepare(
+    base: Base,
+    earlier: Sequence[Extension],
+    files: Sequence[sources.InputFile],
+    out: StageDir,
+    progress: Progress,
+) -> dict[str, Any]:
+    """The rows that neither the run nor an earlier extension has."""
+    from s2l_ray.stages import prepare
+
+    data = base.config.data
+    assert data is not None
+    data = data.model_copy(update={"template": absolute_if_file(data.template)})
+    pool = Parts(base.run / "prepared", more=tuple(item.folder("prepare") for item in earlier))
+    tokenizer = base.summary("prepare")["tokenizer"]
+    summary = prepare.run(data, files, tokenizer, out, progress=progress, pool=pool)
+    rows = Parts(pool.folder, "rows", pool.more)
+    notes = (
+        staging.check_ids(out.location / "staged", rows, data.fields) if summary["known"] else []
+    )
+    return {**summary, "notes": notes} if notes else summary
+
+
+def _trajectories(
+    base: Base, extension: Extension, out: StageDir, progress: Progress
+) -> dict[str, Any]:
+    """Losses at the run's checkpoints, computed in the precision of the run's own."""
+    from s2l_ray.stages import trajectories
+
+    section = base.config.trajectories
+    assert section is not None
+    section = section.model_copy(update={"precision": base.summary("trajectories")["precision"]})
+    places = zip(base.summary("reference")["steps"], checkpoint_places(base), strict=True)
+    checkpoints = [trajectories.Checkpoint(step, place) for step, place in places]
+    prepared = Parts(extension.folder("prepare"))
+    return trajectories.run(section, prepared, checkpoints, out, progress=progress)
+
+
+def _clusters(
+    base: Base, chain: Sequence[Extension], out: StageDir, progress: Progress
+) -> dict[str, Any]:
+    """Place the rows of the last extension in the clusters of the run and of those before it."""
+    from s2l_ray.stages import clusters
+
+    section, extension = base.config.clusters, chain[-1]
+    assert section is not None
+    folder, known = base.run / "clusters", base.summary("clusters")
+    fitted = [_fitted(folder, known, 0)]
+    for earlier in chain[:-1]:
+        start, folder = known["num_clusters"], earlier.folder("clusters")
+        known = earlier.summary("clusters") or {}
+        fitted.append(_fitted(folder, known, start))
+    trajectories = Parts(extension.folder("trajectories"))
+    stored = _stored(folder, known["stratum_of_cluster"])
+    summary = clusters.run(
+        section, trajectories, out, seed=base.config.seed, progress=progress, stored=stored
+    )
+    strata = summary["stratum_of_cluster"]
+    unseen = Counter(strata[known["num_clusters"] :])
+    fit = drift.compared(fitted, Parts(out.location), strata)
+    note = (
+        f"new strata: {len(unseen):,} (first: {first(list(unseen))}), each clustered by itself; "
+        f"{unseen.total():,} new clusters in all"
+    )
+    notes = {"notes": [note]} if unseen else {}
+    return {**summary, "new_strata": dict(unseen), "fit": fit, **notes}
+
+
+def _fitted(folder: Location, summary: Mapping[str, Any], start: int) -> drift.Fitted:
+    numbers = range(start, summary["num_clusters"])
+    return drift.Fitted(Parts(folder), summary["size_of_cluster"], numbers)
+
+
+def _stored(folder: Location, stratum_of_cluster: Sequence[str]) -> dict[str, np.ndarray]:
+    """Centroids by stratum, in the order of their numbers."""
+    content = io.BytesIO((folder / "centroids.npy").read_bytes())
+    centroid_KT = np.load(content, allow_pickle=False)
+    stored, start = {}, 0
+    for name, numbers in itertools.groupby(stratum_of_cluster):
+        count = len(list(numbers))
+        stored[name] = centroid_KT[start : start + count]
+        start += count
+    return stored
+
+
+def _selection(
+    base: Base, chain: Sequence[Extension], out: StageDir, progress: Progress
+) -> dict[str, Any]:
+    """Rank old and new rows together."""
+    from s2l_ray.stages import selection
+
+    section = base.config.selection
+    assert section is not None
+    pool = extensions.pool(base.run, list(chain))
+    return selection.run(
+        section,
+        pool.clusters,
+        pool.rows,
+        out,
+        seed=base.config.seed,
+        trajectories=pool.trajectories,
+    )
+
+
+def selected(run: Location) -> list[Location]:
+    """The subset of the whole pool, where the run's configuration asks for one."""
+    chain = [item for item in extensions.of_run(run) if not item.is_empty]
+    if not chain or chain[-1].summary("selection") is None:
+        return []
+    places = [chain[-1].folder("selection") / f"selected.{kind}" for kind in ("jsonl", "parquet")]
+    return [place for place in places if place.exists()]
+
+
+def summary_lines(extension: Extension) -> list[tuple[str, str]]:
+    """What came of the given rows, each line with its name."""
+    prepared, placed = extension.summary("prepare"), extension.summary("clusters")
+    assert prepared is not None
+    rejected = sum(prepared["rejected"].values())
+    counts = f"{prepared['kept']:,} of {prepared['rows']:,}; {prepared['known']:,} were known"
+    lines = [("new rows", f"{counts}, {rejected:,} rejected")]
+    if placed is None:
+        return lines
+    taken = sum(1 for size in placed["size_of_cluster"] if size)
+    unseen = sum(placed["new_strata"].values())
+    lines.append(("placed", f"in {taken:,} of {placed['num_clusters']:,} clusters, {unseen:,} new"))
+    fit = placed["fit"]
+    if fit["rows"]:
+        median, p95 = fit["median_distance_nats"], fit["p95_distance_nats"]
+        lines.append(
+            (
+                "distance",
+                f"median {median['new']:.3g} nats (old rows {median['old']:.3g}), "
+                f"95th percentile {p95['new']:.3g} ({p95['old']:.3g})",
+            )
+        )
+    return [*lines, ("fit", drift.sentence(fit))]

@@ -1,0 +1,218 @@
+"""New data for a finished run: scored and placed, whatever happens on the way; the run stays."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.small_run import (
+    NOBODY,
+    manifest,
+    refusal,
+    rows,
+    schema,
+    sets,
+    stages_done,
+    state,
+    table,
+    write_rows,
+)
+
+pytestmark = pytest.mark.ray
+
+KNOWN = rows()[5:15]
+RENAMED = [row | {"id": f"again-{place}"} for place, row in enumerate(rows()[20:30])]
+"""Rows of the run under another id: they are scored once more."""
+SPELT = [
+    {"instruction": f"spell c{i}", "output": " ".join(f"c{i}"), "source": "spell", "notes": []}
+    for i in range(7)
+]
+NEW = rows(first=100)[::2] + RENAMED + SPELT
+STAGES = {"prepare", "trajectories", "clusters", "selection"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> str:
+    folder = tmp_path_factory.mktemp("new")
+    return write_rows(folder / "new.jsonl", KNOWN + NEW, bad="{not JSON\n")
+
+
+@pytest.fixture(scope="module")
+def extended(finished, data, s2l, tmp_path_factory) -> Path:
+    """A copy of the small run with these rows, made without interruption."""
+    run = tmp_path_factory.mktemp("extended") / "run"
+    shutil.copytree(finished, run)
+    before = state(run)
+    done = s2l("extend", run, data)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stages_done(done.stdout) == STAGES
+    assert "new rows  47 of 58; 10 were known, 1 rejected" in done.stdout
+    assert "new strata: 1 (first: spell), each clustered by itself; 3 new clusters" in done.stdout
+    assert re.search(r"^fit       \S.* rows", done.stdout, re.MULTILINE)
+    assert f"selected  {folder(run)}/selection/selected.jsonl" in done.stdout
+    assert {path: found for path, found in state(run).items() if path in before} == before
+    return run
+
+
+def folder(run: Path, number: int = 1) -> Path:
+    (found,) = (run / "extensions").glob(f"{number:03d}-*")
+    return found
+
+
+def content(run: Path) -> dict[str, bytes]:
+    """Everything that extensions leave, but for the times in manifests."""
+    files = [path for path in (run / "extensions").rglob("*") if path.is_file()]
+    results = [path for path in files if path.suffix in (".parquet", ".npy", ".jsonl")]
+    return {str(path.relative_to(run)): path.read_bytes() for path in results}
+
+
+def test_the_run_is_still_finished_and_the_same_data_again_is_nothing_to_do(
+    extended, config, data, s2l
+):
+    before = state(extended)
+    again = s2l("run", config, "--address", NOBODY, *sets(run_dir=extended))
+    assert again.returncode == 0 and "nothing to do" in again.stdout
+    copy = shutil.copy(data, Path(data).parent / "other.jsonl")
+    same = s2l("extend", extended, copy, "--address", NOBODY)
+    assert same.returncode == 0 and "nothing to do" in same.stdout, same.stderr
+    assert "new rows  47 of 58; 10 were known, 1 rejected" in same.stdout
+    assert state(extended) == before
+
+
+def test_only_new_rows_are_prepared_and_scored(extended):
+    place = folder(extended)
+    prepared, losses = table(place / "prepared"), table(place / "trajectories")
+    originals = table(place / "prepared", "rows-*.parquet")
+    assert originals["instruction"].to_pylist() == [row["instruction"] for row in NEW]
+    assert prepared["example_id"].to_pylist() == losses["example_id"].to_pylist()
+    old = set(table(extended / "prepared")["example_id"].to_pylist())
+    assert not old & set(prepared["example_id"].to_pylist())
+    assert schema(losses) == schema(table(extended / "trajectories"))
+    assert manifest(place / "prepared")["summary"]["known"] == len(KNOWN)
+
+
+def test_a_row_has_the_losses_that_it_has_in_the_run(extended):
+    """Other rows of its part make other batches, so the last bits may differ."""
+    old, new = table(extended / "trajectories"), table(folder(extended) / "trajectories")
+    first = new["example_id"].to_pylist().index("again-0")
+    again_NT = np.stack(new["loss_nats"].to_numpy()[first : first + len(RENAMED)])
+    np.testing.assert_allclose(again_NT, np.stack(old["loss_nats"].to_numpy()[20:30]), rtol=1e-5)
+
+
+def test_rows_are_in_the_nearest_stored_cluster_of_their_stratum(extended):
+    place = folder(extended)
+    centroid_KT = np.load(extended / "clusters" / "centroids.npy")
+    strata = manifest(extended / "clusters")["summary"]["stratum_of_cluster"]
+    now = manifest(place / "clusters")["summary"]["stratum_of_cluster"]
+    assert now[: len(strata)] == strata and set(now[len(strata) :]) == {"spell"}
+    np.testing.assert_array_equal(
+        np.load(place / "clusters" / "centroids.npy")[: len(strata)], centroid_KT
+    )
+    losses = np.stack(table(place / "trajectories")["loss_nats"].to_numpy()).astype(float)
+    for loss_T, item in zip(losses, table(place / "clusters").to_pylist(), strict=True):
+        if item["stratum"] == "spell":
+            assert item["cluster"] >= len(strata)
+            continue
+        sqdist_K = ((loss_T - centroid_KT.astype(float)) ** 2).sum(axis=1)
+        sqdist_K[np.array(strata) != item["stratum"]] = np.inf
+        assert item["cluster"] == sqdist_K.argmin()
+        assert item["sqdist"] == pytest.approx(sqdist_K.min(), rel=1e-5)
+
+
+def test_the_budget_is_spread_over_all_rows(extended, finished):
+    place = folder(extended) / "selection"
+    ranking = table(place, "ranking.parquet").to_pylist()
+    assert len({row["example_id"] for row in ranking}) == 60 + len(NEW)
+    assert {row["stratum"] for row in ranking} == {"add", "copy", "shout", "spell"}
+    head = {row["example_id"] for row in ranking if row["rank"] < int(0.4 * 107)}
+    chosen = [json.loads(line) for line in (place / "selected.jsonl").read_text().splitlines()]
+    assert {row["example_id"] for row in chosen} == head and len(chosen) == len(head)
+    untouched = [{k: v for k, v in row.items() if k != "example_id"} for row in chosen]
+    assert all(row in rows() + NEW for row in untouched)
+
+
+def test_a_subset_comes_from_old_and_new_rows(extended, finished, s2l, tmp_path):
+    places = {}
+    for flag in ("--without-extensions", None):
+        out = tmp_path / f"{flag}.jsonl"
+        done = s2l("select", extended, "--budget", 0.4, "--out", out, *filter(None, [flag]))
+        assert done.returncode == 0, done.stderr
+        assert ("from the run with 1 extension(s)" in done.stdout) == (flag is None)
+        places[flag] = out.read_bytes()
+    assert places[None] == (folder(extended) / "selection" / "selected.jsonl").read_bytes()
+    assert (
+        places["--without-extensions"] == (finished / "selection" / "selected.jsonl").read_bytes()
+    )
+
+
+def kill_at(beginning: str, run: Path, data: str, environment: dict[str, str]) -> None:
+    """Start extending; end the whole program once a file of the extension begins so."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "s2l_ray", "extend", str(run), data],
+        env=environment,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    deadline = time.monotonic() + 240
+    while not list(run.glob(f"extensions/*/{beginning}*")):
+        assert time.monotonic() < deadline, beginning
+        assert process.poll() is None, process.communicate()[0]
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (folder(run) / "selection" / "manifest.json").exists()
+
+
+def test_whatever_is_killed_the_end_is_the_same(extended, copied, data, s2l, s2l_environment):
+    run = copied()
+    for beginning in ("prepared/staged/done-", "trajectories/units/losses-", "clusters/manifest"):
+        kill_at(beginning, run, data, s2l_environment)
+    done = s2l("extend", run, data)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "prepare" not in stages_done(done.stdout)
+    assert content(run) == content(extended)
+
+
+def test_a_second_extension_knows_the_first(extended, data, s2l, tmp_path):
+    run = Path(shutil.copytree(extended, tmp_path / "run"))
+    before = state(run)
+    del before[str(run / "extensions" / "contents.json")]
+    more = rows(first=300)[30:36] + SPELT
+    done = s2l("extend", run, data, write_rows(tmp_path / "more.jsonl", more))
+    assert done.returncode == 0, done.stdout + done.stderr
+    summary = manifest(folder(run, 2) / "prepared")["summary"]
+    # What is spelt is twice in these files, and so once more than was known.
+    assert summary["kept"] == 6 + len(SPELT) and summary["known"] == len(KNOWN) + len(NEW)
+    spelt = [item for item in table(folder(run, 2) / "clusters").to_pylist()]
+    first = manifest(folder(run) / "clusters")["summary"]["num_clusters"]
+    assert manifest(folder(run, 2) / "clusters")["summary"]["num_clusters"] == first
+    assert {item["stratum"] for item in spelt} >= {"spell"}
+    ranking = table(folder(run, 2) / "selection", "ranking.parquet")
+    assert ranking.num_rows == 60 + len(NEW) + 6 + len(SPELT)
+    assert {path: found for path, found in state(run).items() if path in before} == before
+
+
+def test_rows_that_are_all_known_leave_the_pool_as_it_is(copied, s2l, tmp_path):
+    run = copied()
+    done = s2l("extend", run, write_rows(tmp_path / "old.jsonl", rows()[::-1]))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert stages_done(done.stdout) == {"prepare"}
+    assert "new rows  0 of 60; 60 were known, 0 rejected" in done.stdout
+
+
+def test_rows_that_cannot_be_used_are_explained(copied, s2l, tmp_path):
+    run = copied()
+    before = state(run)
+    bad = write_rows(tmp_path / "bad.jsonl", rows(first=200)[:4], bad="{\n{\n")
+    message = refusal(s2l("extend", run, bad))
+    assert "the new data: 2 of 6 rows cannot be used" in message and "bad.jsonl row 4" in message
+    assert {path: found for path, found in state(run).items() if path in before} == before

@@ -1,0 +1,348 @@
+"""Extensions of a run made by hand: what they depend on, and what is done with them without Ray."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from s2l_ray import config, drift, extending, extensions, finished, pipeline
+from s2l_ray.artifacts import Parts, StageDir, part_name, rows_name, rows_table
+from s2l_ray.errors import ConfigError, DataError, ModelError, StorageError
+from s2l_ray.extendable import base_of
+from s2l_ray.storage import Location, exclusive
+from tests import handmade
+from tests.handmade import changed, finish, planned
+
+NUM_NEW = 6
+
+
+@pytest.fixture
+def tree(tmp_path):
+    tree = handmade.inputs(tmp_path)
+    return changed(changed(tree, "target", None), "evaluation", None)
+
+
+@pytest.fixture
+def run(tree, tmp_path) -> Location:
+    """Finished through its selection, with all that extensions ask its stages for."""
+    run = finish(tree, until="clusters")
+    more = {
+        "prepare": {"tokenizer": str(tmp_path / "tokenizer")},
+        "reference": {"path": None, "steps": [2], "names": ["step-000002"]},
+        "trajectories": {"precision": "fp32"},
+    }
+    for step in planned(tree):
+        if step.stage in more:
+            manifest = step.out.manifest()
+            step.out.finish({**manifest.summary, **more[step.stage]}, manifest.seconds)
+    (run / "reference" / "step-000002" / "config.json").write_bytes(b"{}")
+    pipeline.run(config.from_tree(tree, "test"), until="selection", say=lambda line: None)
+    return run
+
+
+def new_rows(start: int) -> list[dict]:
+    return [
+        {"id": f"n{n}", "instruction": f"new {n}", "output": "x", "source": "math"}
+        for n in range(start, start + NUM_NEW)
+    ]
+
+
+def data(folder: Path, start: int = 0, name: str = "new") -> str:
+    place = folder / f"{name}-{start}.jsonl"
+    place.write_text("".join(f"{json.dumps(row)}\n" for row in new_rows(start)))
+    return str(place)
+
+
+def given(run: Location, path: str) -> extensions.Extension:
+    """The extension of a file, whose first three steps are made without Ray."""
+    base = base_of(run)
+    files = extending.sources.expand([path])
+    extension = extending._given(run, (extending._contents(run).sha(files[0]),))
+    start = int(Path(path).stem.rpartition("-")[2])
+    for step in extending.plan(base, extension, files):
+        if step.out.is_current() or step.stage == "selection":
+            continue
+        step.out.begin()
+        summary = {"prepare": prepared, "trajectories": scored, "clusters": placed}[step.stage]
+        step.out.finish(summary(step.out.location, new_rows(start)), 1.0)
+    return extension
+
+
+def prepared(folder: Location, rows: list[dict]) -> dict:
+    ids = [row["id"] for row in rows]
+    (folder / rows_name(0)).write_table(rows_table(rows, ids, "new.jsonl", range(len(rows))))
+    counts = {"kept": len(rows), "known": 2, "rejected": {"empty field": 1}, "tokens": 9}
+    return {"rows": len(rows) + 3, **counts}
+
+
+def scored(folder: Location, rows: list[dict]) -> dict:
+    return {"rows": len(rows)}
+
+
+def placed(folder: Location, rows: list[dict]) -> dict:
+    cluster_N = [number % handmade.NUM_CLUSTERS for number in range(len(rows))]
+    table = {
+        "example_id": [row["id"] for row in rows],
+        "stratum": [row["source"] for row in rows],
+        "cluster": pa.array(cluster_N, pa.int32()),
+        "sqdist": pa.array([0.1] * len(rows), pa.float32()),
+    }
+    (folder / part_name(0)).write_table(pa.table(table))
+    return {
+        "num_clusters": handmade.NUM_CLUSTERS,
+        "size_of_cluster": [cluster_N.count(k) for k in range(handmade.NUM_CLUSTERS)],
+        "stratum_of_cluster": [""] * handmade.NUM_CLUSTERS,
+        "new_strata": {},
+        "fit": {"rows": 0},
+    }
+
+
+def extend(run, *paths):
+    return extending.extend(run, paths, say=lambda line: None)
+
+
+def content(run: Location) -> dict[str, bytes]:
+    files = [path for path in Path(run.uri).rglob("*") if path.is_file() and path.name != ".lock"]
+    return {str(path): path.read_bytes() for path in files}
+
+
+def ids(place: Location) -> list[str]:
+    return [json.loads(line)["example_id"] for line in place.read_bytes().splitlines()]
+
+
+def test_the_budget_is_spread_over_old_and_new_rows_and_the_run_stays_as_it_was(
+    run, tree, tmp_path
+):
+    before = content(run)
+    extension = given(run, data(tmp_path))
+    outcome = extend(run, data(tmp_path))
+
+    assert [step.label for step in outcome.done] == [f"selection ({extension.name})"]
+    ranking = (extension.folder("selection") / "ranking.parquet").read_table()
+    everyone = handmade.IDS + [row["id"] for row in new_rows(0)]
+    assert sorted(ranking["example_id"].to_pylist()) == sorted(everyone)
+    head = set(ranking["example_id"].to_pylist()[:6])
+    (place,) = extending.selected(run)
+    assert set(ids(place)) == head
+    assert {path: found for path, found in content(run).items() if path in before} == before
+    assert pipeline.stale(planned(tree)[:-1], None) == []
+
+
+def test_a_finished_extension_is_left_as_it_is_whatever_its_file_is_called(run, tmp_path):
+    given(run, data(tmp_path))
+    extend(run, data(tmp_path))
+    before = content(run)
+
+    assert extend(run, data(tmp_path, name="copy")).done == []
+    assert extend(run).done == []
+    assert content(run) == before
+
+
+def test_the_order_in_which_files_are_named_changes_nothing(run, tmp_path):
+    one, two = data(tmp_path, 0), data(tmp_path, 10)
+    contents = extending._contents(run)
+    shas = [contents.sha(file) for file in extending.sources.expand([one, two])]
+    names = {extending._given(run, tuple(sorted(order))).name for order in (shas, shas[::-1])}
+    assert len(names) == 1
+
+
+def test_a_second_extension_ranks_the_rows_of_the_first_as_well(run, tmp_path):
+    given(run, data(tmp_path, 0))
+    extend(run, data(tmp_path, 0))
+    second = given(run, data(tmp_path, 10))
+    extend(run, data(tmp_path, 10))
+
+    assert [item.number for item in extensions.of_run(run)] == [1, 2]
+    ranking = (second.folder("selection") / "ranking.parquet").read_table()
+    assert ranking.num_rows == handmade.NUM_ROWS + 2 * NUM_NEW
+    # The first one's files, named again, are the first one.
+    assert extend(run, data(tmp_path, 0)).extension.number == 1
+
+
+def test_another_subset_comes_from_the_extended_pool_unless_told_otherwise(run, tmp_path):
+    own, _ = finished.write_subset(run, 1.0, "s2l", None, None)
+    given(run, data(tmp_path))
+    extended, count = finished.write_subset(run, 1.0, "s2l", None, None)
+    without, _ = finished.write_subset(run, 1.0, "s2l", None, None, extended=False)
+
+    assert count == handmade.NUM_ROWS + NUM_NEW
+    assert ids(extended) == handmade.IDS + [row["id"] for row in new_rows(0)]
+    assert without == own and ids(own) == handmade.IDS
+    assert (run / "subsets").names() == ["s2l-1.0-42-with-001.jsonl", "s2l-1.0-42.jsonl"]
+
+
+def test_the_extended_ranking_follows_the_selection_of_the_run(run, tree, tmp_path):
+    given(run, data(tmp_path))
+    extend(run, data(tmp_path))
+    loaded = config.from_tree(changed(tree, "selection.budget", 20), "test")
+    pipeline.run(loaded, until="selection", say=lambda line: None)
+
+    assert [step.stage for step in extend(run).done] == ["selection"]
+    assert len(ids(extending.selected(run)[0])) == 20
+
+
+def redo(step, **inputs):
+    """As if the stage had come out with other inputs."""
+    manifest = step.out.manifest()
+    out = StageDir(step.out.location, step.stage, {**manifest.inputs, **inputs})
+    out.finish(manifest.summary, 1.0)
+    return out.fingerprint
+
+
+def test_rows_placed_in_clusters_that_are_no_more_are_placed_again(run, tree, tmp_path):
+    given(run, data(tmp_path))
+    extend(run, data(tmp_path))
+    redo(planned(tree)[3], seed=8)
+
+    with pytest.raises(DataError, match=r"1 of 1 extension\(s\).*clusters that are no more"):
+        finished.write_subset(run, 5, "s2l", None, None)
+    steps = extending.plan(base_of(run), None)
+    extending.refuse_outdated(steps)
+    assert [step.stage for step in pipeline.stale(steps, None)] == ["clusters", "selection"]
+
+
+def test_losses_at_checkpoints_that_are_no_more_are_not_thrown_away(run, tree, tmp_path):
+    given(run, data(tmp_path))
+    steps = planned(tree)
+    reference = redo(steps[1], seed=8)
+    trajectories = redo(steps[2], reference=reference)
+    redo(steps[3], trajectories=trajectories)
+
+    before = content(run)
+    with pytest.raises(ConfigError, match="trajectories of the run changed") as caught:
+        extend(run)
+    assert f"Remove {run}/extensions," in str(caught.value)
+    assert content(run) == before
+
+
+def test_rows_that_are_all_known_make_no_extension(run, tmp_path):
+    path = data(tmp_path)
+    base, files = base_of(run), extending.sources.expand([path])
+    extension = extending._given(run, (extending._contents(run).sha(files[0]),))
+    (prepare, *_) = extending.plan(base, extension, files)
+    prepare.out.begin()
+    prepare.out.finish({"rows": 6, "kept": 0, "known": 6, "rejected": {}}, 1.0)
+
+    assert extend(run, path).done == []
+    assert extending.summary_lines(extension) == [("new rows", "0 of 6; 6 were known, 0 rejected")]
+    assert extensions.extended_pool(run).extensions == []
+    with pytest.raises(DataError, match="has no extensions yet"):
+        extend(run)
+
+
+def test_what_was_begun_with_data_that_was_then_mended_makes_way(run, tmp_path):
+    begun = run / "extensions" / "001-0123456789abcdef"
+    (begun / "prepared" / "staged" / "file.json").write_bytes(b"")
+    given(run, data(tmp_path))
+    extend(run, data(tmp_path))
+    assert begun.name not in (run / "extensions").names()
+
+
+def test_a_run_in_use_is_refused(run, tmp_path):
+    with exclusive(run), pytest.raises(StorageError, match="is in use by another run"):
+        extend(run, data(tmp_path))
+
+
+def test_data_that_is_not_there_is_refused(run, tmp_path):
+    with pytest.raises(DataError, match=r"DATA: .*nothing\.jsonl matches no file"):
+        extend(run, str(tmp_path / "nothing.jsonl"))
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(DataError, match="nowhere is no run of s2l_ray"):
+        extend(Location.of(tmp_path / "nowhere"), data(tmp_path))
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_brought_trajectories_have_no_checkpoints(tree, tmp_path):
+    (tmp_path / "losses.parquet").write_bytes(b"1")
+    brought = {key: tree[key] for key in ("run_dir", "clusters", "selection")}
+    brought["trajectories"] = {"path": str(tmp_path / "losses.parquet")}
+    run = finish(brought, until="clusters")
+    with pytest.raises(DataError, match=r"no checkpoints.*trajectories were computed elsewhere"):
+        extend(run, data(tmp_path))
+
+
+def test_a_run_without_clusters_is_refused(tree, tmp_path):
+    run = finish(changed(changed(tree, "selection", None), "clusters", None), until="trajectories")
+    with pytest.raises(DataError, match="has no clusters to place new rows in"):
+        extend(run, data(tmp_path))
+
+
+@pytest.mark.parametrize("until", ["prepare", "reference", "trajectories"])
+def test_a_run_that_is_not_finished_is_refused(tree, tmp_path, until):
+    run = finish(tree, until=until)
+    with pytest.raises(DataError, match="are not finished"):
+        extend(run, data(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("tokenizer/tokenizer.json", "data.tokenizer is not what"), ("template.txt", "data.template")],
+)
+def test_rows_that_would_be_read_in_another_way_are_refused(run, tmp_path, name, message):
+    (tmp_path / name).write_text("{prompt} of another kind")
+    with pytest.raises(DataError, match=message):
+        extend(run, data(tmp_path))
+
+
+def test_a_checkpoint_that_is_gone_is_named(run, tmp_path):
+    (run / "reference" / "step-000002").remove()
+    with pytest.raises(ModelError, match=r"1 of 1 checkpoints .* are gone .*step-000002"):
+        extend(run, data(tmp_path))
+
+
+def test_stored_centroids_come_by_stratum_in_the_order_of_their_numbers(tmp_path):
+    centroid_KT = np.arange(10, dtype=np.float32).reshape(5, 2)
+    buffer = io.BytesIO()
+    np.save(buffer, centroid_KT)
+    (Location.of(tmp_path) / "centroids.npy").write_bytes(buffer.getvalue())
+    stored = extending._stored(Location.of(tmp_path), ["b", "b", "c", "a", "a"])
+
+    assert list(stored) == ["b", "c", "a"]
+    np.testing.assert_array_equal(np.concatenate(list(stored.values())), centroid_KT)
+
+
+def labels(folder: Location, cluster_N, sqdist_N) -> Parts:
+    for part, rows in enumerate(np.array_split(np.arange(len(cluster_N)), 3)):
+        table = {
+            "cluster": pa.array(np.asarray(cluster_N)[rows], pa.int32()),
+            "sqdist": pa.array(np.asarray(sqdist_N)[rows], pa.float32()),
+        }
+        (folder / part_name(part)).write_table(pa.table(table))
+    return Parts(folder)
+
+
+def test_rows_are_judged_only_against_old_ones_of_their_own_stratum(tmp_path):
+    """Stratum a has enough old rows, b too few for its clusters, c was fitted in an extension."""
+    place = Location.of(tmp_path)
+    strata = ["a", "a", "b", "b", "c", "d"]
+    in_a = [0, 1] * 50
+    run = labels(place / "run", [*in_a, 2, 3], [*np.linspace(0.1, 1, 100), 9.0, 9.0])
+    # The rows of a in the extension are no measure: the centroids of a did not come from them.
+    first = labels(place / "first", [0] * 10 + [4] * 20, [99.0] * 10 + [0.5] * 20)
+    fitted = [
+        drift.Fitted(run, [50, 50, 1, 1], range(4)),
+        drift.Fitted(first, [10, 0, 0, 0, 20], range(4, 5)),
+    ]
+    new = labels(
+        place / "new", [0] * 40 + [2] * 3 + [4] * 40 + [5] * 4, [0.2] * 43 + [7.0] * 40 + [1.0] * 4
+    )
+    found = drift.compared(fitted, new, strata)
+
+    assert found["rows"] == 80 and found["old_rows"] == 120
+    assert found["rows_of_small_strata"] == 3 and found["rows_of_new_strata"] == 4
+    assert found["share_beyond_p95"]["new"] == 0.5 and found["reclustering_due"]
+    assert "50.0% of new rows" in drift.sentence(found)
+    assert "re-clustering is due" in drift.sentence(found)
+
+
+def test_without_old_rows_to_compare_with_nothing_is_judged(tmp_path):
+    place = Location.of(tmp_path)
+    old = drift.Fitted(labels(place / "old", [0, 1, 1], [0.0, 1.0, 1.0]), [1, 2], range(2))
+    found = drift.compared([old], labels(place / "new", [0, 1, 1, 1], [1.0] * 4), ["", ""])
+    assert found == {"rows": 0, "rows_of_new_strata": 0, "rows_of_small_strata": 4}
+    assert "cannot be judged" in drift.sentence(found)
