@@ -58,8 +58,13 @@ class RayFleet:
         calls = [self._call(actor, method, *shared) for actor in self.actors]
         return self._results(calls, self.held)
 
-    def exchange(self, names: Sequence[str], give: str, take: str) -> dict[str, Any]:
+    def exchange(
+        self, names: Sequence[str], give: str, take: str, *arguments: Any
+    ) -> dict[str, Any]:
         """By name, in order: what `take` makes on one actor of what `give` returns on all.
+
+        Args:
+            arguments: of `give`, after the names that are wanted.
 
         Raises:
             UserError, UnitError: as for `everywhere`.
@@ -68,7 +73,10 @@ class RayFleet:
         shares = [names[index::count] for index in range(count)]
         # Only references come by here. All of it is asked for first, because an actor does its
         # calls in order.
-        given = [[self._call(actor, give, share) for actor in self.actors] for share in shares]
+        shared = [ray.put(argument) for argument in arguments]
+        given = [
+            [self._call(actor, give, share, *shared) for actor in self.actors] for share in shares
+        ]
         futures = [
             self._call(actor, take, *shards)
             for actor, shards in zip(self.actors, given, strict=False)

@@ -49,7 +49,9 @@ def distances(loss_NT, centroid_KT, label_N, sqdist_N):
 
 
 @_compiled
-def follow(loss_NT, centroid_KT, drift_K, label_N, lower_N, loss_sum_KT, count_K, sqdist_sum_K):
+def follow(
+    loss_NT, weight_N, centroid_KT, drift_K, label_N, lower_N, loss_sum_KT, count_K, sqdist_sum_K
+):
     """Bring labels, bounds and sums from the previous centroids to these; look at few rows twice.
 
     A row whose centroid is closer than the lower bound of all others keeps it. Other rows are
@@ -58,6 +60,7 @@ def follow(loss_NT, centroid_KT, drift_K, label_N, lower_N, loss_sum_KT, count_K
 
     Args:
         loss_NT: float32 (N, T).
+        weight_N: int64 (N,), how many rows each stands for; empty where it is one.
         centroid_KT: float32 (K, T).
         drift_K: float64 (K,), how far each centroid has moved since the last call, nats.
         label_N: int32 (N,), -1 for a row not seen before; changed.
@@ -82,6 +85,7 @@ def follow(loss_NT, centroid_KT, drift_K, label_N, lower_N, loss_sum_KT, count_K
         if k != farthest:
             next_most = max(next_most, drift_K[k])
     for n in range(len(loss_NT)):
+        weight = weight_N[n] if len(weight_N) else 1
         old = label_N[n]
         label, sqdist = old, 0.0
         kept = False
@@ -97,16 +101,16 @@ def follow(loss_NT, centroid_KT, drift_K, label_N, lower_N, loss_sum_KT, count_K
             lower_N[n] = np.sqrt(second) * (1 - _ROUNDING)
         if label != old:
             label_N[n] = label
-            count_K[label] += 1
+            count_K[label] += weight
             if old != UNSEEN:
-                count_K[old] -= 1
+                count_K[old] -= weight
             for t in range(loss_NT.shape[1]):
-                units = np.int64(np.rint(np.float64(loss_NT[n, t]) / LOSS_UNIT_NATS))
+                units = weight * np.int64(np.rint(np.float64(loss_NT[n, t]) / LOSS_UNIT_NATS))
                 loss_sum_KT[label, t] += units
                 if old != UNSEEN:
                     loss_sum_KT[old, t] -= units
-        sqdist_sum_K[label] += np.int64(np.rint(sqdist / SQDIST_UNIT))
-        total += sqdist
+        sqdist_sum_K[label] += weight * np.int64(np.rint(sqdist / SQDIST_UNIT))
+        total += weight * sqdist
     return total
 
 
@@ -183,8 +187,8 @@ def _sqdist(a_T, b_T):
 
 
 @_compiled
-def least_after(sample_TS, chosen_T, sqdist_S, left_S):
-    """Fill `left_S` with squared distances once `chosen_T` is a centroid, too; their sum."""
+def least_after(sample_TS, weight_S, chosen_T, sqdist_S, left_S):
+    """Fill `left_S` with squared distances once `chosen_T` is a centroid, too; the weighted sum."""
     block = 1024
     total = 0.0
     new_B = np.empty(block, np.float32)
@@ -199,5 +203,22 @@ def least_after(sample_TS, chosen_T, sqdist_S, left_S):
         for s in range(size):
             least = min(new_B[s], sqdist_S[start + s])
             left_S[start + s] = least
-            total += np.float64(least)
+            total += weight_S[start + s] * np.float64(least)
     return total
+
+
+@_compiled
+def waiting_times(loss_NT, key_N, mean_T, mean_sqdist, time_N, rate_N):
+    """Fill `time_N` and `rate_N`, float64: when each row is drawn, exponentially at its rate.
+
+    The rate is 1/2 and half the squared distance from the mean, as a multiple of the average one.
+
+    Args:
+        key_N: uint64 (N,), hashes, whose upper bits are uniform numbers.
+        mean_T, mean_sqdist: float64, of the whole pool; with no distance, every rate is 1.
+    """
+    for n in range(len(loss_NT)):
+        uniform = (np.float64(key_N[n] >> np.uint64(11)) + 0.5) * 2.0**-53
+        rate = 0.5 + 0.5 * _sqdist(loss_NT[n], mean_T) / mean_sqdist if mean_sqdist > 0 else 1.0
+        rate_N[n] = rate
+        time_N[n] = -np.log(uniform) / rate

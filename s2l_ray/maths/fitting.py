@@ -10,14 +10,14 @@ Source: nested mini-batches, Newling and Fleuret (2016), arXiv:1602.02934.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import reduce
 
 import numpy as np
 
-from s2l_ray.maths import hashing, kmeans
+from s2l_ray.maths import hashing, kmeans, sampling
 
 GROWTH = 4
 """Each batch has as many times the rows of the one before."""
@@ -114,6 +114,23 @@ def fit(
     )
 
 
+def centres(
+    summed: Summed, names: Iterable[str], num_checkpoints: int
+) -> dict[str, sampling.Centre]:
+    """Where each stratum lies, and how wide, in two passes."""
+    zero = {name: np.zeros((1, num_checkpoints), np.float32) for name in names}
+    whole = dict.fromkeys(zero, 1.0)
+    sums = summed(zero, whole)
+    mean = {name: kmeans.centroids(sums[name], zero[name]) for name in zero}
+    around = summed(mean, whole)
+    return {
+        name: sampling.Centre(
+            mean[name][0].astype(np.float64), around[name].inertia / int(around[name].count_K[0])
+        )
+        for name in zero
+    }
+
+
 def fit_in_memory(
     loss_NT: np.ndarray,
     num_clusters: int,
@@ -141,7 +158,6 @@ def fit_in_memory(
     # Dealt out in turn, so that the rows of a batch are on all threads.
     shards = [order_N[first::num_threads] for first in range(num_threads)]
     followed = [kmeans.Followed(loss_NT[row_N]) for row_N in shards]
-    start_KT = kmeans.initial_centroids(loss_NT[order_N[:rows_per_sample]], num_clusters, seed)
     with ThreadPoolExecutor(num_threads) as threads:
 
         def summed(centroids: Centroids, shares: Mapping[str, float]) -> Sums:
@@ -149,8 +165,16 @@ def fit_in_memory(
             of_shards = threads.map(lambda f, size: f.sums(centroids[""], size), followed, sizes)
             return {"": reduce(kmeans.ClusterSums.merge, of_shards)}
 
+        centre = centres(summed, [""], loss_NT.shape[1])[""]
+        drawn = threads.map(
+            lambda f, row_N: sampling.draw(f.loss_NT, key_N[row_N], rows_per_sample, centre),
+            followed,
+            shards,
+        )
+        sample = sampling.join(list(drawn), rows_per_sample)
+        sample_ST, weight_S = sampling.weighted(sample, rows_per_sample)
         found = fit(
-            {"": start_KT},
+            {"": kmeans.initial_centroids(sample_ST, num_clusters, seed, weight_S)},
             {"": len(loss_NT)},
             summed,
             rows_in_start=rows_per_sample,

@@ -110,38 +110,44 @@ class Followed:
 
     Args:
         loss_NT: float array (N, T), nats per token, read as float32.
+        weight_N: int64 (N,), how many rows each stands for; None: one.
 
     Raises:
         ValueError: a loss as for `nearest`, or the losses' sum does not fit in int64.
     """
 
-    def __init__(self, loss_NT: np.ndarray) -> None:
+    def __init__(self, loss_NT: np.ndarray, weight_N: np.ndarray | None = None) -> None:
         self.loss_NT = _float32(loss_NT)
+        self._weight_N = np.zeros(0, np.int64) if weight_N is None else weight_N
         _check(self.loss_NT, np.zeros((1, loss_NT.shape[1])))
         total_T = np.abs(self.loss_NT).sum(axis=0, dtype=np.float64)
+        total_T *= self._weight_N.max(initial=1)
         if total_T.max(initial=0) / LOSS_UNIT_NATS > _LARGEST:
             raise ValueError(_OVERFLOW)
         self._centroid_KT = np.zeros((0, loss_NT.shape[1]), np.float32)
+        self._num_rows = 0
 
     def sums(self, centroid_KT: np.ndarray, num_rows: int | None = None) -> ClusterSums:
-        """Sums over the first `num_rows` rows, all by default; never fewer than the last time.
+        """Sums over the first `num_rows` rows, all by default.
 
         Raises:
             ValueError: centroids as for `nearest`, or a sum does not fit in int64.
         """
         _check(self.loss_NT[:1], centroid_KT)
         centroid_KT = _float32(centroid_KT)
-        if centroid_KT.shape != self._centroid_KT.shape:
+        rows = slice(0, len(self.loss_NT) if num_rows is None else num_rows)
+        if centroid_KT.shape != self._centroid_KT.shape or rows.stop < self._num_rows:
             self._forget(len(centroid_KT))
+        self._num_rows = rows.stop
         # Rounded up: a bound must not promise more than the centroids moved.
         drift_K = np.linalg.norm(centroid_KT.astype(np.float64) - self._centroid_KT, axis=1) * (
             1 + 2.0**-40
         )
         self._centroid_KT = centroid_KT
-        rows = slice(0, num_rows)
         sqdist_sum_K = np.zeros(len(centroid_KT), np.int64)
         total = assignment.follow(
             self.loss_NT[rows],
+            self._weight_N[rows],
             centroid_KT,
             drift_K,
             self._label_N[rows],
@@ -190,13 +196,16 @@ def gain(sums: ClusterSums, centroid_KT: np.ndarray, moved_KT: np.ndarray) -> fl
     return float((sums.count_K * (way_KT**2).sum(axis=1)).sum())
 
 
-def initial_centroids(sample_ST: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
+def initial_centroids(
+    sample_ST: np.ndarray, num_clusters: int, seed: int, weight_S: np.ndarray | None = None
+) -> np.ndarray:
     """Centroids fitted to a sample: greedy k-means++ and Lloyd sweeps, the best of a few starts.
 
     Args:
         sample_ST: float array (S, T), nats per token, in any order; read as float32.
         num_clusters: the centroids wanted.
         seed: decides the starts.
+        weight_S: int64 (S,), how many rows each stands for, the same for equal rows; None: one.
 
     Returns:
         centroid_KT, float32 (K, T), K = min(num_clusters, number of distinct sample rows).
@@ -208,14 +217,17 @@ def initial_centroids(sample_ST: np.ndarray, num_clusters: int, seed: int) -> np
         Arthur and Vassilvitskii (2007), k-means++, with the candidates per step of its section 6
         and of scikit-learn.
     """
-    sample_ST = _sorted(sample_ST, num_clusters)
+    order_S = _order(sample_ST, num_clusters)
+    weight_S = np.ones(len(sample_ST), np.int64) if weight_S is None else weight_S[order_S]
+    sample_ST = _float32(sample_ST)[order_S]
     num_distinct = 1 + int(np.any(sample_ST[1:] != sample_ST[:-1], axis=1).sum())
     num_centroids = min(num_clusters, num_distinct)
     num_starts = max(1, min(_MAX_STARTS, _STARTS_TIMES_CENTROIDS // num_centroids))
-    starts = (_plus_plus(sample_ST, num_centroids, seed, s) for s in range(num_starts))
-    fitted = [_lloyd(sample_ST, start_KT, _SWEEPS_PER_START, 0.0) for start_KT in starts]
+    starts = (_plus_plus(sample_ST, weight_S, num_centroids, seed, s) for s in range(num_starts))
+    followed = Followed(sample_ST, weight_S)
+    fitted = [_lloyd(followed, start_KT, _SWEEPS_PER_START, 0.0) for start_KT in starts]
     best_KT, _ = min(fitted, key=itemgetter(1))
-    return _lloyd(sample_ST, best_KT, _SWEEPS_OF_BEST, _TOLERANCE_OF_BEST)[0]
+    return _lloyd(followed, best_KT, _SWEEPS_OF_BEST, _TOLERANCE_OF_BEST)[0]
 
 
 def random_rows(sample_ST: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
@@ -223,7 +235,7 @@ def random_rows(sample_ST: np.ndarray, num_clusters: int, seed: int) -> np.ndarr
 
     Args, shape of the result and errors as for `initial_centroids`.
     """
-    sample_ST = _sorted(sample_ST, num_clusters)
+    sample_ST = _float32(sample_ST)[_order(sample_ST, num_clusters)]
     key_S = hashing.mixed(np.arange(len(sample_ST), dtype=np.uint64), seed)
     shuffled_ST = sample_ST[np.argsort(key_S, kind="stable")]
     _, first_D = np.unique(shuffled_ST, axis=0, return_index=True)
@@ -266,7 +278,9 @@ def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return total
 
 
-def _plus_plus(sample_ST: np.ndarray, num_centroids: int, seed: int, start: int) -> np.ndarray:
+def _plus_plus(
+    sample_ST: np.ndarray, weight_S: np.ndarray, num_centroids: int, seed: int, start: int
+) -> np.ndarray:
     """Distinct rows of the sample, each drawn in proportion to its squared distance from the rest.
 
     Of a few candidates at every step, the one that leaves the least total distance is taken.
@@ -274,24 +288,31 @@ def _plus_plus(sample_ST: np.ndarray, num_centroids: int, seed: int, start: int)
     sample_TS = np.ascontiguousarray(sample_ST.T)
     num_candidates = 2 + int(np.log(num_centroids))
     uniform_KC = _uniforms(num_centroids * num_candidates, seed, start).reshape(num_centroids, -1)
-    chosen = [int(uniform_KC[0, 0] * len(sample_ST))]
+    chosen = [_drawn(weight_S, uniform_KC[0, :1])[0]]
     sqdist_S, left_S = np.full((2, len(sample_ST)), np.inf, np.float32)
     least_S = np.empty_like(left_S)
-    assignment.least_after(sample_TS, sample_ST[chosen[0]], sqdist_S, left_S)
+    first_T = sample_ST[chosen[0]]
+    assignment.least_after(sample_TS, weight_S, first_T, sqdist_S, left_S)
     sqdist_S, left_S = left_S, sqdist_S
     for uniform_C in uniform_KC[1:]:
-        cumulative_S = np.cumsum(sqdist_S, dtype=np.float64)
-        # Below the total, so that the row found is one that is away from all centroids.
-        drawn_C = np.minimum(uniform_C * cumulative_S[-1], np.nextafter(cumulative_S[-1], 0))
         least = np.inf
-        for candidate in np.searchsorted(cumulative_S, drawn_C, side="right").tolist():
-            total = assignment.least_after(sample_TS, sample_ST[candidate], sqdist_S, left_S)
+        for candidate in _drawn(weight_S * sqdist_S.astype(np.float64), uniform_C):
+            chosen_T = sample_ST[candidate]
+            total = assignment.least_after(sample_TS, weight_S, chosen_T, sqdist_S, left_S)
             if total < least:
                 least, best = total, candidate
                 least_S, left_S = left_S, least_S
         chosen.append(best)
         sqdist_S, least_S = least_S, sqdist_S
     return sample_ST[chosen]
+
+
+def _drawn(share_S: np.ndarray, uniform_C: np.ndarray) -> list[int]:
+    """Rows in proportion to their shares; none whose share is zero."""
+    cumulative_S = np.cumsum(share_S, dtype=np.float64)
+    # Below the total, so that the row found is one that has a share.
+    below_C = np.minimum(uniform_C * cumulative_S[-1], np.nextafter(cumulative_S[-1], 0))
+    return np.searchsorted(cumulative_S, below_C, side="right").tolist()
 
 
 def _uniforms(count: int, *salts: int) -> np.ndarray:
@@ -301,10 +322,10 @@ def _uniforms(count: int, *salts: int) -> np.ndarray:
 
 
 def _lloyd(
-    sample_ST: np.ndarray, centroid_KT: np.ndarray, max_sweeps: int, tolerance: float
+    followed: Followed, centroid_KT: np.ndarray, max_sweeps: int, tolerance: float
 ) -> tuple[np.ndarray, float]:
     """Centroids after Lloyd's sweeps, and the inertia before the last one."""
-    followed, inertia = Followed(sample_ST), np.inf
+    inertia = np.inf
     for _ in range(max_sweeps):
         sums = followed.sums(centroid_KT)
         moved_KT = centroids(sums, centroid_KT)
@@ -330,17 +351,17 @@ def _split(centroid_KT: np.ndarray, sums: ClusterSums) -> np.ndarray:
     return centroid_KT.clip(-MAX_LOSS_NATS, MAX_LOSS_NATS)
 
 
-def _sorted(sample_ST: np.ndarray, num_clusters: int) -> np.ndarray:
-    """The sample as float32, its rows in the order of their values.
+def _order(sample_ST: np.ndarray, num_clusters: int) -> np.ndarray:
+    """The rows of the sample in the order of their values.
 
     Raises:
         ValueError: it is empty, num_clusters is below one, or a loss as for `nearest`.
     """
-    sample_ST = np.asarray(sample_ST, dtype=np.float32)
+    sample_ST = _float32(sample_ST)
     if len(sample_ST) == 0 or num_clusters < 1:
         raise ValueError(f"cannot make {num_clusters} centroids from {len(sample_ST)} rows")
     _check(sample_ST, sample_ST[:1])
-    return sample_ST[np.lexsort(sample_ST.T[::-1])]
+    return np.lexsort(sample_ST.T[::-1])
 
 
 def _float32(value: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import io
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import reduce
+from functools import partial, reduce
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ from s2l_ray.artifacts import Parts, StageDir, part_name
 from s2l_ray.config import ClustersConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.fleet import RayFleet
-from s2l_ray.maths import fitting, hashing, kmeans
+from s2l_ray.maths import fitting, hashing, kmeans, sampling
 from s2l_ray.maths.fitting import Centroids, Fit, Sums
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location
@@ -32,8 +32,9 @@ from s2l_ray.storage import Location
 SAMPLE, START = 1, 3
 """Salts that keep the uses of one seed apart."""
 
-Samples = dict[str, tuple[np.ndarray, np.ndarray]]
-"""Stratum -> hashed key_S, uint64, and loss_ST, float32, of its rows with the smallest keys."""
+Samples = dict[str, sampling.Sample]
+"""By stratum."""
+Centres = dict[str, sampling.Centre]
 
 
 def run(
@@ -106,7 +107,7 @@ def _fit_samples(
 ) -> Fit:
     """The authors' k-means: each stratum's centroids are fitted to its sample alone."""
     progress.start(config.lloyd_sweeps + 1, "sweeps")
-    fits = fleet.exchange(sorted(rows_by_stratum), "samples", "fitted_to_sample")
+    fits = fleet.exchange(sorted(rows_by_stratum), "samples", "fitted_to_sample", {})
     progress.update(config.lloyd_sweeps)
     centroids = {name: centroid_KT for name, (centroid_KT, _, _) in fits.items()}
     sweeps = max(sweeps for _, sweeps, _ in fits.values())
@@ -118,11 +119,12 @@ def _fit_all(
 ) -> Fit:
     """A k-means++ start on samples, then mini-batches that grow, and full sweeps at the end."""
     progress.start(config.lloyd_sweeps + 1, "sweeps")
-    start = fleet.exchange(sorted(rows_by_stratum), "samples", "initial_centroids")
+    names, summed = sorted(rows_by_stratum), partial(_merged, fleet)
+    centres = fitting.centres(summed, names, max(fleet.everywhere("num_checkpoints")))
     found = fitting.fit(
-        start,
+        fleet.exchange(names, "samples", "initial_centroids", centres),
         rows_by_stratum,
-        lambda centroids, shares: _merged(fleet, centroids, shares),
+        summed,
         rows_in_start=config.sample_size,
         max_sweeps=config.lloyd_sweeps,
         tolerance=config.tolerance,
@@ -177,7 +179,9 @@ class Fleet(Protocol):
     def everywhere(self, method: str, *arguments: Any) -> list[Any]:
         """What `method` returns on every worker."""
 
-    def exchange(self, names: Sequence[str], give: str, take: str) -> dict[str, Any]:
+    def exchange(
+        self, names: Sequence[str], give: str, take: str, *arguments: Any
+    ) -> dict[str, Any]:
         """By name, in order: what `take` makes on one worker of what `give` returns on all."""
 
 
@@ -207,11 +211,14 @@ class ClusterWorker:
         """Rows by stratum."""
         return Counter({name: len(held.key_N) for name, held in self._loaded().items()})
 
-    def samples(self, names: Sequence[str]) -> Samples:
+    def num_checkpoints(self) -> int:
+        return max((held.followed.loss_NT.shape[1] for held in self._loaded().values()), default=0)
+
+    def samples(self, names: Sequence[str], centres: Centres) -> Samples:
         """What this worker's rows can give to the samples of these strata."""
         size = self.config.sample_size
         return {
-            name: (held.key_N[:size], held.followed.loss_NT[:size])
+            name: sampling.draw(held.followed.loss_NT, held.key_N, size, centres.get(name))
             for name, held in self._loaded().items()
             if name in names
         }
@@ -220,31 +227,30 @@ class ClusterWorker:
         """The k-means++ start of every stratum, found on its sample."""
         num_clusters, seed = self.config.num_clusters, self.seed + START
         return {
-            name: kmeans.initial_centroids(sample_ST, num_clusters, seed)
-            for name, (_, sample_ST) in self._joined(shards).items()
+            name: kmeans.initial_centroids(sample_ST, num_clusters, seed, weight_S)
+            for name, (sample_ST, weight_S) in self._joined(shards).items()
         }
 
     def fitted_to_sample(self, *shards: Samples) -> dict[str, tuple[np.ndarray, int, bool]]:
         """Centroids of every stratum, fitted to its sample from random rows of it."""
         num_clusters, seed = self.config.num_clusters, self.seed + START
         fits = {}
-        for name, (_, sample_ST) in self._joined(shards).items():
+        for name, (sample_ST, _) in self._joined(shards).items():
             start_KT = kmeans.random_rows(sample_ST, num_clusters, seed)
             fits[name] = kmeans.lloyd_with_splits(sample_ST, start_KT, self.config.lloyd_sweeps)
         return fits
 
-    def _joined(self, shards: Sequence[Samples]) -> Samples:
-        """The samples of a union, which are those of its shards' samples put together."""
-        by_name: dict[str, list[tuple[np.ndarray, np.ndarray]]] = {}
+    def _joined(self, shards: Sequence[Samples]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Of every stratum the rows of its sample, and what each stands for."""
+        by_name: dict[str, list[sampling.Sample]] = {}
         for shard in shards:
             for name, sample in shard.items():
                 by_name.setdefault(name, []).append(sample)
-        joined = {}
-        for name, samples in by_name.items():
-            key_S, loss_ST = (np.concatenate(arrays) for arrays in zip(*samples, strict=True))
-            keep = hashing.bottom_k(key_S, self.config.sample_size)
-            joined[name] = key_S[keep], loss_ST[keep]
-        return joined
+        size = self.config.sample_size
+        return {
+            name: sampling.weighted(sampling.join(samples, size), size)
+            for name, samples in by_name.items()
+        }
 
     def sums(self, centroids: Centroids, shares: Mapping[str, float]) -> Sums:
         """Sums of each stratum over its rows whose hashes are among the lowest `share` of all."""

@@ -61,6 +61,19 @@ def test_the_mean_inertia_is_within_one_percent_of_scikit_learns(num_clusters):
     assert np.mean(ratios) <= 1.01
 
 
+def test_rare_outliers_are_found_by_a_small_sample():
+    cluster = pytest.importorskip("sklearn.cluster")
+    ratios = []
+    for seed in range(3):
+        loss_NT = trajectories(20_000, rng=np.random.default_rng(seed))
+        loss_NT[:20] *= 8
+        found = fitting.fit_in_memory(loss_NT, 30, seed=seed, rows_per_sample=3_000)
+        with threadpool_limits(1):
+            model = cluster.KMeans(30, n_init=1, random_state=seed).fit(loss_NT)
+        ratios.append(found[2].sum() / model.inertia_)
+    assert np.mean(ratios) <= 1.01
+
+
 def test_a_cluster_that_no_row_is_nearest_to_goes():
     loss_NT = trajectories(100)
     start_KT = np.concatenate([loss_NT[:3], np.full((1, 6), 900, np.float32)])

@@ -301,6 +301,37 @@ def test_a_start_from_nothing_is_refused(start, num_rows, num_clusters):
         start(trajectories(num_rows), num_clusters, seed=0)
 
 
+def test_a_weight_is_as_many_equal_rows():
+    loss_NT = trajectories(300)
+    weight_N = RNG.integers(1, 6, size=300)
+    repeated_NT = np.repeat(loss_NT, weight_N, axis=0)
+    followed, repeated = kmeans.Followed(loss_NT, weight_N), kmeans.Followed(repeated_NT)
+    centroid_KT = loss_NT[:6]
+    for _ in range(4):
+        found, expected = followed.sums(centroid_KT), repeated.sums(centroid_KT)
+        for name in ("loss_sum_KT", "count_K", "sqdist_sum_K"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+        centroid_KT = kmeans.centroids(found, centroid_KT)
+
+
+def test_fewer_rows_than_the_last_time_are_summed_from_scratch():
+    loss_NT = trajectories(200)
+    followed = kmeans.Followed(loss_NT)
+    followed.sums(loss_NT[:4])
+    found, expected = followed.sums(loss_NT[:4], 50), kmeans.summarise(loss_NT[:50], loss_NT[:4])
+    np.testing.assert_array_equal(found.loss_sum_KT, expected.loss_sum_KT)
+    np.testing.assert_array_equal(found.count_K, expected.count_K)
+
+
+def test_a_weighted_start_does_not_depend_on_row_order():
+    sample_ST, weight_S = trajectories(150), RNG.integers(1, 9, size=150)
+    first_KT = kmeans.initial_centroids(sample_ST, 7, 1, weight_S)
+    order = RNG.permutation(150)
+    again_KT = kmeans.initial_centroids(sample_ST[order], 7, 1, weight_S[order])
+    np.testing.assert_array_equal(first_KT, again_KT)
+    assert not np.array_equal(first_KT, kmeans.initial_centroids(sample_ST, 7, 1))
+
+
 @pytest.mark.parametrize("num_clusters", [5, 30])
 def test_the_mean_inertia_is_within_two_percent_of_scikit_learns(num_clusters):
     cluster = pytest.importorskip("sklearn.cluster")

@@ -35,10 +35,10 @@ class InProcess:
     def everywhere(self, method: str, *arguments: Any) -> list[Any]:
         return [getattr(worker, method)(*arguments) for worker in self.workers]
 
-    def exchange(self, names: Any, give: str, take: str) -> dict[str, Any]:
+    def exchange(self, names: Any, give: str, take: str, *arguments: Any) -> dict[str, Any]:
         found = {}
         for index, name in enumerate(names):
-            shards = self.everywhere(give, [name])
+            shards = self.everywhere(give, [name], *arguments)
             found |= getattr(self.workers[index % len(self.workers)], take)(*shards)
         return found
 
@@ -90,13 +90,13 @@ class Counted(Progress):
 
 
 def sampled_rows(config: ClustersConfig, seed: int) -> list[int]:
-    """The rows with the smallest hashes, of each stratum or of all."""
+    """The rows with the largest hashes, which are drawn first, of each stratum or of all."""
     key_N = hashing.mixed(hashing.example_keys(IDS), seed, clusters.SAMPLE)
     strata = np.array(STRATA) if config.per_stratum else np.array([""] * NUM_ROWS)
     return [
         row
         for name in np.unique(strata)
-        for row in sorted(np.flatnonzero(strata == name), key=lambda row: key_N[row])[
+        for row in sorted(np.flatnonzero(strata == name), key=lambda row: -int(key_N[row]))[
             : config.rows_per_sample
         ]
     ]
