@@ -8,13 +8,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
+from s2l_ray import clustering
 from s2l_ray.artifacts import Parts, StageDir, part_name, trajectory_table
+from s2l_ray.clustering import ClusterWorker
 from s2l_ray.config import ClustersConfig
 from s2l_ray.errors import DataError
 from s2l_ray.maths import hashing, kmeans
 from s2l_ray.progress import Progress
 from s2l_ray.stages import clusters
-from s2l_ray.stages.clusters import ClusterWorker
 from s2l_ray.storage import Location
 
 NUM_ROWS, NUM_CHECKPOINTS = 230, 4
@@ -91,7 +92,7 @@ class Counted(Progress):
 
 def sampled_rows(config: ClustersConfig, seed: int) -> list[int]:
     """The rows with the largest hashes, which are drawn first, of each stratum or of all."""
-    key_N = hashing.mixed(hashing.example_keys(IDS), seed, clusters.SAMPLE)
+    key_N = hashing.mixed(hashing.example_keys(IDS), seed, clustering.SAMPLE)
     strata = np.array(STRATA) if config.per_stratum else np.array([""] * NUM_ROWS)
     return [
         row
@@ -229,7 +230,7 @@ def test_authors_centroids_are_those_of_scikit_learn(folder):
     config = settings(method="authors", per_stratum=False, rows_per_sample=10**6)
     summary, _ = clustered(folder / "out", write_parts(folder / "in", SEVEN_PARTS), config)
 
-    start_KT = kmeans.random_rows(LOSS_NT, 5, 3 + clusters.START)
+    start_KT = kmeans.random_rows(LOSS_NT, 5, 3 + clustering.START)
     theirs = cluster.KMeans(5, init=start_KT, n_init=1, max_iter=20, tol=0).fit(LOSS_NT)
     np.testing.assert_allclose(centroids(folder / "out"), theirs.cluster_centers_, rtol=1e-5)
     assert summary["inertia"] == pytest.approx(theirs.inertia_, rel=1e-5)
@@ -256,6 +257,19 @@ def test_authors_sweeps_are_those_of_the_stratum_that_took_most(folder):
 
     assert (short["lloyd_sweeps"], short["converged"]) == (3, False)
     assert 3 < enough["lloyd_sweeps"] < 100 and enough["converged"]
+
+
+@pytest.mark.parametrize("per_stratum", [True, False])
+def test_quality_is_high_where_clusters_are_far_apart_and_low_in_noise(folder, per_stratum):
+    apart_NT = np.repeat([[0.0], [10], [20], [40], [70]], NUM_ROWS // 5, axis=0) + LOSS_NT / 100
+    config = settings(per_stratum=per_stratum)
+    apart, _ = clustered(
+        folder / "a", write_parts(folder / "a_in", SEVEN_PARTS, apart_NT.astype("f4")), config
+    )
+    noise, _ = clustered(folder / "b", write_parts(folder / "b_in", SEVEN_PARTS), config)
+
+    assert apart["silhouette"] > 0.98 and apart["stability"] == pytest.approx(1)
+    assert 0 < noise["silhouette"] < 0.5 and noise["stability"] < 0.9
 
 
 def test_another_seed_finds_other_centroids(folder):

@@ -1,0 +1,63 @@
+"""How well a clustering separates its rows, and how much of it another one finds.
+
+Shape letters: S rows, T checkpoints, A and B clusters of two clusterings.
+"""
+
+import numpy as np
+
+
+def silhouette(loss_ST: np.ndarray, label_S: np.ndarray) -> float:
+    """The mean over rows of (b - a) / max(a, b); 0 for a row that is alone in its cluster.
+
+    a is a row's mean distance to the others of its cluster, b the least mean distance to the rows
+    of another cluster. 1 is well apart, 0 on the border.
+
+    Args:
+        loss_ST: float array (S, T); S * S distances are computed, S at a time.
+        label_S: integer array (S,), of at least two clusters.
+
+    Raises:
+        ValueError: there are fewer than two clusters.
+
+    Source:
+        Rousseeuw (1987), doi:10.1016/0377-0427(87)90125-7.
+    """
+    names, label_S = np.unique(label_S, return_inverse=True)
+    if len(names) < 2:
+        raise ValueError(f"a silhouette needs two clusters, not {len(names)}")
+    count_A = np.bincount(label_S)
+    loss_ST = loss_ST.astype(np.float64)
+    total = 0.0
+    for loss_T, label in zip(loss_ST, label_S, strict=True):
+        if count_A[label] == 1:
+            continue
+        distance_S = np.sqrt(((loss_ST - loss_T) ** 2).sum(axis=1))
+        sum_A = np.bincount(label_S, distance_S)
+        inside = sum_A[label] / (count_A[label] - 1)
+        mean_A = sum_A / count_A
+        mean_A[label] = np.inf
+        outside = mean_A.min()
+        larger = max(inside, outside)
+        total += (outside - inside) / larger if larger else 0.0
+    return total / len(label_S)
+
+
+def adjusted_rand_index(label_S: np.ndarray, other_S: np.ndarray) -> float:
+    """The share of pairs that both clusterings treat alike, 0 being chance and 1 equality.
+
+    Source:
+        Hubert and Arabie (1985), doi:10.1007/BF01908075.
+    """
+    _, label_S = np.unique(label_S, return_inverse=True)
+    _, other_S = np.unique(other_S, return_inverse=True)
+    num_other = int(other_S.max()) + 1
+    count_AB = np.bincount(label_S * num_other + other_S).astype(np.float64)
+    together = _pairs(count_AB)
+    first, second = _pairs(np.bincount(label_S)), _pairs(np.bincount(other_S))
+    chance = first * second / max(_pairs(np.array([len(label_S)])), 1.0)
+    most = (first + second) / 2
+    return float((together - chance) / (most - chance)) if most != chance else 1.0
+
+
+def _pairs(count_A: np.ndarray) -> float:
+    return float((count_A * (count_A - 1.0)).sum() / 2)
