@@ -293,8 +293,8 @@ def _clusters(
         f"new strata: {len(unseen):,} (first: {first(list(unseen))}), each clustered by itself; "
         f"{unseen.total():,} new clusters in all"
     )
-    notes = {"notes": [note]} if unseen else {}
-    return {**summary, "new_strata": dict(unseen), "fit": fit, **notes}
+    notes = [*summary.get("notes", []), *([note] if unseen else [])]
+    return {**summary, "new_strata": dict(unseen), "fit": fit, "notes": notes}
 
 
 def _fitted(folder: Location, summary: Mapping[str, Any], start: int) -> drift.Fitted:

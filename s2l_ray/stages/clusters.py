@@ -78,7 +78,8 @@ def cluster(
         fitted = fit(fleet, unseen, config, progress)
         found = replace(fitted, centroids=found.centroids | fitted.centroids)
     centroids = found.centroids
-    quality = _judged(fleet, rows_by_stratum, centroids)
+    # Rows that were placed say nothing of clusters that others made.
+    quality = _judged(fleet, unseen, centroids)
     numbers = _first_numbers(centroids)
     sizes_K, inertia = _assign(fleet, centroids, numbers, folder)
     progress.update(1)

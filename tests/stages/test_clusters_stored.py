@@ -85,3 +85,10 @@ def test_places_do_not_depend_on_who_holds_the_rows(tmp_path):
     two, other = place(tmp_path, "two", settings(), shards=[[6, 2, 0], [1, 3, 4, 5]])
     assert summary == other
     assert all((one / name).read_bytes() == (two / name).read_bytes() for name in one.names())
+
+
+def test_only_clusters_of_new_strata_are_judged(tmp_path):
+    _, placed = place(tmp_path, "a", settings(), strata=["math"] * len(IDS))
+    _, with_new = place(tmp_path, "b", settings())
+    assert "stability" not in placed and "notes" not in placed
+    assert 0 < with_new["stability"] <= 1
