@@ -49,7 +49,7 @@ class ClusterWorker:
 
     def __init__(self, files: dict[int, Location], config: ClustersConfig, seed: int) -> None:
         self.files, self.config, self.seed = files, config, seed
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, _Held] | None = None
 
     def row_counts(self) -> Counter[str]:
         """Rows by stratum."""
@@ -168,7 +168,7 @@ class ClusterWorker:
         (folder / part_name(number)).write_table(table)
 
     def _loaded(self) -> dict[str, _Held]:
-        if not self._held:
+        if self._held is None:
             pieces: dict[str, list[_Rows]] = {}
             start = 0
             for file in self.files.values():
@@ -198,7 +198,8 @@ def _held(pieces: list[_Rows]) -> _Held:
     place_N = np.concatenate([rows.place_N for rows in pieces])[order_N]
     loss_NT = np.concatenate([rows.loss_NT for rows in pieces])
     pieces.clear()
-    return _Held(key_N[order_N], place_N, kmeans.Followed(loss_NT[order_N]))
+    loss_NT = loss_NT[order_N]
+    return _Held(key_N[order_N], place_N, kmeans.Followed(loss_NT))
 
 
 def _num_below(key_N: np.ndarray, share: float) -> int:

@@ -217,7 +217,16 @@ class ClustersConfig(Section):
         if self.rows_per_sample is not None:
             return self.rows_per_sample
         # With 64 rows for each cluster the inertia was 0.6% higher on average, 2.7% at worst.
-        return max(25_600, 128 * self.num_clusters if self.method == "minibatch" else 0)
+        return max(25_600, self.num_clusters * (128 if self.method == "minibatch" else 1))
+
+    @model_validator(mode="after")
+    def _sample(self) -> "ClustersConfig":
+        if self.sample_size < self.num_clusters:
+            raise ValueError(
+                f"rows_per_sample ({self.sample_size:,}) is below num_clusters "
+                f"({self.num_clusters:,})"
+            )
+        return self
 
 
 class LoraConfig(Section):

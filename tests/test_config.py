@@ -214,4 +214,6 @@ def test_a_sample_has_rows_enough_for_its_clusters_unless_told_otherwise():
     size = {k: config.ClustersConfig(num_clusters=k).sample_size for k in (5, 200, 1_000)}
     assert size == {5: 25_600, 200: 25_600, 1_000: 128_000}
     assert config.ClustersConfig(num_clusters=1_000, method="authors").sample_size == 25_600
-    assert config.ClustersConfig(num_clusters=1_000, rows_per_sample=300).sample_size == 300
+    assert config.ClustersConfig(num_clusters=100, rows_per_sample=300).sample_size == 300
+    with pytest.raises(ValueError, match=r"rows_per_sample \(300\) is below num_clusters \(301\)"):
+        config.ClustersConfig(num_clusters=301, rows_per_sample=300)

@@ -50,8 +50,7 @@ def adjusted_rand_index(label_S: np.ndarray, other_S: np.ndarray) -> float:
     """
     _, label_S = np.unique(label_S, return_inverse=True)
     _, other_S = np.unique(other_S, return_inverse=True)
-    num_other = int(other_S.max()) + 1
-    count_AB = np.bincount(label_S * num_other + other_S).astype(np.float64)
+    _, count_AB = np.unique(label_S * np.int64(len(other_S)) + other_S, return_counts=True)
     together = _pairs(count_AB)
     first, second = _pairs(np.bincount(label_S)), _pairs(np.bincount(other_S))
     chance = first * second / max(_pairs(np.array([len(label_S)])), 1.0)

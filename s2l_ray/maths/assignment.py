@@ -50,7 +50,16 @@ def distances(loss_NT, centroid_KT, label_N, sqdist_N):
 
 @_compiled
 def follow(
-    loss_NT, weight_N, centroid_KT, drift_K, label_N, lower_N, loss_sum_KT, count_K, sqdist_sum_K
+    loss_NT,
+    weight_N,
+    centroid_KT,
+    drift_K,
+    label_N,
+    lower_N,
+    loss_sum_KT,
+    count_K,
+    sqdist_sum_K,
+    total_K,
 ):
     """Bring labels, bounds and sums from the previous centroids to these; look at few rows twice.
 
@@ -67,9 +76,8 @@ def follow(
         lower_N: float32 (N,), a lower bound of the distance to the second closest; changed.
         loss_sum_KT, count_K: int64, of the rows seen before; changed.
         sqdist_sum_K: int64 (K,), overwritten.
-
-    Returns:
-        The sum of squared distances in floating point, which tells whether integers hold it.
+        total_K: float64 (K,), zeros; the same sums in nats squared, which tell whether integers
+            hold them.
 
     Source:
         One bound per row is Hamerly's (2010), doi:10.1137/1.9781611972801.12.
@@ -77,7 +85,6 @@ def follow(
     centroid_TK = np.ascontiguousarray(centroid_KT.T)
     sqdist_K = np.empty(len(centroid_KT), np.float32)
     sqdist_sum_K[:] = 0
-    total = 0.0
     farthest = np.argmax(drift_K)
     most = drift_K[farthest]
     next_most = 0.0
@@ -110,8 +117,7 @@ def follow(
                 if old != UNSEEN:
                     loss_sum_KT[old, t] -= units
         sqdist_sum_K[label] += weight * np.int64(np.rint(sqdist / SQDIST_UNIT))
-        total += weight * sqdist
-    return total
+        total_K[label] += weight * sqdist
 
 
 @_compiled

@@ -34,7 +34,7 @@ class Fit:
     """What came of it.
 
     Attributes:
-        centroids: of every stratum, none of an empty cluster.
+        centroids: of every stratum, none that was empty at the last sweep.
         sweeps: passes over all rows of a stratum, the most that one took.
         converged: no stratum was stopped by the number of sweeps.
     """
@@ -51,19 +51,26 @@ class _Stratum:
     centroid_KT: np.ndarray
     share: float
     sweeps: int = 0
+    """Of this batch."""
     converged: bool = False
 
-    def moved(self, sums: kmeans.ClusterSums, tolerance: float) -> "_Stratum":
+    def ended(self, max_sweeps: int) -> bool:
+        return self.converged or (self.share == 1 and self.sweeps >= max_sweeps)
+
+    def moved(self, sums: kmeans.ClusterSums, tolerance: float, max_sweeps: int) -> "_Stratum":
         """After a sweep whose sums are these."""
         moved_KT = kmeans.centroids(sums, self.centroid_KT)
         at_rest = kmeans.gain(sums, self.centroid_KT, moved_KT) <= tolerance * sums.inertia
+        sweeps = self.sweeps + 1
         if self.share < 1:
-            share = min(self.share * GROWTH, 1.0) if at_rest else self.share
-            return replace(self, centroid_KT=moved_KT, share=share)
+            # Lloyd's sweeps of rounded sums may never come to rest.
+            if at_rest or sweeps >= max_sweeps:
+                return _Stratum(moved_KT, min(self.share * GROWTH, 1.0))
+            return replace(self, centroid_KT=moved_KT, sweeps=sweeps)
         # A cluster that was left empty goes, once its neighbours have settled.
         filled_KT = moved_KT[sums.count_K > 0]
         converged = at_rest and len(filled_KT) == len(moved_KT)
-        return replace(self, centroid_KT=filled_KT, sweeps=self.sweeps + 1, converged=converged)
+        return replace(self, centroid_KT=filled_KT, sweeps=sweeps, converged=converged)
 
 
 def fit(
@@ -83,7 +90,7 @@ def fit(
         num_rows: of each stratum.
         summed: sums of any batch.
         rows_in_start: rows of a stratum that its start was fitted to; the first batch is larger.
-        max_sweeps: over all rows of a stratum.
+        max_sweeps: over each batch, the last one being all rows of a stratum.
         tolerance: a sweep that lowers the inertia by no more than this share of it, labels being
             as they were, is the last one on its batch; 0 goes on until nothing moves.
         on_full_sweep: called when the stratum that has most sweeps has another.
@@ -94,16 +101,14 @@ def fit(
     }
     sweeps = 0
     while moving := {
-        name: stratum
-        for name, stratum in strata.items()
-        if not stratum.converged and stratum.sweeps < max_sweeps
+        name: stratum for name, stratum in strata.items() if not stratum.ended(max_sweeps)
     }:
         sums = summed(
             {name: stratum.centroid_KT for name, stratum in moving.items()},
             {name: stratum.share for name, stratum in moving.items()},
         )
-        strata |= {name: moving[name].moved(sums[name], tolerance) for name in moving}
-        most = max(stratum.sweeps for stratum in strata.values())
+        strata |= {name: moving[name].moved(sums[name], tolerance, max_sweeps) for name in moving}
+        most = max(stratum.sweeps if stratum.share == 1 else 0 for stratum in strata.values())
         for _ in range(most - sweeps):
             on_full_sweep()
         sweeps = most
@@ -152,7 +157,12 @@ def fit_in_memory(
 
     Returns:
         centroid_KT, float32 (K, T); label_N, int32 (N,); sqdist_N, float64 (N,), nats squared.
+
+    Raises:
+        ValueError: there are no rows, or a loss as for `kmeans.nearest`.
     """
+    if len(loss_NT) == 0:
+        raise ValueError(f"cannot make {num_clusters} centroids from 0 rows")
     key_N = hashing.mixed(np.arange(len(loss_NT), dtype=np.uint64), seed)
     order_N = np.argsort(key_N)
     # Dealt out in turn, so that the rows of a batch are on all threads.
@@ -161,7 +171,8 @@ def fit_in_memory(
     with ThreadPoolExecutor(num_threads) as threads:
 
         def summed(centroids: Centroids, shares: Mapping[str, float]) -> Sums:
-            sizes = [math.ceil(shares[""] * len(row_N)) for row_N in shards]
+            size = math.ceil(shares[""] * len(loss_NT))
+            sizes = [len(range(first, size, num_threads)) for first in range(num_threads)]
             of_shards = threads.map(lambda f, size: f.sums(centroids[""], size), followed, sizes)
             return {"": reduce(kmeans.ClusterSums.merge, of_shards)}
 

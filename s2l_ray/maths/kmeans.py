@@ -19,7 +19,8 @@ from s2l_ray.maths.assignment import LOSS_UNIT_NATS, SQDIST_UNIT
 MAX_LOSS_NATS = 2.0**16
 """Trajectories beyond this are refused; guessing evenly over a vocabulary costs about 11 nats."""
 
-_LARGEST = 2.0**62
+_LARGEST = 2.0**63 * (1 - 2.0**-20)
+"""Of sums in floating point, which are near those in integers."""
 _OVERFLOW = (
     "k-means: the sums of a cluster do not fit in 64 bits; are the losses in nats per token?"
 )
@@ -120,10 +121,10 @@ class Followed:
         self.loss_NT = _float32(loss_NT)
         self._weight_N = np.zeros(0, np.int64) if weight_N is None else weight_N
         _check(self.loss_NT, np.zeros((1, loss_NT.shape[1])))
-        total_T = np.abs(self.loss_NT).sum(axis=0, dtype=np.float64)
-        total_T *= self._weight_N.max(initial=1)
-        if total_T.max(initial=0) / LOSS_UNIT_NATS > _LARGEST:
-            raise ValueError(_OVERFLOW)
+        largest = max(self.loss_NT.max(initial=0), -self.loss_NT.min(initial=0))
+        rows = self._weight_N.sum() if len(self._weight_N) else len(self.loss_NT)
+        if float(largest) * float(rows) / LOSS_UNIT_NATS > _LARGEST:
+            _check_sums(self.loss_NT, self._weight_N)
         self._centroid_KT = np.zeros((0, loss_NT.shape[1]), np.float32)
         self._num_rows = 0
 
@@ -134,7 +135,7 @@ class Followed:
             ValueError: centroids as for `nearest`, or a sum does not fit in int64.
         """
         _check(self.loss_NT[:1], centroid_KT)
-        centroid_KT = _float32(centroid_KT)
+        centroid_KT = np.array(centroid_KT, np.float32, order="C")
         rows = slice(0, len(self.loss_NT) if num_rows is None else num_rows)
         if centroid_KT.shape != self._centroid_KT.shape or rows.stop < self._num_rows:
             self._forget(len(centroid_KT))
@@ -143,9 +144,11 @@ class Followed:
         drift_K = np.linalg.norm(centroid_KT.astype(np.float64) - self._centroid_KT, axis=1) * (
             1 + 2.0**-40
         )
-        self._centroid_KT = centroid_KT
+        # Not known until all is done: what is left behind by an error must not be built on.
+        self._centroid_KT = centroid_KT[:0]
         sqdist_sum_K = np.zeros(len(centroid_KT), np.int64)
-        total = assignment.follow(
+        total_K = np.zeros(len(centroid_KT))
+        assignment.follow(
             self.loss_NT[rows],
             self._weight_N[rows],
             centroid_KT,
@@ -155,9 +158,11 @@ class Followed:
             self._loss_sum_KT,
             self._count_K,
             sqdist_sum_K,
+            total_K,
         )
-        if total / SQDIST_UNIT > _LARGEST:
+        if total_K.max(initial=0) / SQDIST_UNIT > _LARGEST:
             raise ValueError(_OVERFLOW)
+        self._centroid_KT = centroid_KT
         return ClusterSums(self._loss_sum_KT.copy(), self._count_K.copy(), sqdist_sum_K)
 
     def nearest(self, centroid_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -169,11 +174,11 @@ class Followed:
 
     def _forget(self, num_clusters: int) -> None:
         num_rows, num_checkpoints = self.loss_NT.shape
-        self._centroid_KT = np.zeros((num_clusters, num_checkpoints), np.float32)
         self._label_N = np.full(num_rows, assignment.UNSEEN, np.int32)
         self._lower_N = np.zeros(num_rows, np.float32)
         self._loss_sum_KT = np.zeros((num_clusters, num_checkpoints), np.int64)
         self._count_K = np.zeros(num_clusters, np.int64)
+        self._centroid_KT = np.zeros((num_clusters, num_checkpoints), np.float32)
 
 
 def centroids(sums: ClusterSums, previous_KT: np.ndarray) -> np.ndarray:
@@ -270,6 +275,17 @@ def lloyd_with_splits(
     return centroid_KT, max_sweeps, False
 
 
+def _check_sums(loss_NT: np.ndarray, weight_N: np.ndarray) -> None:
+    """Raise ValueError where losses may add up to more than int64 holds, signs aside."""
+    total_T = np.zeros(loss_NT.shape[1])
+    for start in range(0, len(loss_NT), 2**16):
+        rows = slice(start, start + 2**16)
+        weight_B1 = weight_N[rows, None] if len(weight_N) else 1
+        total_T += (np.abs(loss_NT[rows]) * weight_B1).sum(axis=0, dtype=np.float64)
+    if total_T.max(initial=0) / LOSS_UNIT_NATS > _LARGEST:
+        raise ValueError(_OVERFLOW)
+
+
 def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     total = a + b
     # A sum that wrapped around has the sign that neither of its terms has.
@@ -295,8 +311,12 @@ def _plus_plus(
     assignment.least_after(sample_TS, weight_S, first_T, sqdist_S, left_S)
     sqdist_S, left_S = left_S, sqdist_S
     for uniform_C in uniform_KC[1:]:
+        share_S = weight_S * sqdist_S.astype(np.float64)
+        if not share_S.any():
+            # What is left is nearer to a centroid than float32 can square.
+            break
         least = np.inf
-        for candidate in _drawn(weight_S * sqdist_S.astype(np.float64), uniform_C):
+        for candidate in _drawn(share_S, uniform_C):
             chosen_T = sample_ST[candidate]
             total = assignment.least_after(sample_TS, weight_S, chosen_T, sqdist_S, left_S)
             if total < least:

@@ -19,8 +19,8 @@ import numpy as np
 
 from s2l_ray.maths import assignment
 
-WEIGHT_OF_COMMON = 256
-"""Weights are integers, so that sums stay exact: of the rows that are least likely to be drawn."""
+LEAST_WEIGHT, MOST_WEIGHT = 4, 2**14
+"""Weights are integers, so that sums stay exact: of far rows and, at most, of common ones."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ def draw(loss_NT: np.ndarray, key_N: np.ndarray, size: int, centre: Centre | Non
     time_N, rate_N = np.empty((2, len(loss_NT)))
     mean_T = np.zeros(loss_NT.shape[1]) if centre is None else centre.mean_T
     mean_sqdist = 0.0 if centre is None else centre.mean_sqdist
+    # One type of array, whether it came from another process or not: each would be compiled anew.
+    mean_T = np.array(mean_T, np.float32)
     assignment.waiting_times(loss_NT, key_N, mean_T, mean_sqdist, time_N, rate_N)
     return _earliest(Sample(time_N, rate_N, loss_NT), size)
 
@@ -85,7 +87,8 @@ def weighted(sample: Sample, size: int) -> tuple[np.ndarray, np.ndarray]:
         return loss_ST, np.ones(len(loss_ST), np.int64)
     end = sample.time_S[size]
     chance_S = -np.expm1(-rate_S * end)
-    weight_S = np.rint(WEIGHT_OF_COMMON * chance_S.min() / chance_S)
+    common = min(MOST_WEIGHT, LEAST_WEIGHT * chance_S.max() / chance_S.min())
+    weight_S = np.rint(common * chance_S.min() / chance_S)
     return loss_ST, np.maximum(weight_S, 1).astype(np.int64)
 
 

@@ -301,6 +301,34 @@ def test_a_start_from_nothing_is_refused(start, num_rows, num_clusters):
         start(trajectories(num_rows), num_clusters, seed=0)
 
 
+def test_rows_nearer_than_float32_can_square_give_fewer_centroids():
+    sample_ST = np.array([[0.0], [1e-30], [2e-30]], np.float32)
+    assert len(kmeans.initial_centroids(sample_ST, 3, 0)) == 1
+
+
+def test_an_outlier_is_refused_or_not_however_rows_are_shared_out():
+    far_NT = np.full((90, 12), kmeans.MAX_LOSS_NATS, np.float32)
+    centroid_KT = np.zeros((1, 12), np.float32)
+    halves = [kmeans.summarise(half_NT, centroid_KT) for half_NT in np.split(far_NT, 2)]
+    assert (halves[0] + halves[1]).inertia == kmeans.summarise(far_NT, centroid_KT).inertia
+
+
+def test_sums_after_an_error_start_afresh(monkeypatch):
+    loss_NT = trajectories(2_000)
+    followed = kmeans.Followed(loss_NT)
+    followed.sums(loss_NT[:20])
+
+    def fails(*_):
+        raise MemoryError
+
+    with monkeypatch.context() as patched, pytest.raises(MemoryError):
+        patched.setattr(kmeans.assignment, "follow", fails)
+        followed.sums(loss_NT[20:40])
+    found, expected = followed.sums(loss_NT[20:40]), kmeans.summarise(loss_NT, loss_NT[20:40])
+    np.testing.assert_array_equal(found.loss_sum_KT, expected.loss_sum_KT)
+    np.testing.assert_array_equal(found.sqdist_sum_K, expected.sqdist_sum_K)
+
+
 def test_a_weight_is_as_many_equal_rows():
     loss_NT = trajectories(300)
     weight_N = RNG.integers(1, 6, size=300)
