@@ -19,10 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from bench_kmeans import synthetic
-from bench_pipeline import rows, watched
+from bench_pipeline import watched
 from bench_scoring import record
-
-from s2l_ray import config
 
 ROWS_PER_FILE = 500_000
 
@@ -60,15 +58,17 @@ def measured(workers: int, given: argparse.Namespace) -> dict[str, Any]:
     seconds, memory = watched(
         [sys.executable, "-m", "s2l_ray", "run", str(file), "--until", "selection"]
     )
-    of_stages = {row["step"]: row["seconds"] for row in rows(config.load(file))[:3]}
-    clusters = json.loads((run / "clusters" / "manifest.json").read_text())["summary"]
+    manifests = {
+        stage: json.loads((run / stage / "manifest.json").read_text())
+        for stage in ("trajectories", "clusters", "selection")
+    }
     return {
         "workers": workers,
         "seconds": round(seconds, 1),
-        **of_stages,
+        **{stage: round(manifest["seconds"], 1) for stage, manifest in manifests.items()},
         "largest_process_mb": memory.largest_process >> 20,
         "all_processes_mb": memory.all_processes >> 20,
-        "inertia": clusters["inertia"],
+        "inertia": manifests["clusters"]["summary"]["inertia"],
         "digest": digest(run),
     }
 
