@@ -74,7 +74,6 @@ def test_rare_outliers_are_found_by_a_small_sample():
         with threadpool_limits(1):
             models = [cluster.KMeans(30, n_init=1, random_state=s).fit(loss_NT) for s in range(2)]
         ratios.append(found[2].sum() / np.mean([model.inertia_ for model in models]))
-    # A uniform sample of that size is 12% above on average.
     assert np.mean(ratios) <= 1.01
 
 
