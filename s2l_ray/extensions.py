@@ -15,6 +15,8 @@ from s2l_ray.steps import FOLDERS
 from s2l_ray.storage import Location
 
 FOLDER = "extensions"
+HOW_IT_WENT = ("notes", "num_losses_before")
+"""What a summary says that is no part of what came out."""
 _NAME = re.compile(r"([0-9]{3,})-([0-9a-f]{16})")
 
 
@@ -75,7 +77,8 @@ def outcome(run: Location, manifest: Manifest) -> str:
     Trainings do not repeat themselves to the last bit. Another one shows in the mean losses that
     trajectories sum up, and in the centroids.
     """
-    known = {"inputs": manifest.fingerprint, "summary": manifest.summary}
+    told = {key: value for key, value in manifest.summary.items() if key not in HOW_IT_WENT}
+    known = {"inputs": manifest.fingerprint, "summary": told}
     if manifest.stage != "clusters":
         return fingerprint(known)
     place = run / "clusters" / "centroids.npy"
