@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.errors import StorageError
+from s2l_ray.errors import StorageError, first
 from s2l_ray.section import Section, default_of
 from s2l_ray.storage import Location
 
@@ -173,6 +173,12 @@ class Parts:
             for name in folder.names()
             if name.startswith(f"{self.prefix}-") and name.endswith(".parquet")
         ]
+
+    @property
+    def places(self) -> str:
+        """The folders, as errors name them."""
+        more = f" and {len(self.more):,} more (first: {first(self.more)})" if self.more else ""
+        return f"{self.folder}{more}"
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """One part after the other."""

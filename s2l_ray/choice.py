@@ -140,11 +140,15 @@ def spread_of(config: SelectionConfig, strata: Sequence[str], size_S: np.ndarray
     if isinstance(config.minimum, dict):
         _check_large_enough(config.minimum, dict(zip(strata, size_S.tolist(), strict=True)))
     num_examples = int(size_S.sum())
+    # A bound above the pool is none, and might be more than an array can hold.
+    least = [min(bound_of(config.minimum, name) or 0, num_examples) for name in strata]
     most = [bound_of(config.maximum, name) for name in strata]
     quotas = Quotas(
         weight_G=np.array([config.weights.get(name, 1.0) for name in strata], np.float64),
-        minimum_G=np.array([bound_of(config.minimum, name) or 0 for name in strata], np.int64),
-        maximum_G=np.array([num_examples if n is None else n for n in most], np.int64),
+        minimum_G=np.array(least, np.int64),
+        maximum_G=np.array(
+            [num_examples if n is None else min(n, num_examples) for n in most], np.int64
+        ),
     )
     return Spread(strata, size_S, quotas)
 

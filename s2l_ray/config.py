@@ -312,7 +312,7 @@ class RunConfig(Section):
 def parse_budget(text: str, origin: str) -> Budget:
     """The budget that `text` holds: examples, a fraction, or tokens."""
     value = parse_yaml(text, origin)
-    if isinstance(value, str) and "token" in value:
+    if isinstance(value, str) and "token" in value.lower():
         try:
             return budgets.checked(value)
         except ValueError as error:

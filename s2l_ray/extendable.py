@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from s2l_ray import extensions
 from s2l_ray.artifacts import Manifest
 from s2l_ray.config import RunConfig
 from s2l_ray.contents import Contents
@@ -23,7 +24,8 @@ class Base:
     manifests: Mapping[str, Manifest]
 
     def fingerprint(self, stage: str) -> str:
-        return self.manifests[stage].fingerprint
+        """Of what the stage came out as."""
+        return extensions.outcome(self.run, self.manifests[stage])
 
     def summary(self, stage: str) -> dict[str, Any]:
         return self.manifests[stage].summary

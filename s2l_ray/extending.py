@@ -21,6 +21,7 @@ from s2l_ray.contents import CONTENTS, Contents
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.extendable import Base, base_of, check_unchanged, checkpoint_places
 from s2l_ray.extensions import Extension
+from s2l_ray.finished import config_of
 from s2l_ray.progress import Progress
 from s2l_ray.steps import Step, absolute, absolute_if_file
 from s2l_ray.storage import Location, exclusive
@@ -52,9 +53,11 @@ def extend(
     Raises:
         UserError: whatever the user can change; nothing of the stage that failed is visible.
     """
-    base = base_of(run)
+    # A folder without a run gets no lock.
+    config_of(run)
     files = sources.expand([absolute(name) for name in patterns], "DATA") if patterns else []
     with exclusive(run):
+        base = base_of(run)
         contents = _contents(run)
         check_unchanged(base, contents)
         shas = {file: contents.sha(file) for file in files}

@@ -4,16 +4,19 @@ An extension is new data that was scored at the run's checkpoints and placed in 
 lies in `extensions/NNN-HASH/`: a number that tells their order, and a hash of the data's content.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from s2l_ray.artifacts import Parts, StageDir, fingerprint
+from s2l_ray.artifacts import Manifest, Parts, StageDir, fingerprint
 from s2l_ray.errors import DataError, first
 from s2l_ray.steps import FOLDERS
 from s2l_ray.storage import Location
 
 FOLDER = "extensions"
+HOW_IT_WENT = ("notes", "num_losses_before")
+"""What a summary says that is no part of what came out."""
 _NAME = re.compile(r"([0-9]{3,})-([0-9a-f]{16})")
 
 
@@ -35,7 +38,7 @@ class Extension:
 
     def summary(self, stage: str) -> dict[str, Any] | None:
         """What its finished stage says of itself; None of one that is not finished."""
-        manifest = StageDir(self.folder(stage), stage, {}).manifest()
+        manifest = _manifest(self, stage)
         return manifest.summary if manifest else None
 
     @property
@@ -68,6 +71,21 @@ def of_run(run: Location) -> list[Extension]:
     return sorted(found, key=lambda extension: extension.number)
 
 
+def outcome(run: Location, manifest: Manifest) -> str:
+    """16 hex digits that change with what a stage of `run` came out as, even of equal inputs.
+
+    Trainings do not repeat themselves to the last bit. Another one shows in the mean losses that
+    trajectories sum up, and in the centroids.
+    """
+    told = {key: value for key, value in manifest.summary.items() if key not in HOW_IT_WENT}
+    known = {"inputs": manifest.fingerprint, "summary": told}
+    if manifest.stage != "clusters":
+        return fingerprint(known)
+    place = run / "clusters" / "centroids.npy"
+    content = place.read_bytes() if place.exists() else b""
+    return fingerprint({**known, "centroids": hashlib.sha256(content).hexdigest()})
+
+
 @dataclass(frozen=True)
 class Pool:
     """A clustered pool: its labels, losses and original rows, and what enlarged it."""
@@ -97,16 +115,22 @@ def extended_pool(run: Location) -> Pool:
     """The pool of `run` with every extension that has new rows.
 
     Raises:
-        DataError: an extension is not finished, or was placed in clusters that are no more.
+        DataError: an extension is not finished, or does not fit the run or those before it.
     """
     found = [item for item in of_run(run) if not item.is_empty]
     clusters = StageDir(run / "clusters", "clusters", {}).manifest()
     assert clusters is not None, "the caller has looked"
-    unfit = []
-    for item in found:
-        placed = StageDir(item.folder("clusters"), "clusters", {}).manifest()
-        if placed is None or placed.inputs["clusters of the run"] != clusters.fingerprint:
-            unfit.append(item.name)
+    _check_complete(run, found)
+    stages = [_manifest(item, "clusters") for item in found]
+    placed = [manifest.fingerprint if manifest else "" for manifest in stages]
+    now = outcome(run, clusters) if found else ""
+    unfit = [
+        item.name
+        for number, (item, manifest) in enumerate(zip(found, stages, strict=True))
+        if manifest is None
+        or manifest.inputs["clusters of the run"] != now
+        or manifest.inputs["earlier"] != placed[:number]
+    ]
     if unfit:
         raise DataError(
             f"{len(unfit)} of {len(found)} extension(s) of {run} are not finished, or were placed "
@@ -114,3 +138,26 @@ def extended_pool(run: Location) -> Pool:
             "needs no data for it, or leave them out with --without-extensions."
         )
     return pool(run, found)
+
+
+def _check_complete(run: Location, found: list[Extension]) -> None:
+    """Refuse extensions without others that they came after: what those had was left out."""
+    prints: list[str] = []
+    unfit = []
+    for item in found:
+        prepared = _manifest(item, "prepare")
+        assert prepared is not None, "of_run has looked"
+        if prepared.inputs["earlier"] != prints:
+            unfit.append(item.name)
+        prints.append(prepared.fingerprint)
+    if unfit:
+        raise DataError(
+            f"{len(unfit)} of {len(found)} extension(s) of {run} came after others that are gone "
+            f"or have changed (first: {first(unfit)}). Restore {run / FOLDER} as it was, remove "
+            "these and extend the run with their data again, or leave all out with "
+            "--without-extensions."
+        )
+
+
+def _manifest(extension: Extension, stage: str) -> Manifest | None:
+    return StageDir(extension.folder(stage), stage, {}).manifest()

@@ -83,7 +83,12 @@ def _section(
     # Not checked as a whole: `choose` says of a budget how large the pool is.
     own = known.selection or config.SelectionConfig.model_construct(budget=budget)
     changes = {"budget": budget, "within": within or own.within}
-    return own.model_copy(update=changes).with_method(method)
+    section = own.model_copy(update=changes).with_method(method)
+    try:
+        section.check_spread()
+    except ValueError as error:
+        raise ConfigError(f"--method {method}, with the run's own selection: {error}") from None
+    return section
 
 
 def _is_of(run: Location, place: Location) -> bool:

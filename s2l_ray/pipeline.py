@@ -5,11 +5,11 @@ What is stale is decided, and refused where it would cost finished training, bef
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from s2l_ray import choice, values
-from s2l_ray.artifacts import MANIFEST, StageDir, check_run, open_run
+from s2l_ray.artifacts import MANIFEST, Manifest, StageDir, check_run, open_run
 from s2l_ray.config import RunConfig, SelectionConfig
 from s2l_ray.contents import CONTENTS, Contents
 from s2l_ray.errors import ConfigError, DataError, ModelError, first
@@ -54,8 +54,7 @@ def run(
         refuse_discarding(steps, todo, from_stage)
         _check_revisions(planned.contents)
         (place / CONTENTS).write_json(planned.contents.cache)
-        if all(step.stage != _counted_by(config) for step in todo):
-            _check_sizes(config)
+        _check_sizes(config, {step.stage for step in todo})
         with connected(todo, config, address, say):
             # Not before it is known that the cluster can do them again.
             (place / CONFIG).write_json(config.model_dump(mode="json"))
@@ -184,16 +183,19 @@ def _counted_by(config: RunConfig) -> str:
     return "trajectories" if brought else "prepare"
 
 
-def _check_sizes(config: RunConfig) -> None:
-    """Refuse what the pool is too small for, as soon as its size is known."""
-    stage = _counted_by(config)
-    folder = Location.of(config.run_dir) / FOLDERS.get(stage, stage)
-    manifest = StageDir(folder, stage, {}).manifest()
+def _check_sizes(config: RunConfig, outdated: Collection[str] = ()) -> None:
+    """Refuse what the pool is too small for, as soon as its size is known.
+
+    Args:
+        outdated: stages that are to be redone, and whose manifests may still be there.
+    """
+    run, stage = Location.of(config.run_dir), _counted_by(config)
+    manifest = _manifest(run, stage, outdated)
     if manifest is None:
         return
     num_rows = manifest.summary["kept" if stage == "prepare" else "rows"]
     if config.selection is not None:
-        _check_budget(config.selection, folder.parent, num_rows)
+        _check_budget(config.selection, num_rows, _manifest(run, "prepare", outdated))
         if stage == "prepare" and (strata := manifest.summary["strata"]):
             choice.check_strata(config.selection, strata)
     reference = config.reference
@@ -201,13 +203,17 @@ def _check_sizes(config: RunConfig) -> None:
         checkpoint_steps(num_steps(num_rows, reference), reference.checkpoints)
 
 
-def _check_budget(section: SelectionConfig, run: Location, num_rows: int) -> None:
+def _manifest(run: Location, stage: str, outdated: Collection[str]) -> Manifest | None:
+    folder = run / FOLDERS.get(stage, stage)
+    return None if stage in outdated else StageDir(folder, stage, {}).manifest()
+
+
+def _check_budget(section: SelectionConfig, num_rows: int, prepared: Manifest | None) -> None:
     if isinstance(section.budget, int) and section.budget > num_rows:
         raise DataError(
             f"selection.budget: {section.budget:,} examples are more than the pool has "
             f"({num_rows:,}). Lower it, or give a fraction such as 0.5."
         )
-    prepared = StageDir(run / FOLDERS["prepare"], "prepare", {}).manifest()
     wanted = budgets.num_tokens(section.budget)
     if prepared is not None and wanted is not None and wanted > prepared.summary["tokens"]:
         of = f"of {prepared.summary['kept']:,} examples"

@@ -1,6 +1,5 @@
 """The section `selection` of a run file: which examples are kept."""
 
-from collections.abc import Sequence
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
@@ -67,7 +66,7 @@ class SelectionConfig(Section):
             raise ValueError("`baselines` repeats a method")
         if self.within != "random" and "s2l" not in methods:
             raise ValueError(f"`within` orders the clusters of s2l; {self.method} has none")
-        self._check_strata(methods)
+        self.check_spread()
         self._check_bounds()
         return self
 
@@ -86,12 +85,14 @@ class SelectionConfig(Section):
         """Whether all strata are treated alike."""
         return not (self.weights or self.minimum or self.maximum)
 
-    def _check_strata(self, methods: Sequence[str]) -> None:
+    def check_spread(self) -> None:
+        """Raise ValueError for weights and bounds of strata that the methods would ignore."""
+        methods = {self.method, *self.baselines}
         if self.is_even:
             return
-        if set(methods) == {"random"}:
+        if methods == {"random"}:
             raise ValueError("random knows no strata, and so no weights, minimum or maximum")
-        if not self.stratify and set(methods) - {"random", "balanced-random"}:
+        if not self.stratify and methods - {"random", "balanced-random"}:
             raise ValueError("`weights`, `minimum` and `maximum` need `stratify: true`")
 
     def _check_bounds(self) -> None:

@@ -17,6 +17,7 @@ from s2l_ray.artifacts import Parts
 from s2l_ray.errors import DataError, first
 from s2l_ray.maths import hashing, summaries
 
+APART = "Trajectories and data do not belong together"
 TOKENS, RESPONSE_TOKENS, SQDIST = "tokens", "response_tokens", "sqdist"
 
 
@@ -53,7 +54,7 @@ def read(names: Collection[str], key_N: np.ndarray, sources: Sources) -> dict[st
     summarised = {name: _of_losses(name) for name in names if name in summaries.OF_TRAJECTORY}
     if summarised:
         if sources.trajectories is None or not sources.trajectories.files():
-            where = f" in {sources.trajectories.folder}" if sources.trajectories else ""
+            where = f" in {sources.trajectories.places}" if sources.trajectories else ""
             raise DataError(
                 f"selection: {first(sorted(summarised))} of every example is needed, and there are "
                 f"no trajectories{where}. Redo them with `--from trajectories`."
@@ -89,7 +90,7 @@ def _counts(counted: Computed, key_N: np.ndarray, sources: Sources) -> dict[str,
     found = _joined(prepared, columns, counted, np.int32, key_N, sources)
     num_without = sum(int((count_N <= 0).sum()) for count_N in found.values())
     if num_without:
-        raise no_counts(f"the rows in {prepared.folder} were prepared without a tokenizer")
+        raise no_counts(f"the rows in {prepared.places} were prepared without a tokenizer")
     return found
 
 
@@ -124,7 +125,7 @@ def _joined(
         _refuse_missing(key_N[~met_N], len(key_N), parts, sources)
     if num_met > len(key_N):
         raise DataError(
-            f"selection: {num_met - len(key_N):,} rows of {parts.folder} repeat an example_id. "
+            f"selection: {num_met - len(key_N):,} rows of {parts.places} repeat an example_id. "
             "Every example_id must be unique."
         )
     return value_by_name
@@ -159,8 +160,11 @@ def _refuse_missing(
         key_P = hashing.example_keys(table["example_id"].to_pylist())
         row_P = np.flatnonzero(np.isin(key_P, missing_keys[:4]))
         ids += table["example_id"].take(pa.array(row_P)).to_pylist()
+    advice = f"{APART}: check data.train, and data.fields.id."
+    if parts == sources.trajectories:
+        advice = "Losses are gone: redo them with `--from trajectories`"
+        advice += ", and extend the run again." if parts.more else "."
     raise DataError(
         f"selection: {len(missing_keys):,} of {num_examples:,} examples have no row in "
-        f"{parts.folder} (first: {first(ids)}). Trajectories and data do not belong together: "
-        "check data.train, and data.fields.id."
+        f"{parts.places} (first: {first(ids)}). {advice}"
     )

@@ -27,6 +27,7 @@ from tests.pool_of_sixty import (
     selected,
     write_clusters,
     write_rows,
+    write_trajectories,
 )
 
 
@@ -135,6 +136,19 @@ def test_an_example_without_a_count_is_named(folder):
         selected(folder / "out", rows=rows, budget="20 tokens")
 
 
+def test_an_example_without_losses_is_not_laid_to_its_data(folder):
+    losses, more = (write_trajectories(folder / n, [p]) for n, p in (("a", [0]), ("b", [1, 2])))
+    clusters = write_clusters(folder / "clusters", in_order(4))
+    config = SelectionConfig(budget=5, method="least-confidence")
+    out = StageDir(folder / "out", "selection", {})
+    message = r"57 of 60 .*/a and 1 more \(first: .*/b\) \(first: e3, .*redo them with `--from traj"
+
+    with pytest.raises(DataError, match=message) as caught:
+        both = Parts(losses.folder, more=(more.folder,))
+        selection.run(config, clusters, None, out, seed=1, trajectories=both)
+    assert "data.train" not in str(caught.value)
+
+
 def test_an_example_with_two_counts_is_refused(folder):
     rows = write_rows(folder / "rows", [*in_order(2), [7, 8]])
     with pytest.raises(DataError, match=r"2 rows of .*rows repeat an example_id"):
@@ -189,6 +203,10 @@ def test_weights_of_one_change_nothing(folder, method):
         ({"minimum": {"code": 9}}, 9, {"code": 9}),
         ({"minimum": {"code": 9}}, 20, {"code": 10, "math": 10}),
         ({"minimum": 30}, 45, {"code": 15, "math": 30}),
+        ({"minimum": 61}, 60, {"code": 15, "math": 45}),
+        ({"minimum": 10**30}, 60, {"code": 15, "math": 45}),
+        ({"maximum": 10**30}, 8, {"code": 4, "math": 4}),
+        ({"maximum": {"code": 10**30}}, 8, {"code": 4, "math": 4}),
         ({"maximum": 7}, 14, {"code": 7, "math": 7}),
         ({"maximum": {"math": 3}}, 10, {"code": 7, "math": 3}),
         ({"maximum": {"math": 0}}, 10, {"code": 10}),
@@ -211,6 +229,7 @@ def test_minima_and_maxima_of_strata_hold(folder, change, budget, expected):
         ({"minimum": {"code": 1, "x": 1}}, r"selection\.minimum: 1 of 2 .*strata: code, math"),
         ({"maximum": {"cod": 5}}, r"selection\.maximum: .*did you mean 'code'"),
         ({"minimum": {"code": 16}}, r"selection\.minimum: 1 strata .*'code' has 15 of 16"),
+        ({"minimum": 10**30}, r"budget of 12 .*selection\.minimum alone asks for 60 over 2"),
         ({"minimum": 7}, r"budget of 12 examples: selection\.minimum alone asks for 14 over 2"),
         ({"maximum": 5}, r"12 examples: selection\.maximum leaves 10, as 2 of 2 .*'code', 'math'"),
         ({"maximum": {"math": 1}, "budget": 17}, r"leaves 16, as 1 of 2 .*first: 'math'"),

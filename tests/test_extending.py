@@ -204,6 +204,76 @@ def test_rows_placed_in_clusters_that_are_no_more_are_placed_again(run, tree, tm
     assert [step.stage for step in pipeline.stale(steps, None)] == ["clusters", "selection"]
 
 
+def redo_otherwise(step, **summary):
+    """As if the stage had been done again with equal inputs, and another outcome."""
+    manifest = step.out.manifest()
+    step.out.finish({**manifest.summary, **summary}, 1.0)
+
+
+def test_rows_are_placed_again_when_the_same_inputs_gave_other_clusters(run, tree, tmp_path):
+    given(run, data(tmp_path))
+    extend(run, data(tmp_path))
+    clusters = planned(tree)[3].out
+    buffer = io.BytesIO()
+    np.save(buffer, np.full((handmade.NUM_CLUSTERS, 3), 2, np.float32))
+    (clusters.location / "centroids.npy").write_bytes(buffer.getvalue())
+
+    with pytest.raises(DataError, match=r"1 of 1 extension\(s\).*clusters that are no more"):
+        finished.write_subset(run, 5, "s2l", None, None)
+    steps = extending.plan(base_of(run), None)
+    assert [step.stage for step in pipeline.stale(steps, None)] == ["clusters", "selection"]
+
+
+@pytest.mark.parametrize(
+    ("number", "summary", "key"),
+    [
+        (0, {"kept": 29}, "prepare of the run"),
+        (2, {"mean_loss_nats": [1.5]}, "trajectories of the run"),
+    ],
+)
+def test_rows_scored_for_another_outcome_of_the_same_inputs_no_longer_count(
+    run, tree, tmp_path, number, summary, key
+):
+    given(run, data(tmp_path))
+    extend(run, data(tmp_path))
+    redo_otherwise(planned(tree)[number], **summary)
+
+    assert pipeline.stale(planned(tree)[:-1], None) == []
+    with pytest.raises(ConfigError, match=f"no longer fit the run: {key} changed"):
+        extend(run)
+
+
+def test_a_stage_that_came_out_the_same_again_leaves_extensions_as_they_are(run, tree, tmp_path):
+    given(run, data(tmp_path))
+    extend(run, data(tmp_path))
+    for step in planned(tree)[:4]:
+        redo_otherwise(step, notes=["in smaller batches"], num_losses_before=3)
+    assert extend(run).done == []
+    finished.write_subset(run, 5, "s2l", None, None)
+
+
+def test_an_extension_that_is_gone_is_missed(run, tmp_path):
+    first = given(run, data(tmp_path, 0))
+    second = given(run, data(tmp_path, 10))
+    (run / "extensions" / first.name).remove()
+
+    missed = rf"1 of 1 .* came after others that are gone .*first: {second.name}\)"
+    with pytest.raises(DataError, match=missed):
+        finished.write_subset(run, 5, "s2l", None, None)
+    finished.write_subset(run, 5, "s2l", None, None, extended=False)
+
+
+def test_a_later_extension_is_placed_again_after_an_earlier_one(run, tmp_path):
+    first = given(run, data(tmp_path, 0))
+    second = given(run, data(tmp_path, 10))
+    out = StageDir(first.folder("clusters"), "clusters", {})
+    manifest = out.manifest()
+    StageDir(out.location, "clusters", {**manifest.inputs, "seed": 8}).finish(manifest.summary, 1.0)
+
+    with pytest.raises(DataError, match=rf"1 of 2 extension.*no more \(first: {second.name}\)"):
+        finished.write_subset(run, 5, "s2l", None, None)
+
+
 def test_losses_at_checkpoints_that_are_no_more_are_not_thrown_away(run, tree, tmp_path):
     given(run, data(tmp_path))
     steps = planned(tree)
@@ -242,8 +312,11 @@ def test_what_was_begun_with_data_that_was_then_mended_makes_way(run, tmp_path):
 
 
 def test_a_run_in_use_is_refused(run, tmp_path):
-    with exclusive(run), pytest.raises(StorageError, match="is in use by another run"):
-        extend(run, data(tmp_path))
+    with exclusive(run):
+        # Whoever uses it may be redoing its stages: nothing is said of them.
+        (run / "clusters" / "manifest.json").remove()
+        with pytest.raises(StorageError, match="is in use by another run"):
+            extend(run, data(tmp_path))
 
 
 def test_data_that_is_not_there_is_refused(run, tmp_path):

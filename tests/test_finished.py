@@ -67,6 +67,16 @@ def test_it_is_spread_over_strata_as_the_run_spreads_its_own(tree):
     assert len(subset(run, 1, "random")) == 1
 
 
+def test_bounds_that_a_method_would_ignore_are_refused(tree):
+    section = {"budget": 6, "method": "balanced-random", "stratify": False, "maximum": 4}
+    run = finish(changed(tree, "selection", section), until="clusters")
+
+    with pytest.raises(ConfigError, match=r"--method s2l, with .*need `stratify: true`"):
+        subset(run, 6, "s2l")
+    assert len(subset(run, 6, "balanced-random")) == len(subset(run, 6, "random")) == 6
+    assert (run / "subsets").names() == ["balanced-random-6-42.jsonl", "random-6-42.jsonl"]
+
+
 def test_the_order_inside_clusters_is_the_run_s_unless_given(tree, run):
     plain, nearest, steady = (
         subset(run, within=within) for within in ("random", "nearest", "lowest-variation")

@@ -28,7 +28,7 @@ from s2l_ray.errors import DataError, first
 from s2l_ray.maths import hashing
 from s2l_ray.maths.selection import Examples
 from s2l_ray.storage import Location, temporary_space
-from s2l_ray.values import Sources
+from s2l_ray.values import APART, Sources
 
 ROWS_PER_TABLE = 1 << 18
 """Examples whose ids are in memory at once; more where there would be too many tables."""
@@ -260,8 +260,8 @@ def write_selected(chosen_keys: np.ndarray, rows: Parts, place: Location) -> Non
         if num_found != len(chosen_keys):
             raise DataError(
                 f"selection: {len(chosen_keys) - num_found:,} of {len(chosen_keys):,} selected "
-                f"examples have no row in {rows.folder}. Trajectories and data do not belong "
-                "together: check data.train, and data.fields.id."
+                f"examples have no row in {rows.places}. {APART}: check data.train, and "
+                "data.fields.id."
             )
 
 
