@@ -8,22 +8,16 @@ Shape letters: N rows, T checkpoints, K clusters, S sample rows, B rows of a blo
 P (row, cluster) pairs, C candidates for the next centroid, D distinct rows.
 """
 
-from dataclasses import dataclass
 from operator import itemgetter
 
 import numpy as np
 
 from s2l_ray.maths import assignment, hashing
 from s2l_ray.maths.assignment import LOSS_UNIT_NATS, SQDIST_UNIT
+from s2l_ray.maths.sums import LARGEST, OVERFLOW, ClusterSums
 
 MAX_LOSS_NATS = 2.0**16
 """Trajectories beyond this are refused; guessing evenly over a vocabulary costs about 11 nats."""
-
-_LARGEST = 2.0**63 * (1 - 2.0**-20)
-"""Of sums in floating point, which are near those in integers."""
-_OVERFLOW = (
-    "k-means: the sums of a cluster do not fit in 64 bits; are the losses in nats per token?"
-)
 
 _MAX_STARTS = 10
 _STARTS_TIMES_CENTROIDS = 300
@@ -34,40 +28,6 @@ _TOLERANCE_OF_BEST = 1e-4
 
 _SPLIT = 2.0**-10
 """How far apart, relative to their losses, the halves of a split cluster begin."""
-
-
-@dataclass(frozen=True)
-class ClusterSums:
-    """What a sweep has to know about any set of rows; sums of shards add up to those of the whole.
-
-    Fixed point: 100 million rows of 64 nats add up to 2^56.6 in `loss_sum_KT`, and 64 nats from
-    their centroid at each of 12 checkpoints to 2^62.2 in `sqdist_sum_K`; int64 ends at 2^63.
-    Beyond that is an error, never a wrong sum.
-
-    Attributes:
-        loss_sum_KT: int64 (K, T), sums of losses in `LOSS_UNIT_NATS`.
-        count_K: int64 (K,), rows.
-        sqdist_sum_K: int64 (K,), sums of squared distances in `SQDIST_UNIT` nats squared.
-    """
-
-    loss_sum_KT: np.ndarray
-    count_K: np.ndarray
-    sqdist_sum_K: np.ndarray
-
-    def merge(self, other: "ClusterSums") -> "ClusterSums":
-        """The sums over the rows of both."""
-        return ClusterSums(
-            _added(self.loss_sum_KT, other.loss_sum_KT),
-            _added(self.count_K, other.count_K),
-            _added(self.sqdist_sum_K, other.sqdist_sum_K),
-        )
-
-    __add__ = merge
-
-    @property
-    def inertia(self) -> float:
-        """The sum of squared distances to the centroids, nats squared."""
-        return sum(self.sqdist_sum_K.tolist()) * SQDIST_UNIT
 
 
 def nearest(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -123,7 +83,7 @@ class Followed:
         _check(self.loss_NT, np.zeros((1, loss_NT.shape[1])))
         largest = max(self.loss_NT.max(initial=0), -self.loss_NT.min(initial=0))
         rows = self._weight_N.sum() if len(self._weight_N) else len(self.loss_NT)
-        if float(largest) * float(rows) / LOSS_UNIT_NATS > _LARGEST:
+        if float(largest) * float(rows) / LOSS_UNIT_NATS > LARGEST:
             _check_sums(self.loss_NT, self._weight_N)
         self._centroid_KT = np.zeros((0, loss_NT.shape[1]), np.float32)
         self._num_rows = 0
@@ -160,8 +120,8 @@ class Followed:
             sqdist_sum_K,
             total_K,
         )
-        if total_K.max(initial=0) / SQDIST_UNIT > _LARGEST:
-            raise ValueError(_OVERFLOW)
+        if total_K.max(initial=0) / SQDIST_UNIT > LARGEST:
+            raise ValueError(OVERFLOW)
         self._centroid_KT = centroid_KT
         return ClusterSums(self._loss_sum_KT.copy(), self._count_K.copy(), sqdist_sum_K)
 
@@ -282,16 +242,8 @@ def _check_sums(loss_NT: np.ndarray, weight_N: np.ndarray) -> None:
         rows = slice(start, start + 2**16)
         weight_B1 = weight_N[rows, None] if len(weight_N) else 1
         total_T += (np.abs(loss_NT[rows]) * weight_B1).sum(axis=0, dtype=np.float64)
-    if total_T.max(initial=0) / LOSS_UNIT_NATS > _LARGEST:
-        raise ValueError(_OVERFLOW)
-
-
-def _added(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    total = a + b
-    # A sum that wrapped around has the sign that neither of its terms has.
-    if np.any(((a ^ total) & (b ^ total)) < 0):
-        raise ValueError(_OVERFLOW)
-    return total
+    if total_T.max(initial=0) / LOSS_UNIT_NATS > LARGEST:
+        raise ValueError(OVERFLOW)
 
 
 def _plus_plus(
