@@ -216,7 +216,7 @@ class ClustersConfig(Section):
         """Rows of the sample that a start is fitted to."""
         if self.rows_per_sample is not None:
             return self.rows_per_sample
-        # With half as many, the inertia was higher by more than half a per cent.
+        # With few rows for a cluster, its centroid starts far from where it belongs.
         return max(25_600, self.num_clusters * (128 if self.method == "minibatch" else 1))
 
     @model_validator(mode="after")

@@ -2,8 +2,8 @@
 
 Actors keep the trajectories of their parts in memory and return integer sums; the driver holds
 centroids only. Integer sums add up to the same value in any order, and the rows of a sample or a
-mini-batch are those with the lowest hashes of their ids, so centroids are bit-identical under any
-number of actors.
+mini-batch are chosen by hashes of their ids, so centroids are bit-identical under any number of
+actors.
 
 Shapes: T checkpoints, K clusters of one stratum, or of all.
 """
