@@ -1,10 +1,13 @@
 """The scorer against the plain way, and both against the machine's matrix-multiply peak.
 
     python benchmarks/bench_scoring.py [--device cpu] [--precision fp32] [--repeats 5]
+    python benchmarks/bench_scoring.py --device cuda --precision bf16 --tokens-per-batch 65536 \
+        --rows 4072 --plain-rows 127 --models smollm2-135m smollm2-360m
 
 Plain is the definition: one example at a time, float32, the model's own logits for every token of
-the vocabulary. Both score the same rows, whose lengths are those of 509 rows of math-mix under
-SmolLM2's tokenizer (recorded by record_lengths.py). Weights are random: values do not matter.
+the vocabulary. Rows have the lengths of 509 rows of math-mix under SmolLM2's tokenizer (recorded by
+record_lengths.py), again and again where more are asked for. Weights are random: values do not
+matter. Plain scores every row, or evenly spaced ones of them; what counts is tokens per second.
 They alternate, and medians count. The limit is the time that the necessary operations would take
 at the speed of a 4096^3 product: the body for every token read, the output layer for every response
 token, attention over the past alone. Needs torch, transformers and numpy; no Ray.
@@ -12,6 +15,7 @@ token, attention over the past alone. Needs torch, transformers and numpy; no Ra
 
 import argparse
 import csv
+import itertools
 import json
 import platform
 import statistics
@@ -50,6 +54,16 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 49152,
         "tie_word_embeddings": True,
     },
+    "smollm2-360m": {
+        "model_type": "llama",
+        "hidden_size": 960,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 15,
+        "num_key_value_heads": 5,
+        "intermediate_size": 2560,
+        "vocab_size": 49152,
+        "tie_word_embeddings": True,
+    },
 }
 
 
@@ -59,7 +73,8 @@ def pool(vocab_size: int, num_rows: int) -> tuple[list[np.ndarray], np.ndarray]:
     Rows begin alike where the recorded ones did, with their variant of the template.
     """
     with (HERE / "data" / "math-mix-lengths.csv").open() as lines:
-        lengths = [tuple(map(int, row)) for row in list(csv.reader(lines))[1:]][:num_rows]
+        recorded = [tuple(map(int, row)) for row in list(csv.reader(lines))[1:]]
+    lengths = list(itertools.islice(itertools.cycle(recorded), num_rows))
     rng = np.random.default_rng(0)
     rows = [rng.integers(0, vocab_size, p + r).astype(np.int32) for p, r, _ in lengths]
     templates = {shared: rng.integers(0, vocab_size, shared) for *_, shared in sorted(lengths)}
@@ -113,29 +128,37 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     torch.manual_seed(0)
     arguments_of_shape = dict(SHAPES[name])
     config = AutoConfig.for_model(arguments_of_shape.pop("model_type"), **arguments_of_shape)
-    exact = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(device)
+    with device:
+        exact = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+        fast = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    fast.load_state_dict(exact.state_dict())
     rows, num_prompt_N = pool(config.vocab_size, arguments.rows)
     num_tokens_N = np.array([len(row) for row in rows])
-    fast = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(device)
-    fast.load_state_dict(exact.state_dict())
+    plain_N = np.linspace(0, len(rows) - 1, arguments.plain_rows or len(rows)).astype(int)
     for parameter in fast.parameters():  # not the buffers: rotary frequencies stay exact
         parameter.data = parameter.data.to(dtype)
     scored: dict[str, Any] = {}
 
-    def run_plain() -> None:
-        scored["plain"] = plain(exact, rows, num_prompt_N)
+    slower_ways: set[str] = set()
 
-    def run_ours() -> None:
+    def run_plain() -> None:
+        scored["plain"] = plain(exact, [rows[row] for row in plain_N], num_prompt_N[plain_N])
+
+    def run_ours(num_rows: int | None = None) -> None:
         scored["ours"] = score(
             fast,
-            rows,
-            num_prompt_N,
+            rows[:num_rows],
+            num_prompt_N[:num_rows],
             tokens_per_batch=arguments.tokens_per_batch,
             dtype=dtype,
             device=device,
+            compiled=device.type == "cuda" and not arguments.uncompiled,
+            on_slower_way=slower_ways.add,
         )
 
-    score(fast, rows[:32], num_prompt_N[:32], tokens_per_batch=2048, dtype=dtype, device=device)
+    # What comes before the first batch of a worker's first part; on a GPU, compilation.
+    start_s = seconds(lambda: run_ours(1), device)
+    run_ours(32 if device.type == "cpu" else None)
     plain(exact, rows[:8], num_prompt_N[:8])
     plain_s, ours_s = [], []
     for _ in range(arguments.repeats):
@@ -144,17 +167,20 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     peak = peak_flops(device, dtype)
     flops = necessary_flops(exact, num_tokens_N, num_tokens_N - num_prompt_N)
     ours, reference = statistics.median(ours_s), statistics.median(plain_s)
-    difference_N = np.abs(scored["ours"] - scored["plain"])
+    difference_N = np.abs(scored["ours"][plain_N] - scored["plain"])
+    share = num_tokens_N.sum() / num_tokens_N[plain_N].sum()
     return {
         "model": name,
+        "start_seconds": start_s,
         "plain_seconds": reference,
         "ours_seconds": ours,
-        "ratio": statistics.median(p / o for p, o in zip(plain_s, ours_s, strict=True)),
+        "ratio": statistics.median(share * p / o for p, o in zip(plain_s, ours_s, strict=True)),
         "tokens_per_second": float(num_tokens_N.sum() / ours),
         "peak_gflops": peak / 1e9,
         "share_of_peak": flops / ours / peak,
         "largest_difference": float(difference_N.max()),
         "mean_difference": float(difference_N.mean()),
+        "slower_ways": sorted(slower_ways),
     }
 
 
@@ -164,6 +190,8 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, default=509)
+    parser.add_argument("--uncompiled", action="store_true", help="on a GPU, too")
+    parser.add_argument("--plain-rows", type=int, help="default: all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens-per-batch", type=int, default=2048)
     parser.add_argument("--models", nargs="+", default=list(SHAPES), choices=SHAPES)
@@ -172,6 +200,12 @@ def main() -> None:
     for model in arguments.models:
         name = f"scoring-{arguments.device}-{arguments.precision}-{model}.json"
         record(arguments, name, measured, [model])
+
+
+def machine(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    return platform.processor() or platform.machine()
 
 
 def record(
@@ -187,7 +221,7 @@ def record(
         print(json.dumps(found[-1], indent=1), flush=True)
     result = {
         "date": datetime.now(UTC).date().isoformat(),
-        "machine": platform.processor() or platform.machine(),
+        "machine": machine(getattr(arguments, "device", "cpu")),
         "torch": torch.__version__,
         **vars(arguments),
         "results": found,

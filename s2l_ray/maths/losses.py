@@ -3,7 +3,8 @@
 Shapes: M response positions, V vocabulary.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ ROWS_PER_TILE, VOCABULARY_PER_TILE = 1024, 2048
 """On a CPU: 8 MiB of float32, and matrices large enough for the product's full speed."""
 BYTES_PER_TILE = 256 * 2**20
 """On another device, of float32: whole rows, as many as fit."""
+
+COMPILED: dict[str, str | int | bool | Callable[..., object]] = {"deterministic": True}
+"""Of code that torch compiles: no kernel is chosen by its time, so all workers compute alike."""
 
 
 def token_losses(logits_MV: torch.Tensor, target_M: torch.Tensor) -> torch.Tensor:
@@ -40,6 +44,8 @@ def linear_losses(
     weight_VH: torch.Tensor,
     bias_V: torch.Tensor | None,
     target_M: torch.Tensor,
+    *,
+    compiled: bool = False,
 ) -> torch.Tensor:
     """`token_losses` of a linear output layer whose logits exist a tile at a time; no gradient.
 
@@ -52,22 +58,51 @@ def linear_losses(
         weight_VH: float tensor (V, H) of the same type.
         bias_V: None, or a float tensor (V,).
         target_M: int64 tensor (M,), each in [0, V).
+        compiled: whole rows go to a cross-entropy that torch has compiled: on a GPU it reads them
+            twice instead of writing them several times. What a compiler raises is raised.
 
     Returns:
         loss_M, float32 tensor (M,), on the device of `hidden_MH`.
     """
-    if hidden_MH.device.type == "cpu":
-        num_rows, width = ROWS_PER_TILE, VOCABULARY_PER_TILE
-    else:
+    if compiled or hidden_MH.device.type != "cpu":
         num_rows, width = max(1, BYTES_PER_TILE // (4 * len(weight_VH))), len(weight_VH)
+    else:
+        num_rows, width = ROWS_PER_TILE, VOCABULARY_PER_TILE
     buffer = hidden_MH.new_empty(min(num_rows, len(hidden_MH)) * width)
+    losses_of = _losses_of_rows if compiled else _tiled_losses
     losses = [
-        _tiled_losses(hidden_mH, weight_VH, bias_V, target_m, width, buffer)
+        losses_of(hidden_mH, weight_VH, bias_V, target_m, width, buffer)
         for hidden_mH, target_m in zip(
             hidden_MH.split(num_rows), target_M.split(num_rows), strict=True
         )
     ]
     return torch.cat(losses)
+
+
+def _losses_of_rows(
+    hidden_MH: torch.Tensor,
+    weight_VH: torch.Tensor,
+    bias_V: torch.Tensor | None,
+    target_M: torch.Tensor,
+    width: int,
+    buffer: torch.Tensor,
+) -> torch.Tensor:
+    logits_MV = buffer[: len(hidden_MH) * width].view(len(hidden_MH), width)
+    torch.mm(hidden_MH, weight_VH.T, out=logits_MV)
+    return _compiled_cross_entropy()(logits_MV, bias_V, target_M)
+
+
+@functools.cache
+def _compiled_cross_entropy() -> Callable[..., torch.Tensor]:
+    def cross_entropy(
+        logits_MV: torch.Tensor, bias_V: torch.Tensor | None, target_M: torch.Tensor
+    ) -> torch.Tensor:
+        logits_MV = logits_MV.float()
+        if bias_V is not None:
+            logits_MV = logits_MV + bias_V.float()
+        return F.cross_entropy(logits_MV, target_M, reduction="none")
+
+    return torch.compile(cross_entropy, dynamic=True, options=COMPILED)
 
 
 def _tiled_losses(

@@ -30,7 +30,7 @@ class Group:
 
 
 def groups(
-    input_ids: Sequence[np.ndarray], num_prompt_N: np.ndarray, *, min_saved: int
+    input_ids: Sequence[np.ndarray], num_prompt_N: np.ndarray, *, min_saved: float
 ) -> list[Group]:
     """Every row in one group; those of a group share tokens only if that saves `min_saved` tokens.
 

@@ -233,6 +233,7 @@ class Scorer:
                     tokens_per_batch=self.tokens_per_batch,
                     dtype=self.dtype,
                     device=self.device,
+                    compiled=self.device.type == "cuda",
                     on_batch=_alive,
                     on_slower_way=self._note,
                 )

@@ -1,0 +1,100 @@
+"""Oracle: the definition, and the same model uncompiled. On a CPU, where torch compiles to C++."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from s2l_ray.maths.losses import linear_losses
+from s2l_ray.modelling import scoring
+from s2l_ray.modelling.compiled import are_compiled
+from tests import tiny
+from tests.modelling.test_scoring import defined_loss, examples, score
+
+needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled_before():
+    torch.compiler.reset()
+
+
+@needs_a_compiler
+def test_compiled_layers_have_the_losses_of_the_definition():
+    model = tiny.model("llama")
+    input_ids, num_prompt_N = examples()
+    expected_N = [
+        defined_loss(model, ids.tolist(), num)
+        for ids, num in zip(input_ids, num_prompt_N, strict=True)
+    ]
+    said = []
+    for tokens_per_batch in (1, 100, 10_000):
+        loss_N = score(
+            model,
+            input_ids,
+            num_prompt_N,
+            tokens_per_batch,
+            compiled=True,
+            on_slower_way=said.append,
+        )
+        np.testing.assert_allclose(loss_N, expected_N, rtol=1e-5, atol=1e-5)
+    assert said == []
+    assert are_compiled(model)
+
+
+@pytest.mark.parametrize("compiler", ["missing", "wrong"])
+def test_what_cannot_be_compiled_runs_as_it_is_and_is_said(monkeypatch, compiler):
+    model = tiny.model("llama")
+    input_ids, num_prompt_N = examples()
+    expected_N = score(model, input_ids, num_prompt_N)
+
+    def compiled(call, **_options):
+        def with_another_loss(*args, **inputs):
+            if compiler == "missing":
+                raise RuntimeError("Failed to find C compiler.\nInstall one.")
+            return call(*args, **inputs) * 2
+
+        return with_another_loss
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    said = []
+    for _ in range(2):
+        loss_N = score(model, input_ids, num_prompt_N, compiled=True, on_slower_way=said.append)
+        np.testing.assert_array_equal(loss_N, expected_N)
+    assert not are_compiled(model)
+    reason = {
+        "missing": "RuntimeError: Failed to find C compiler.",
+        "wrong": "its losses would change",
+    }[compiler]
+    assert said == [f"{scoring.UNCOMPILED} ({reason})"] * 2
+
+
+def test_memory_that_does_not_suffice_is_no_failure_of_the_compiler(monkeypatch):
+    def compiled(_call, **_options):
+        def without_memory(*_args, **_inputs):
+            raise torch.OutOfMemoryError
+
+        return without_memory
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    model = tiny.model("llama")
+    with pytest.raises(torch.OutOfMemoryError):
+        score(model, *examples(), compiled=True)
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_losses_of_whole_rows_equal_torch_on_all_logits(with_bias):
+    generator = torch.Generator().manual_seed(0)
+    hidden_MH = torch.randn(37, 8, generator=generator)
+    weight_VH = torch.randn(23, 8, generator=generator)
+    bias_V = torch.randn(23, generator=generator) if with_bias else None
+    target_M = torch.randint(0, 23, (37,), generator=generator)
+
+    loss_M = linear_losses(hidden_MH, weight_VH, bias_V, target_M, compiled=True)
+
+    logits_MV = hidden_MH.double() @ weight_VH.double().T + (0 if bias_V is None else bias_V)
+    expected_M = F.cross_entropy(logits_MV, target_M, reduction="none").float()
+    torch.testing.assert_close(loss_M, expected_M, rtol=1e-5, atol=1e-5)
