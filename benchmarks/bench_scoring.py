@@ -152,7 +152,7 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
             tokens_per_batch=arguments.tokens_per_batch,
             dtype=dtype,
             device=device,
-            compiled=device.type == "cuda" and not arguments.uncompiled,
+            compiled=device.type == "cuda" if arguments.compiled is None else arguments.compiled,
             on_slower_way=slower_ways.add,
         )
 
@@ -190,7 +190,9 @@ def main() -> None:
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--rows", type=int, default=509)
-    parser.add_argument("--uncompiled", action="store_true", help="on a GPU, too")
+    parser.add_argument(
+        "--compiled", action=argparse.BooleanOptionalAction, help="default: on a GPU"
+    )
     parser.add_argument("--plain-rows", type=int, help="default: all")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tokens-per-batch", type=int, default=2048)
