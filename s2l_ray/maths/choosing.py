@@ -25,8 +25,9 @@ from s2l_ray.maths import kmeans
 LEAST_GAIN = 0.25
 """A rung pays when it lowers the spread by so much, per doubling of the clusters, or by more where
 there are few checkpoints. Noise falls short of it from five dimensions on."""
-MIN_ROWS = 16
-"""Of those that centroids are fitted to, for each of them, at the top of the ladder."""
+MIN_ROWS = 8
+"""Of those that centroids are fitted to, for each of them, at the top of the ladder: of a stratum
+that is its own sample, that is twice as many in a cluster."""
 ROWS_TRIED = 12_800
 """Of a sample, both halves together."""
 
@@ -71,8 +72,8 @@ class Tried:
         return {
             "chosen": self.chosen,
             "num_clusters": list(self.num_clusters),
-            "spread": [round(spread, 6) for spread in self.spread],
-            "least_gain": round(self.least_gain, 6),
+            "spread": list(self.spread),
+            "least_gain": self.least_gain,
         }
 
 
