@@ -22,6 +22,7 @@ from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.extendable import Base, base_of, check_unchanged, checkpoint_places
 from s2l_ray.extensions import Extension
 from s2l_ray.finished import config_of
+from s2l_ray.maths.scaling import UNIT, Scale
 from s2l_ray.progress import Progress
 from s2l_ray.steps import Step, absolute, absolute_if_file
 from s2l_ray.storage import Location, exclusive
@@ -285,9 +286,15 @@ def _clusters(
         known = earlier.summary("clusters") or {}
         fitted.append(_fitted(folder, known, start))
     trajectories = Parts(extension.folder("trajectories"))
-    stored = _stored(folder, known["stratum_of_cluster"])
+    scales = {name: Scale.of_json(value) for name, value in known.get("scales", {}).items()}
     summary = clusters.run(
-        section, trajectories, out, seed=base.config.seed, progress=progress, stored=stored
+        section,
+        trajectories,
+        out,
+        seed=base.config.seed,
+        progress=progress,
+        stored=_stored(folder, known["stratum_of_cluster"]),
+        stored_scales=scales,
     )
     strata = summary["stratum_of_cluster"]
     unseen = Counter(strata[known["num_clusters"] :])
@@ -360,10 +367,11 @@ def summary_lines(extension: Extension) -> list[tuple[str, str]]:
     fit = placed["fit"]
     if fit["rows"]:
         median, p95 = fit["median_distance_nats"], fit["p95_distance_nats"]
+        unit = UNIT[placed.get("scaling", "raw")]
         lines.append(
             (
                 "distance",
-                f"median {median['new']:.3g} nats (old rows {median['old']:.3g}), "
+                f"median {median['new']:.3g} {unit} (old rows {median['old']:.3g}), "
                 f"95th percentile {p95['new']:.3g} ({p95['old']:.3g})",
             )
         )
