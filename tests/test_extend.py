@@ -153,10 +153,12 @@ def test_a_subset_comes_from_old_and_new_rows(extended, finished, s2l, tmp_path)
     )
 
 
-def kill_at(beginning: str, run: Path, data: str, environment: dict[str, str]) -> None:
+def kill_at(
+    beginning: str, run: Path, data: str, environment: dict[str, str], *options: str
+) -> None:
     """Start extending; end the whole program once a file of the extension begins so."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "s2l_ray", "extend", str(run), data],
+        [sys.executable, "-m", "s2l_ray", "extend", str(run), data, *options],
         env=environment,
         start_new_session=True,
         stdout=subprocess.PIPE,
