@@ -1,7 +1,11 @@
-"""What came of extensions: their subset, and lines that say it in a terminal."""
+"""What came of extensions: their subset, and what a terminal and the report say of them."""
+
+from typing import Any
 
 from s2l_ray import drift, extensions
+from s2l_ray.errors import DataError
 from s2l_ray.extensions import Extension
+from s2l_ray.report.extended import ExtensionLine, ExtensionsView, OldAndNew
 from s2l_ray.storage import Location
 
 
@@ -39,3 +43,55 @@ def summary_lines(extension: Extension) -> list[tuple[str, str]]:
             )
         )
     return [*lines, ("fit", drift.sentence(fit))]
+
+
+def extensions_view(run: Location) -> ExtensionsView | None:
+    """All extensions of a clustered run whose rows are prepared; None where there are none."""
+    found = extensions.of_run(run)
+    if not found:
+        return None
+    used = [item for item in found if not item.is_empty]
+    placed = used[-1].summary("clusters") if used else None
+    return ExtensionsView(
+        [_line(item) for item in found],
+        fit=drift.sentence(placed["fit"]) if placed else "",
+        hindrance=_hindrance(run),
+    )
+
+
+def _hindrance(run: Location) -> str:
+    """Why the extensions cannot be used as they are; empty where they can."""
+    if not (run / "clusters" / "manifest.json").exists():
+        return ""
+    try:
+        extensions.extended_pool(run)
+    except DataError as error:
+        return str(error)
+    return ""
+
+
+def _line(item: Extension) -> ExtensionLine:
+    prepared, placed = item.summary("prepare"), item.summary("clusters")
+    assert prepared is not None, "of_run has looked"
+    rejected = sum(prepared["rejected"].values())
+    counts = {"num_new": prepared["kept"], "num_known": prepared["known"], "num_rejected": rejected}
+    if placed is None:
+        return ExtensionLine(item.name, **counts)
+    fit = placed["fit"]
+    return ExtensionLine(
+        item.name,
+        **counts,
+        num_clusters_used=sum(1 for size in placed["size_of_cluster"] if size),
+        num_clusters=placed["num_clusters"],
+        updated=item.has_moved,
+        **(_distances(fit) if fit["rows"] else {}),
+    )
+
+
+def _distances(fit: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "median_nats": OldAndNew(**fit["median_distance_nats"]),
+        "p95_nats": OldAndNew(**fit["p95_distance_nats"]),
+        "share_beyond_p95": fit["share_beyond_p95"]["new"],
+        "reclustering_due": fit["reclustering_due"],
+    }

@@ -9,6 +9,7 @@ from s2l_ray import config, extending, extensions, finished, outcomes, pipeline,
 from s2l_ray.artifacts import StageDir
 from s2l_ray.errors import ConfigError, DataError, ModelError, StorageError
 from s2l_ray.extendable import base_of
+from s2l_ray.report.extended import ExtensionLine, OldAndNew
 from s2l_ray.storage import Location, exclusive
 from tests import handmade
 from tests.extended_by_hand import (
@@ -288,6 +289,47 @@ def test_a_checkpoint_that_is_gone_is_named(run, tmp_path):
     (run / "reference" / "step-000002").remove()
     with pytest.raises(ModelError, match=r"1 of 1 checkpoints .* are gone .*step-000002"):
         extend(run, data(tmp_path))
+
+
+def test_the_report_shows_what_came_of_every_extension(run, tree, tmp_path):
+    assert outcomes.extensions_view(run) is None
+    first = given(run, data(tmp_path, 0))
+    out = StageDir(first.folder("clusters"), "clusters", first_inputs(first))
+    fit = {
+        "rows": 6,
+        "median_distance_nats": {"old": 1.0, "new": 2.0},
+        "p95_distance_nats": {"old": 3.0, "new": 4.0},
+        "share_beyond_p95": {"old": 0.04, "new": 0.5},
+        "reclustering_due": True,
+    }
+    out.finish({**first.summary("clusters"), "fit": fit}, 1.0)
+    given(run, data(tmp_path, 10))
+    view = outcomes.extensions_view(run)
+    assert view.lines[0] == ExtensionLine(
+        first.name,
+        num_new=NUM_NEW,
+        num_known=2,
+        num_rejected=1,
+        num_clusters_used=5,
+        num_clusters=5,
+        median_nats=OldAndNew(1.0, 2.0),
+        p95_nats=OldAndNew(3.0, 4.0),
+        share_beyond_p95=0.5,
+        reclustering_due=True,
+    )
+    assert view.lines[1].median_nats is None and view.hindrance == ""
+    assert view.fit.startswith("cannot be judged")
+    redo(planned(tree)[3], seed=8)
+    assert "were placed in clusters that are no more" in outcomes.extensions_view(run).hindrance
+
+
+def test_the_page_of_an_extended_run_has_the_section(run, tmp_path):
+    given(run, data(tmp_path))
+    assert '<section id="extensions">' in finished.rebuild_report(run).read_bytes().decode()
+
+
+def first_inputs(extension: extensions.Extension) -> dict:
+    return StageDir(extension.folder("clusters"), "clusters", {}).manifest().inputs
 
 
 def test_stored_centroids_come_by_stratum_in_the_order_of_their_numbers(tmp_path):

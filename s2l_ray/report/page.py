@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from s2l_ray.errors import first
 from s2l_ray.report import plots
+from s2l_ray.report.extended import ExtensionsView
 
 MAX_STRATA = 100
 MAX_EXCERPT = 600
@@ -116,6 +117,7 @@ class ReportData:
     counts: PoolCounts | None = None
     clusters: ClusterView | None = None
     strata: Sequence[StratumLine] = ()
+    extensions: ExtensionsView | None = None
     evaluation: Sequence[ArmScore] = ()
     comparisons: Sequence[Comparison] = ()
     confidence: float = 0.95
