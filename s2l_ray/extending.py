@@ -5,12 +5,13 @@ is read off the run's manifests, so neither the run's data nor its configuration
 and nothing of the run is written.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from s2l_ray import extensions, pipeline, placing, sources, staging
+from s2l_ray import choice, extensions, pipeline, placing, sources, staging
 from s2l_ray.artifacts import Parts, StageDir, section_inputs
 from s2l_ray.contents import CONTENTS, Contents
 from s2l_ray.errors import ConfigError, DataError, first
@@ -23,6 +24,7 @@ from s2l_ray.extendable import (
 )
 from s2l_ray.extensions import UPDATED, Extension
 from s2l_ray.finished import config_of
+from s2l_ray.maths.selection import METHODS
 from s2l_ray.progress import Progress
 from s2l_ray.steps import Step, absolute, absolute_if_file
 from s2l_ray.storage import Location, exclusive
@@ -76,6 +78,8 @@ def extend(
         todo = pipeline.stale(steps, None)
         if any(UPDATED in step.out.inputs for step in todo):
             check_losses(run, extensions.of_run(run))
+        if any(step.stage == "trajectories" for step in todo):
+            _check_strata(base)
         if todo:
             _remove_unprepared(run, given)
             (run / extensions.FOLDER / CONTENTS).write_json(contents.cache)
@@ -168,6 +172,9 @@ def _carry_out(
     """Do these steps; without those of the given rows, once it turns out that none is new."""
     done = []
     for step in todo:
+        if step.stage == "trajectories":
+            # An hour of scoring should not end at a subset that cannot be made.
+            _check_strata(base)
         pipeline.carry_out(step, None, say)
         done.append(step)
         if step.stage == "prepare" and given is not None and given.is_empty:
@@ -177,6 +184,17 @@ def _carry_out(
             rest = pipeline.stale(plan(base, None), None)
             return done + _carry_out(base, rest, None, say)
     return done
+
+
+def _check_strata(base: Base) -> None:
+    """Refuse weights and bounds that the pool with all rows prepared so far does not allow."""
+    section = base.config.selection
+    if section is None or METHODS[section.method].ignores_strata:
+        return
+    sizes = Counter(base.summary("prepare")["strata"])
+    for item in extensions.of_run(base.run):
+        sizes.update(item.strata)
+    choice.check_strata(section, sizes)
 
 
 @dataclass

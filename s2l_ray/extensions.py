@@ -45,6 +45,12 @@ class Extension:
         return manifest.summary if manifest else None
 
     @property
+    def strata(self) -> dict[str, int]:
+        """Its prepared rows by stratum."""
+        prepared = self.summary("prepare")
+        return prepared["strata"] if prepared else {}
+
+    @property
     def moves_centroids(self) -> bool:
         """Whether its clusters are to be moved, as was once asked for."""
         return (self.run / FOLDER / self.name / SETTINGS).exists()
@@ -87,6 +93,11 @@ def of_run(run: Location) -> list[Extension]:
         if manifest is not None:
             found.append(Extension(run, int(matched[1]), tuple(manifest.inputs["data"])))
     return sorted(found, key=lambda extension: extension.number)
+
+
+def strata(run: Location) -> set[str]:
+    """The strata of all rows that extensions prepared, in the run or not."""
+    return {name for item in of_run(run) for name in item.strata}
 
 
 def outcome(run: Location, manifest: Manifest) -> str:

@@ -1,6 +1,7 @@
 """A run made by hand that can be extended, and extensions of it, without Ray."""
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,10 @@ def finished_run(tree: dict, folder: Path) -> Location:
     """Finished through its selection, with all that extensions ask its stages for."""
     run = finish(tree, until="clusters")
     more = {
-        "prepare": {"tokenizer": str(folder / "tokenizer")},
+        "prepare": {
+            "tokenizer": str(folder / "tokenizer"),
+            "strata": dict(Counter(handmade.STRATA)),
+        },
         "reference": {"path": None, "steps": [2], "names": ["step-000002"]},
         "trajectories": {"precision": "fp32"},
     }
@@ -39,9 +43,9 @@ def finished_run(tree: dict, folder: Path) -> Location:
     return run
 
 
-def new_rows(start: int) -> list[dict]:
+def new_rows(start: int, stratum: str = "math") -> list[dict]:
     return [
-        {"id": f"n{n}", "instruction": f"new {n}", "output": "x", "source": "math"}
+        {"id": f"n{n}", "instruction": f"new {n}", "output": "x", "source": stratum}
         for n in range(start, start + NUM_NEW)
     ]
 
@@ -52,7 +56,9 @@ def data(folder: Path, start: int = 0, name: str = "new") -> str:
     return str(place)
 
 
-def given(run: Location, path: str, *, moving: bool = False) -> extensions.Extension:
+def given(
+    run: Location, path: str, *, moving: bool = False, stratum: str = "math"
+) -> extensions.Extension:
     """The extension of a file, whose first three steps are made without Ray.
 
     Args:
@@ -71,7 +77,7 @@ def given(run: Location, path: str, *, moving: bool = False) -> extensions.Exten
             continue
         step.out.begin()
         summary = {"prepare": prepared, "trajectories": scored, "clusters": placed}[step.stage]
-        told = summary(step.out.location, new_rows(start))
+        told = summary(step.out.location, new_rows(start, stratum))
         if moving and step.stage == "clusters":
             told = moved_on(step.out.location, old)
         step.out.finish(told, 1.0)
@@ -97,7 +103,8 @@ def prepared(folder: Location, rows: list[dict]) -> dict:
     ids = [row["id"] for row in rows]
     (folder / rows_name(0)).write_table(rows_table(rows, ids, "new.jsonl", range(len(rows))))
     counts = {"kept": len(rows), "known": 2, "rejected": {"empty field": 1}, "tokens": 9}
-    return {"rows": len(rows) + 3, **counts}
+    strata = dict(Counter(row["source"] for row in rows))
+    return {"rows": len(rows) + 3, **counts, "strata": strata}
 
 
 def scored(folder: Location, rows: list[dict]) -> dict:

@@ -217,13 +217,64 @@ def test_rows_that_are_all_known_make_no_extension(run, tmp_path):
     extension = extending._given(run, (extending._contents(run).sha(files[0]),))
     (prepare, *_) = extending.plan(base, extension, files)
     prepare.out.begin()
-    prepare.out.finish({"rows": 6, "kept": 0, "known": 6, "rejected": {}}, 1.0)
+    prepare.out.finish({"rows": 6, "kept": 0, "known": 6, "rejected": {}, "strata": {}}, 1.0)
 
     assert extend(run, path).done == []
     assert outcomes.summary_lines(extension) == [("new rows", "0 of 6; 6 were known, 0 rejected")]
     assert extensions.extended_pool(run).extensions == []
     with pytest.raises(DataError, match="has no extensions yet"):
         extend(run)
+
+
+def prepare_alone(run: Location, path: str, strata: dict[str, int]) -> extensions.Extension:
+    """The extension of a file whose rows are prepared and not scored."""
+    base, files = base_of(run), extending.sources.expand([path])
+    extension = extending._given(run, (extending._contents(run).sha(files[0]),))
+    (prepare, *_) = extending.plan(base, extension, files)
+    prepare.out.begin()
+    told = {"rows": 6, "kept": sum(strata.values()), "known": 0, "rejected": {}, "strata": strata}
+    prepare.out.finish(told, 1.0)
+    return extension
+
+
+def reselect(tree: dict, run: Location, **selection: object) -> dict:
+    """Another selection of the run, in its own pool."""
+    tree = {**tree, "selection": {**tree["selection"], **selection}}
+    pipeline.run(config.from_tree(tree, "test"), until="selection", say=lambda line: None)
+    return tree
+
+
+def test_minima_that_new_strata_make_too_many_are_refused_before_any_scoring(run, tree, tmp_path):
+    reselect(tree, run, minimum=3)
+    extension = prepare_alone(run, data(tmp_path), {"art": 6})
+    with pytest.raises(DataError, match=r"budget of 6 .*minimum alone asks for 9 over 3 strata"):
+        extend(run, data(tmp_path))
+    assert not extension.folder("trajectories").names()
+
+
+def test_minima_are_looked_at_once_more_when_new_rows_are_prepared(run, tree, tmp_path):
+    reselect(tree, run, minimum=3)
+    extension = prepare_alone(run, data(tmp_path), {"art": 6})
+    base = base_of(run)
+    scoring = [step for step in extending.plan(base, extension) if step.stage == "trajectories"]
+    with pytest.raises(DataError, match="minimum alone asks for 9 over 3 strata"):
+        extending._carry_out(base, scoring, extension, lambda line: None)
+
+
+def test_a_stratum_that_only_an_extension_has_can_be_named(run, tree, tmp_path):
+    weighed = {"weights": {"art": 5.0}, "minimum": {"art": 4}}
+    with pytest.raises(DataError, match=r"selection\.weights: 1 of 1 names are no strata"):
+        reselect(tree, run, **weighed)
+    extension = given(run, data(tmp_path), stratum="art")
+    extend(run, data(tmp_path))
+    reselect(tree, run, **weighed)
+    extend(run)
+    ranking = (extension.folder("selection") / "ranking.parquet").read_table()
+    assert ranking["stratum"].to_pylist()[:4] == ["art"] * 4
+    _, count = finished.write_subset(run, 5, "s2l", None, None, extended=False)
+    assert count == 5
+    with pytest.raises(DataError, match=r"selection\.weights: 1 of 1 names are no strata"):
+        reselect(tree, run, weights={"arts": 5.0})
 
 
 def test_what_was_begun_with_data_that_was_then_mended_makes_way(run, tmp_path):

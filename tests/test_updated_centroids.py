@@ -135,7 +135,7 @@ def test_rows_that_are_all_known_move_nothing(run, tmp_path):
     extension = extending._given(run, (extending._contents(run).sha(files[0]),))
     (prepare, *_) = extending.plan(base, extension, files)
     prepare.out.begin()
-    prepare.out.finish({"rows": 6, "kept": 0, "known": 6, "rejected": {}}, 1.0)
+    prepare.out.finish({"rows": 6, "kept": 0, "known": 6, "rejected": {}, "strata": {}}, 1.0)
     assert extend(run, path, update_centroids=True).done == []
 
 
