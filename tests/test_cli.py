@@ -174,6 +174,19 @@ def test_a_joined_cluster_gets_no_relative_path(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (("out", "s3://bucket/new.jsonl"), "RUN_DIR: 'out' is relative"),
+        (("s3://bucket/run", "/new.jsonl", "new.jsonl"), "DATA: 'new.jsonl' is relative"),
+    ],
+)
+def test_a_joined_cluster_gets_no_relative_path_to_extend_either(place, capsys, arguments, key):
+    before = tree_of(place)
+    assert key in refused(capsys, "extend", *arguments, "--address", "127.0.0.1:1")
+    assert tree_of(place) == before
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ("run", "run.yaml", "--from", "scoring"),

@@ -7,8 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from tests.small_extension import NEW, content, folder, kill_at
 from tests.small_run import manifest, rows, stages_done, state, table, write_rows
-from tests.test_extend import NEW, content, data, extended, folder, kill_at  # noqa: F401
 
 pytestmark = pytest.mark.ray
 
@@ -29,7 +29,7 @@ def nearest(losses, strata, place: Path) -> tuple[np.ndarray, float]:
 
 
 @pytest.fixture(scope="module")
-def updated(extended, s2l, tmp_path_factory) -> Path:  # noqa: F811
+def updated(extended, s2l, tmp_path_factory) -> Path:
     """The extended run, told later to move its centroids."""
     run = Path(shutil.copytree(extended, tmp_path_factory.mktemp("updated") / "run"))
     before = {path: found for path, found in state(run).items() if "/extensions/" not in path}
@@ -42,7 +42,7 @@ def updated(extended, s2l, tmp_path_factory) -> Path:  # noqa: F811
     return run
 
 
-def test_all_rows_are_in_the_nearest_of_the_moved_clusters(updated, extended):  # noqa: F811
+def test_all_rows_are_in_the_nearest_of_the_moved_clusters(updated, extended):
     place = folder(updated) / "clusters"
     losses, strata, ids = losses_and_strata([updated, folder(updated)])
     label_N, inertia = nearest(losses, strata, place)
@@ -69,15 +69,11 @@ def test_the_ranking_is_by_the_moved_clusters(updated):
 
 
 def test_whatever_is_killed_the_centroids_move_to_the_same_place(
-    updated,
-    copied,
-    data,  # noqa: F811
-    s2l,
-    s2l_environment,
+    updated, copied, new_data, s2l, s2l_environment
 ):
     run = copied()
     for beginning in ("trajectories/units/losses-", "clusters/unfinished"):
-        kill_at(beginning, run, data, s2l_environment, "--update-centroids")
+        kill_at(beginning, run, new_data, s2l_environment, "--update-centroids")
     # It has been said once; neither the flag nor the data is needed any more.
     done = s2l("extend", run)
     assert done.returncode == 0, done.stdout + done.stderr
