@@ -109,6 +109,13 @@ def test_it_is_remembered_whatever_is_interrupted(run, tmp_path):
     assert count == handmade.NUM_ROWS + NUM_NEW
 
 
+def test_without_its_settings_an_extension_is_placed_as_any_other(run, tmp_path):
+    extension = given(run, data(tmp_path), moving=True)
+    extend(run, data(tmp_path))
+    (run / extensions.FOLDER / extension.name / extensions.SETTINGS).remove()
+    assert to_do(run) == [f"clusters ({extension.name})", f"selection ({extension.name})"]
+
+
 @pytest.mark.parametrize("of_run", [True, False])
 def test_old_trajectories_that_are_gone_are_named(run, tmp_path, of_run):
     first = given(run, data(tmp_path, 0))
