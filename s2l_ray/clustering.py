@@ -13,10 +13,12 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray.artifacts import part_name
-from s2l_ray.config import ClustersConfig
+from s2l_ray.config import MOST_CLUSTERS, ClustersConfig
 from s2l_ray.errors import DataError, first
-from s2l_ray.maths import agreement, hashing, kmeans, sampling
+from s2l_ray.maths import agreement, choosing, hashing, kmeans, sampling, scaling
+from s2l_ray.maths.choosing import Tried
 from s2l_ray.maths.fitting import Centroids, Sums
+from s2l_ray.maths.scaling import Moments, Scale
 from s2l_ray.storage import Location
 
 SAMPLE, START, OTHER_START = 1, 3, 4
@@ -27,6 +29,7 @@ ROWS_IN_SILHOUETTE = 1_000
 Samples = dict[str, sampling.Sample]
 """By stratum."""
 Centres = dict[str, sampling.Centre]
+Scales = dict[str, Scale]
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class _Held:
     Attributes:
         key_N: uint64 (N,), hashed keys, ascending.
         place_N: int32 (N,), where a row stands in the actor's parts, one after the other.
-        followed: their trajectories.
+        followed: their trajectories, scaled.
     """
 
     key_N: np.ndarray
@@ -44,11 +47,38 @@ class _Held:
     followed: kmeans.Followed
 
 
-class ClusterWorker:
-    """Holds some parts' trajectories; sums and labels them."""
+class MomentsWorker:
+    """Sums up some parts' trajectories, one part after the other."""
 
     def __init__(self, files: dict[int, Location], config: ClustersConfig, seed: int) -> None:
         self.files, self.config, self.seed = files, config, seed
+
+    def moments(self) -> dict[str, Moments]:
+        """By stratum, what follows from sums how it is standardised."""
+        found: dict[str, Moments] = {}
+        for file in self.files.values():
+            for name, rows in _read(file, per_stratum=self.config.per_stratum, seed=self.seed):
+                of_part = Moments.of(rows.loss_NT)
+                found[name] = found[name].merge(of_part) if name in found else of_part
+        return found
+
+
+class ClusterWorker:
+    """Holds some parts' trajectories, scaled; sums and labels them.
+
+    Args:
+        scales: of every stratum, where trajectories are standardised.
+    """
+
+    def __init__(
+        self,
+        files: dict[int, Location],
+        config: ClustersConfig,
+        seed: int,
+        scales: Scales | None = None,
+    ) -> None:
+        self.files, self.config, self.seed = files, config, seed
+        self._scales = scales or {}
         self._held: dict[str, _Held] | None = None
 
     def row_counts(self) -> Counter[str]:
@@ -67,17 +97,26 @@ class ClusterWorker:
             if name in names
         }
 
-    def initial_centroids(self, *shards: Samples) -> Centroids:
-        """The k-means++ start of every stratum, found on its sample."""
-        num_clusters, seed = self.config.num_clusters, self.seed + START
+    def started(self, *shards: Samples) -> dict[str, tuple[np.ndarray, Tried | None]]:
+        """The k-means++ start of every stratum, found on its sample, and what was tried for it."""
         return {
-            name: kmeans.initial_centroids(sample_ST, num_clusters, seed, weight_S)
+            name: self._start(sample_ST, weight_S)
             for name, (sample_ST, weight_S) in self._joined(shards).items()
         }
+
+    def _start(
+        self, sample_ST: np.ndarray, weight_S: np.ndarray
+    ) -> tuple[np.ndarray, Tried | None]:
+        wanted, tried, seed = self.config.num_clusters, None, self.seed + START
+        if wanted == "auto":
+            tried = choosing.attempt(sample_ST, weight_S, most=MOST_CLUSTERS, seed=seed)
+            wanted = tried.chosen
+        return kmeans.initial_centroids(sample_ST, wanted, seed, weight_S), tried
 
     def fitted_to_sample(self, *shards: Samples) -> dict[str, tuple[np.ndarray, int, bool]]:
         """Centroids of every stratum, fitted to its sample from random rows of it."""
         num_clusters, seed = self.config.num_clusters, self.seed + START
+        assert num_clusters != "auto"
         fits = {}
         for name, (sample_ST, _) in self._joined(shards).items():
             start_KT = kmeans.random_rows(sample_ST, num_clusters, seed)
@@ -119,7 +158,7 @@ class ClusterWorker:
         if len(np.unique(label_S[few_S])) < 2:
             return None
         seed = self.seed + OTHER_START
-        other_KT = kmeans.initial_centroids(sample_ST, self.config.num_clusters, seed)
+        other_KT = kmeans.initial_centroids(sample_ST, len(centroid_KT), seed)
         return (
             agreement.silhouette(sample_ST[few_S], label_S[few_S]),
             agreement.adjusted_rand_index(label_S, kmeans.nearest(sample_ST, other_KT)[0]),
@@ -179,7 +218,10 @@ class ClusterWorker:
                     pieces.setdefault(name, []).append(rows)
                 start += num_rows
             # One stratum after the other, so that no more than one is in memory twice.
-            self._held = {name: _held(pieces.pop(name)) for name in sorted(pieces)}
+            self._held = {
+                name: _held(pieces.pop(name), self.config.scaling, self._scales.get(name))
+                for name in sorted(pieces)
+            }
         return self._held
 
 
@@ -192,14 +234,15 @@ class _Rows:
     loss_NT: np.ndarray
 
 
-def _held(pieces: list[_Rows]) -> _Held:
+def _held(pieces: list[_Rows], scaling_name: str, scale: Scale | None) -> _Held:
     key_N = np.concatenate([rows.key_N for rows in pieces])
     order_N = np.argsort(key_N, kind="stable")
     place_N = np.concatenate([rows.place_N for rows in pieces])[order_N]
     loss_NT = np.concatenate([rows.loss_NT for rows in pieces])
     pieces.clear()
     loss_NT = loss_NT[order_N]
-    return _Held(key_N[order_N], place_N, kmeans.Followed(loss_NT))
+    scaled_NT = scaling.scaled(loss_NT, scaling_name, scale)
+    return _Held(key_N[order_N], place_N, kmeans.Followed(scaled_NT))
 
 
 def _num_below(key_N: np.ndarray, share: float) -> int:

@@ -188,15 +188,25 @@ class TrajectoriesConfig(ActorPool):
     """Score only so many first tokens of a response; about 1,000 do (arXiv:2606.26797)."""
 
 
+MOST_CLUSTERS = 256
+"""That `clusters.num_clusters: auto` chooses, of one stratum or over all."""
+
+
 class ClustersConfig(Section):
     """How loss trajectories are grouped (S2L, arXiv:2403.07384)."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"workers"})
+    added: ClassVar[frozenset[str]] = frozenset({"scaling"})
 
     method: Literal["minibatch", "authors"] = "minibatch"
     """minibatch, or authors: fitted to a sample alone, from random rows, as the authors' code."""
-    num_clusters: PositiveInt = 100
-    """Over all, or in each stratum; fewer where there are fewer distinct trajectories."""
+    scaling: Literal["raw", "standardised", "shape"] = "raw"
+    """What of a trajectory is compared: raw, its losses, as the paper does; standardised, each
+    checkpoint's with mean 0 and variance 1 (in each stratum or over all); shape, its course alone,
+    without level and size."""
+    num_clusters: PositiveInt | Literal["auto"] = 100
+    """Over all, or in each stratum; fewer where there are fewer distinct trajectories. auto: as
+    many, up to 256, as tell trajectories apart."""
     per_stratum: bool = True
     """k-means inside each stratum, as the authors do, or over all."""
     rows_per_sample: PositiveInt | None = None
@@ -216,12 +226,20 @@ class ClustersConfig(Section):
         """Rows of the sample that a start is fitted to."""
         if self.rows_per_sample is not None:
             return self.rows_per_sample
+        most = MOST_CLUSTERS if self.num_clusters == "auto" else self.num_clusters
         # With few rows for a cluster, its centroid starts far from where it belongs.
-        return max(25_600, self.num_clusters * (128 if self.method == "minibatch" else 1))
+        return max(25_600, most * (128 if self.method == "minibatch" else 1))
 
     @model_validator(mode="after")
-    def _sample(self) -> "ClustersConfig":
-        if self.sample_size < self.num_clusters:
+    def _fits(self) -> "ClustersConfig":
+        changed = self.scaling != "raw" or self.num_clusters == "auto"
+        if self.method == "authors" and changed:
+            raise ValueError(
+                "`method: authors` is the k-means of the authors' code, which scales nothing and "
+                "is told its number of clusters: leave `scaling` raw and give `num_clusters` a "
+                "number, or take `method: minibatch`"
+            )
+        if self.num_clusters != "auto" and self.sample_size < self.num_clusters:
             raise ValueError(
                 f"rows_per_sample ({self.sample_size:,}) is below num_clusters "
                 f"({self.num_clusters:,})"

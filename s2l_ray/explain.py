@@ -7,7 +7,9 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-_UNION_MEMBER = re.compile(r"constrained-\w+|function-\w+\[.*\]|int|float|str|(list|dict)\[.*\]")
+_UNION_MEMBER = re.compile(
+    r"constrained-\w+|function-\w+\[.*\]|int|float|str|literal\[.*\]|(list|dict)\[.*\]"
+)
 WANTED, NOT = "Input should be ", ", not "
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from s2l_ray import drift, extensions
 from s2l_ray.errors import DataError
 from s2l_ray.extensions import Extension
+from s2l_ray.maths.scaling import UNIT
 from s2l_ray.report.extended import ExtensionLine, ExtensionsView, OldAndNew
 from s2l_ray.storage import Location
 
@@ -35,10 +36,11 @@ def summary_lines(extension: Extension) -> list[tuple[str, str]]:
     fit = placed["fit"]
     if fit["rows"]:
         median, p95 = fit["median_distance_nats"], fit["p95_distance_nats"]
+        unit = UNIT[placed.get("scaling", "raw")]
         lines.append(
             (
                 "distance",
-                f"median {median['new']:.3g} nats (old rows {median['old']:.3g}), "
+                f"median {median['new']:.3g} {unit} (old rows {median['old']:.3g}), "
                 f"95th percentile {p95['new']:.3g} ({p95['old']:.3g})",
             )
         )
@@ -55,6 +57,7 @@ def extensions_view(run: Location) -> ExtensionsView | None:
     return ExtensionsView(
         [_line(item) for item in found],
         fit=drift.sentence(placed["fit"]) if placed else "",
+        unit=UNIT[placed.get("scaling", "raw") if placed else "raw"],
         hindrance=_hindrance(run),
     )
 

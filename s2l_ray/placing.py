@@ -13,6 +13,7 @@ from s2l_ray.artifacts import Parts, StageDir
 from s2l_ray.errors import first
 from s2l_ray.extendable import Base
 from s2l_ray.extensions import Extension
+from s2l_ray.maths.scaling import UNIT, Scale
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location
 
@@ -30,6 +31,7 @@ def place(
     assert section is not None
     folder, known, fitted = _known(base, before)
     stored = _stored(folder, known["stratum_of_cluster"])
+    scales = {name: Scale.of_json(value) for name, value in known.get("scales", {}).items()}
     old, pool = extensions.pool(base.run, list(before)), extensions.pool(base.run, list(chain))
     summary = clusters.run(
         section,
@@ -38,6 +40,7 @@ def place(
         seed=base.config.seed,
         progress=progress,
         stored=stored,
+        stored_scales=scales,
         moving=drift.num_fitted(fitted, known["stratum_of_cluster"]) if moves else None,
     )
     strata, num_known = summary["stratum_of_cluster"], known["num_clusters"]
@@ -46,7 +49,8 @@ def place(
     if moves:
         num_old = len(old.trajectories.files())
         fitted = [drift.Fitted(files[:num_old], summary["size_of_cluster"], range(num_known))]
-        notes.append(_moved(old.clusters.files(), files[:num_old], stored, out.location))
+        unit = UNIT[section.scaling]
+        notes.append(_moved(old.clusters.files(), files[:num_old], stored, out.location, unit))
         files = files[num_old:]
     if unseen:
         notes.append(
@@ -82,6 +86,7 @@ def _moved(
     after: Sequence[Location],
     stored: Mapping[str, np.ndarray],
     folder: Location,
+    unit: str = "nats",
 ) -> str:
     """How far stored centroids have moved, and how many old rows changed their cluster."""
     before_KT = np.concatenate(list(stored.values())).astype(np.float64)
@@ -94,7 +99,7 @@ def _moved(
         rows += len(cluster_N)
         changed += int((cluster_N.to_numpy() != other_N.to_numpy()).sum())
     return (
-        f"centroids moved by {np.median(way_K):.3g} nats (median; {way_K.max():.3g} at most); "
+        f"centroids moved by {np.median(way_K):.3g} {unit} (median; {way_K.max():.3g} at most); "
         f"{changed:,} of {rows:,} old rows changed their cluster"
     )
 

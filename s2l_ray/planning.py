@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from s2l_ray import costs, pipeline, sizes, steps
 from s2l_ray.config import (
+    MOST_CLUSTERS,
     ClustersConfig,
     DataConfig,
     EvaluationConfig,
@@ -249,13 +250,15 @@ def _sized(config: RunConfig, found: Quantities) -> list[str]:
 
 
 def _clusters(config: ClustersConfig, found: Quantities) -> str:
+    number = MOST_CLUSTERS if config.num_clusters == "auto" else config.num_clusters
+    told = f"up to {number:,}" if config.num_clusters == "auto" else f"{number:,}"
     if not config.per_stratum:
-        return f"{config.num_clusters:,} over all"
+        return f"{told} over all"
     if found.pool is None or found.brought is not None:
-        return f"{config.num_clusters:,} in each stratum"
+        return f"{told} in each stratum"
     strata = found.pool.strata
-    most = min(config.num_clusters * strata, found.num_rows)
-    return f"{config.num_clusters:,} in each of {strata:,} strata, at most {most:,} clusters"
+    most = min(number * strata, found.num_rows)
+    return f"{told} in each of {strata:,} strata, at most {most:,} clusters"
 
 
 def _selection(config: SelectionConfig, found: Quantities) -> str:

@@ -6,6 +6,7 @@ from typing import get_args
 import pytest
 
 from s2l_ray import config, selection_config
+from s2l_ray.artifacts import section_inputs
 from s2l_ray.errors import ConfigError
 from s2l_ray.maths.selection import METHODS, WITHIN
 
@@ -57,6 +58,9 @@ def test_there_are_configurations_to_load():
         ("selection.budget", -3, "a budget must be above zero, not -3"),
         ("selection.budget", 1.5, r"fraction of the pool up to 1\.0, not 1\.5"),
         ("selection.budget", True, "selection"),
+        ("clusters.num_clusters", 0, r"num_clusters: .*greater than 0 or 'auto', not 0$"),
+        ("clusters.num_clusters", "many", r"num_clusters: .*integer or 'auto', not 'many'$"),
+        ("clusters.scaling", "none", r"scaling: .*'raw', 'standardised' or 'shape', not 'none'$"),
         ("evaluation.sets", ["svamp"], "'svamp' is not a set of `data.eval`"),
         ("trajectories.workers", {"min": 5, "max": 4}, r"min \(5\) is above max \(4\)"),
         (
@@ -217,3 +221,24 @@ def test_a_sample_has_rows_enough_for_its_clusters_unless_told_otherwise():
     assert config.ClustersConfig(num_clusters=100, rows_per_sample=300).sample_size == 300
     with pytest.raises(ValueError, match=r"rows_per_sample \(300\) is below num_clusters \(301\)"):
         config.ClustersConfig(num_clusters=301, rows_per_sample=300)
+
+
+def test_a_number_of_clusters_that_is_chosen_has_rows_for_the_largest_or_those_given():
+    assert config.ClustersConfig(num_clusters="auto").sample_size == 128 * config.MOST_CLUSTERS
+    assert config.ClustersConfig(num_clusters="auto", rows_per_sample=30).sample_size == 30
+
+
+@pytest.mark.parametrize(
+    "changes", [{"scaling": "shape"}, {"scaling": "standardised"}, {"num_clusters": "auto"}]
+)
+def test_the_authors_k_means_scales_and_chooses_nothing(changes):
+    config.ClustersConfig(**changes)
+    with pytest.raises(ValueError, match="`method: authors` is the k-means of the authors' code"):
+        config.ClustersConfig(method="authors", **changes)
+
+
+def test_a_scaling_that_is_left_raw_is_no_input_of_what_was_finished_without_it():
+    plain = section_inputs("clusters", config.ClustersConfig())
+    assert "clusters.scaling" not in plain and plain["clusters.num_clusters"] == 100
+    shaped = section_inputs("clusters", config.ClustersConfig(scaling="shape"))
+    assert shaped == {**plain, "clusters.scaling": "shape"}

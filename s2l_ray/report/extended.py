@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class OldAndNew:
-    """A quantile of the distance to the own centroid, in nats, of old and of new rows."""
+    """A quantile of the distance to the own centroid, of old and of new rows."""
 
     old: float
     new: float
@@ -39,3 +39,5 @@ class ExtensionsView:
     lines: Sequence[ExtensionLine]
     fit: str = ""
     hindrance: str = ""
+    unit: str = "nats"
+    """Of distances."""

@@ -10,12 +10,9 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any, Literal
 
-import numpy as np
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
 
-from s2l_ray.errors import first
-from s2l_ray.report import plots
+from s2l_ray.report.clusters import ClusterView, cluster_facts, figures, quality
 from s2l_ray.report.extended import ExtensionsView
 
 MAX_STRATA = 100
@@ -44,19 +41,6 @@ class PoolCounts:
     num_duplicates: int | None = None
 
 
-@dataclass(frozen=True, eq=False)
-class ClusterView:
-    """The clusters; `steps` and `selected_K` are None where a run has no training or selection."""
-
-    centroid_KT: np.ndarray
-    size_K: np.ndarray
-    stratum_K: Sequence[str]
-    steps: Sequence[int] | None = None
-    selected_K: np.ndarray | None = None
-    shrunk: Mapping[str, int] = field(default_factory=dict)
-    """Strata that have fewer clusters than were asked for, with how many."""
-
-
 @dataclass(frozen=True)
 class StratumLine:
     """Examples of one stratum in the pool and in the subset."""
@@ -64,6 +48,8 @@ class StratumLine:
     name: str
     num_examples: int
     num_selected: int
+    num_clusters: int | None = None
+    """None where clusters are not of strata."""
 
 
 @dataclass(frozen=True)
@@ -141,6 +127,7 @@ def render(report: ReportData) -> str:
         strata=folded(report.strata),
         figures=figures(report.clusters),
         cluster_facts=cluster_facts(report.clusters),
+        quality=quality(report.clusters),
         sets=evaluated_sets(report),
     )
 
@@ -231,53 +218,14 @@ def folded(strata: Sequence[StratumLine]) -> list[StratumLine]:
     rest = ordered[MAX_STRATA - 1 :]
     num_examples = sum(line.num_examples for line in rest)
     num_selected = sum(line.num_selected for line in rest)
-    last = StratumLine(f"{len(rest):,} smaller strata", num_examples, num_selected)
-    return [*ordered[: MAX_STRATA - 1], last]
-
-
-def figures(clusters: ClusterView | None) -> dict[str, Markup]:
-    """The plots that can be drawn, by name, as markup that is already safe."""
-    if clusters is None or not len(clusters.size_K):
-        return {}
-    trajectories = plots.trajectories_svg(
-        clusters.centroid_KT,
-        clusters.size_K,
-        _cluster_names(clusters.stratum_K),
-        steps=clusters.steps,
-        selected_K=clusters.selected_K,
+    counted = [line.num_clusters for line in rest if line.num_clusters is not None]
+    last = StratumLine(
+        f"{len(rest):,} smaller strata",
+        num_examples,
+        num_selected,
+        sum(counted) if counted else None,
     )
-    drawn = {"trajectories": Markup(trajectories)}  # noqa: S704 - drawn by us, text escaped
-    if clusters.selected_K is not None:
-        taken = plots.taken_svg(clusters.size_K, clusters.selected_K)
-        drawn["taken"] = Markup(taken)  # noqa: S704 - drawn by us, text escaped
-    return drawn
-
-
-def cluster_facts(clusters: ClusterView | None) -> list[str]:
-    """What the figures cannot show exactly: how many lines, how even the sizes, how much taken."""
-    if clusters is None or not len(clusters.size_K):
-        return []
-    size_K, selected_K = clusters.size_K, clusters.selected_K
-    facts = [
-        f"{len(size_K):,} clusters of {size_K.min():,} to {size_K.max():,} examples, "
-        f"median {np.median(size_K):,.0f}."
-    ]
-    if selected_K is not None:
-        facts.append(
-            f"{np.count_nonzero(selected_K == size_K):,} clusters are taken whole, "
-            f"{np.count_nonzero(selected_K == 0):,} give nothing; "
-            f"the most taken from one is {selected_K.max():,}."
-        )
-    if clusters.shrunk:
-        names = [f"{name or 'all'}: {number:,}" for name, number in clusters.shrunk.items()]
-        facts.append(
-            f"Fewer clusters than asked for where there are fewer distinct trajectories "
-            f"({first(names)})."
-        )
-    num_shown = len(plots.shown_clusters(size_K, selected_K))
-    if num_shown < len(size_K):
-        facts.append(f"{num_shown} of them are drawn, spread evenly over the sizes.")
-    return facts
+    return [*ordered[: MAX_STRATA - 1], last]
 
 
 def count(number: int) -> str:
@@ -342,13 +290,6 @@ def _text(value: Any) -> str:
     else:
         text = json.dumps(value, default=str)
     return text if len(text) <= MAX_SETTING else f"{text[:MAX_SETTING]} ..."
-
-
-def _cluster_names(stratum_K: Sequence[str]) -> list[str]:
-    """Cluster numbers, with the stratum where there is more than one."""
-    if len(set(stratum_K)) < 2:
-        return [f"cluster {k}" for k in range(len(stratum_K))]
-    return [f"cluster {k} in {stratum}" for k, stratum in enumerate(stratum_K)]
 
 
 def _plural(number: int, noun: str) -> str:

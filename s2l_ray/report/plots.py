@@ -5,7 +5,7 @@ K clusters, T checkpoints. Text stays text: its colour and font come from the pa
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -21,6 +21,8 @@ MAX_LINES = 100
 NUM_LABELLED = 3
 AXIS_COLOUR = "#8b929c"
 DOT_COLOUR = "#3f86c6"
+CHOSEN_COLOUR = "#e0602a"
+LEAST_SPREAD = 1e-4
 SIZE_COLOURS = LinearSegmentedColormap.from_list("size", ["#58a9cf", "#8a86c8", "#e0602a"])
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
@@ -42,15 +44,18 @@ def trajectories_svg(
     *,
     steps: Sequence[int] | None,
     selected_K: np.ndarray | None,
+    scaling: str = "raw",
 ) -> str:
     """Mean loss of every cluster over training, at most MAX_LINES of them.
 
     Args:
-        centroid_KT: float array (K, T), mean loss at each checkpoint, nats per token.
+        centroid_KT: float array (K, T), mean loss at each checkpoint, nats per token; of shapes,
+            in their unit.
         size_K: int array (K,), examples in each cluster: the line's colour and width.
         names: K names; those of the biggest and of the most selected clusters are written.
         steps: T training steps; None numbers the checkpoints from 1.
         selected_K: int array (K,), examples taken from each cluster, where a selection exists.
+        scaling: that of the clusters; only `shape` leaves centroids that are no losses.
     """
     with matplotlib.rc_context(_style("trajectories")):
         figure, axes = _figure(height=4.6)
@@ -59,7 +64,7 @@ def trajectories_svg(
         shown, labelled = shown_clusters(size_K, selected_K), labelled_clusters(size_K, selected_K)
         _lines(axes, step_T, centroid_KT, size_K, shown, labelled)
         axes.set_xlabel("training step" if steps is not None else "checkpoint")
-        axes.set_ylabel("mean loss, nats per token")
+        axes.set_ylabel("mean shape" if scaling == "shape" else "mean loss, nats per token")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
         axes.margins(x=0.01)
@@ -88,6 +93,38 @@ def taken_svg(size_K: np.ndarray, selected_K: np.ndarray) -> str:
         axes.set_ylabel("examples taken")
         axes.legend(loc="upper left", frameon=False)
         return _svg(figure, "Size of each cluster against the number of examples taken from it")
+
+
+def ladders_svg(ladders: Sequence[Mapping[str, Any]]) -> str:
+    """What every number of clusters that was tried came to, a line for each stratum.
+
+    Args:
+        ladders: `num_clusters`, `spread` and `chosen` of each, as in the manifest of clusters.
+    """
+    with matplotlib.rc_context(_style("ladders")):
+        figure, axes = _figure(height=3.4)
+        figure.subplots_adjust(bottom=0.16)
+        alone = len(ladders) == 1
+        for ladder in ladders:
+            # Rows that lie on their centroids have no logarithm.
+            spread = np.maximum(ladder["spread"], LEAST_SPREAD)
+            place = ladder["num_clusters"].index(ladder["chosen"])
+            pen: dict[str, Any] = {
+                "color": DOT_COLOUR,
+                "alpha": 0.9 if alone else 0.35,
+                "lw": 1.6 if alone else 1,
+            }
+            axes.plot(ladder["num_clusters"], spread, marker="o" if alone else "", ms=4, **pen)
+            axes.plot(ladder["chosen"], spread[place], "o", ms=9 if alone else 5, c=CHOSEN_COLOUR)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
+        axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+        axes.set_xlabel("clusters")
+        axes.set_ylabel("spread left")
+        dot = Line2D([], [], marker="o", ls="", c=CHOSEN_COLOUR, label="chosen")
+        axes.legend(handles=[dot], loc="upper right", frameon=False)
+        return _svg(figure, "Spread that is left with each number of clusters that was tried")
 
 
 def labelled_clusters(size_K: np.ndarray, selected_K: np.ndarray | None) -> list[int]:
@@ -213,6 +250,10 @@ def _guides(axes: Axes, size_K: np.ndarray, selected_K: np.ndarray) -> None:
 
 def _thousands(value: float, _position: int) -> str:
     return f"{value:,.0f}"
+
+
+def _percent(value: float, _position: int) -> str:
+    return f"{100 * value:g}%"
 
 
 def _svg(figure: Figure, label: str) -> str:

@@ -18,12 +18,14 @@ import numpy as np
 
 from s2l_ray import resources
 from s2l_ray.artifacts import Parts, StageDir
-from s2l_ray.clustering import ClusterWorker
+from s2l_ray.clustering import ClusterWorker, MomentsWorker, Scales
 from s2l_ray.config import ClustersConfig
 from s2l_ray.errors import DataError
 from s2l_ray.fleet import RayFleet
-from s2l_ray.maths import fitting, kmeans
+from s2l_ray.maths import choosing, fitting, kmeans
+from s2l_ray.maths.choosing import Tried
 from s2l_ray.maths.fitting import Centroids, Fit, Sums
+from s2l_ray.maths.scaling import Moments
 from s2l_ray.progress import Progress
 from s2l_ray.storage import Location
 
@@ -36,6 +38,7 @@ def run(
     seed: int,
     progress: Progress,
     stored: Centroids | None = None,
+    stored_scales: Scales | None = None,
     moving: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Cluster every trajectory.
@@ -44,21 +47,40 @@ def run(
         stored: centroids that keep their numbers, strata in the order of these. Trajectories of
             these strata are placed; strata that are not among them are clustered by themselves,
             and their clusters get the numbers that follow.
+        stored_scales: what the trajectories of stored strata are standardised by.
         moving: how many rows of each of these strata the stored centroids were fitted to. They are
             moved to fit all rows, and one that is left without any stays where it was then;
             None: they stay as they are.
 
     Reads   trajectories part-*     example_id, stratum: string, loss_nats: float32[T]
     Writes  part-*.parquet          example_id, stratum: string, cluster: int32, sqdist: float32
-            centroids.npy           float32 (K, T), nats per token, strata in the order of names
+            centroids.npy           float32 (K, T), strata in the order of names
     Raises  DataError when there is no trajectory, or one is not finite.
+
+    Centroids, distances and the inertia are in the space that rows are compared in: nats per token
+    (squared), or as `scaling` makes it. What it made it by is `scales` in the summary.
     """
     wanted = resources.workers("clusters", config.workers, cpus=1, gpus=0)
-    fleet = RayFleet.start(ClusterWorker, trajectories.files(), wanted, config, seed)
+    files, scales = trajectories.files(), Scales()
+    if config.scaling == "standardised":
+        # These workers are gone, and what they took is free, before the others read the same rows.
+        scales = scales_of(RayFleet.start(MomentsWorker, files, wanted, config, seed))
+        scales |= stored_scales or {}
+    fleet = RayFleet.start(ClusterWorker, files, wanted, config, seed, scales)
     summary = cluster(fleet, config, out.location, progress=progress, stored=stored, moving=moving)
     if not summary["rows"]:
         raise DataError(f"clusters: there are no trajectories in {trajectories.folder}.")
-    return summary
+    told = {name: scale.as_json() for name, scale in sorted(scales.items())}
+    return {**summary, "scales": told} if scales else summary
+
+
+def scales_of(fleet: "Fleet") -> Scales:
+    """What every stratum is standardised by, or all rows where they are clustered together."""
+    merged: dict[str, Moments] = {}
+    for of_worker in fleet.everywhere("moments"):
+        for name, moments in of_worker.items():
+            merged[name] = merged[name].merge(moments) if name in merged else moments
+    return {name: moments.scale() for name, moments in merged.items() if moments.count}
 
 
 def cluster(
@@ -76,14 +98,14 @@ def cluster(
     if not num_rows:
         return {"rows": 0}
     fit = _fit_samples if config.method == "authors" else _fit_all
-    found = Fit(dict(stored or {}), 0, True)
+    found, tried = Fit(dict(stored or {}), 0, True), dict[str, Tried]()
     if moving is not None:
         found = _swept(
             fleet, found.centroids, moving, rows_by_stratum, config, progress, keep_empty=True
         )
     unseen = {name: count for name, count in rows_by_stratum.items() if name not in found.centroids}
     if unseen:
-        fitted = fit(fleet, unseen, config, progress)
+        fitted, tried = fit(fleet, unseen, config, progress)
         found = Fit(
             found.centroids | fitted.centroids,
             max(found.sweeps, fitted.sweeps),
@@ -96,6 +118,7 @@ def cluster(
     sizes_K, inertia = _assign(fleet, centroids, numbers, folder)
     progress.update(1)
     _write_centroids(centroids, folder)
+    notes = [*([choosing.sentence(tried)] if tried else []), *quality.pop("notes", [])]
     return {
         "rows": num_rows,
         "num_clusters": len(sizes_K),
@@ -105,32 +128,40 @@ def cluster(
         "lloyd_sweeps": found.sweeps,
         "converged": found.converged,
         **quality,
-        "shrunk_strata": _shrunk(centroids, config),
+        "shrunk_strata": _shrunk(centroids, config, tried),
+        **({"scaling": config.scaling} if config.scaling != "raw" else {}),
+        **({"tried": {name: each.as_json() for name, each in tried.items()}} if tried else {}),
+        **({"notes": notes} if notes else {}),
     }
 
 
 def _fit_samples(
     fleet: "Fleet", rows_by_stratum: Mapping[str, int], config: ClustersConfig, progress: Progress
-) -> Fit:
+) -> tuple[Fit, dict[str, Tried]]:
     """The authors' k-means: each stratum's centroids are fitted to its sample alone."""
     progress.start(config.lloyd_sweeps + 1, "sweeps")
     fits = fleet.exchange(sorted(rows_by_stratum), "samples", "fitted_to_sample", {})
     progress.update(config.lloyd_sweeps)
     centroids = {name: centroid_KT for name, (centroid_KT, _, _) in fits.items()}
     sweeps = max(sweeps for _, sweeps, _ in fits.values())
-    return Fit(centroids, sweeps, all(at_rest for _, _, at_rest in fits.values()))
+    return Fit(centroids, sweeps, all(at_rest for _, _, at_rest in fits.values())), {}
 
 
 def _fit_all(
     fleet: "Fleet", rows_by_stratum: Mapping[str, int], config: ClustersConfig, progress: Progress
-) -> Fit:
-    """A k-means++ start on samples, then mini-batches that grow, and full sweeps at the end."""
+) -> tuple[Fit, dict[str, Tried]]:
+    """A k-means++ start on samples, then mini-batches that grow, and full sweeps at the end.
+
+    Where the number of clusters is left open, also what was tried on the sample of each stratum.
+    """
     names = sorted(rows_by_stratum)
     num_checkpoints = max(fleet.everywhere("num_checkpoints"))
     centres = fitting.centres(partial(_merged, fleet), names, num_checkpoints)
-    start = fleet.exchange(names, "samples", "initial_centroids", centres)
+    starts = fleet.exchange(names, "samples", "started", centres)
+    start = {name: centroid_KT for name, (centroid_KT, _) in starts.items()}
     rows_in_start = dict.fromkeys(names, config.sample_size)
-    return _swept(fleet, start, rows_in_start, rows_by_stratum, config, progress)
+    found = _swept(fleet, start, rows_in_start, rows_by_stratum, config, progress)
+    return found, {name: tried for name, (_, tried) in starts.items() if tried is not None}
 
 
 def _swept(
@@ -183,7 +214,7 @@ def _judged(
 def _assign(
     fleet: "Fleet", centroids: Centroids, numbers: Mapping[str, int], folder: Location
 ) -> tuple[np.ndarray, float]:
-    """Write every part's labels; sizes of all clusters, and the inertia in nats squared."""
+    """Write every part's labels; sizes of all clusters, and the inertia."""
     totals = fleet.everywhere("assign", centroids, dict(numbers), folder)
     size_K = np.sum([size for size, _ in totals], axis=0)
     # Parts are summed in their own order, whoever computed them.
@@ -204,9 +235,13 @@ def _write_centroids(centroids: Centroids, folder: Location) -> None:
     (folder / "centroids.npy").write_bytes(buffer.getvalue())
 
 
-def _shrunk(centroids: Centroids, config: ClustersConfig) -> dict[str, int]:
+def _shrunk(
+    centroids: Centroids, config: ClustersConfig, tried: Mapping[str, Tried]
+) -> dict[str, int]:
     """Strata with fewer clusters than asked for, because they have fewer distinct rows."""
     counts = {name: len(centroid_KT) for name, centroid_KT in centroids.items()}
+    if config.num_clusters == "auto":
+        return {name: counts[name] for name in tried if counts[name] < tried[name].chosen}
     return {name: count for name, count in counts.items() if count < config.num_clusters}
 
 

@@ -24,7 +24,8 @@ from s2l_ray.config import DataConfig, RunConfig
 from s2l_ray.maths import budgets
 from s2l_ray.modelling.rows import read_example
 from s2l_ray.report import page, table
-from s2l_ray.report.page import ArmScore, ClusterView, Comparison, ReportData, StratumLine
+from s2l_ray.report.clusters import ClusterView, clusters_view
+from s2l_ray.report.page import ArmScore, Comparison, ReportData, StratumLine
 from s2l_ray.storage import Location
 
 FOLDERS = {
@@ -173,14 +174,7 @@ def cluster_view(finished: Mapping[str, Finished]) -> ClusterView | None:
         selected_K = np.pad(np.asarray(given, np.int64), (0, len(size_K) - len(given)))
     scored = finished.get("trajectories")
     steps = scored.summary.get("steps") if scored else None
-    return ClusterView(
-        centroid_KT,
-        size_K,
-        clusters.summary["stratum_of_cluster"],
-        steps or None,
-        selected_K,
-        clusters.summary["shrunk_strata"],
-    )
+    return clusters_view(centroid_KT, clusters.summary, steps or None, selected_K)
 
 
 def strata_lines(finished: Mapping[str, Finished]) -> list[StratumLine]:
@@ -191,7 +185,11 @@ def strata_lines(finished: Mapping[str, Finished]) -> list[StratumLine]:
     pool = _pool_strata(finished["clusters"])
     if pool.keys() == {""}:
         return []
-    return [StratumLine(name, pool[name], selected.get(name, 0)) for name in sorted(pool)]
+    names = Counter(finished["clusters"].summary["stratum_of_cluster"])
+    return [
+        StratumLine(name, pool[name], selected.get(name, 0), names[name] if any(names) else None)
+        for name in sorted(pool)
+    ]
 
 
 def _pool_strata(clusters: Finished) -> Counter[str]:

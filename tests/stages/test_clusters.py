@@ -67,11 +67,13 @@ def settings(**changes: Any) -> ClustersConfig:
     return ClustersConfig(**{**usual, **changes})
 
 
-def fleet_of(files: list[Location], config: ClustersConfig, shards=None, seed: int = 3):
+def fleet_of(
+    files: list[Location], config: ClustersConfig, shards=None, seed: int = 3, scales=None
+):
     """A fleet in which shard i is the numbers of the parts that worker i holds."""
     shards = shards or [range(len(files))]
     shares = [{number: files[number] for number in shard} for shard in shards]
-    return InProcess([ClusterWorker(share, config, seed) for share in shares])
+    return InProcess([ClusterWorker(share, config, seed, scales) for share in shares])
 
 
 def clustered(folder, files, config, shards=None, seed: int = 3) -> tuple[dict[str, Any], Any]:

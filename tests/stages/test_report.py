@@ -222,7 +222,10 @@ def test_strata_are_counted_whether_or_not_clusters_span_them(tmp_path, per_stra
     lines = report.strata_lines(report.finished_stages(run_dir))
 
     pool = Counter(STRATUM)
-    assert lines == [StratumLine(name, pool[name], taken[name]) for name in sorted(pool)]
+    num_clusters = {"common": 2, "rare": 3} if per_stratum else {}
+    assert lines == [
+        StratumLine(name, pool[name], taken[name], num_clusters.get(name)) for name in sorted(pool)
+    ]
 
 
 def test_examples_are_the_first_ranked_rows_of_the_biggest_and_smallest_clusters(whole, tmp_path):

@@ -1,0 +1,154 @@
+"""How many clusters tell rows apart: a ladder of numbers is tried, and the last that paid is taken.
+
+Centroids are fitted to half of a sample, and judged by how far the rows of the other half are from
+them. While there is something to tell apart, more centroids bring these rows nearer by much. Beyond
+that they split what looks alike, and the gain falls to that of splitting noise in T dimensions.
+
+Shape letters: S sample rows, T checkpoints, R rungs of the ladder.
+
+Sources: the gain that cells of T-dimensional noise give is what the criteria of Krzanowski and Lai
+(1988), doi:10.2307/2531893, and of Sugar and James (2003), doi:10.1198/016214503000000666, compare
+with; rows that nothing was fitted to are those of Tibshirani and Walther (2005),
+doi:10.1198/106186005X59243, by distance instead of by pairs.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from s2l_ray.maths import kmeans
+
+LEAST_GAIN = 0.25
+"""A rung pays when it lowers the spread by so much, per doubling of the clusters, or by more where
+there are few checkpoints. Noise falls short of it from five dimensions on."""
+MIN_ROWS = 8
+"""Of those that centroids are fitted to, for each of them, at the top of the ladder: of a stratum
+that is its own sample, that is twice as many in a cluster."""
+ROWS_TRIED = 12_800
+"""Of a sample, both halves together."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What each number of clusters came to.
+
+    Attributes:
+        num_clusters: R ascending numbers, the first one 1.
+        spread: R, mean squared distance of rows that nothing was fitted to from their centroids,
+            as a share of that with one cluster; 1 throughout where all rows are equal.
+        least_gain: of a rung that pays.
+    """
+
+    num_clusters: Sequence[int]
+    spread: Sequence[float]
+    least_gain: float
+
+    def gains(self) -> list[float]:
+        """By how much each rung but the first lowers the spread, per doubling: (R - 1,).
+
+        1 - (spread / spread before)^(1 / log2(clusters / clusters before)).
+        """
+        rungs = zip(self.num_clusters, self.spread, strict=True)
+        return [
+            _gain(spread / before if before else 1.0, clusters / fewer)
+            for (fewer, before), (clusters, spread) in itertools.pairwise(rungs)
+        ]
+
+    @property
+    def chosen(self) -> int:
+        """The most clusters that a rung which pays leads to; 1 where none does."""
+        paid = [
+            clusters
+            for clusters, gain in zip(self.num_clusters[1:], self.gains(), strict=True)
+            if gain >= self.least_gain
+        ]
+        return paid[-1] if paid else 1
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "chosen": self.chosen,
+            "num_clusters": list(self.num_clusters),
+            "spread": list(self.spread),
+            "least_gain": self.least_gain,
+        }
+
+
+def sentence(tried: Mapping[str, Tried]) -> str:
+    """How many clusters were chosen, and why, of one pool or of several strata."""
+    each = list(tried.values())
+    rule = (
+        f"the last number at which a doubling lowers the spread of rows not fitted to by "
+        f"{each[0].least_gain:.0%}"
+    )
+    if len(each) == 1:
+        return f"auto chose {_plural(each[0].chosen)}: {_reason(each[0], rule)}"
+    chosen = sorted(one.chosen for one in each)
+    at_top = sum(one.chosen == one.num_clusters[-1] for one in each)
+    return (
+        f"auto chose {chosen[0]:,} to {_plural(chosen[-1])} in {len(each):,} strata: {rule}; in "
+        f"{at_top:,} of them also the largest number tried"
+    )
+
+
+def _reason(tried: Tried, rule: str) -> str:
+    gains = dict(zip(tried.num_clusters[1:], tried.gains(), strict=True))
+    beyond = [gain for number, gain in gains.items() if number > tried.chosen]
+    if not gains:
+        return "there are too few distinct rows to try more"
+    if tried.chosen == 1:
+        return f"no doubling lowers the spread of rows not fitted to by {tried.least_gain:.0%}"
+    further = f"beyond by {max(beyond):.0%} at most" if beyond else "no larger number was tried"
+    return f"{rule} (there by {gains[tried.chosen]:.0%}; {further})"
+
+
+def _plural(number: int) -> str:
+    return f"{number:,} cluster{'' if number == 1 else 's'}"
+
+
+def least_gain(num_checkpoints: int) -> float:
+    """`LEAST_GAIN`, or what twice the cells of noise in T dimensions gain: 1 - 2^(-2 / T).
+
+    A cell of half the volume is 2^(-1 / T) as wide, and its mean square the square of that.
+    """
+    return max(LEAST_GAIN, 1 - 2.0 ** (-2 / num_checkpoints))
+
+
+def ladder(num_rows: int, most: int) -> list[int]:
+    """The whole numbers next to the powers of the root of 2, up to `most` and to a MIN_ROWS-th."""
+    top = min(most, max(num_rows // MIN_ROWS, 1))
+    steps = range(2 * top.bit_length() + 1)
+    return sorted({number for step in steps if (number := round(2 ** (step / 2))) <= top})
+
+
+def attempt(sample_ST: np.ndarray, weight_S: np.ndarray, *, most: int, seed: int) -> Tried:
+    """Every rung of the ladder, tried on rows of a sample.
+
+    Args:
+        sample_ST: float32 (S, T), rows in an order that says nothing of them.
+        weight_S: int64 (S,), how many rows each stands for.
+        most: clusters at the top.
+        seed: decides the starts.
+    """
+    step = -(-len(sample_ST) // ROWS_TRIED)
+    fitted, judged = slice(0, None, 2 * step), slice(step, None, 2 * step)
+    judge = kmeans.Followed(sample_ST[judged], weight_S[judged])
+    numbers: list[int] = []
+    inertia: list[float] = []
+    for wanted in ladder(len(sample_ST[fitted]), most):
+        centroid_KT = kmeans.initial_centroids(sample_ST[fitted], wanted, seed, weight_S[fitted])
+        # Fewer distinct rows: the ladder ends with as many clusters as there are of them.
+        if numbers and len(centroid_KT) == numbers[-1]:
+            break
+        numbers.append(len(centroid_KT))
+        inertia.append(judge.sums(centroid_KT).inertia)
+    whole = inertia[0]
+    spread = [value / whole if whole else 1.0 for value in inertia]
+    return Tried(numbers, spread, least_gain(sample_ST.shape[1]))
+
+
+def _gain(ratio: float, growth: float) -> float:
+    return 1 - ratio ** (1 / math.log2(growth))
