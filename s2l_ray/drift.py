@@ -42,6 +42,8 @@ def compared(
 ) -> dict[str, Any]:
     """How far placed rows are from their centroids, next to the rows that these were fitted to.
 
+    Distances are in the space of the clusters: nats, unless `clusters.scaling` is another.
+
     Rows of strata that `fitted` does not cover, or with fewer old rows than
     MIN_ROWS_PER_CLUSTER for each cluster, are left out and counted.
 

@@ -30,6 +30,9 @@ MIN_ROWS = 8
 that is its own sample, that is twice as many in a cluster."""
 ROWS_TRIED = 12_800
 """Of a sample, both halves together."""
+FARTHEST = 0.005
+"""Share of the rows that is left out of a spread: those few that are like no other can be most of
+what many clusters leave, and no number of clusters brings them nearer."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ class Tried:
     Attributes:
         num_clusters: R ascending numbers, the first one 1.
         spread: R, mean squared distance of rows that nothing was fitted to from their centroids,
-            as a share of that with one cluster; 1 throughout where all rows are equal.
+            but for the `FARTHEST`, as a share of that with one cluster; 1 throughout where all
+            rows are equal.
         least_gain: of a rung that pays.
     """
 
@@ -135,7 +139,6 @@ def attempt(sample_ST: np.ndarray, weight_S: np.ndarray, *, most: int, seed: int
     """
     step = -(-len(sample_ST) // ROWS_TRIED)
     fitted, judged = slice(0, None, 2 * step), slice(step, None, 2 * step)
-    judge = kmeans.Followed(sample_ST[judged], weight_S[judged])
     numbers: list[int] = []
     inertia: list[float] = []
     for wanted in ladder(len(sample_ST[fitted]), most):
@@ -144,10 +147,19 @@ def attempt(sample_ST: np.ndarray, weight_S: np.ndarray, *, most: int, seed: int
         if numbers and len(centroid_KT) == numbers[-1]:
             break
         numbers.append(len(centroid_KT))
-        inertia.append(judge.sums(centroid_KT).inertia)
+        _, sqdist_S = kmeans.nearest(sample_ST[judged], centroid_KT)
+        inertia.append(_without_farthest(sqdist_S, weight_S[judged]))
     whole = inertia[0]
     spread = [value / whole if whole else 1.0 for value in inertia]
     return Tried(numbers, spread, least_gain(sample_ST.shape[1]))
+
+
+def _without_farthest(sqdist_S: np.ndarray, weight_S: np.ndarray) -> float:
+    """The weighted sum of all but the largest: rows of at most a share FARTHEST are left out."""
+    order_S = np.argsort(sqdist_S, kind="stable")
+    sqdist_S, weight_S = sqdist_S[order_S], weight_S[order_S]
+    beyond_S = weight_S[::-1].cumsum()[::-1]
+    return float((sqdist_S * weight_S)[beyond_S > FARTHEST * weight_S.sum()].sum())
 
 
 def _gain(ratio: float, growth: float) -> float:

@@ -155,6 +155,7 @@ def test_a_loss_that_is_none_is_refused_before_it_is_summed(folder):
 
 
 @pytest.mark.ray
+@pytest.mark.usefixtures("ray_cluster")
 class TestOnRay:
     """A run is clustered and extended as the program does it, on actors."""
 
