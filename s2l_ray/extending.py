@@ -35,7 +35,7 @@ KEPT = ("prepare", "trajectories")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has been done, and the extension of the given data; None where none was given."""
+    """What has been done, and the extension of the given data, or the one told to move."""
 
     done: list[Step]
     extension: Extension | None
@@ -87,7 +87,7 @@ def extend(
                 moving.keep_moving()
             with pipeline.connected(todo, base.config, address, say):
                 todo = _carry_out(base, todo, given, say)
-    return Outcome(todo, given)
+    return Outcome(todo, given or moving)
 
 
 def _contents(run: Location) -> Contents:

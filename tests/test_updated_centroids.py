@@ -78,7 +78,8 @@ def test_what_has_moved_stays_so_without_being_told_again(run, tmp_path):
     before = content(run)
     for again in ({}, {"update_centroids": True}):
         assert extend(run, data(tmp_path), **again).done == []
-        assert extend(run, **again).done == []
+        outcome = extend(run, **again)
+        assert outcome.done == [] and (outcome.extension is not None) == bool(again)
     assert content(run) == before
 
 
