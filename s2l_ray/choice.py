@@ -4,7 +4,7 @@ Shape letters: N examples, S strata.
 """
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -40,12 +40,14 @@ def choose(
     sources: values.Sources,
     *,
     seed: int,
+    elsewhere: Collection[str] = (),
 ) -> Choice:
     """Rank the pool and take the budget; reads from `sources` what these need, and no more.
 
     Args:
         examples: keys, clusters and strata of the pool.
         strata: the names of the strata, by number.
+        elsewhere: strata that may be named although the pool has none of their examples.
 
     Raises:
         DataError, ConfigError: the pool cannot give the budget, a stratum is not in the pool, or
@@ -53,7 +55,7 @@ def choose(
     """
     method = METHODS[config.method]
     size_S = np.bincount(examples.stratum_N, minlength=len(strata))
-    spread = None if method.ignores_strata else spread_of(config, strata, size_S)
+    spread = None if method.ignores_strata else spread_of(config, strata, size_S, elsewhere)
     by_name = values.read(needed(config), examples.key_N, sources)
     inside = _inside(config)
     known = replace(examples, values=by_name, inside_N=by_name[inside] if inside else None)
@@ -126,17 +128,23 @@ class Spread:
         )
 
 
-def spread_of(config: SelectionConfig, strata: Sequence[str], size_S: np.ndarray) -> Spread | None:
+def spread_of(
+    config: SelectionConfig,
+    strata: Sequence[str],
+    size_S: np.ndarray,
+    elsewhere: Collection[str] = (),
+) -> Spread | None:
     """What each stratum is to have; None where all are treated alike.
 
     Raises:
-        DataError: a name is no stratum of the pool, or its minimum is more than it has.
+        DataError: a name is no stratum of the pool or elsewhere, or its minimum is more than the
+            pool has of it.
     """
     if config.is_even:
         return None
     for key in ("weights", "minimum", "maximum"):
         if isinstance(named := getattr(config, key), dict):
-            _check_known(f"selection.{key}", named, strata)
+            _check_known(f"selection.{key}", named, strata, elsewhere)
     if isinstance(config.minimum, dict):
         _check_large_enough(config.minimum, dict(zip(strata, size_S.tolist(), strict=True)))
     num_examples = int(size_S.sum())
@@ -153,20 +161,24 @@ def spread_of(config: SelectionConfig, strata: Sequence[str], size_S: np.ndarray
     return Spread(strata, size_S, quotas)
 
 
-def check_strata(config: SelectionConfig, size_by_name: Mapping[str, int]) -> None:
+def check_strata(
+    config: SelectionConfig, size_by_name: Mapping[str, int], elsewhere: Collection[str] = ()
+) -> None:
     """Refuse names and bounds of strata that will not do, as soon as the pool is counted.
 
     Raises:
         DataError: as `choose`, for a budget in examples.
     """
     size_S = np.array(list(size_by_name.values()), np.int64)
-    spread = spread_of(config, list(size_by_name), size_S)
+    spread = spread_of(config, list(size_by_name), size_S, elsewhere)
     if spread is not None and not isinstance(config.budget, str):
         spread.check(budgets.budget_rows(config.budget, int(size_S.sum())))
 
 
-def _check_known(key: str, named: Mapping[str, object], strata: Sequence[str]) -> None:
-    unknown = [name for name in named if name not in strata]
+def _check_known(
+    key: str, named: Mapping[str, object], strata: Sequence[str], elsewhere: Collection[str]
+) -> None:
+    unknown = [name for name in named if name not in strata and name not in elsewhere]
     if unknown:
         near = difflib.get_close_matches(unknown[0], strata, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"strata: {first(strata)}"
@@ -177,7 +189,7 @@ def _check_known(key: str, named: Mapping[str, object], strata: Sequence[str]) -
 
 
 def _check_large_enough(minimum: Mapping[str, int], size_by_name: Mapping[str, int]) -> None:
-    short = [name for name, least in minimum.items() if least > size_by_name[name]]
+    short = [name for name, size in size_by_name.items() if minimum.get(name, 0) > size]
     if short:
         told = [f"{name!r} has {size_by_name[name]:,} of {minimum[name]:,}" for name in short]
         raise DataError(

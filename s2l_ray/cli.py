@@ -216,6 +216,12 @@ def _add_extend(commands: Any) -> None:
         "run's own data; none: place and rank earlier extensions again, after the run's clusters "
         "or its selection have changed",
     )
+    parser.add_argument(
+        "--update-centroids",
+        action="store_true",
+        help="move the centroids by further mini-batches until they fit old and new rows, all of "
+        "which are placed anew; default: they stay",
+    )
     _add_address(parser)
     parser.set_defaults(command=_extend)
 
@@ -369,17 +375,20 @@ def _select(arguments: argparse.Namespace) -> None:
 
 
 def _extend(arguments: argparse.Namespace) -> None:
-    from s2l_ray import extending
+    from s2l_ray import extending, outcomes
 
-    if runtime.joins_cluster(arguments.address):
+    address = arguments.address
+    if runtime.joins_cluster(address):
         _check_paths_absolute({"RUN_DIR": [arguments.run_dir], "DATA": arguments.data})
     started, run = time.monotonic(), Location.of(arguments.run_dir)
     print(f"s2l_ray {__version__}: {arguments.run_dir}", flush=True)
-    outcome = extending.extend(run, arguments.data, address=arguments.address, say=_say)
+    outcome = extending.extend(
+        run, arguments.data, update_centroids=arguments.update_centroids, address=address, say=_say
+    )
     if not outcome.done:
         print("nothing to do: these rows are scored, placed and ranked")
-    lines = extending.summary_lines(outcome.extension) if outcome.extension else []
-    lines += [("selected", _shortest(place)) for place in extending.selected(run)]
+    lines = outcomes.summary_lines(outcome.extension) if outcome.extension else []
+    lines += [("selected", _shortest(place)) for place in outcomes.selected(run)]
     print()
     for name, text in [*lines, ("took", duration(time.monotonic() - started))]:
         print(f"{name:<10}{text}")

@@ -3,6 +3,7 @@
 Reads clusters/part-* one after the other; in memory are bins of distances, not examples.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
@@ -10,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.artifacts import Parts
 from s2l_ray.maths import drift
+from s2l_ray.storage import Location
 
 MIN_ROWS_PER_CLUSTER = 10
 """Of old rows, in the clusters of a stratum together; the percentiles of fewer say too little."""
@@ -19,21 +20,25 @@ MIN_ROWS_PER_CLUSTER = 10
 
 @dataclass(frozen=True)
 class Fitted:
-    """Rows that clusters were fitted to: those of a run, or of new strata in an extension.
+    """Rows that clusters were fitted to: of a run, of new strata, or all where centroids moved.
 
     Attributes:
-        parts: example_id, stratum, cluster, sqdist.
-        size_of_cluster: rows in `parts` of each cluster.
+        files: example_id, stratum, cluster, sqdist.
+        size_of_cluster: rows that each cluster was fitted to; most or all of them in `files`.
         clusters: the numbers of the clusters whose centroids came from these rows.
     """
 
-    parts: Parts
+    files: Sequence[Location]
     size_of_cluster: Sequence[int]
     clusters: range
 
 
 def compared(
-    fitted: Sequence[Fitted], placed: Parts, stratum_of_cluster: Sequence[str]
+    fitted: Sequence[Fitted],
+    placed: Sequence[Location],
+    stratum_of_cluster: Sequence[str],
+    *,
+    moved: bool = False,
 ) -> dict[str, Any]:
     """How far placed rows are from their centroids, next to the rows that these were fitted to.
 
@@ -41,18 +46,26 @@ def compared(
 
     Rows of strata that `fitted` does not cover, or with fewer old rows than
     MIN_ROWS_PER_CLUSTER for each cluster, are left out and counted.
+
+    Args:
+        placed: example_id, stratum, cluster, sqdist.
+        moved: the centroids of the one entry of `fitted` were fitted to the placed rows as well.
     """
     names = sorted(set(stratum_of_cluster))
     group_K = np.searchsorted(names, stratum_of_cluster)
     num_known = fitted[-1].clusters.stop
     old = reduce(drift.Histogram.merge, [_of_fitted(source, group_K) for source in fitted])
-    new = _histogram(placed, group_K, range(num_known))
+    size_K = np.asarray(fitted[0].size_of_cluster, np.int64) if moved else None
+    new = _histogram(placed, group_K, range(num_known), size_K)
     judged = _judged(old.rows_by_group(), np.bincount(group_K[:num_known], minlength=len(names)))
     shown = new.within(judged)
-    num_placed = sum(len(table) for table in placed.tables(["cluster"]))
+    cluster_by_file = (file.read_table(["cluster"])["cluster"].to_numpy() for file in placed)
     counts = {
+        "centroids_updated": moved,
         "rows": shown.num_rows,
-        "rows_of_new_strata": num_placed - new.num_rows,
+        "rows_of_new_strata": sum(
+            int((cluster_N >= num_known).sum()) for cluster_N in cluster_by_file
+        ),
         "rows_of_small_strata": new.num_rows - shown.num_rows,
     }
     if not shown.num_rows:
@@ -69,6 +82,15 @@ def compared(
     }
 
 
+def num_fitted(fitted: Sequence[Fitted], stratum_of_cluster: Sequence[str]) -> dict[str, int]:
+    """By stratum, the rows that its clusters were fitted to."""
+    counts: Counter[str] = Counter()
+    for source in fitted:
+        for number in source.clusters:
+            counts[stratum_of_cluster[number]] += source.size_of_cluster[number]
+    return dict(counts)
+
+
 def sentence(found: Mapping[str, Any]) -> str:
     """What `compared` found, in words."""
     if not found["rows"]:
@@ -77,24 +99,33 @@ def sentence(found: Mapping[str, Any]) -> str:
             "rows for each cluster"
         )
     beyond = found["share_beyond_p95"]["new"]
-    start = f"{beyond:.1%} of new rows are beyond the 95th percentile of old rows"
-    if found["reclustering_due"]:
-        return f"{start} (10% or less is usual): re-clustering is due"
-    return f"{start} (10% or less is usual): the clusters still fit"
+    # Extensions that were made before centroids could move do not say so.
+    moved = found.get("centroids_updated", False)
+    start = f"{beyond:.1%} of new rows are beyond the 95th percentile of old rows" + (
+        " in the updated clusters" if moved else ""
+    )
+    if not found["reclustering_due"]:
+        return f"{start} (10% or less is usual): the clusters {'' if moved else 'still '}fit"
+    remedy = "in a new run" if moved else "`s2l extend RUN_DIR --update-centroids`"
+    return f"{start} (10% or less is usual): re-clustering is due ({remedy})"
 
 
 def _of_fitted(source: Fitted, group_K: np.ndarray) -> drift.Histogram:
     return _histogram(
-        source.parts, group_K, source.clusters, np.asarray(source.size_of_cluster, np.int64)
+        source.files, group_K, source.clusters, np.asarray(source.size_of_cluster, np.int64)
     )
 
 
 def _histogram(
-    parts: Parts, group_K: np.ndarray, clusters: range, size_K: np.ndarray | None = None
+    files: Sequence[Location],
+    group_K: np.ndarray,
+    clusters: range,
+    size_K: np.ndarray | None = None,
 ) -> drift.Histogram:
     """Of rows in `clusters`; with their sizes, as if no row were in its own cluster."""
     total = drift.Histogram(np.empty(0, np.int64), np.empty(0, np.int64))
-    for table in parts.tables(["cluster", "sqdist"]):
+    for file in files:
+        table = file.read_table(["cluster", "sqdist"])
         cluster_N, sqdist_N = table["cluster"].to_numpy(), table["sqdist"].to_numpy()
         keep_N = (cluster_N >= clusters.start) & (cluster_N < clusters.stop)
         if size_K is not None:

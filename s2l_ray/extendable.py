@@ -1,14 +1,15 @@
 """What of a finished run new rows depend on, and whether it is still there as it was."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from s2l_ray import extensions
-from s2l_ray.artifacts import Manifest
+from s2l_ray.artifacts import Manifest, Parts
 from s2l_ray.config import RunConfig
 from s2l_ray.contents import Contents
 from s2l_ray.errors import DataError, ModelError, first
+from s2l_ray.extensions import Extension
 from s2l_ray.finished import config_of
 from s2l_ray.storage import Location
 
@@ -90,6 +91,31 @@ def check_unchanged(base: Base, contents: Contents) -> None:
         raise ModelError(
             f"{len(gone)} of {len(places)} checkpoints of {base.run} are gone (first: "
             f"{first(gone)}). New rows are scored at all of them: restore them."
+        )
+
+
+def check_losses(run: Location, found: Sequence[Extension]) -> None:
+    """Refuse to move centroids without the trajectories of all old rows.
+
+    Raises:
+        DataError: some are gone, of the run or of one of its extensions that were scored.
+    """
+    folders = [(run / "prepared", run / "trajectories")]
+    folders += [
+        (item.folder("prepare"), item.folder("trajectories"))
+        for item in found
+        if item.summary("trajectories") is not None
+    ]
+    missing = [
+        str(losses / name)
+        for prepared, losses in folders
+        for name in sorted({file.name for file in Parts(prepared).files()} - set(losses.names()))
+    ]
+    if missing:
+        raise DataError(
+            f"{len(missing)} parts of old trajectories are gone (first: {first(missing)}). "
+            "Centroids move to where all rows are, old and new: restore them, or extend the run "
+            "without --update-centroids."
         )
 
 

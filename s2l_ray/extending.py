@@ -5,24 +5,26 @@ is read off the run's manifests, so neither the run's data nor its configuration
 and nothing of the run is written.
 """
 
-import io
-import itertools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from s2l_ray import drift, extensions, pipeline, sources, staging
+from s2l_ray import choice, extensions, pipeline, placing, sources, staging
 from s2l_ray.artifacts import Parts, StageDir, section_inputs
 from s2l_ray.contents import CONTENTS, Contents
 from s2l_ray.errors import ConfigError, DataError, first
-from s2l_ray.extendable import Base, base_of, check_unchanged, checkpoint_places
-from s2l_ray.extensions import Extension
+from s2l_ray.extendable import (
+    Base,
+    base_of,
+    check_losses,
+    check_unchanged,
+    checkpoint_places,
+)
+from s2l_ray.extensions import UPDATED, Extension
 from s2l_ray.finished import config_of
-from s2l_ray.maths.scaling import UNIT, Scale
+from s2l_ray.maths.selection import METHODS
 from s2l_ray.progress import Progress
 from s2l_ray.steps import Step, absolute, absolute_if_file
 from s2l_ray.storage import Location, exclusive
@@ -33,7 +35,7 @@ KEPT = ("prepare", "trajectories")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has been done, and the extension of the given data; None where none was given."""
+    """What has been done, and the extension of the given data, or the one told to move."""
 
     done: list[Step]
     extension: Extension | None
@@ -43,6 +45,7 @@ def extend(
     run: Location,
     patterns: Sequence[str],
     *,
+    update_centroids: bool = False,
     address: str | None = None,
     say: Callable[[str], None] = print,
 ) -> Outcome:
@@ -50,6 +53,11 @@ def extend(
 
     Without patterns, extensions are placed again where the run's clusters have changed, and ranked
     again where its selection has.
+
+    Args:
+        update_centroids: the extension of the given data, or else the last one, moves the stored
+            centroids until they fit all rows up to its own, and labels these anew. It goes on to
+            do so whenever it is placed again.
 
     Raises:
         UserError: whatever the user can change; nothing of the stage that failed is visible.
@@ -63,15 +71,23 @@ def extend(
         check_unchanged(base, contents)
         shas = {file: contents.sha(file) for file in files}
         given = _given(run, tuple(sorted(shas.values()))) if files else None
-        steps = plan(base, given, sorted(files, key=lambda file: (shas[file], file.uri)))
+        moving = (given or _last(run)) if update_centroids else None
+        files = sorted(files, key=lambda file: (shas[file], file.uri))
+        steps = plan(base, given, files, moving=moving)
         refuse_outdated(steps)
         todo = pipeline.stale(steps, None)
+        if any(UPDATED in step.out.inputs for step in todo):
+            check_losses(run, extensions.of_run(run))
+        if any(step.stage == "trajectories" for step in todo):
+            _check_strata(base)
         if todo:
             _remove_unprepared(run, given)
             (run / extensions.FOLDER / CONTENTS).write_json(contents.cache)
+            if moving is not None:
+                moving.keep_moving()
             with pipeline.connected(todo, base.config, address, say):
                 todo = _carry_out(base, todo, given, say)
-    return Outcome(todo, given)
+    return Outcome(todo, given or moving)
 
 
 def _contents(run: Location) -> Contents:
@@ -90,6 +106,11 @@ def _given(run: Location, shas: tuple[str, ...]) -> Extension:
     return Extension(run, number, shas)
 
 
+def _last(run: Location) -> Extension | None:
+    """The last extension that has rows."""
+    return next((item for item in reversed(extensions.of_run(run)) if not item.is_empty), None)
+
+
 def _remove_unprepared(run: Location, given: Extension | None) -> None:
     """What was begun with other data and never got as far as its rows makes way."""
     kept = {item.name for item in [*extensions.of_run(run), *([given] if given else [])]}
@@ -99,9 +120,16 @@ def _remove_unprepared(run: Location, given: Extension | None) -> None:
 
 
 def plan(
-    base: Base, given: Extension | None, files: Sequence[sources.InputFile] = ()
+    base: Base,
+    given: Extension | None,
+    files: Sequence[sources.InputFile] = (),
+    *,
+    moving: Extension | None = None,
 ) -> list[Step]:
     """The steps of every extension in order, the given one among them, and the new selection.
+
+    Args:
+        moving: this one moves the centroids, as those do that have been told so before.
 
     Raises:
         DataError: there is no extension.
@@ -111,7 +139,7 @@ def plan(
         raise DataError(f"{base.run} has no extensions yet: name new data.")
     if given is not None and not given.is_empty:
         chain = sorted([*chain, given], key=lambda item: item.number)
-    builder = _Builder(base, chain, files)
+    builder = _Builder(base, chain, files, moving)
     for extension in chain:
         builder.add(extension)
     if given is not None and given.is_empty:
@@ -144,6 +172,9 @@ def _carry_out(
     """Do these steps; without those of the given rows, once it turns out that none is new."""
     done = []
     for step in todo:
+        if step.stage == "trajectories":
+            # An hour of scoring should not end at a subset that cannot be made.
+            _check_strata(base)
         pipeline.carry_out(step, None, say)
         done.append(step)
         if step.stage == "prepare" and given is not None and given.is_empty:
@@ -155,6 +186,17 @@ def _carry_out(
     return done
 
 
+def _check_strata(base: Base) -> None:
+    """Refuse weights and bounds that the pool with all rows prepared so far does not allow."""
+    section = base.config.selection
+    if section is None or METHODS[section.method].ignores_strata:
+        return
+    sizes = Counter(base.summary("prepare")["strata"])
+    for item in extensions.of_run(base.run):
+        sizes.update(item.strata)
+    choice.check_strata(section, sizes)
+
+
 @dataclass
 class _Builder:
     """Builds the steps in order; each one's fingerprint goes into those after it."""
@@ -162,6 +204,7 @@ class _Builder:
     base: Base
     chain: list[Extension]
     files: Sequence[sources.InputFile]
+    moving: Extension | None
     made: list[Step] = field(default_factory=list)
 
     def add(self, extension: Extension) -> None:
@@ -177,16 +220,16 @@ class _Builder:
             },
             partial(_trajectories, base, extension),
         )
-        self._add(
-            extension,
-            "clusters",
-            {
-                "clusters of the run": base.fingerprint("clusters"),
-                "trajectories": trajectories.fingerprint,
-                "earlier": self._fingerprints("clusters", earlier),
-            },
-            partial(_clusters, base, [*earlier, extension]),
-        )
+        inputs: dict[str, Any] = {
+            "clusters of the run": base.fingerprint("clusters"),
+            "trajectories": trajectories.fingerprint,
+            "earlier": self._fingerprints("clusters", earlier),
+        }
+        moves = extension == self.moving or extension.moves_centroids
+        if moves:
+            inputs[UPDATED] = True
+        work = partial(placing.place, base, [*earlier, extension], moves=moves)
+        self._add(extension, "clusters", inputs, work)
 
     def add_prepare(self, extension: Extension) -> StageDir:
         earlier = self._before(extension)
@@ -271,59 +314,6 @@ def _trajectories(
     return trajectories.run(section, prepared, checkpoints, out, progress=progress)
 
 
-def _clusters(
-    base: Base, chain: Sequence[Extension], out: StageDir, progress: Progress
-) -> dict[str, Any]:
-    """Place the rows of the last extension in the clusters of the run and of those before it."""
-    from s2l_ray.stages import clusters
-
-    section, extension = base.config.clusters, chain[-1]
-    assert section is not None
-    folder, known = base.run / "clusters", base.summary("clusters")
-    fitted = [_fitted(folder, known, 0)]
-    for earlier in chain[:-1]:
-        start, folder = known["num_clusters"], earlier.folder("clusters")
-        known = earlier.summary("clusters") or {}
-        fitted.append(_fitted(folder, known, start))
-    trajectories = Parts(extension.folder("trajectories"))
-    scales = {name: Scale.of_json(value) for name, value in known.get("scales", {}).items()}
-    summary = clusters.run(
-        section,
-        trajectories,
-        out,
-        seed=base.config.seed,
-        progress=progress,
-        stored=_stored(folder, known["stratum_of_cluster"]),
-        stored_scales=scales,
-    )
-    strata = summary["stratum_of_cluster"]
-    unseen = Counter(strata[known["num_clusters"] :])
-    fit = drift.compared(fitted, Parts(out.location), strata)
-    note = (
-        f"new strata: {len(unseen):,} (first: {first(list(unseen))}), each clustered by itself; "
-        f"{unseen.total():,} new clusters in all"
-    )
-    notes = [*summary.get("notes", []), *([note] if unseen else [])]
-    return {**summary, "new_strata": dict(unseen), "fit": fit, "notes": notes}
-
-
-def _fitted(folder: Location, summary: Mapping[str, Any], start: int) -> drift.Fitted:
-    numbers = range(start, summary["num_clusters"])
-    return drift.Fitted(Parts(folder), summary["size_of_cluster"], numbers)
-
-
-def _stored(folder: Location, stratum_of_cluster: Sequence[str]) -> dict[str, np.ndarray]:
-    """Centroids by stratum, in the order of their numbers."""
-    content = io.BytesIO((folder / "centroids.npy").read_bytes())
-    centroid_KT = np.load(content, allow_pickle=False)
-    stored, start = {}, 0
-    for name, numbers in itertools.groupby(stratum_of_cluster):
-        count = len(list(numbers))
-        stored[name] = centroid_KT[start : start + count]
-        start += count
-    return stored
-
-
 def _selection(
     base: Base, chain: Sequence[Extension], out: StageDir, progress: Progress
 ) -> dict[str, Any]:
@@ -341,38 +331,3 @@ def _selection(
         seed=base.config.seed,
         trajectories=pool.trajectories,
     )
-
-
-def selected(run: Location) -> list[Location]:
-    """The subset of the whole pool, where the run's configuration asks for one."""
-    chain = [item for item in extensions.of_run(run) if not item.is_empty]
-    if not chain or chain[-1].summary("selection") is None:
-        return []
-    places = [chain[-1].folder("selection") / f"selected.{kind}" for kind in ("jsonl", "parquet")]
-    return [place for place in places if place.exists()]
-
-
-def summary_lines(extension: Extension) -> list[tuple[str, str]]:
-    """What came of the given rows, each line with its name."""
-    prepared, placed = extension.summary("prepare"), extension.summary("clusters")
-    assert prepared is not None
-    rejected = sum(prepared["rejected"].values())
-    counts = f"{prepared['kept']:,} of {prepared['rows']:,}; {prepared['known']:,} were known"
-    lines = [("new rows", f"{counts}, {rejected:,} rejected")]
-    if placed is None:
-        return lines
-    taken = sum(1 for size in placed["size_of_cluster"] if size)
-    unseen = sum(placed["new_strata"].values())
-    lines.append(("placed", f"in {taken:,} of {placed['num_clusters']:,} clusters, {unseen:,} new"))
-    fit = placed["fit"]
-    if fit["rows"]:
-        median, p95 = fit["median_distance_nats"], fit["p95_distance_nats"]
-        unit = UNIT[placed.get("scaling", "raw")]
-        lines.append(
-            (
-                "distance",
-                f"median {median['new']:.3g} {unit} (old rows {median['old']:.3g}), "
-                f"95th percentile {p95['new']:.3g} ({p95['old']:.3g})",
-            )
-        )
-    return [*lines, ("fit", drift.sentence(fit))]

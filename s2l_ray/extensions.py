@@ -15,6 +15,9 @@ from s2l_ray.steps import FOLDERS
 from s2l_ray.storage import Location
 
 FOLDER = "extensions"
+SETTINGS = "settings.json"
+UPDATED = "update_centroids"
+"""A key of that file, and an input of clusters whose centroids were moved."""
 HOW_IT_WENT = ("notes", "num_losses_before")
 """What a summary says that is no part of what came out."""
 _NAME = re.compile(r"([0-9]{3,})-([0-9a-f]{16})")
@@ -40,6 +43,27 @@ class Extension:
         """What its finished stage says of itself; None of one that is not finished."""
         manifest = _manifest(self, stage)
         return manifest.summary if manifest else None
+
+    @property
+    def strata(self) -> dict[str, int]:
+        """Its prepared rows by stratum."""
+        prepared = self.summary("prepare")
+        return prepared["strata"] if prepared else {}
+
+    @property
+    def moves_centroids(self) -> bool:
+        """Whether its clusters are to be moved, as was once asked for."""
+        return (self.run / FOLDER / self.name / SETTINGS).exists()
+
+    def keep_moving(self) -> None:
+        """From now on `moves_centroids`, whatever is interrupted or placed again."""
+        (self.run / FOLDER / self.name / SETTINGS).write_json({UPDATED: True})
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether its finished clusters hold the rows of all before it, in moved clusters."""
+        manifest = _manifest(self, "clusters")
+        return manifest is not None and manifest.inputs.get(UPDATED, False)
 
     @property
     def is_empty(self) -> bool:
@@ -69,6 +93,11 @@ def of_run(run: Location) -> list[Extension]:
         if manifest is not None:
             found.append(Extension(run, int(matched[1]), tuple(manifest.inputs["data"])))
     return sorted(found, key=lambda extension: extension.number)
+
+
+def strata(run: Location) -> set[str]:
+    """The strata of all rows that extensions prepared, in the run or not."""
+    return {name for item in of_run(run) for name in item.strata}
 
 
 def outcome(run: Location, manifest: Manifest) -> str:
@@ -102,9 +131,14 @@ class Pool:
 
 
 def pool(run: Location, extensions: list[Extension]) -> Pool:
-    """The rows of `run` and, after them, those of its extensions."""
+    """The rows of `run` and, after them, those of its extensions.
+
+    Labels are those of the last extension that moved the centroids, and of what came after it.
+    """
+    folders = [run / "clusters", *(item.folder("clusters") for item in extensions)]
+    start = max((n for n, item in enumerate(extensions, 1) if item.has_moved), default=0)
     return Pool(
-        Parts(run / "clusters", more=tuple(item.folder("clusters") for item in extensions)),
+        Parts(folders[start], more=tuple(folders[start + 1 :])),
         Parts(run / "trajectories", more=tuple(item.folder("trajectories") for item in extensions)),
         Parts(run / "prepared", "rows", tuple(item.folder("prepare") for item in extensions)),
         extensions,

@@ -60,7 +60,10 @@ def write_subset(
     parts = extensions.extended_pool(run) if extended else extensions.pool(run, [])
     rows = parts.rows if known.data is not None else None
     pool = selection.load_pool(parts.clusters)
-    chosen = selection.chosen_of(pool, section, rows, parts.trajectories, seed=seed)
+    elsewhere = extensions.strata(run)
+    chosen = selection.chosen_of(
+        pool, section, rows, parts.trajectories, seed=seed, elsewhere=elsewhere
+    )
     order_N = chosen.order_N[: chosen.num_selected]
     order = f"{method}-{section.within}" if section.within != "random" else method
     name = f"{arm_name(order, budget, seed)}{parts.suffix}.jsonl"

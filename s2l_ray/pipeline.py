@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
-from s2l_ray import choice, values
+from s2l_ray import choice, extensions, values
 from s2l_ray.artifacts import MANIFEST, Manifest, StageDir, check_run, open_run
 from s2l_ray.config import RunConfig, SelectionConfig
 from s2l_ray.contents import CONTENTS, Contents
@@ -197,7 +197,7 @@ def _check_sizes(config: RunConfig, outdated: Collection[str] = ()) -> None:
     if config.selection is not None:
         _check_budget(config.selection, num_rows, _manifest(run, "prepare", outdated))
         if stage == "prepare" and (strata := manifest.summary["strata"]):
-            choice.check_strata(config.selection, strata)
+            choice.check_strata(config.selection, strata, extensions.strata(run))
     reference = config.reference
     if stage == "prepare" and reference is not None and reference.model is not None:
         checkpoint_steps(num_steps(num_rows, reference), reference.checkpoints)

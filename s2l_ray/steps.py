@@ -283,6 +283,7 @@ class _Builder:
         self, section: SelectionConfig, arm: str
     ) -> tuple[dict[str, Any], Callable[..., Any]]:
         def work(out: StageDir, progress: Progress) -> dict[str, Any]:
+            from s2l_ray import extensions
             from s2l_ray.stages import selection
 
             rows = Parts(self._folder("prepare"), "rows") if self.config.data else None
@@ -293,6 +294,7 @@ class _Builder:
                 out,
                 seed=self.config.seed,
                 trajectories=Parts(self._folder("trajectories")),
+                elsewhere=extensions.strata(self.run),
             )
 
         inputs = {

@@ -1,5 +1,6 @@
 """One Ray for all tests that need it, the program as a process of its own, and an object store."""
 
+import json
 import logging
 import os
 import shutil
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tests import small_run
+from tests import small_extension, small_run
 
 ROOT = Path(__file__).parent.parent
 
@@ -92,6 +93,20 @@ def finished(config, s2l) -> Path:
     return config.parent / "run"
 
 
+@pytest.fixture(scope="session")
+def new_data(tmp_path_factory) -> str:
+    """Rows for an extension of that run, some of which it has."""
+    return small_extension.write_data(tmp_path_factory.mktemp("new"))
+
+
+@pytest.fixture(scope="session")
+def extended(finished, new_data, s2l, tmp_path_factory) -> Path:
+    """A copy of that run with these rows; tests that change it copy it again."""
+    return small_extension.extended_copy(
+        finished, new_data, s2l, tmp_path_factory.mktemp("extended")
+    )
+
+
 @pytest.fixture
 def copied(finished, tmp_path) -> Callable[..., Path]:
     """`copied("prepared", ...)`: another run with these finished stages; without names, all."""
@@ -117,6 +132,14 @@ def s3_endpoint() -> Iterator[str]:
     host, port = server.get_host_and_port()
     yield f"http://{host}:{port}"
     server.stop()
+
+
+@pytest.fixture
+def s3_environment(s2l_environment, s3_bucket) -> dict[str, str]:
+    """Joins the tests' Ray, its workers given the way to the object store, as a job's are."""
+    store = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    job = {"runtime_env": {"env_vars": store}}
+    return s2l_environment | store | {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)}
 
 
 @pytest.fixture

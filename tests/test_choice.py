@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from s2l_ray import choice
 from s2l_ray.artifacts import Parts, StageDir, part_name
 from s2l_ray.config import SelectionConfig
 from s2l_ray.errors import DataError
@@ -254,3 +255,21 @@ def test_a_maximum_holds_for_every_budget_of_tokens_up_to_it(folder):
         folder / "tokens", rows=rows, budget=f"{most} tokens", maximum={"math": 3}
     )
     assert summary["strata"] == whole["strata"] == {"code": 15, "math": 3}
+
+
+def test_a_stratum_that_is_elsewhere_may_be_named_and_changes_nothing(folder):
+    clusters = write_clusters(folder / "clusters", in_order(4))
+    sizes = {"code": 15, "math": 45}
+
+    def run(name: str, elsewhere: set[str], **change):
+        config = SelectionConfig(budget=12, **change)
+        choice.check_strata(config, sizes, elsewhere)
+        out = StageDir(folder / name, "selection", {})
+        selection.run(config, clusters, None, out, seed=1, elsewhere=elsewhere)
+        return (folder / name / "ranking.parquet").read_bytes()
+
+    plain = run("plain", set(), weights={"math": 2.0}, minimum={"code": 1})
+    named = run("named", {"art"}, weights={"math": 2.0, "art": 9.0}, minimum={"code": 1, "art": 5})
+    assert named == plain
+    with pytest.raises(DataError, match=r"selection\.weights: 1 of 2 names .*first: 'arts'"):
+        run("typing-error", {"art"}, weights={"math": 2.0, "arts": 9.0})

@@ -1,9 +1,7 @@
 """The commands, up to where Ray would start: what is refused, how it is said, what is left."""
 
 import fcntl
-import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -11,66 +9,18 @@ import threading
 import tomllib
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from s2l_ray import cli, steps
-from s2l_ray.artifacts import RUN_MARK, StageDir
-from s2l_ray.maths.selection import METHODS
-from s2l_ray.storage import Location
+from s2l_ray.artifacts import RUN_MARK
+from tests.command_line import refused, tree_of, working_directory
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("demo", "plan", "run", "select", "report")
-STAGE_SECTIONS = {
-    "reference": {"model": "small", "checkpoints": 3},
-    "trajectories": {},
-    "clusters": {},
-    "selection": {"budget": 0.5},
-    "target": {"model": "large"},
-    "evaluation": {"sets": ["held"]},
-}
 
 
 @pytest.fixture(autouse=True)
 def place(tmp_path, monkeypatch):
-    """The working directory: a pool, a held-out set, a file of neither kind; no cluster to join."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    rows = [{"instruction": f"add {i}", "output": f"{i}", "id": f"e{i}"} for i in range(3)]
-    for name in ("train.jsonl", "held.jsonl"):
-        Path(name).write_text("".join(json.dumps(row) + "\n" for row in rows))
-    Path("notes.txt").write_text("no rows")
-    Path("empty").mkdir()
-    tree = {
-        "run_dir": str(tmp_path / "out"),
-        "data": {
-            "train": [str(tmp_path / "train.jsonl")],
-            "eval": {"held": str(tmp_path / "held.jsonl")},
-        },
-        **STAGE_SECTIONS,
-    }
-    Path("run.yaml").write_text(yaml.safe_dump(tree))
-    return tmp_path
-
-
-def refused(capsys, *arguments):
-    """The one message with which the program refused `arguments`, before Ray was started."""
-    try:
-        code = cli.main(arguments)
-    except SystemExit as exit_:  # argparse
-        code = exit_.code
-    shown = capsys.readouterr()
-    assert code == 2
-    assert "starting Ray" not in shown.out and "Traceback" not in shown.err
-    message = re.sub(r"\Ausage: .*\n( .*\n)*", "", shown.err)
-    assert re.match(r"s2l( \w+)?: ", message) and len(re.findall(r"^s2l", message, re.M)) == 1
-    return message
-
-
-def tree_of(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+    return working_directory(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(
@@ -224,6 +174,19 @@ def test_a_joined_cluster_gets_no_relative_path(
 
 
 @pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (("out", "s3://bucket/new.jsonl"), "RUN_DIR: 'out' is relative"),
+        (("s3://bucket/run", "/new.jsonl", "new.jsonl"), "DATA: 'new.jsonl' is relative"),
+    ],
+)
+def test_a_joined_cluster_gets_no_relative_path_to_extend_either(place, capsys, arguments, key):
+    before = tree_of(place)
+    assert key in refused(capsys, "extend", *arguments, "--address", "127.0.0.1:1")
+    assert tree_of(place) == before
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ("run", "run.yaml", "--from", "scoring"),
@@ -248,99 +211,6 @@ def test_an_unknown_stage_is_answered_with_the_stages(capsys):
     assert all(stage in message for stage in steps.STAGES)
 
 
-@pytest.fixture
-def clustered(place):
-    """A run of twenty clustered examples, without data."""
-    run = Location.of(place / "clustered")
-    (run / RUN_MARK).write_json({"program": "s2l_ray"})
-    tree = {"run_dir": str(run), "trajectories": {"path": "t.parquet"}, "clusters": {}}
-    (run / "config.json").write_json(tree)
-    clusters = StageDir(run / "clusters", "clusters", {})
-    (clusters.location / "part-000000.parquet").write_table(
-        pa.table(
-            {
-                "example_id": [f"e{i}" for i in range(20)],
-                "stratum": ["a", "b"] * 10,
-                "cluster": pa.array([i % 5 for i in range(20)], pa.int32()),
-                "sqdist": pa.array([0.5] * 20, pa.float32()),
-            }
-        )
-    )
-    clusters.finish({"rows": 20}, 0.1)
-    return place / "clustered"
-
-
-@pytest.mark.parametrize(
-    ("budget", "message"),
-    [
-        ("0", "from 1 to 20"),
-        ("-1", "from 1 to 20"),
-        ("1.5", "from 1 to 20"),
-        (".nan", "from 1 to 20"),
-        ("21", "more than the pool of 20 examples"),
-        ("many", "--budget 'many' is no number"),
-        ("true", "--budget 'true' is no number"),
-        ("", "--budget '' is no number"),
-        ("20M", "or tokens: '20M tokens'"),
-        ("0 tokens", "a whole number of them above zero"),
-        ("many tokens", "'many tokens' is no budget: give a number of examples"),
-        ("5 tokens", "Give `data` with `data.tokenizer`"),
-        ("[", "--budget is not YAML"),
-    ],
-)
-def test_a_budget_that_means_nothing_is_refused_by_select(clustered, capsys, budget, message):
-    before = tree_of(clustered)
-    assert message in refused(capsys, "select", str(clustered), f"--budget={budget}")
-    assert tree_of(clustered) == before
-
-
-def test_every_method_has_its_line_in_the_help(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["select", "--help"])
-    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
-    for name, method in METHODS.items():
-        assert [name, *method.description.split()] in shown
-
-
-def test_select_takes_the_nearest_of_a_cluster_when_told_so(clustered, capsys):
-    arguments = ["select", str(clustered), "--budget", "5", "--within", "nearest"]
-    assert cli.main(arguments) == 0
-    assert (clustered / "subsets" / "s2l-nearest-5-42.jsonl").exists()
-    assert "--within nearest: it orders" in refused(capsys, *arguments, "--method", "random")
-
-
-def test_select_refuses_a_file_of_another_kind(clustered, capsys):
-    message = refused(capsys, "select", str(clustered), "--budget", "5", "--out", "subset.csv")
-    assert "must end in .jsonl or .parquet" in message
-    assert not Path("subset.csv").exists()
-
-
-def test_select_leaves_as_many_examples_as_asked(clustered, capsys):
-    assert cli.main(["select", str(clustered), "--budget", "5"]) == 0
-    lines = (clustered / "subsets" / "s2l-5-42.jsonl").read_text().splitlines()
-    assert len({json.loads(line)["example_id"] for line in lines}) == len(lines) == 5
-
-    out = ["--budget", "0.25", "--method", "random", "--seed", "7", "--out", "subset.parquet"]
-    assert cli.main(["select", str(clustered), *out]) == 0
-    assert pq.read_table("subset.parquet").num_rows == 5
-    assert capsys.readouterr().out.splitlines()[-1] == "5 examples: subset.parquet"
-
-
-@pytest.mark.parametrize("arguments", [("select", "--budget", "5"), ("report",)])
-@pytest.mark.parametrize("folder", ["empty", "gone", "notes.txt"])
-def test_what_is_no_run_has_neither_subsets_nor_a_report(place, capsys, arguments, folder):
-    command, *rest = arguments
-    before = tree_of(place)
-    assert f"{place / folder} is no run of s2l_ray" in refused(capsys, command, folder, *rest)
-    assert tree_of(place) == before
-
-
-def test_select_before_the_clusters_are_finished_is_refused(clustered, capsys):
-    (clustered / "clusters" / "manifest.json").unlink()
-    message = refused(capsys, "select", str(clustered), "--budget", "5")
-    assert "no finished clusters" in message
-
-
 def test_plan_shows_what_would_be_done_and_leaves_nothing(place, capsys):
     before = tree_of(place)
     assert cli.main(["plan", "run.yaml"]) == 0
@@ -362,41 +232,6 @@ def test_plan_shows_what_would_be_done_and_leaves_nothing(place, capsys):
 )
 def test_a_speed_that_means_nothing_is_refused_by_plan(capsys, value, message):
     assert message in refused(capsys, "plan", "run.yaml", f"--tflops={value}")
-
-
-@pytest.mark.parametrize("command", COMMANDS)
-def test_help_shows_an_example(capsys, command):
-    with pytest.raises(SystemExit) as ended:
-        cli.main([command, "--help"])
-    shown = capsys.readouterr().out
-    assert ended.value.code == 0
-    assert f"example: s2l {command} " in " ".join(shown.split())
-
-
-def test_help_lists_the_commands_and_examples(capsys):
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["--help"])
-    shown = capsys.readouterr().out
-    assert ended.value.code == 0
-    assert all(f"\n    {command} " in shown for command in COMMANDS)
-    assert "examples:\n  s2l demo" in shown
-
-
-def test_help_of_run_lists_the_stages_in_order(capsys):
-    with pytest.raises(SystemExit):
-        cli.main(["run", "--help"])
-    assert ", ".join(steps.STAGES) in " ".join(capsys.readouterr().out.split())
-
-
-def test_the_examples_of_help_are_valid(capsys, monkeypatch):
-    """Everything that help shows as an example is understood, apart from running it."""
-    with pytest.raises(SystemExit):
-        cli.main(["--help"])
-    shown = capsys.readouterr().out
-    lines = [line.split("   ")[0].split() for line in shown.splitlines() if line[:6] == "  s2l "]
-    assert len(lines) >= 3
-    for _, *arguments in lines:
-        assert cli._parser().parse_args(arguments).command
 
 
 def test_the_module_is_the_same_program():

@@ -1,18 +1,13 @@
 """New data for a finished run: scored and placed, whatever happens on the way; the run stays."""
 
 import json
-import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.small_extension import KNOWN, NEW, RENAMED, SPELT, content, folder, kill_at
 from tests.small_run import (
     NOBODY,
     manifest,
@@ -28,59 +23,14 @@ from tests.small_run import (
 
 pytestmark = pytest.mark.ray
 
-KNOWN = rows()[5:15]
-RENAMED = [row | {"id": f"again-{place}"} for place, row in enumerate(rows()[20:30])]
-"""Rows of the run under another id: they are scored once more."""
-SPELT = [
-    {"instruction": f"spell c{i}", "output": " ".join(f"c{i}"), "source": "spell", "notes": []}
-    for i in range(7)
-]
-NEW = rows(first=100)[::2] + RENAMED + SPELT
-STAGES = {"prepare", "trajectories", "clusters", "selection"}
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> str:
-    folder = tmp_path_factory.mktemp("new")
-    return write_rows(folder / "new.jsonl", KNOWN + NEW, bad="{not JSON\n")
-
-
-@pytest.fixture(scope="module")
-def extended(finished, data, s2l, tmp_path_factory) -> Path:
-    """A copy of the small run with these rows, made without interruption."""
-    run = tmp_path_factory.mktemp("extended") / "run"
-    shutil.copytree(finished, run)
-    before = state(run)
-    done = s2l("extend", run, data)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert stages_done(done.stdout) == STAGES
-    assert "new rows  47 of 58; 10 were known, 1 rejected" in done.stdout
-    assert "new strata: 1 (first: spell), each clustered by itself; 3 new clusters" in done.stdout
-    assert re.search(r"^fit       \S.* rows", done.stdout, re.MULTILINE)
-    assert f"selected  {folder(run)}/selection/selected.jsonl" in done.stdout
-    assert {path: found for path, found in state(run).items() if path in before} == before
-    return run
-
-
-def folder(run: Path, number: int = 1) -> Path:
-    (found,) = (run / "extensions").glob(f"{number:03d}-*")
-    return found
-
-
-def content(run: Path) -> dict[str, bytes]:
-    """Everything that extensions leave, but for the times in manifests."""
-    files = [path for path in (run / "extensions").rglob("*") if path.is_file()]
-    results = [path for path in files if path.suffix in (".parquet", ".npy", ".jsonl")]
-    return {str(path.relative_to(run)): path.read_bytes() for path in results}
-
 
 def test_the_run_is_still_finished_and_the_same_data_again_is_nothing_to_do(
-    extended, config, data, s2l
+    extended, config, new_data, s2l
 ):
     before = state(extended)
     again = s2l("run", config, "--address", NOBODY, *sets(run_dir=extended))
     assert again.returncode == 0 and "nothing to do" in again.stdout
-    copy = shutil.copy(data, Path(data).parent / "other.jsonl")
+    copy = shutil.copy(new_data, Path(new_data).parent / "other.jsonl")
     same = s2l("extend", extended, copy, "--address", NOBODY)
     assert same.returncode == 0 and "nothing to do" in same.stdout, same.stderr
     assert "new rows  47 of 58; 10 were known, 1 rejected" in same.stdout
@@ -153,41 +103,22 @@ def test_a_subset_comes_from_old_and_new_rows(extended, finished, s2l, tmp_path)
     )
 
 
-def kill_at(beginning: str, run: Path, data: str, environment: dict[str, str]) -> None:
-    """Start extending; end the whole program once a file of the extension begins so."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "s2l_ray", "extend", str(run), data],
-        env=environment,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 240
-    while not list(run.glob(f"extensions/*/{beginning}*")):
-        assert time.monotonic() < deadline, beginning
-        assert process.poll() is None, process.communicate()[0]
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert not (folder(run) / "selection" / "manifest.json").exists()
-
-
-def test_whatever_is_killed_the_end_is_the_same(extended, copied, data, s2l, s2l_environment):
+def test_whatever_is_killed_the_end_is_the_same(extended, copied, new_data, s2l, s2l_environment):
     run = copied()
     for beginning in ("prepared/staged/done-", "trajectories/units/losses-", "clusters/manifest"):
-        kill_at(beginning, run, data, s2l_environment)
-    done = s2l("extend", run, data)
+        kill_at(beginning, run, new_data, s2l_environment)
+    done = s2l("extend", run, new_data)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "prepare" not in stages_done(done.stdout)
     assert content(run) == content(extended)
 
 
-def test_a_second_extension_knows_the_first(extended, data, s2l, tmp_path):
+def test_a_second_extension_knows_the_first(extended, new_data, s2l, tmp_path):
     run = Path(shutil.copytree(extended, tmp_path / "run"))
     before = state(run)
     del before[str(run / "extensions" / "contents.json")]
     more = rows(first=300)[30:36] + SPELT
-    done = s2l("extend", run, data, write_rows(tmp_path / "more.jsonl", more))
+    done = s2l("extend", run, new_data, write_rows(tmp_path / "more.jsonl", more))
     assert done.returncode == 0, done.stdout + done.stderr
     summary = manifest(folder(run, 2) / "prepared")["summary"]
     # What is spelt is twice in these files, and so once more than was known.

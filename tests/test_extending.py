@@ -1,116 +1,39 @@
 """Extensions of a run made by hand: what they depend on, and what is done with them without Ray."""
 
 import io
-import json
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from s2l_ray import config, drift, extending, extensions, finished, pipeline
-from s2l_ray.artifacts import Parts, StageDir, part_name, rows_name, rows_table
+from s2l_ray import config, extending, extensions, finished, outcomes, pipeline, placing
+from s2l_ray.artifacts import StageDir
 from s2l_ray.errors import ConfigError, DataError, ModelError, StorageError
 from s2l_ray.extendable import base_of
+from s2l_ray.report.extended import ExtensionLine, OldAndNew
 from s2l_ray.storage import Location, exclusive
 from tests import handmade
+from tests.extended_by_hand import (
+    NUM_NEW,
+    content,
+    data,
+    extend,
+    finished_run,
+    given,
+    ids,
+    inputs,
+    new_rows,
+)
 from tests.handmade import changed, finish, planned
-
-NUM_NEW = 6
 
 
 @pytest.fixture
 def tree(tmp_path):
-    tree = handmade.inputs(tmp_path)
-    return changed(changed(tree, "target", None), "evaluation", None)
+    return inputs(tmp_path)
 
 
 @pytest.fixture
 def run(tree, tmp_path) -> Location:
-    """Finished through its selection, with all that extensions ask its stages for."""
-    run = finish(tree, until="clusters")
-    more = {
-        "prepare": {"tokenizer": str(tmp_path / "tokenizer")},
-        "reference": {"path": None, "steps": [2], "names": ["step-000002"]},
-        "trajectories": {"precision": "fp32"},
-    }
-    for step in planned(tree):
-        if step.stage in more:
-            manifest = step.out.manifest()
-            step.out.finish({**manifest.summary, **more[step.stage]}, manifest.seconds)
-    (run / "reference" / "step-000002" / "config.json").write_bytes(b"{}")
-    pipeline.run(config.from_tree(tree, "test"), until="selection", say=lambda line: None)
-    return run
-
-
-def new_rows(start: int) -> list[dict]:
-    return [
-        {"id": f"n{n}", "instruction": f"new {n}", "output": "x", "source": "math"}
-        for n in range(start, start + NUM_NEW)
-    ]
-
-
-def data(folder: Path, start: int = 0, name: str = "new") -> str:
-    place = folder / f"{name}-{start}.jsonl"
-    place.write_text("".join(f"{json.dumps(row)}\n" for row in new_rows(start)))
-    return str(place)
-
-
-def given(run: Location, path: str) -> extensions.Extension:
-    """The extension of a file, whose first three steps are made without Ray."""
-    base = base_of(run)
-    files = extending.sources.expand([path])
-    extension = extending._given(run, (extending._contents(run).sha(files[0]),))
-    start = int(Path(path).stem.rpartition("-")[2])
-    for step in extending.plan(base, extension, files):
-        if step.out.is_current() or step.stage == "selection":
-            continue
-        step.out.begin()
-        summary = {"prepare": prepared, "trajectories": scored, "clusters": placed}[step.stage]
-        step.out.finish(summary(step.out.location, new_rows(start)), 1.0)
-    return extension
-
-
-def prepared(folder: Location, rows: list[dict]) -> dict:
-    ids = [row["id"] for row in rows]
-    (folder / rows_name(0)).write_table(rows_table(rows, ids, "new.jsonl", range(len(rows))))
-    counts = {"kept": len(rows), "known": 2, "rejected": {"empty field": 1}, "tokens": 9}
-    return {"rows": len(rows) + 3, **counts}
-
-
-def scored(folder: Location, rows: list[dict]) -> dict:
-    return {"rows": len(rows)}
-
-
-def placed(folder: Location, rows: list[dict]) -> dict:
-    cluster_N = [number % handmade.NUM_CLUSTERS for number in range(len(rows))]
-    table = {
-        "example_id": [row["id"] for row in rows],
-        "stratum": [row["source"] for row in rows],
-        "cluster": pa.array(cluster_N, pa.int32()),
-        "sqdist": pa.array([0.1] * len(rows), pa.float32()),
-    }
-    (folder / part_name(0)).write_table(pa.table(table))
-    return {
-        "num_clusters": handmade.NUM_CLUSTERS,
-        "size_of_cluster": [cluster_N.count(k) for k in range(handmade.NUM_CLUSTERS)],
-        "stratum_of_cluster": [""] * handmade.NUM_CLUSTERS,
-        "new_strata": {},
-        "fit": {"rows": 0},
-    }
-
-
-def extend(run, *paths):
-    return extending.extend(run, paths, say=lambda line: None)
-
-
-def content(run: Location) -> dict[str, bytes]:
-    files = [path for path in Path(run.uri).rglob("*") if path.is_file() and path.name != ".lock"]
-    return {str(path): path.read_bytes() for path in files}
-
-
-def ids(place: Location) -> list[str]:
-    return [json.loads(line)["example_id"] for line in place.read_bytes().splitlines()]
+    return finished_run(tree, tmp_path)
 
 
 def test_the_budget_is_spread_over_old_and_new_rows_and_the_run_stays_as_it_was(
@@ -125,7 +48,7 @@ def test_the_budget_is_spread_over_old_and_new_rows_and_the_run_stays_as_it_was(
     everyone = handmade.IDS + [row["id"] for row in new_rows(0)]
     assert sorted(ranking["example_id"].to_pylist()) == sorted(everyone)
     head = set(ranking["example_id"].to_pylist()[:6])
-    (place,) = extending.selected(run)
+    (place,) = outcomes.selected(run)
     assert set(ids(place)) == head
     assert {path: found for path, found in content(run).items() if path in before} == before
     assert pipeline.stale(planned(tree)[:-1], None) == []
@@ -181,7 +104,7 @@ def test_the_extended_ranking_follows_the_selection_of_the_run(run, tree, tmp_pa
     pipeline.run(loaded, until="selection", say=lambda line: None)
 
     assert [step.stage for step in extend(run).done] == ["selection"]
-    assert len(ids(extending.selected(run)[0])) == 20
+    assert len(ids(outcomes.selected(run)[0])) == 20
 
 
 def redo(step, **inputs):
@@ -294,13 +217,64 @@ def test_rows_that_are_all_known_make_no_extension(run, tmp_path):
     extension = extending._given(run, (extending._contents(run).sha(files[0]),))
     (prepare, *_) = extending.plan(base, extension, files)
     prepare.out.begin()
-    prepare.out.finish({"rows": 6, "kept": 0, "known": 6, "rejected": {}}, 1.0)
+    prepare.out.finish({"rows": 6, "kept": 0, "known": 6, "rejected": {}, "strata": {}}, 1.0)
 
     assert extend(run, path).done == []
-    assert extending.summary_lines(extension) == [("new rows", "0 of 6; 6 were known, 0 rejected")]
+    assert outcomes.summary_lines(extension) == [("new rows", "0 of 6; 6 were known, 0 rejected")]
     assert extensions.extended_pool(run).extensions == []
     with pytest.raises(DataError, match="has no extensions yet"):
         extend(run)
+
+
+def prepare_alone(run: Location, path: str, strata: dict[str, int]) -> extensions.Extension:
+    """The extension of a file whose rows are prepared and not scored."""
+    base, files = base_of(run), extending.sources.expand([path])
+    extension = extending._given(run, (extending._contents(run).sha(files[0]),))
+    (prepare, *_) = extending.plan(base, extension, files)
+    prepare.out.begin()
+    told = {"rows": 6, "kept": sum(strata.values()), "known": 0, "rejected": {}, "strata": strata}
+    prepare.out.finish(told, 1.0)
+    return extension
+
+
+def reselect(tree: dict, run: Location, **selection: object) -> dict:
+    """Another selection of the run, in its own pool."""
+    tree = {**tree, "selection": {**tree["selection"], **selection}}
+    pipeline.run(config.from_tree(tree, "test"), until="selection", say=lambda line: None)
+    return tree
+
+
+def test_minima_that_new_strata_make_too_many_are_refused_before_any_scoring(run, tree, tmp_path):
+    reselect(tree, run, minimum=3)
+    extension = prepare_alone(run, data(tmp_path), {"art": 6})
+    with pytest.raises(DataError, match=r"budget of 6 .*minimum alone asks for 9 over 3 strata"):
+        extend(run, data(tmp_path))
+    assert not extension.folder("trajectories").names()
+
+
+def test_minima_are_looked_at_once_more_when_new_rows_are_prepared(run, tree, tmp_path):
+    reselect(tree, run, minimum=3)
+    extension = prepare_alone(run, data(tmp_path), {"art": 6})
+    base = base_of(run)
+    scoring = [step for step in extending.plan(base, extension) if step.stage == "trajectories"]
+    with pytest.raises(DataError, match="minimum alone asks for 9 over 3 strata"):
+        extending._carry_out(base, scoring, extension, lambda line: None)
+
+
+def test_a_stratum_that_only_an_extension_has_can_be_named(run, tree, tmp_path):
+    weighed = {"weights": {"art": 5.0}, "minimum": {"art": 4}}
+    with pytest.raises(DataError, match=r"selection\.weights: 1 of 1 names are no strata"):
+        reselect(tree, run, **weighed)
+    extension = given(run, data(tmp_path), stratum="art")
+    extend(run, data(tmp_path))
+    reselect(tree, run, **weighed)
+    extend(run)
+    ranking = (extension.folder("selection") / "ranking.parquet").read_table()
+    assert ranking["stratum"].to_pylist()[:4] == ["art"] * 4
+    _, count = finished.write_subset(run, 5, "s2l", None, None, extended=False)
+    assert count == 5
+    with pytest.raises(DataError, match=r"selection\.weights: 1 of 1 names are no strata"):
+        reselect(tree, run, weights={"arts": 5.0})
 
 
 def test_what_was_begun_with_data_that_was_then_mended_makes_way(run, tmp_path):
@@ -368,54 +342,53 @@ def test_a_checkpoint_that_is_gone_is_named(run, tmp_path):
         extend(run, data(tmp_path))
 
 
+def test_the_report_shows_what_came_of_every_extension(run, tree, tmp_path):
+    assert outcomes.extensions_view(run) is None
+    first = given(run, data(tmp_path, 0))
+    out = StageDir(first.folder("clusters"), "clusters", first_inputs(first))
+    fit = {
+        "rows": 6,
+        "median_distance_nats": {"old": 1.0, "new": 2.0},
+        "p95_distance_nats": {"old": 3.0, "new": 4.0},
+        "share_beyond_p95": {"old": 0.04, "new": 0.5},
+        "reclustering_due": True,
+    }
+    out.finish({**first.summary("clusters"), "fit": fit}, 1.0)
+    given(run, data(tmp_path, 10))
+    view = outcomes.extensions_view(run)
+    assert view.lines[0] == ExtensionLine(
+        first.name,
+        num_new=NUM_NEW,
+        num_known=2,
+        num_rejected=1,
+        num_clusters_used=5,
+        num_clusters=5,
+        median_nats=OldAndNew(1.0, 2.0),
+        p95_nats=OldAndNew(3.0, 4.0),
+        share_beyond_p95=0.5,
+        reclustering_due=True,
+    )
+    assert view.lines[1].median_nats is None and view.hindrance == ""
+    assert view.fit.startswith("cannot be judged")
+    redo(planned(tree)[3], seed=8)
+    assert "were placed in clusters that are no more" in outcomes.extensions_view(run).hindrance
+
+
+def test_the_page_of_an_extended_run_has_the_section(run, tmp_path):
+    given(run, data(tmp_path))
+    assert '<section id="extensions">' in finished.rebuild_report(run).read_bytes().decode()
+
+
+def first_inputs(extension: extensions.Extension) -> dict:
+    return StageDir(extension.folder("clusters"), "clusters", {}).manifest().inputs
+
+
 def test_stored_centroids_come_by_stratum_in_the_order_of_their_numbers(tmp_path):
     centroid_KT = np.arange(10, dtype=np.float32).reshape(5, 2)
     buffer = io.BytesIO()
     np.save(buffer, centroid_KT)
     (Location.of(tmp_path) / "centroids.npy").write_bytes(buffer.getvalue())
-    stored = extending._stored(Location.of(tmp_path), ["b", "b", "c", "a", "a"])
+    stored = placing._stored(Location.of(tmp_path), ["b", "b", "c", "a", "a"])
 
     assert list(stored) == ["b", "c", "a"]
     np.testing.assert_array_equal(np.concatenate(list(stored.values())), centroid_KT)
-
-
-def labels(folder: Location, cluster_N, sqdist_N) -> Parts:
-    for part, rows in enumerate(np.array_split(np.arange(len(cluster_N)), 3)):
-        table = {
-            "cluster": pa.array(np.asarray(cluster_N)[rows], pa.int32()),
-            "sqdist": pa.array(np.asarray(sqdist_N)[rows], pa.float32()),
-        }
-        (folder / part_name(part)).write_table(pa.table(table))
-    return Parts(folder)
-
-
-def test_rows_are_judged_only_against_old_ones_of_their_own_stratum(tmp_path):
-    """Stratum a has enough old rows, b too few for its clusters, c was fitted in an extension."""
-    place = Location.of(tmp_path)
-    strata = ["a", "a", "b", "b", "c", "d"]
-    in_a = [0, 1] * 50
-    run = labels(place / "run", [*in_a, 2, 3], [*np.linspace(0.1, 1, 100), 9.0, 9.0])
-    # The rows of a in the extension are no measure: the centroids of a did not come from them.
-    first = labels(place / "first", [0] * 10 + [4] * 20, [99.0] * 10 + [0.5] * 20)
-    fitted = [
-        drift.Fitted(run, [50, 50, 1, 1], range(4)),
-        drift.Fitted(first, [10, 0, 0, 0, 20], range(4, 5)),
-    ]
-    new = labels(
-        place / "new", [0] * 40 + [2] * 3 + [4] * 40 + [5] * 4, [0.2] * 43 + [7.0] * 40 + [1.0] * 4
-    )
-    found = drift.compared(fitted, new, strata)
-
-    assert found["rows"] == 80 and found["old_rows"] == 120
-    assert found["rows_of_small_strata"] == 3 and found["rows_of_new_strata"] == 4
-    assert found["share_beyond_p95"]["new"] == 0.5 and found["reclustering_due"]
-    assert "50.0% of new rows" in drift.sentence(found)
-    assert "re-clustering is due" in drift.sentence(found)
-
-
-def test_without_old_rows_to_compare_with_nothing_is_judged(tmp_path):
-    place = Location.of(tmp_path)
-    old = drift.Fitted(labels(place / "old", [0, 1, 1], [0.0, 1.0, 1.0]), [1, 2], range(2))
-    found = drift.compared([old], labels(place / "new", [0, 1, 1, 1], [1.0] * 4), ["", ""])
-    assert found == {"rows": 0, "rows_of_new_strata": 0, "rows_of_small_strata": 4}
-    assert "cannot be judged" in drift.sentence(found)

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from tests.own_ray import Head, head_node
+from tests.small_extension import STAGES, content
+from tests.small_run import stages_done
 
 pytestmark = pytest.mark.ray
 
@@ -41,9 +43,12 @@ def working_dir(tmp_path) -> Path:
     return folder
 
 
-def submit(head: Head, working_dir: Path, *arguments: object) -> tuple[str, str, int]:
+def submit(
+    head: Head, working_dir: Path, *arguments: object, command: str = "run"
+) -> tuple[str, str, int]:
     """The id of a job that runs the program, its output and the exit code of `ray job submit`."""
-    program = ["python", "-m", "s2l_ray", "run", "small.yaml", *arguments]
+    configuration = ["small.yaml"] if command == "run" else []
+    program = ["python", "-m", "s2l_ray", command, *configuration, *arguments]
     done = head.call("ray", "job", "submit", "--working-dir", working_dir, "--", *program)
     shown = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     found = re.search(r"raysubmit_\w+", shown)
@@ -66,3 +71,14 @@ def test_jobs_run_on_a_cluster_that_outlives_them(head, working_dir, tmp_path):
     for job, status in ((good, "succeeded"), (bad, "failed")):
         answer = head.call("ray", "job", "status", job)
         assert answer.returncode == 0 and status in answer.stdout.lower()
+
+
+def test_a_job_extends_a_run(head, working_dir, copied, extended, new_data):
+    run = copied()
+    _, shown, code = submit(head, working_dir, run, new_data, command="extend")
+    assert code == 0, shown
+    assert "joining the cluster" in shown and stages_done(shown) == STAGES
+    assert content(run) == content(extended)
+
+    _, shown, code = submit(head, working_dir, run, "new.jsonl", command="extend")
+    assert code == 1 and "DATA: 'new.jsonl' is relative" in shown and "Traceback" not in shown

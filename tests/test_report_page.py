@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from s2l_ray.report import page, plots
+from s2l_ray.report.extended import ExtensionLine, ExtensionsView, OldAndNew
 from s2l_ray.report.page import (
     ArmScore,
     ClusterView,
@@ -19,6 +20,19 @@ from s2l_ray.report.page import (
     StratumLine,
 )
 
+EXTENSION = ExtensionLine(
+    "001-0123456789abcdef",
+    2_500,
+    num_known=321,
+    num_rejected=7,
+    num_clusters_used=101,
+    num_clusters=288,
+    updated=True,
+    median_nats=OldAndNew(old=0.03, new=0.032),
+    p95_nats=OldAndNew(old=0.0913, new=0.1946),
+    share_beyond_p95=0.123,
+    reclustering_due=True,
+)
 HOSTILE = """</title><script>alert("1")</script><img src=x onerror=y>'"&"""
 RNG = np.random.default_rng(5)
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -92,6 +106,7 @@ def full(text: str = "plain") -> ReportData:
             ArmScore(text, "random", 1319, 1.25),
         ],
         comparisons=[Comparison(text, "loss", text, "random", -0.02, -0.03, -0.01)],
+        extensions=ExtensionsView([EXTENSION, replace(EXTENSION, name=text)], text, text),
         examples=[SelectedExample(3, 2, text, text)],
     )
 
@@ -103,6 +118,22 @@ def test_the_page_shows_every_number_it_was_given():
         assert number in shown
     for number in ["12,000", "900", "7.5%", "1.2346", "32.7%", "1,319", "-0.0200"]:
         assert number in shown
+
+
+def test_the_page_shows_what_came_of_extensions():
+    unplaced = ExtensionLine("002-0123456789abcdef", 5, 0, 0)
+    hindered = ExtensionsView([EXTENSION, unplaced], fit="12.3% are out", hindrance="not finished")
+    html = page.render(replace(full(), extensions=hindered))
+    section = Page(
+        html[html.index('<section id="extensions">') : html.index('<section id="examples">')]
+    )
+    shown = " ".join(section.text.split())
+    for text in ["2,500", "321", "101 of 288", "0.032 (0.03)", "0.195 (0.0913)", "12.3%"]:
+        assert text in shown
+    assert "not finished" in shown and "Fit after the last one: 12.3% are out." in shown
+    cells = "".join(section.text.split())
+    assert "001-0123456789abcdefcentroidsupdated2,500" in cells and "12.3%due" in cells
+    assert "002-0123456789abcdef500Distances" in cells
 
 
 def test_the_page_refers_to_nothing_outside_itself():
@@ -142,6 +173,7 @@ def test_a_stratum_name_that_looks_like_mathematics_or_holds_control_characters_
         ({"counts": None}, "pool"),
         ({"clusters": None}, "clusters"),
         ({"strata": ()}, "strata"),
+        ({"extensions": None}, "extensions"),
         ({"examples": ()}, "examples"),
         ({"stages": ()}, "stages"),
         ({"config": {}, "versions": {}}, "configuration"),

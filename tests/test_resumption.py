@@ -1,7 +1,6 @@
 """A run on an object store whose whole program is killed in one stage after the other."""
 
 import contextlib
-import json
 import os
 import signal
 import subprocess
@@ -33,14 +32,6 @@ SAME = {
     "selection": ["ranking.parquet", "selected.jsonl"],
     "target": ["model/model.safetensors"],
 }
-
-
-@pytest.fixture
-def environment(s2l_environment, s3_bucket) -> dict[str, str]:
-    """Joins the tests' Ray, its workers given the way to the object store, as a job's are."""
-    store = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    job = {"runtime_env": {"env_vars": store}}
-    return s2l_environment | store | {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps(job)}
 
 
 def kill_in(stage: str, run: Location, arguments: list[str], environment: dict[str, str]) -> None:
@@ -93,7 +84,7 @@ def lapse(run: Location) -> None:
 
 @pytest.mark.timeout(900)  # four runs of the whole program, one after the other
 def test_a_run_killed_in_every_stage_ends_as_one_that_was_not(
-    finished, config, environment, s3_bucket
+    finished, config, s3_environment, s3_bucket
 ):
     run = Location.of(f"{s3_bucket}/run")
     arguments = ["run", str(config), "--until", "target"]
@@ -102,11 +93,11 @@ def test_a_run_killed_in_every_stage_ends_as_one_that_was_not(
     def program() -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "s2l_ray", *arguments]
         return subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=240, check=False
+            command, env=s3_environment, capture_output=True, text=True, timeout=240, check=False
         )
 
     for stage in KILLED_AT:
-        kill_in(stage, run, arguments, environment)
+        kill_in(stage, run, arguments, s3_environment)
         if stage == "prepared":
             assert "is in use by another run (a lease for" in refusal(program())
         lapse(run)

@@ -34,7 +34,7 @@ class Fit:
     """What came of it.
 
     Attributes:
-        centroids: of every stratum, none that was empty at the last sweep.
+        centroids: of every stratum; none that was empty at the last sweep, unless those were kept.
         sweeps: passes over all rows of a stratum, the most that one took.
         converged: no stratum was stopped by the number of sweeps.
     """
@@ -57,7 +57,9 @@ class _Stratum:
     def ended(self, max_sweeps: int) -> bool:
         return self.converged or (self.share == 1 and self.sweeps >= max_sweeps)
 
-    def moved(self, sums: kmeans.ClusterSums, tolerance: float, max_sweeps: int) -> "_Stratum":
+    def moved(
+        self, sums: kmeans.ClusterSums, tolerance: float, max_sweeps: int, keep_empty: bool
+    ) -> "_Stratum":
         """After a sweep whose sums are these."""
         moved_KT = kmeans.centroids(sums, self.centroid_KT)
         at_rest = kmeans.gain(sums, self.centroid_KT, moved_KT) <= tolerance * sums.inertia
@@ -68,7 +70,7 @@ class _Stratum:
                 return _Stratum(moved_KT, min(self.share * GROWTH, 1.0))
             return replace(self, centroid_KT=moved_KT, sweeps=sweeps)
         # A cluster that was left empty goes, once its neighbours have settled.
-        filled_KT = moved_KT[sums.count_K > 0]
+        filled_KT = moved_KT if keep_empty else moved_KT[sums.count_K > 0]
         converged = at_rest and len(filled_KT) == len(moved_KT)
         return replace(self, centroid_KT=filled_KT, sweeps=sweeps, converged=converged)
 
@@ -78,25 +80,27 @@ def fit(
     num_rows: Mapping[str, int],
     summed: Summed,
     *,
-    rows_in_start: int,
+    rows_in_start: Mapping[str, int],
     max_sweeps: int,
     tolerance: float,
+    keep_empty: bool = False,
     on_full_sweep: Callable[[], None] = lambda: None,
 ) -> Fit:
-    """Centroids for all rows, from centroids that fit samples.
+    """Centroids for all rows, from centroids that fit some of them.
 
     Args:
         start: by stratum.
         num_rows: of each stratum.
         summed: sums of any batch.
-        rows_in_start: rows of a stratum that its start was fitted to; the first batch is larger.
+        rows_in_start: rows that each start was fitted to; the first batch is GROWTH times that.
         max_sweeps: over each batch, the last one being all rows of a stratum.
         tolerance: a sweep that lowers the inertia by no more than this share of it, labels being
             as they were, is the last one on its batch; 0 goes on until nothing moves.
+        keep_empty: clusters keep their number: one without rows stays where it was.
         on_full_sweep: called when the stratum that has most sweeps has another.
     """
     strata = {
-        name: _Stratum(centroid_KT, min(1.0, GROWTH * rows_in_start / num_rows[name]))
+        name: _Stratum(centroid_KT, min(1.0, GROWTH * rows_in_start[name] / num_rows[name]))
         for name, centroid_KT in start.items()
     }
     sweeps = 0
@@ -107,7 +111,10 @@ def fit(
             {name: stratum.centroid_KT for name, stratum in moving.items()},
             {name: stratum.share for name, stratum in moving.items()},
         )
-        strata |= {name: moving[name].moved(sums[name], tolerance, max_sweeps) for name in moving}
+        strata |= {
+            name: stratum.moved(sums[name], tolerance, max_sweeps, keep_empty)
+            for name, stratum in moving.items()
+        }
         most = max(stratum.sweeps if stratum.share == 1 else 0 for stratum in strata.values())
         for _ in range(most - sweeps):
             on_full_sweep()
@@ -188,7 +195,7 @@ def fit_in_memory(
             {"": kmeans.initial_centroids(sample_ST, num_clusters, seed, weight_S)},
             {"": len(loss_NT)},
             summed,
-            rows_in_start=rows_per_sample,
+            rows_in_start={"": rows_per_sample},
             max_sweeps=max_sweeps,
             tolerance=tolerance,
         )

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from jinja2 import Environment, StrictUndefined
 
 from s2l_ray.report.clusters import ClusterView, cluster_facts, figures, quality
+from s2l_ray.report.extended import ExtensionsView
 
 MAX_STRATA = 100
 MAX_EXCERPT = 600
@@ -102,6 +103,7 @@ class ReportData:
     counts: PoolCounts | None = None
     clusters: ClusterView | None = None
     strata: Sequence[StratumLine] = ()
+    extensions: ExtensionsView | None = None
     evaluation: Sequence[ArmScore] = ()
     comparisons: Sequence[Comparison] = ()
     confidence: float = 0.95

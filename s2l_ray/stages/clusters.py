@@ -11,7 +11,6 @@ Shapes: T checkpoints, K clusters of one stratum, or of all.
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial, reduce
 from typing import Any, Protocol
 
@@ -40,14 +39,18 @@ def run(
     progress: Progress,
     stored: Centroids | None = None,
     stored_scales: Scales | None = None,
+    moving: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Cluster every trajectory.
 
     Args:
-        stored: centroids that stay as they are, strata in the order of their numbers. Trajectories
-            of these strata are placed; strata that are not among them are clustered by themselves,
+        stored: centroids that keep their numbers, strata in the order of these. Trajectories of
+            these strata are placed; strata that are not among them are clustered by themselves,
             and their clusters get the numbers that follow.
         stored_scales: what the trajectories of stored strata are standardised by.
+        moving: how many rows of each of these strata the stored centroids were fitted to. They are
+            moved to fit all rows, and one that is left without any stays where it was then;
+            None: they stay as they are.
 
     Reads   trajectories part-*     example_id, stratum: string, loss_nats: float32[T]
     Writes  part-*.parquet          example_id, stratum: string, cluster: int32, sqdist: float32
@@ -64,7 +67,7 @@ def run(
         scales = scales_of(RayFleet.start(MomentsWorker, files, wanted, config, seed))
         scales |= stored_scales or {}
     fleet = RayFleet.start(ClusterWorker, files, wanted, config, seed, scales)
-    summary = cluster(fleet, config, out.location, progress=progress, stored=stored)
+    summary = cluster(fleet, config, out.location, progress=progress, stored=stored, moving=moving)
     if not summary["rows"]:
         raise DataError(f"clusters: there are no trajectories in {trajectories.folder}.")
     told = {name: scale.as_json() for name, scale in sorted(scales.items())}
@@ -87,6 +90,7 @@ def cluster(
     *,
     progress: Progress,
     stored: Centroids | None = None,
+    moving: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Cluster what the workers of `fleet` hold, write it to `folder`; the summary of it."""
     rows_by_stratum = sum(fleet.everywhere("row_counts"), Counter[str]())
@@ -94,14 +98,22 @@ def cluster(
     if not num_rows:
         return {"rows": 0}
     fit = _fit_samples if config.method == "authors" else _fit_all
-    found, tried = fitting.Fit(dict(stored or {}), 0, True), dict[str, Tried]()
+    found, tried = Fit(dict(stored or {}), 0, True), dict[str, Tried]()
+    if moving is not None:
+        found = _swept(
+            fleet, found.centroids, moving, rows_by_stratum, config, progress, keep_empty=True
+        )
     unseen = {name: count for name, count in rows_by_stratum.items() if name not in found.centroids}
     if unseen:
         fitted, tried = fit(fleet, unseen, config, progress)
-        found = replace(fitted, centroids=found.centroids | fitted.centroids)
+        found = Fit(
+            found.centroids | fitted.centroids,
+            max(found.sweeps, fitted.sweeps),
+            found.converged and fitted.converged,
+        )
     centroids = found.centroids
     # Rows that were placed say nothing of clusters that others made.
-    quality = _judged(fleet, unseen, centroids)
+    quality = _judged(fleet, unseen if moving is None else rows_by_stratum, centroids)
     numbers = _first_numbers(centroids)
     sizes_K, inertia = _assign(fleet, centroids, numbers, folder)
     progress.update(1)
@@ -142,21 +154,40 @@ def _fit_all(
 
     Where the number of clusters is left open, also what was tried on the sample of each stratum.
     """
-    progress.start(config.lloyd_sweeps + 1, "sweeps")
-    names, summed = sorted(rows_by_stratum), partial(_merged, fleet)
-    centres = fitting.centres(summed, names, max(fleet.everywhere("num_checkpoints")))
+    names = sorted(rows_by_stratum)
+    num_checkpoints = max(fleet.everywhere("num_checkpoints"))
+    centres = fitting.centres(partial(_merged, fleet), names, num_checkpoints)
     starts = fleet.exchange(names, "samples", "started", centres)
+    start = {name: centroid_KT for name, (centroid_KT, _) in starts.items()}
+    rows_in_start = dict.fromkeys(names, config.sample_size)
+    found = _swept(fleet, start, rows_in_start, rows_by_stratum, config, progress)
+    return found, {name: tried for name, (_, tried) in starts.items() if tried is not None}
+
+
+def _swept(
+    fleet: "Fleet",
+    start: Centroids,
+    rows_in_start: Mapping[str, int],
+    rows_by_stratum: Mapping[str, int],
+    config: ClustersConfig,
+    progress: Progress,
+    *,
+    keep_empty: bool = False,
+) -> Fit:
+    """Centroids after mini-batches that grow, and full sweeps at the end."""
+    progress.start(config.lloyd_sweeps + 1, "sweeps")
     found = fitting.fit(
-        {name: centroid_KT for name, (centroid_KT, _) in starts.items()},
+        start,
         rows_by_stratum,
-        summed,
-        rows_in_start=config.sample_size,
+        partial(_merged, fleet),
+        rows_in_start=rows_in_start,
         max_sweeps=config.lloyd_sweeps,
         tolerance=config.tolerance,
+        keep_empty=keep_empty,
         on_full_sweep=lambda: progress.update(1),
     )
     progress.update(config.lloyd_sweeps - found.sweeps)
-    return found, {name: tried for name, (_, tried) in starts.items() if tried is not None}
+    return found
 
 
 def _judged(

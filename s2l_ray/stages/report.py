@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from s2l_ray import outcomes
 from s2l_ray.artifacts import Manifest, Parts, StageDir, original_rows
 from s2l_ray.comparison import CONFIDENCE, compare
 from s2l_ray.config import DataConfig, RunConfig
@@ -47,7 +48,8 @@ def run(run_dir: Location, config: RunConfig, out: StageDir) -> dict[str, Any]:
     """Write `index.html`, a self-contained page of whatever the run has finished.
 
     Reads   */manifest.json, clusters/centroids.npy, selection/ranking.parquet, prepared/rows-*,
-            evaluation/metrics.json and items.parquet, of the run and of its arms
+            evaluation/metrics.json and items.parquet, of the run and of its arms, and manifests of
+            its extensions
     """
     report = collect(run_dir, config)
     (out.location / "index.html").write_bytes(page.render(report).encode())
@@ -126,6 +128,7 @@ def collect(run_dir: Location, config: RunConfig) -> ReportData:
         counts=_pool_counts(finished),
         clusters=cluster_view(finished),
         strata=strata_lines(finished),
+        extensions=outcomes.extensions_view(run_dir),
         evaluation=arm_scores(judged),
         comparisons=paired_differences(judged),
         confidence=CONFIDENCE,

@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,12 @@ def run(
     *,
     seed: int,
     trajectories: Parts | None = None,
+    elsewhere: Collection[str] = (),
 ) -> dict[str, Any]:
     """Rank the pool, and write the subset for the budget where the original rows are known.
+
+    Args:
+        elsewhere: strata that `config` may name although the pool has none of their examples.
 
     Reads   clusters part-*         example_id, stratum, cluster, where wanted sqdist
             prepared rows-*         the original rows
@@ -58,7 +62,7 @@ def run(
             does not have, and where numbers that the method or the budget needs are missing.
     """
     pool = load_pool(clusters)
-    chosen = chosen_of(pool, config, rows, trajectories, seed=seed)
+    chosen = chosen_of(pool, config, rows, trajectories, seed=seed, elsewhere=elsewhere)
     chosen_R = chosen.order_N[: chosen.num_selected]
     _write_ranking(pool, chosen.order_N, out.location / "ranking.parquet")
     if rows is not None:
@@ -160,13 +164,14 @@ def chosen_of(
     trajectories: Parts | None,
     *,
     seed: int,
+    elsewhere: Collection[str] = (),
 ) -> Choice:
     """The ranking of the pool by `config`, and how much of it the budget takes."""
     # Tokens lie beside the rows.
     prepared = Parts(rows.folder, more=rows.more) if rows is not None else None
     sources = Sources(pool.clusters, trajectories, prepared)
     examples = Examples(pool.key_N, pool.cluster_N, pool.stratum_N)
-    return choose(config, examples, pool.strata, sources, seed=seed)
+    return choose(config, examples, pool.strata, sources, seed=seed, elsewhere=elsewhere)
 
 
 def ranked(

@@ -85,12 +85,56 @@ def test_a_cluster_that_no_row_is_nearest_to_goes():
         {"x": start_KT},
         {"x": 100},
         lambda centroids, shares: {"x": followed.sums(centroids["x"])},
-        rows_in_start=100,
+        rows_in_start={"x": 100},
         max_sweeps=100,
         tolerance=0.0,
     )
     assert found.converged and len(found.centroids["x"]) == 3
     assert found.sweeps > 1
+
+
+def test_a_kept_cluster_that_no_row_is_nearest_to_stays_where_it_was():
+    loss_NT = trajectories(100)
+    start_KT = np.concatenate([loss_NT[:3], np.full((1, 6), 900, np.float32), loss_NT[3:5]])
+    followed = kmeans.Followed(loss_NT)
+    found = fitting.fit(
+        {"x": start_KT},
+        {"x": 100},
+        lambda centroids, shares: {"x": followed.sums(centroids["x"])},
+        rows_in_start={"x": 100},
+        max_sweeps=100,
+        tolerance=0.0,
+        keep_empty=True,
+    )
+    assert found.converged
+    np.testing.assert_array_equal(found.centroids["x"][3], start_KT[3])
+    label_N, _ = brute_force(loss_NT, found.centroids["x"])
+    for k in (0, 1, 2, 4, 5):
+        mean_T = loss_NT[label_N == k].mean(axis=0, dtype=np.float64)
+        np.testing.assert_allclose(found.centroids["x"][k], mean_T, rtol=1e-6)
+
+
+def test_the_first_batch_of_each_stratum_is_four_times_what_its_start_was_fitted_to():
+    loss_NT = trajectories(64)
+    shares_seen = []
+
+    def summed(centroids, shares):
+        shares_seen.append(dict(shares))
+        return {name: kmeans.summarise(loss_NT, centroids[name]) for name in shares}
+
+    fitting.fit(
+        {"a": loss_NT[:2], "b": loss_NT[:2], "c": loss_NT[:2]},
+        dict.fromkeys("abc", 64),
+        summed,
+        rows_in_start={"a": 1, "b": 4, "c": 16},
+        max_sweeps=1,
+        tolerance=0.0,
+    )
+    assert shares_seen == [
+        {"a": 1 / 16, "b": 1 / 4, "c": 1.0},
+        {"a": 1 / 4, "b": 1.0},
+        {"a": 1.0},
+    ]
 
 
 def test_batches_that_never_come_to_rest_end_all_the_same():
@@ -102,7 +146,7 @@ def test_batches_that_never_come_to_rest_end_all_the_same():
         {"": start_KT},
         {"": 4_000},
         lambda centroids, shares: {"": kmeans.summarise(loss_NT, centroids[""])},
-        rows_in_start=10,
+        rows_in_start={"": 10},
         max_sweeps=20,
         tolerance=3e-4,
     )
@@ -127,7 +171,7 @@ def test_strata_are_fitted_as_if_each_were_alone():
                 name: followed[name].sums(centroids[name], int(share * len(pools[name])))
                 for name, share in shares.items()
             },
-            rows_in_start=100,
+            rows_in_start=dict.fromkeys(names, 100),
             max_sweeps=7,
             tolerance=1e-5,
             on_full_sweep=lambda: full.append(1),

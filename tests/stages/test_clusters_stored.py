@@ -92,3 +92,90 @@ def test_only_clusters_of_new_strata_are_judged(tmp_path):
     _, with_new = place(tmp_path, "b", settings())
     assert "stability" not in placed and "notes" not in placed
     assert 0 < with_new["stability"] <= 1
+
+
+FAR = np.full((1, 4), 500, np.float32)
+"""No row is nearest to this."""
+START = {**STORED, "code": np.concatenate([STORED["code"], FAR])}
+FITTED = {"math": 50, "art": 20, "code": 60}
+KNOWN = ["math", "code", "art"]
+
+
+def move(tmp_path, name: str, shards=None, fitted=FITTED, **changes):
+    """Every third row is of a stored stratum; those of chat are of a new one."""
+    config = settings(lloyd_sweeps=500, **changes)
+    strata = [(*KNOWN, "chat")[row % 4] for row in range(len(IDS))]
+    files = write_parts(Location.of(tmp_path / "trajectories"), SEVEN_PARTS, strata=strata)
+    folder = Location.of(tmp_path / name)
+    summary = clusters.cluster(
+        fleet_of(files, config, shards),
+        config,
+        folder,
+        progress=Progress("clusters"),
+        stored=dict(START),
+        moving=fitted,
+    )
+    return folder, summary, strata
+
+
+def lloyd(loss_NT: np.ndarray, start_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """From the definition, until no label changes; a cluster without rows stays where it was."""
+    centroid_KT, label_N = start_KT.astype(float), None
+    while True:
+        nearest_N = ((loss_NT[:, None].astype(float) - centroid_KT) ** 2).sum(axis=2).argmin(axis=1)
+        if label_N is not None and (nearest_N == label_N).all():
+            return centroid_KT, label_N
+        label_N = nearest_N
+        for k in set(label_N.tolist()):
+            centroid_KT[k] = loss_NT[label_N == k].mean(axis=0, dtype=float)
+
+
+def test_moved_centroids_are_where_lloyds_sweeps_from_the_stored_ones_end(tmp_path):
+    folder, summary, strata = move(tmp_path, "clusters")
+    found, label_N = centroids(folder), np.array(labels(folder)["cluster"])
+    start = 0
+    for name, start_KT in START.items():
+        own_N = np.array(strata) == name
+        expected_KT, expected_N = lloyd(LOSS_NT[own_N], start_KT)
+        np.testing.assert_allclose(found[start : start + len(start_KT)], expected_KT, rtol=1e-6)
+        np.testing.assert_array_equal(label_N[own_N] - start, expected_N)
+        assert not np.array_equal(found[start : start + len(start_KT)], start_KT)
+        start += len(start_KT)
+    assert summary["converged"] and summary["lloyd_sweeps"] > 1
+
+
+def test_a_moved_cluster_without_rows_keeps_its_number_and_its_place(tmp_path):
+    folder, summary, _ = move(tmp_path, "clusters")
+    expected = ["math"] * 4 + ["art"] * 2 + ["code"] * 4 + ["chat"] * 5
+    assert summary["stratum_of_cluster"] == expected
+    assert summary["size_of_cluster"][9] == 0
+    np.testing.assert_array_equal(centroids(folder)[9], FAR[0])
+
+
+def test_moved_centroids_do_not_depend_on_who_holds_the_rows(tmp_path):
+    """From so few rows that mini-batches come first."""
+    few = dict.fromkeys(KNOWN, 2)
+    one, summary, _ = move(tmp_path, "one", fitted=few)
+    two, other, _ = move(tmp_path, "two", shards=[[6, 2, 0], [1, 3, 4, 5]], fitted=few)
+    assert summary == other
+    assert all((one / name).read_bytes() == (two / name).read_bytes() for name in one.names())
+    other_way, _, _ = move(tmp_path, "three")
+    assert not np.array_equal(centroids(one)[:10], centroids(other_way)[:10])
+
+
+@pytest.mark.parametrize("method", ["minibatch", "authors"])
+def test_a_new_stratum_is_clustered_as_if_others_did_not_move(tmp_path, method):
+    folder, _, strata = move(tmp_path, "clusters", method=method)
+    config = settings(lloyd_sweeps=500, method=method)
+    files = write_parts(
+        Location.of(tmp_path / "alone"), [np.flatnonzero(np.array(strata) == "chat")], strata=strata
+    )
+    alone = Location.of(tmp_path / "by-itself")
+    clusters.cluster(fleet_of(files, config), config, alone, progress=Progress("clusters"))
+    np.testing.assert_array_equal(centroids(folder)[10:], centroids(alone))
+
+
+def test_all_clusters_are_judged_once_they_have_moved(tmp_path):
+    _, placed = place(tmp_path, "placed", settings(), strata=["math"] * len(IDS))
+    _, moved, _ = move(tmp_path, "moved")
+    assert "silhouette" not in placed and -1 <= moved["silhouette"] <= 1

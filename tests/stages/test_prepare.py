@@ -5,8 +5,6 @@ from collections import Counter
 from dataclasses import asdict
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -164,40 +162,6 @@ def test_tokens_are_those_of_template_response_and_end(tmp_path, template, token
     assert summary["prompt_tokens"] == sum(item["num_prompt_tokens"] for item in found)
 
 
-def test_parts_have_their_documented_types_even_where_all_rows_are_rejected(tmp_path):
-    path = jsonl(tmp_path / "pool.jsonl", [b"{"] * 2 + [row(2)])
-    prepare_here(tmp_path / "out", [path], settings(rows_per_part=2))
-    empty, full = tables(tmp_path / "out")
-    assert (empty.num_rows, full.num_rows) == (0, 1)
-    assert [(field.name, str(field.type)) for field in empty.schema] == [
-        ("example_id", "string"),
-        ("stratum", "string"),
-        ("input_ids", "list<element: int32>"),
-        ("num_prompt_tokens", "int32"),
-        ("num_tokens", "int32"),
-    ]
-    assert empty.schema == full.schema
-
-
-def test_a_part_never_spans_two_files_and_rows_count_from_zero_in_each(tmp_path):
-    one = jsonl(tmp_path / "one.jsonl", [row(i) for i in range(6)])
-    none = jsonl(tmp_path / "none.jsonl", [])
-    (tmp_path / "two.csv").write_text("instruction,output\na,b\nc\ne,f\n")
-    two = str(tmp_path / "two.csv")
-    prepare_here(tmp_path / "out", [one, none, two], settings())
-
-    places = [
-        [(item["file"], item["row"]) for item in table.to_pylist()]
-        for table in tables(tmp_path / "out", "rows")
-    ]
-    assert places == [
-        [(one, 0), (one, 1), (one, 2), (one, 3)],
-        [(one, 4), (one, 5)],
-        [(two, 0), (two, 2)],
-    ]
-    assert rejected(tmp_path / "out") == [(two, 1, "malformed row")]
-
-
 def test_ids_come_from_the_field_or_from_the_content_and_its_occurrence(tmp_path):
     same = row(0, note="not trained on")
     rows = [row(0), row(1, id=7), same, row(1), row(0, source="s"), row(0), row(0, input="c")]
@@ -256,71 +220,6 @@ def test_chat_rows_of_either_shape_become_the_same_examples(tmp_path, template, 
     ]
 
 
-UNUSUAL = {
-    "null": None,
-    "yes": True,
-    "int": -3,
-    "big": 2**70,
-    "exponent": 1e-300,
-    "infinite": float("inf"),
-    "minus zero": -0.0,
-    "empty": "",
-    "text": 'a\u2028"\\\x00\U0001f600',
-    "list": [1, "two", None, [], {}],
-    "object": {"a": {"b": [1.5]}, "": None},
-    "empty list": [],
-    "empty object": {},
-    "": "no name",
-    "file": "theirs",
-    "original:row": "another",
-    "row": 12,
-    "example_id": "theirs",
-    "original:x": [1],
-}
-
-
-@pytest.mark.parametrize("beside", [[], [row(1)], [row(1) | dict.fromkeys(UNUSUAL, "text")]])
-def test_a_row_of_every_unusual_type_comes_back_as_it_came(tmp_path, beside):
-    rows = [row(0) | UNUSUAL, *beside]
-    path = jsonl(tmp_path / "pool.jsonl", rows)
-    prepare_here(tmp_path / "out", [path], settings())
-    [table] = tables(tmp_path / "out", "rows")
-    assert list(map(repr_sorted, original_rows(table))) == list(map(repr_sorted, rows))
-
-
-def repr_sorted(fields):
-    """Tells 1 from True and 0.0 from -0.0, which == does not."""
-    return sorted((name, repr(value)) for name, value in fields.items())
-
-
-@pytest.mark.parametrize("depth", [300, 900, 980, 1000, 5000, 100_000])
-def test_a_row_of_any_depth_is_kept_or_rejected(tmp_path, depth):
-    deep = b'{"instruction": "a", "output": "b", "deep": ' + b"[" * depth + b"]" * depth + b"}"
-    wrong = b'{"instruction": "a", "output": ' + b"[" * depth + b"]" * depth + b"}"
-    path = jsonl(tmp_path / "pool.jsonl", [deep, wrong, row(0)])
-    summary = prepare_here(tmp_path / "out", [path], settings())
-    assert summary["rows"] == 3 and summary["kept"] == 3 - len(rejected(tmp_path / "out"))
-    assert rejected(tmp_path / "out")[-1][1] == 1
-
-
-def test_rows_of_parquet_keep_their_numbers_and_values(tmp_path):
-    columns = {
-        "instruction": [None, "b", "c"],
-        "output": ["x", "y", "z"],
-        "turns": [[{"n": 1}], [], None],
-    }
-    pq.write_table(pa.table(columns), tmp_path / "pool.parquet")
-    path = str(tmp_path / "pool.parquet")
-    prepare_here(tmp_path / "out", [path], settings())
-    [table] = tables(tmp_path / "out", "rows")
-    assert table["row"].to_pylist() == [1, 2]
-    assert list(original_rows(table)) == [
-        {"instruction": "b", "output": "y", "turns": []},
-        {"instruction": "c", "output": "z", "turns": None},
-    ]
-    assert rejected(tmp_path / "out") == [(path, 0, "missing field")]
-
-
 def test_without_a_tokenizer_rows_and_ids_are_kept_and_tokens_are_empty(
     tmp_path, template, tokenizer
 ):
@@ -334,46 +233,6 @@ def test_without_a_tokenizer_rows_and_ids_are_kept_and_tokens_are_empty(
     assert bare["num_tokens"].to_pylist() == bare["num_prompt_tokens"].to_pylist() == [0, 0, 0]
     assert tables(tmp_path / "with", "rows")[0].equals(tables(tmp_path / "without", "rows")[0])
     assert (summary["tokens"], summary["tokenizer"]) == (0, None)
-
-
-def test_an_excerpt_tells_what_is_wrong_and_begins_the_row(tmp_path):
-    bad = [row(0, output=5), row(1, output="", note="n" * 500), b"{nonsense"]
-    path = jsonl(tmp_path / "pool.jsonl", [*bad, row(3)])
-    prepare_here(tmp_path / "out", [path], settings())
-    found = (Location.of(tmp_path / "out") / "rejected.parquet").read_table()
-    wrong, empty, broken = found["excerpt"].to_pylist()
-    assert wrong.startswith('\'output\' is of type int, not text: {"instruction": "say 0"')
-    assert empty.startswith("'output' holds no text: ") and len(empty) == 200
-    assert broken == "{nonsense"
-
-
-def test_too_many_rejected_rows_are_listed_by_reason_with_their_first_places(tmp_path):
-    rows = [b"{", row(1), row(2, output=None), *[b"{"] * 4, *(row(i) for i in range(7, 20))]
-    path = jsonl(tmp_path / "pool.jsonl", rows)
-    with pytest.raises(DataError) as caught:
-        prepare_here(tmp_path / "out", [path], settings(max_rejected=0.29))
-    assert str(caught.value).splitlines() == [
-        "data.train: 6 of 20 rows cannot be used (30.00%; the limit data.max_rejected is 29.00%):",
-        f"  5 malformed JSON (first: {path} row 0; {path} row 3; {path} row 4)",
-        f"  1 missing field (first: {path} row 2)",
-        f"All of them are listed in {tmp_path}/out/rejected.parquet. Mend the data or data.fields, "
-        "or raise data.max_rejected.",
-    ]
-    assert len(rejected(tmp_path / "out")) == 6
-
-
-def test_a_rejected_share_at_the_limit_is_accepted_and_zero_forbids_any(tmp_path):
-    path = jsonl(tmp_path / "pool.jsonl", [b"{", *(row(i) for i in range(3))])
-    assert prepare_here(tmp_path / "at", [path], settings(max_rejected=0.25))["kept"] == 3
-    with pytest.raises(DataError, match="1 of 4 rows"):
-        prepare_here(tmp_path / "zero", [path], settings(max_rejected=0.0))
-
-
-def test_a_pool_without_a_usable_row_is_refused_whatever_the_limit(tmp_path):
-    path = jsonl(tmp_path / "pool.jsonl", [b"{"] * 5)
-    with pytest.raises(DataError, match=r"5 of 5 rows cannot be used") as caught:
-        prepare_here(tmp_path / "out", [path], settings(max_rejected=1.0))
-    assert "raise data.max_rejected" not in str(caught.value)
 
 
 def test_the_same_files_come_out_of_one_worker_and_of_two(tmp_path, template, tokenizer):

@@ -1,0 +1,103 @@
+"""`s2l select` and `report` on a finished run: what they leave, and what they refuse."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from s2l_ray import cli
+from s2l_ray.artifacts import RUN_MARK, StageDir
+from s2l_ray.storage import Location
+from tests.command_line import refused, tree_of, working_directory
+
+
+@pytest.fixture(autouse=True)
+def place(tmp_path, monkeypatch):
+    return working_directory(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def clustered(place):
+    """A run of twenty clustered examples, without data."""
+    run = Location.of(place / "clustered")
+    (run / RUN_MARK).write_json({"program": "s2l_ray"})
+    tree = {"run_dir": str(run), "trajectories": {"path": "t.parquet"}, "clusters": {}}
+    (run / "config.json").write_json(tree)
+    clusters = StageDir(run / "clusters", "clusters", {})
+    (clusters.location / "part-000000.parquet").write_table(
+        pa.table(
+            {
+                "example_id": [f"e{i}" for i in range(20)],
+                "stratum": ["a", "b"] * 10,
+                "cluster": pa.array([i % 5 for i in range(20)], pa.int32()),
+                "sqdist": pa.array([0.5] * 20, pa.float32()),
+            }
+        )
+    )
+    clusters.finish({"rows": 20}, 0.1)
+    return place / "clustered"
+
+
+@pytest.mark.parametrize(
+    ("budget", "message"),
+    [
+        ("0", "from 1 to 20"),
+        ("-1", "from 1 to 20"),
+        ("1.5", "from 1 to 20"),
+        (".nan", "from 1 to 20"),
+        ("21", "more than the pool of 20 examples"),
+        ("many", "--budget 'many' is no number"),
+        ("true", "--budget 'true' is no number"),
+        ("", "--budget '' is no number"),
+        ("20M", "or tokens: '20M tokens'"),
+        ("0 tokens", "a whole number of them above zero"),
+        ("many tokens", "'many tokens' is no budget: give a number of examples"),
+        ("5 tokens", "Give `data` with `data.tokenizer`"),
+        ("[", "--budget is not YAML"),
+    ],
+)
+def test_a_budget_that_means_nothing_is_refused_by_select(clustered, capsys, budget, message):
+    before = tree_of(clustered)
+    assert message in refused(capsys, "select", str(clustered), f"--budget={budget}")
+    assert tree_of(clustered) == before
+
+
+def test_select_takes_the_nearest_of_a_cluster_when_told_so(clustered, capsys):
+    arguments = ["select", str(clustered), "--budget", "5", "--within", "nearest"]
+    assert cli.main(arguments) == 0
+    assert (clustered / "subsets" / "s2l-nearest-5-42.jsonl").exists()
+    assert "--within nearest: it orders" in refused(capsys, *arguments, "--method", "random")
+
+
+def test_select_refuses_a_file_of_another_kind(clustered, capsys):
+    message = refused(capsys, "select", str(clustered), "--budget", "5", "--out", "subset.csv")
+    assert "must end in .jsonl or .parquet" in message
+    assert not Path("subset.csv").exists()
+
+
+def test_select_leaves_as_many_examples_as_asked(clustered, capsys):
+    assert cli.main(["select", str(clustered), "--budget", "5"]) == 0
+    lines = (clustered / "subsets" / "s2l-5-42.jsonl").read_text().splitlines()
+    assert len({json.loads(line)["example_id"] for line in lines}) == len(lines) == 5
+
+    out = ["--budget", "0.25", "--method", "random", "--seed", "7", "--out", "subset.parquet"]
+    assert cli.main(["select", str(clustered), *out]) == 0
+    assert pq.read_table("subset.parquet").num_rows == 5
+    assert capsys.readouterr().out.splitlines()[-1] == "5 examples: subset.parquet"
+
+
+@pytest.mark.parametrize("arguments", [("select", "--budget", "5"), ("report",)])
+@pytest.mark.parametrize("folder", ["empty", "gone", "notes.txt"])
+def test_what_is_no_run_has_neither_subsets_nor_a_report(place, capsys, arguments, folder):
+    command, *rest = arguments
+    before = tree_of(place)
+    assert f"{place / folder} is no run of s2l_ray" in refused(capsys, command, folder, *rest)
+    assert tree_of(place) == before
+
+
+def test_select_before_the_clusters_are_finished_is_refused(clustered, capsys):
+    (clustered / "clusters" / "manifest.json").unlink()
+    message = refused(capsys, "select", str(clustered), "--budget", "5")
+    assert "no finished clusters" in message
