@@ -51,7 +51,7 @@ def nearest(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> tuple[np.ndarray, n
     _check(loss_NT, centroid_KT)
     label_N = np.empty(len(loss_NT), dtype=np.int32)
     sqdist_N = np.empty(len(loss_NT), dtype=np.float64)
-    assignment.closest(_float32(loss_NT), _float32(centroid_KT), label_N, sqdist_N)
+    assignment.closest(_float32(loss_NT), assignment.even(centroid_KT), label_N, sqdist_N)
     return label_N, sqdist_N
 
 
@@ -106,21 +106,16 @@ class Followed:
         )
         # Not known until all is done: what is left behind by an error must not be built on.
         self._centroid_KT = centroid_KT[:0]
-        sqdist_sum_K = np.zeros(len(centroid_KT), np.int64)
-        total_K = np.zeros(len(centroid_KT))
+        sqdist_sum_K, inexact_K = np.zeros(len(drift_K), np.int64), np.zeros(len(drift_K))
         assignment.follow(
             self.loss_NT[rows],
             self._weight_N[rows],
-            centroid_KT,
+            assignment.even(centroid_KT),
             drift_K,
-            self._label_N[rows],
-            self._lower_N[rows],
-            self._loss_sum_KT,
-            self._count_K,
-            sqdist_sum_K,
-            total_K,
+            assignment.Known(self._label_N[rows], self._lower_N[rows]),
+            assignment.Totals(self._loss_sum_KT, self._count_K, sqdist_sum_K, inexact_K),
         )
-        if total_K.max(initial=0) / SQDIST_UNIT > LARGEST:
+        if inexact_K.max(initial=0) / SQDIST_UNIT > LARGEST:
             raise ValueError(OVERFLOW)
         self._centroid_KT = centroid_KT
         return ClusterSums(self._loss_sum_KT.copy(), self._count_K.copy(), sqdist_sum_K)
@@ -253,30 +248,35 @@ def _plus_plus(
 
     Of a few candidates at every step, the one that leaves the least total distance is taken.
     """
-    sample_TS = np.ascontiguousarray(sample_ST.T)
+    num_rows = len(sample_ST)
     num_candidates = 2 + int(np.log(num_centroids))
     uniform_KC = _uniforms(num_centroids * num_candidates, seed, start).reshape(num_centroids, -1)
-    chosen = [_drawn(weight_S, uniform_KC[0, :1])[0]]
-    sqdist_S, left_S = np.full((2, len(sample_ST)), np.inf, np.float32)
-    least_S = np.empty_like(left_S)
-    first_T = sample_ST[chosen[0]]
-    assignment.least_after(sample_TS, weight_S, first_T, sqdist_S, left_S)
-    sqdist_S, left_S = left_S, sqdist_S
-    for uniform_C in uniform_KC[1:]:
-        share_S = weight_S * sqdist_S.astype(np.float64)
+    loss_GTB, weight_GB = _blocks(sample_ST), _blocks(weight_S[:, None])[:, 0]
+    sqdist_GB = np.full(weight_GB.shape, np.inf, np.float32)
+    left_CGB = np.empty((num_candidates + num_candidates % 2, *sqdist_GB.shape), np.float32)
+    total_C = np.empty(len(left_CGB))
+    chosen: list[int] = []
+    share_S = weight_S
+    for uniform_C in uniform_KC:
+        candidates = _drawn(share_S, uniform_C if chosen else uniform_C[:1])
+        even_CT = assignment.even(sample_ST[candidates])
+        assignment.least_after(loss_GTB, weight_GB, even_CT, sqdist_GB, left_CGB, total_C)
+        best = total_C[: len(candidates)].argmin()
+        chosen.append(candidates[best])
+        sqdist_GB = left_CGB[best].copy()
+        share_S = weight_S * sqdist_GB.reshape(-1)[:num_rows].astype(np.float64)
         if not share_S.any():
             # What is left is nearer to a centroid than float32 can square.
             break
-        least = np.inf
-        for candidate in _drawn(share_S, uniform_C):
-            chosen_T = sample_ST[candidate]
-            total = assignment.least_after(sample_TS, weight_S, chosen_T, sqdist_S, left_S)
-            if total < least:
-                least, best = total, candidate
-                least_S, left_S = left_S, least_S
-        chosen.append(best)
-        sqdist_S, least_S = least_S, sqdist_S
     return sample_ST[chosen]
+
+
+def _blocks(sample_SX: np.ndarray) -> np.ndarray:
+    """(G, X, B): the rows in blocks, lane by lane, the last one filled up with zeros."""
+    num_blocks = -(-len(sample_SX) // assignment.BLOCK)
+    filled = np.zeros((num_blocks * assignment.BLOCK, sample_SX.shape[1]), sample_SX.dtype)
+    filled[: len(sample_SX)] = sample_SX
+    return np.ascontiguousarray(filled.reshape(num_blocks, assignment.BLOCK, -1).transpose(0, 2, 1))
 
 
 def _drawn(share_S: np.ndarray, uniform_C: np.ndarray) -> list[int]:
