@@ -198,7 +198,7 @@ def _held(pieces: list[_Rows]) -> _Held:
     place_N = np.concatenate([rows.place_N for rows in pieces])[order_N]
     loss_NT = np.concatenate([rows.loss_NT for rows in pieces])
     pieces.clear()
-    loss_NT = loss_NT[order_N]
+    loss_NT = loss_NT.take(order_N, axis=0)
     return _Held(key_N[order_N], place_N, kmeans.Followed(loss_NT))
 
 
@@ -229,7 +229,7 @@ def _read(file: Location, *, per_stratum: bool, seed: int) -> Iterator[tuple[str
         )
     key_N = hashing.mixed(hashing.example_keys(ids), seed, SAMPLE)
     for name, row_N in _rows_by_stratum(table, per_stratum).items():
-        yield name, _Rows(key_N[row_N], row_N.astype(np.int32), loss_NT[row_N])
+        yield name, _Rows(key_N[row_N], row_N.astype(np.int32), loss_NT.take(row_N, axis=0))
 
 
 def _rows_by_stratum(table: pa.Table, per_stratum: bool) -> dict[str, np.ndarray]:

@@ -45,6 +45,19 @@ class Known(NamedTuple):
     lower_N: np.ndarray
 
 
+class Moves(NamedTuple):
+    """How centroids have moved, and which are neighbours.
+
+    Attributes:
+        drift_K: float64 (K,), not less than how far each has moved since the last call, nats.
+        reach_K: float64 (K,), how near another one has to be to be a neighbour, nats. Decides how
+            many rows are spared a scan, and nothing else.
+    """
+
+    drift_K: np.ndarray
+    reach_K: np.ndarray
+
+
 class Totals(NamedTuple):
     """Sums over rows, by their labels.
 
@@ -93,7 +106,7 @@ def distances(loss_NT, centroid_KT, label_N, sqdist_N):
 
 
 @_compiled
-def follow(loss_NT, weight_N, even_KT, drift_K, known, totals):
+def follow(loss_NT, weight_N, even_KT, moves, known, totals):
     """Bring labels, bounds and sums from the previous centroids to these; look at few rows twice.
 
     A row whose centroid is closer than the lower bound of all others keeps it. Other rows are
@@ -104,20 +117,20 @@ def follow(loss_NT, weight_N, even_KT, drift_K, known, totals):
         loss_NT: float32 (N, T).
         weight_N: int64 (N,), how many rows each stands for; empty where it is one.
         even_KT: float32, the centroids, as `even` makes them.
-        drift_K: float64 (K,), how far each centroid has moved since the last call, nats.
-        known: `Known`; changed.
-        totals: `Totals`: losses and counts of the rows seen before, distances zero; changed.
+        known, totals: changed; losses and counts are those of the rows seen before, distances zero.
 
     Source:
-        One bound per row is Hamerly's (2010), doi:10.1137/1.9781611972801.12.
+        One bound per row is Hamerly's (2010), doi:10.1137/1.9781611972801.12; that neighbours alone
+        matter to it, Rysavy's and Hamerly's (2016), doi:10.1137/1.9781611974348.38.
     """
+    moved_K, apart_K = _neighbours(even_KT, moves)
     row_M = np.empty(_ROWS_AT_ONCE, np.int64)
     label_B = np.empty(BLOCK, np.int32)
     sqdist_B = np.empty(BLOCK, np.float64)
     lower_B = np.empty(BLOCK, np.float32)
     for start in range(0, len(loss_NT), _ROWS_AT_ONCE):
-        end = min(start + _ROWS_AT_ONCE, len(loss_NT))
-        num_open = _keep(loss_NT, weight_N, start, end, even_KT, drift_K, known, totals, row_M)
+        rows = (start, min(start + _ROWS_AT_ONCE, len(loss_NT)))
+        num_open = _keep(loss_NT, weight_N, rows, even_KT, moved_K, apart_K, known, totals, row_M)
         for first in range(0, num_open, BLOCK):
             row_B = row_M[first : min(first + BLOCK, num_open)]
             _scan(loss_NT, row_B, even_KT, label_B, sqdist_B, lower_B)
@@ -132,29 +145,57 @@ def follow(loss_NT, weight_N, even_KT, drift_K, known, totals):
 
 
 @_compiled
-def _keep(loss_NT, weight_N, start, end, even_KT, drift_K, known, totals, row_M):
-    """Add up the rows that keep their centroids; put the others in `row_M`; how many these are."""
-    farthest = np.argmax(drift_K)
-    most, next_most = drift_K[farthest], 0.0
-    for k in range(len(drift_K)):
-        if k != farthest:
-            next_most = max(next_most, drift_K[k])
+def _keep(loss_NT, weight_N, rows, even_KT, moved_K, apart_K, known, totals, row_M):
+    """Add up the rows that keep their centroids; put the others in `row_M`; how many these are.
+
+    As far away as before, less than their own ways, are the neighbours of a row's centroid; the
+    others are as far as they are from that centroid, less the row's distance from it.
+    """
     num_open = 0
-    for n in range(start, end):
+    for n in range(*rows):
         label = known.label_N[n]
         if label != UNSEEN:
-            before = np.float64(known.lower_N[n])
-            moved = next_most if label == farthest else most
-            bound = before - moved - _ROUNDING * (before + moved)
-            if bound > 0:
-                sqdist = _sqdist(loss_NT, n, even_KT, label)
-                if sqdist < bound * bound:
-                    known.lower_N[n] = bound
-                    _add(sqdist, weight_N[n] if len(weight_N) else 1, label, totals)
-                    continue
+            before, moved = np.float64(known.lower_N[n]), moved_K[label]
+            sqdist = _sqdist(loss_NT, n, even_KT, label)
+            bound = min(before - moved, apart_K[label] - np.sqrt(sqdist))
+            bound -= _ROUNDING * (before + moved)
+            if bound > 0 and sqdist < bound * bound:
+                known.lower_N[n] = bound
+                _add(sqdist, weight_N[n] if len(weight_N) else 1, label, totals)
+                continue
         row_M[num_open] = n
         num_open += 1
     return num_open
+
+
+@_compiled
+def _neighbours(even_KT, moves):
+    """By centroid, the longest way of a neighbour, and how far at least all the others are."""
+    num_clusters, num_checkpoints = len(moves.drift_K), even_KT.shape[1]
+    moved_K, apart_K = np.zeros(num_clusters), np.empty(num_clusters)
+    centroid_TB = np.zeros((num_checkpoints, BLOCK), np.float32)
+    one_B, other_B = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    slack = np.int32(4 * num_checkpoints + 16)
+    for start in range(0, num_clusters, BLOCK):
+        size = min(BLOCK, num_clusters - start)
+        for b in range(size):
+            for t in range(num_checkpoints):
+                centroid_TB[t, b] = even_KT[start + b, t]
+        least_B = np.full(BLOCK, np.inf, np.float32)
+        for k in range(0, len(even_KT), 2):
+            _approximate(centroid_TB, even_KT, k, one_B, other_B)
+            for j in range(k, min(k + 2, num_clusters)):
+                sqdist_B = one_B if j == k else other_B
+                for b in range(size):
+                    if start + b != j and sqdist_B[b] <= moves.reach_K[start + b] ** 2:
+                        moved_K[start + b] = max(moved_K[start + b], moves.drift_K[j])
+                    elif start + b != j:
+                        least_B[b] = min(least_B[b], sqdist_B[b])
+        for b in range(size):
+            bits = least_B.view(np.int32)[b]
+            least_B.view(np.int32)[b] = bits - slack if bits > _UNDERFLOW else 0
+            apart_K[start + b] = np.sqrt(np.float64(least_B[b])) * (1 - _ROUNDING)
+    return moved_K, apart_K
 
 
 @_compiled

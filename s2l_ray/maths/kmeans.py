@@ -26,6 +26,9 @@ _SWEEPS_PER_START = 6
 _SWEEPS_OF_BEST = 60
 _TOLERANCE_OF_BEST = 1e-4
 
+_NEIGHBOURS = 4.0
+"""Centroids within so many times the root mean square distance of a cluster's rows from its own."""
+
 _SPLIT = 2.0**-10
 """How far apart, relative to their losses, the halves of a split cluster begin."""
 
@@ -86,6 +89,7 @@ class Followed:
         if float(largest) * float(rows) / LOSS_UNIT_NATS > LARGEST:
             _check_sums(self.loss_NT, self._weight_N)
         self._centroid_KT = np.zeros((0, loss_NT.shape[1]), np.float32)
+        self._reach_K: np.ndarray = np.zeros(0)
         self._num_rows = 0
 
     def sums(self, centroid_KT: np.ndarray, num_rows: int | None = None) -> ClusterSums:
@@ -111,13 +115,15 @@ class Followed:
             self.loss_NT[rows],
             self._weight_N[rows],
             assignment.even(centroid_KT),
-            drift_K,
+            assignment.Moves(drift_K, self._reach_K),
             assignment.Known(self._label_N[rows], self._lower_N[rows]),
             assignment.Totals(self._loss_sum_KT, self._count_K, sqdist_sum_K, inexact_K),
         )
         if inexact_K.max(initial=0) / SQDIST_UNIT > LARGEST:
             raise ValueError(OVERFLOW)
         self._centroid_KT = centroid_KT
+        mean_sqdist_K = sqdist_sum_K / np.maximum(self._count_K, 1) * SQDIST_UNIT
+        self._reach_K = _NEIGHBOURS * np.sqrt(mean_sqdist_K)
         return ClusterSums(self._loss_sum_KT.copy(), self._count_K.copy(), sqdist_sum_K)
 
     def nearest(self, centroid_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -133,6 +139,7 @@ class Followed:
         self._lower_N = np.zeros(num_rows, np.float32)
         self._loss_sum_KT = np.zeros((num_clusters, num_checkpoints), np.int64)
         self._count_K = np.zeros(num_clusters, np.int64)
+        self._reach_K = np.zeros(num_clusters)
         self._centroid_KT = np.zeros((num_clusters, num_checkpoints), np.float32)
 
 

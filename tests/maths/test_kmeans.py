@@ -260,12 +260,10 @@ def test_a_start_is_greedy_k_means_plus_plus(num_rows, num_checkpoints, num_cent
     sample_ST, weight_S = trajectories(num_rows, num_checkpoints), RNG.integers(1, 9, num_rows)
     num_centroids = min(num_centroids, num_rows)
     num_candidates = 2 + int(np.log(num_centroids))
-    uniforms = iter(
-        kmeans._uniforms(num_centroids * num_candidates, 3, 1).reshape(num_centroids, -1)
-    )
+    uniforms = kmeans._uniforms(num_centroids * num_candidates, 3, 1)
 
     share_S, sqdist_S, chosen = weight_S / weight_S.sum(), np.full(num_rows, np.inf), []
-    for uniform_C in uniforms:
+    for uniform_C in uniforms.reshape(num_centroids, -1):
         # The first row is drawn without a choice.
         drawn = np.searchsorted(share_S.cumsum(), uniform_C if chosen else uniform_C[:1], "right")
         new_CS = ((sample_ST[drawn, None].astype(np.float64) - sample_ST) ** 2).sum(axis=2)
