@@ -172,28 +172,34 @@ def _keep(loss_NT, weight_N, rows, even_KT, moved_K, apart_K, known, totals, row
 def _neighbours(even_KT, moves):
     """By centroid, the longest way of a neighbour, and how far at least all the others are."""
     num_clusters, num_checkpoints = len(moves.drift_K), even_KT.shape[1]
-    moved_K, apart_K = np.zeros(num_clusters), np.empty(num_clusters)
+    moved_K, apart_K = np.empty(num_clusters), np.empty(num_clusters)
     centroid_TB = np.zeros((num_checkpoints, BLOCK), np.float32)
-    one_B, other_B = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    sqdist_2B = np.empty(2 * BLOCK, np.float32)
+    reach_B, moved_B = np.zeros(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    least_B = np.empty(BLOCK, np.float32)
     slack = np.int32(4 * num_checkpoints + 16)
     for start in range(0, num_clusters, BLOCK):
         size = min(BLOCK, num_clusters - start)
         for b in range(size):
+            reach_B[b] = moves.reach_K[start + b] ** 2
             for t in range(num_checkpoints):
                 centroid_TB[t, b] = even_KT[start + b, t]
-        least_B = np.full(BLOCK, np.inf, np.float32)
+        moved_B[:], least_B[:] = 0, np.inf
         for k in range(0, len(even_KT), 2):
-            _approximate(centroid_TB, even_KT, k, one_B, other_B)
+            _approximate(centroid_TB, even_KT, k, sqdist_2B)
             for j in range(k, min(k + 2, num_clusters)):
-                sqdist_B = one_B if j == k else other_B
-                for b in range(size):
-                    if start + b != j and sqdist_B[b] <= moves.reach_K[start + b] ** 2:
-                        moved_K[start + b] = max(moved_K[start + b], moves.drift_K[j])
-                    elif start + b != j:
-                        least_B[b] = min(least_B[b], sqdist_B[b])
+                sqdist_B = sqdist_2B[(j - k) * BLOCK :]
+                if start <= j < start + size:
+                    sqdist_B[j - start] = np.inf
+                drift = np.float32(moves.drift_K[j] * (1 + _ROUNDING))
+                for b in range(BLOCK):
+                    near = sqdist_B[b] <= reach_B[b]
+                    moved_B[b] = max(moved_B[b], drift if near else np.float32(0))
+                    least_B[b] = min(least_B[b], np.float32(np.inf) if near else sqdist_B[b])
+        bits_B = least_B.view(np.int32)
         for b in range(size):
-            bits = least_B.view(np.int32)[b]
-            least_B.view(np.int32)[b] = bits - slack if bits > _UNDERFLOW else 0
+            bits_B[b] = bits_B[b] - slack if bits_B[b] > _UNDERFLOW else 0
+            moved_K[start + b] = moved_B[b]
             apart_K[start + b] = np.sqrt(np.float64(least_B[b])) * (1 - _ROUNDING)
     return moved_K, apart_K
 
@@ -227,17 +233,17 @@ def _scan(loss_NT, row_B, even_KT, label_B, sqdist_B, lower_B):
     for b in range(len(row_B)):
         for t in range(num_checkpoints):
             loss_TB[t, b] = loss_NT[row_B[b], t]
-    least_B, second_B = np.full(BLOCK, np.inf, np.float32), np.full(BLOCK, np.inf, np.float32)
+    sqdist_2B, least_2B = np.empty(2 * BLOCK, np.float32), np.empty(2 * BLOCK, np.float32)
+    least_2B[:] = np.inf
     place_B = np.zeros(BLOCK, np.int32)
-    one_B, other_B = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
     for k in range(0, len(even_KT), 2):
-        _approximate(loss_TB, even_KT, k, one_B, other_B)
-        _compare(one_B, k, least_B, second_B, place_B)
-        _compare(other_B, k + 1, least_B, second_B, place_B)
+        _approximate(loss_TB, even_KT, k, sqdist_2B)
+        _compare(sqdist_2B, k, least_2B, place_B)
     # The bits of floats that are not negative are in the order of the floats. One in the last
     # place is at least 2^-24 of the value, and each of the T terms of a sum adds less than three
     # of these errors to it, on either side of the comparison.
-    least_bits_B, second_bits_B = least_B.view(np.int32), second_B.view(np.int32)
+    bits_2B = least_2B.view(np.int32)
+    least_bits_B, second_bits_B = bits_2B[:BLOCK], bits_2B[BLOCK:]
     slack = np.int32(4 * num_checkpoints + 16)
     for b in range(len(row_B)):
         n = row_B[b]
@@ -248,18 +254,17 @@ def _scan(loss_NT, row_B, even_KT, label_B, sqdist_B, lower_B):
             # Two that are this near each other bound nothing.
             second_bits_B[b] = slack
         second_bits_B[b] = max(second_bits_B[b] - slack, 0)
-        lower_B[b] = np.sqrt(np.float64(second_B[b])) * (1 - _ROUNDING)
+        lower_B[b] = np.sqrt(np.float64(least_2B[BLOCK + b])) * (1 - _ROUNDING)
 
 
 @_compiled
-def _approximate(loss_TB, even_KT, k, one_B, other_B):
+def _approximate(loss_TB, even_KT, k, sqdist_2B):
     """Squared distances of a block from centroids k and k + 1, in float32.
 
     Four checkpoints and two centroids at a time spare loads and stores.
     """
     num_checkpoints = len(loss_TB)
-    one_B[:] = 0
-    other_B[:] = 0
+    sqdist_2B[:] = 0
     t = 0
     while t + 3 < num_checkpoints:
         c0, c1, c2, c3 = even_KT[k, t], even_KT[k, t + 1], even_KT[k, t + 2], even_KT[k, t + 3]
@@ -269,29 +274,39 @@ def _approximate(loss_TB, even_KT, k, one_B, other_B):
             x0, x1 = loss_TB[t, b], loss_TB[t + 1, b]
             x2, x3 = loss_TB[t + 2, b], loss_TB[t + 3, b]
             d0, d1, d2, d3 = x0 - c0, x1 - c1, x2 - c2, x3 - c3
-            one_B[b] = one_B[b] + d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3
+            sqdist_2B[b] = sqdist_2B[b] + d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3
             d0, d1, d2, d3 = x0 - e0, x1 - e1, x2 - e2, x3 - e3
-            other_B[b] = other_B[b] + d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3
+            sqdist_2B[BLOCK + b] = sqdist_2B[BLOCK + b] + d0 * d0 + d1 * d1 + d2 * d2 + d3 * d3
         t += 4
     while t < num_checkpoints:
         c0, e0 = even_KT[k, t], even_KT[k + 1, t]
         for b in range(BLOCK):
             d0, d1 = loss_TB[t, b] - c0, loss_TB[t, b] - e0
-            one_B[b] += d0 * d0
-            other_B[b] += d1 * d1
+            sqdist_2B[b] += d0 * d0
+            sqdist_2B[BLOCK + b] += d1 * d1
         t += 1
 
 
 @_compiled
-def _compare(sqdist_B, k, least_B, second_B, place_B):
-    """Keep the least and the second least of squared distances, and where the least is."""
-    place = np.int32(k)
+def _compare(sqdist_2B, k, least_2B, place_B):
+    """Keep the two least of the squared distances from all centroids, and where the first is."""
+    place_one, place_other = np.int32(k), np.int32(k + 1)
     for b in range(BLOCK):
-        new, least, second = sqdist_B[b], least_B[b], second_B[b]
-        nearer = new < least
-        beaten = least if nearer else new
-        second_B[b] = beaten if beaten < second else second
-        least_B[b] = new if nearer else least
+        one, other, least, second = (
+            sqdist_2B[b],
+            sqdist_2B[BLOCK + b],
+            least_2B[b],
+            least_2B[BLOCK + b],
+        )
+        swapped = other < one
+        low = other if swapped else one
+        high = one if swapped else other
+        nearer = low < least
+        beaten = least if nearer else low
+        second = beaten if beaten < second else second
+        least_2B[b] = low if nearer else least
+        least_2B[BLOCK + b] = high if high < second else second
+        place = place_other if swapped else place_one
         place_B[b] = place if nearer else place_B[b]
 
 
@@ -324,14 +339,15 @@ def least_after(loss_GTB, weight_GB, even_CT, sqdist_GB, left_CGB, total_C):
         total_C: float64, overwritten with the weighted sums. Lanes are added up in their order,
             whatever the width of a register.
     """
-    one_B, other_B = np.empty(BLOCK, np.float32), np.empty(BLOCK, np.float32)
+    sqdist_2B = np.empty(2 * BLOCK, np.float32)
     total_CB = np.zeros((len(even_CT), BLOCK))
     for g in range(len(loss_GTB)):
         loss_TB = loss_GTB[g]
         for c in range(0, len(even_CT), 2):
-            _approximate(loss_TB, even_CT, c, one_B, other_B)
+            _approximate(loss_TB, even_CT, c, sqdist_2B)
             for b in range(BLOCK):
-                one, other = min(one_B[b], sqdist_GB[g, b]), min(other_B[b], sqdist_GB[g, b])
+                before = sqdist_GB[g, b]
+                one, other = min(sqdist_2B[b], before), min(sqdist_2B[BLOCK + b], before)
                 left_CGB[c, g, b], left_CGB[c + 1, g, b] = one, other
                 total_CB[c, b] += weight_GB[g, b] * np.float64(one)
                 total_CB[c + 1, b] += weight_GB[g, b] * np.float64(other)
