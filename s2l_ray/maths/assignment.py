@@ -331,13 +331,16 @@ def _sqdist(loss_NT, n, centroid_KT, k):
 
 
 @_compiled
-def least_after(loss_GTB, weight_GB, even_CT, sqdist_GB, left_CGB, total_C):
-    """Fill `left_CGB` with squared distances once a candidate is a centroid, too, each by itself.
+def totals_after(loss_GTB, weight_GB, even_CT, sqdist_GB, total_C):
+    """Fill `total_C`, float64: weighted squared distances once a candidate is a centroid, too.
+
+    Lanes are added up in their order, whatever the width of a register.
 
     Args:
-        even_CT: float32, the candidates, as `even` makes them.
-        total_C: float64, overwritten with the weighted sums. Lanes are added up in their order,
-            whatever the width of a register.
+        loss_GTB: float32 (G, T, B), the rows; what fills up the last block weighs nothing.
+        weight_GB: int64 (G, B).
+        even_CT: float32, the candidates, as `even` makes them; each by itself.
+        sqdist_GB: float32 (G, B), squared distances from the centroids that there are.
     """
     sqdist_2B = np.empty(2 * BLOCK, np.float32)
     total_CB = np.zeros((len(even_CT), BLOCK))
@@ -346,15 +349,29 @@ def least_after(loss_GTB, weight_GB, even_CT, sqdist_GB, left_CGB, total_C):
         for c in range(0, len(even_CT), 2):
             _approximate(loss_TB, even_CT, c, sqdist_2B)
             for b in range(BLOCK):
-                before = sqdist_GB[g, b]
-                one, other = min(sqdist_2B[b], before), min(sqdist_2B[BLOCK + b], before)
-                left_CGB[c, g, b], left_CGB[c + 1, g, b] = one, other
-                total_CB[c, b] += weight_GB[g, b] * np.float64(one)
-                total_CB[c + 1, b] += weight_GB[g, b] * np.float64(other)
-    for c in range(len(even_CT)):
+                weight, before = np.float64(weight_GB[g, b]), sqdist_GB[g, b]
+                total_CB[c, b] += weight * min(sqdist_2B[b], before)
+                total_CB[c + 1, b] += weight * min(sqdist_2B[BLOCK + b], before)
+    for c in range(len(total_C)):
         total_C[c] = 0
         for b in range(BLOCK):
             total_C[c] += total_CB[c, b]
+
+
+@_compiled
+def add_centroid(loss_GTB, weight_GB, even_CT, sqdist_GB, cumulative_GB):
+    """Lower `sqdist_GB` to what they are with one more centroid, the first of `even_CT`.
+
+    `cumulative_GB`, float64, is filled with their weighted sums up to each row.
+    """
+    sqdist_2B = np.empty(2 * BLOCK, np.float32)
+    total = 0.0
+    for g in range(len(loss_GTB)):
+        _approximate(loss_GTB[g], even_CT, 0, sqdist_2B)
+        for b in range(BLOCK):
+            sqdist_GB[g, b] = min(sqdist_2B[b], sqdist_GB[g, b])
+            total += weight_GB[g, b] * np.float64(sqdist_GB[g, b])
+            cumulative_GB[g, b] = total
 
 
 @_compiled

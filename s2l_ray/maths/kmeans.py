@@ -26,7 +26,7 @@ _SWEEPS_PER_START = 6
 _SWEEPS_OF_BEST = 60
 _TOLERANCE_OF_BEST = 1e-4
 
-_NEIGHBOURS = 4.0
+_NEIGHBOURS = 3.0
 """Centroids within so many times the root mean square distance of a cluster's rows from its own."""
 
 _SPLIT = 2.0**-10
@@ -255,24 +255,23 @@ def _plus_plus(
 
     Of a few candidates at every step, the one that leaves the least total distance is taken.
     """
-    num_rows = len(sample_ST)
     num_candidates = 2 + int(np.log(num_centroids))
     uniform_KC = _uniforms(num_centroids * num_candidates, seed, start).reshape(num_centroids, -1)
     loss_GTB, weight_GB = _blocks(sample_ST), _blocks(weight_S[:, None])[:, 0]
     sqdist_GB = np.full(weight_GB.shape, np.inf, np.float32)
-    left_CGB = np.empty((num_candidates + num_candidates % 2, *sqdist_GB.shape), np.float32)
-    total_C = np.empty(len(left_CGB))
+    cumulative_GB = weight_GB.cumsum(dtype=np.float64).reshape(weight_GB.shape)
     chosen: list[int] = []
-    share_S = weight_S
     for uniform_C in uniform_KC:
-        candidates = _drawn(share_S, uniform_C if chosen else uniform_C[:1])
+        # The first row is drawn without a choice.
+        candidates = _drawn(cumulative_GB.reshape(-1), uniform_C if chosen else uniform_C[:1])
+        total_C = np.empty(len(candidates))
         even_CT = assignment.even(sample_ST[candidates])
-        assignment.least_after(loss_GTB, weight_GB, even_CT, sqdist_GB, left_CGB, total_C)
-        best = total_C[: len(candidates)].argmin()
-        chosen.append(candidates[best])
-        sqdist_GB = left_CGB[best].copy()
-        share_S = weight_S * sqdist_GB.reshape(-1)[:num_rows].astype(np.float64)
-        if not share_S.any():
+        assignment.totals_after(loss_GTB, weight_GB, even_CT, sqdist_GB, total_C)
+        best = candidates[total_C.argmin()]
+        chosen.append(best)
+        even_CT = assignment.even(sample_ST[best][None])
+        assignment.add_centroid(loss_GTB, weight_GB, even_CT, sqdist_GB, cumulative_GB)
+        if not cumulative_GB[-1, -1]:
             # What is left is nearer to a centroid than float32 can square.
             break
     return sample_ST[chosen]
@@ -286,9 +285,8 @@ def _blocks(sample_SX: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(filled.reshape(num_blocks, assignment.BLOCK, -1).transpose(0, 2, 1))
 
 
-def _drawn(share_S: np.ndarray, uniform_C: np.ndarray) -> list[int]:
-    """Rows in proportion to their shares; none whose share is zero."""
-    cumulative_S = np.cumsum(share_S, dtype=np.float64)
+def _drawn(cumulative_S: np.ndarray, uniform_C: np.ndarray) -> list[int]:
+    """Rows in proportion to their shares, of which these are the sums; none whose share is zero."""
     # Below the total, so that the row found is one that has a share.
     below_C = np.minimum(uniform_C * cumulative_S[-1], np.nextafter(cumulative_S[-1], 0))
     return np.searchsorted(cumulative_S, below_C, side="right").tolist()
