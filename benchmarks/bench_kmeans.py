@@ -3,11 +3,16 @@
     python benchmarks/bench_kmeans.py [--rows 1000000] [--checkpoints 12] [--clusters 100]
         [--repeats 5] [--peers sklearn minibatch-1024 minibatch-8192 faiss faiss-20]
         [--trajectories 'runs/math-mix-cpu/trajectories/part-*.parquet']
+    python benchmarks/bench_kmeans.py --all [--trajectories ...]
 
 Rows are trajectories of a run, or synthetic ones that look like them: decays of different speed to
 different plateaus, some that never fall, noise, near-duplicates and outliers. All take turns, each
 repeat with a seed of its own; medians of seconds and means of inertia count. One process, as many
 threads for everybody. Ours without Ray: `bench_clusters.py` has it.
+
+`--all` is a table of sizes, some a quarter of an hour on two cores, with the trajectories as one
+more row where they are given. Where peers are not named, scikit-learn's KMeans runs to convergence
+up to 1e8 rows x clusters, for 20 iterations up to 1e9, and not at all beyond.
 """
 
 import argparse
@@ -15,7 +20,7 @@ import glob
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
@@ -28,6 +33,31 @@ from s2l_ray.maths import fitting, kmeans
 
 ACCURATE = 3e-5
 OURS = ("ours", "ours-accurate")
+PEERS = ("sklearn", "sklearn-20", "minibatch-1024", "minibatch-8192", "faiss", "faiss-20")
+LARGEST = {"sklearn": 10**8, "sklearn-20": 10**9}
+"""Rows x clusters at which a peer still takes minutes."""
+
+
+class Size(NamedTuple):
+    """What is measured; `trajectories` is a glob, or empty for synthetic rows."""
+
+    rows: int
+    checkpoints: int
+    clusters: int
+    repeats: int
+    trajectories: str = ""
+
+
+ALL = (
+    Size(100_000, 12, 100, 5),
+    Size(1_000_000, 12, 100, 5),
+    Size(10_000_000, 12, 100, 2),
+    Size(1_000_000, 64, 100, 3),
+    Size(100_000, 12, 1_000, 3),
+    Size(1_000_000, 12, 1_000, 2),
+    Size(10_000_000, 12, 1_000, 1),
+    Size(1_000_000, 64, 1_000, 1),
+)
 
 
 def synthetic(num_rows: int, num_checkpoints: int, seed: int = 0) -> np.ndarray:
@@ -68,6 +98,10 @@ def methods(
         model.index.search(loss_NT, 1)
         return model.centroids
 
+    def of_sklearn(seed: int, **settings: Any) -> np.ndarray:
+        model = KMeans(num_clusters, n_init=1, random_state=seed, **settings)
+        return model.fit(loss_NT).cluster_centers_
+
     def minibatch(seed: int, batch_size: int) -> np.ndarray:
         model = MiniBatchKMeans(num_clusters, batch_size=batch_size, n_init=1, random_state=seed)
         return model.fit(loss_NT).cluster_centers_
@@ -79,22 +113,25 @@ def methods(
         "faiss-20": lambda seed: of_faiss(seed, niter=20, max_points_per_centroid=len(loss_NT)),
         "minibatch-1024": lambda seed: minibatch(seed, 1024),
         "minibatch-8192": lambda seed: minibatch(seed, 8192),
-        "sklearn": lambda seed: (
-            KMeans(num_clusters, n_init=1, random_state=seed).fit(loss_NT).cluster_centers_
-        ),
+        "sklearn": of_sklearn,
+        "sklearn-20": lambda seed: of_sklearn(seed, max_iter=20),
     }
 
 
-def measured(_: Any, given: argparse.Namespace) -> dict[str, Any]:
-    if given.trajectories:
-        loss_NT = of_run(given.trajectories)
+def measured(size: Size, given: argparse.Namespace) -> dict[str, Any]:
+    if size.trajectories:
+        loss_NT = of_run(size.trajectories)
+        size = size._replace(rows=len(loss_NT), checkpoints=loss_NT.shape[1])
     else:
-        loss_NT = synthetic(given.rows, given.checkpoints)
-    fits = methods(loss_NT, given.clusters, given.threads)
+        loss_NT = synthetic(size.rows, size.checkpoints)
+    peers = given.peers
+    if peers is None:
+        peers = _affordable(size)
+    fits = methods(loss_NT, size.clusters, given.threads)
     fitting.fit_in_memory(loss_NT[:1_000], 10, seed=0)  # compiles
     found: dict[str, dict[str, list[float]]] = {}
-    for seed in range(given.repeats):
-        for name in (*OURS, *given.peers):
+    for seed in range(size.repeats):
+        for name in (*OURS, *peers):
             started = time.perf_counter()
             centroid_KT = fits[name](seed)
             seconds = time.perf_counter() - started
@@ -103,7 +140,13 @@ def measured(_: Any, given: argparse.Namespace) -> dict[str, Any]:
             kept["seconds"].append(seconds)
             kept["inertia"].append(inertia)
             print(f"{name:<16}{seconds:8.2f} s{inertia:14,.1f}", flush=True)
-    return {"rows": len(loss_NT), **{name: _summed_up(kept, found) for name, kept in found.items()}}
+    return {**size._asdict(), **{name: _summed_up(kept, found) for name, kept in found.items()}}
+
+
+def _affordable(size: Size) -> list[str]:
+    work = size.rows * size.clusters
+    peers = [name for name in PEERS if work <= LARGEST.get(name, work)]
+    return [name for name in peers if name != "sklearn-20" or "sklearn" not in peers]
 
 
 def _summed_up(
@@ -111,27 +154,35 @@ def _summed_up(
 ) -> dict[str, Any]:
     """Median seconds, and the mean inertia beside scikit-learn's where that was measured."""
     mean = statistics.mean(kept["inertia"])
-    theirs = found.get("sklearn")
-    above = {"above_sklearn": mean / statistics.mean(theirs["inertia"]) - 1} if theirs else {}
+    above = {
+        f"above_{name}": mean / statistics.mean(found[name]["inertia"]) - 1
+        for name in ("sklearn", "sklearn-20")
+        if name in found
+    }
     return {"seconds": statistics.median(kept["seconds"]), "inertia": mean, **above}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--all", action="store_true", help="a table of sizes")
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--checkpoints", type=int, default=12)
     parser.add_argument("--clusters", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--trajectories", help="a glob of parquet files")
-    peers = ["sklearn", "minibatch-1024", "minibatch-8192", "faiss", "faiss-20"]
-    parser.add_argument("--peers", nargs="*", default=peers, choices=peers)
+    parser.add_argument("--trajectories", default="", help="a glob of parquet files")
+    parser.add_argument("--peers", nargs="*", choices=PEERS)
     given = parser.parse_args()
     faiss.omp_set_num_threads(given.threads)
-    pool = "trajectories" if given.trajectories else given.rows
-    name = f"kmeans-{pool}x{given.checkpoints}-{given.clusters}.json"
+    size = Size(given.rows, given.checkpoints, given.clusters, given.repeats, given.trajectories)
+    sizes = [size]
+    name = f"kmeans-{given.rows}x{given.checkpoints}-{given.clusters}.json"
+    if given.trajectories:
+        name = f"kmeans-trajectories-{given.clusters}.json"
+    if given.all:
+        sizes, name = [*ALL, *([size] if given.trajectories else [])], "kmeans-all.json"
     with threadpool_limits(given.threads):
-        record(given, name, measured, ["k-means"])
+        record(given, name, measured, sizes)
 
 
 if __name__ == "__main__":

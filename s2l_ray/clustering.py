@@ -240,7 +240,7 @@ def _held(pieces: list[_Rows], scaling_name: str, scale: Scale | None) -> _Held:
     place_N = np.concatenate([rows.place_N for rows in pieces])[order_N]
     loss_NT = np.concatenate([rows.loss_NT for rows in pieces])
     pieces.clear()
-    loss_NT = loss_NT[order_N]
+    loss_NT = loss_NT.take(order_N, axis=0)
     scaled_NT = scaling.scaled(loss_NT, scaling_name, scale)
     return _Held(key_N[order_N], place_N, kmeans.Followed(scaled_NT))
 
@@ -272,7 +272,7 @@ def _read(file: Location, *, per_stratum: bool, seed: int) -> Iterator[tuple[str
         )
     key_N = hashing.mixed(hashing.example_keys(ids), seed, SAMPLE)
     for name, row_N in _rows_by_stratum(table, per_stratum).items():
-        yield name, _Rows(key_N[row_N], row_N.astype(np.int32), loss_NT[row_N])
+        yield name, _Rows(key_N[row_N], row_N.astype(np.int32), loss_NT.take(row_N, axis=0))
 
 
 def _rows_by_stratum(table: pa.Table, per_stratum: bool) -> dict[str, np.ndarray]:

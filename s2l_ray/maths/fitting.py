@@ -170,38 +170,67 @@ def fit_in_memory(
     """
     if len(loss_NT) == 0:
         raise ValueError(f"cannot make {num_clusters} centroids from 0 rows")
-    key_N = hashing.mixed(np.arange(len(loss_NT), dtype=np.uint64), seed)
-    order_N = np.argsort(key_N)
-    # Dealt out in turn, so that the rows of a batch are on all threads.
-    shards = [order_N[first::num_threads] for first in range(num_threads)]
-    followed = [kmeans.Followed(loss_NT[row_N]) for row_N in shards]
     with ThreadPoolExecutor(num_threads) as threads:
-
-        def summed(centroids: Centroids, shares: Mapping[str, float]) -> Sums:
-            size = math.ceil(shares[""] * len(loss_NT))
-            sizes = [len(range(first, size, num_threads)) for first in range(num_threads)]
-            of_shards = threads.map(lambda f, size: f.sums(centroids[""], size), followed, sizes)
-            return {"": reduce(kmeans.ClusterSums.merge, of_shards)}
-
-        centre = centres(summed, [""], loss_NT.shape[1])[""]
-        drawn = threads.map(
-            lambda f, row_N: sampling.draw(f.loss_NT, key_N[row_N], rows_per_sample, centre),
-            followed,
-            shards,
-        )
-        sample = sampling.join(list(drawn), rows_per_sample)
-        sample_ST, weight_S = sampling.weighted(sample, rows_per_sample)
+        shards = _Shards.dealt(loss_NT, seed, threads, num_threads)
+        centre = centres(shards.summed, [""], loss_NT.shape[1])[""]
+        sample_ST, weight_S = shards.sample(rows_per_sample, centre)
         found = fit(
             {"": kmeans.initial_centroids(sample_ST, num_clusters, seed, weight_S)},
             {"": len(loss_NT)},
-            summed,
+            shards.summed,
             rows_in_start={"": rows_per_sample},
             max_sweeps=max_sweeps,
             tolerance=tolerance,
         )
-        centroid_KT = found.centroids[""]
-        label_N, sqdist_N = np.empty(len(loss_NT), np.int32), np.empty(len(loss_NT))
-        of_shards = threads.map(lambda f: f.nearest(centroid_KT), followed)
-        for row_N, (label, sqdist) in zip(shards, of_shards, strict=True):
+        return found.centroids[""], *shards.nearest(found.centroids[""])
+
+
+@dataclass(frozen=True)
+class _Shards:
+    """The rows of one process, in the order of their hashes, dealt out to its threads in turn.
+
+    So the rows of a batch are on all threads.
+
+    Attributes:
+        row_N: of each shard, where its rows stand.
+        key_N: of each shard, uint64, ascending.
+        followed: of each shard, the trajectories.
+    """
+
+    threads: ThreadPoolExecutor
+    row_N: list[np.ndarray]
+    key_N: list[np.ndarray]
+    followed: list[kmeans.Followed]
+
+    @classmethod
+    def dealt(
+        cls, loss_NT: np.ndarray, seed: int, threads: ThreadPoolExecutor, num_shards: int
+    ) -> "_Shards":
+        key_N = hashing.mixed(np.arange(len(loss_NT), dtype=np.uint64), seed)
+        order_N = np.argsort(key_N)
+        row_N = [order_N[first::num_shards] for first in range(num_shards)]
+        followed = threads.map(lambda row_N: kmeans.Followed(loss_NT.take(row_N, axis=0)), row_N)
+        return cls(threads, row_N, [key_N[rows] for rows in row_N], list(followed))
+
+    def summed(self, centroids: Centroids, shares: Mapping[str, float]) -> Sums:
+        num_shards = len(self.followed)
+        size = math.ceil(shares[""] * sum(map(len, self.row_N)))
+        sizes = [len(range(first, size, num_shards)) for first in range(num_shards)]
+        sums = self.threads.map(lambda f, size: f.sums(centroids[""], size), self.followed, sizes)
+        return {"": reduce(kmeans.ClusterSums.merge, sums)}
+
+    def sample(self, size: int, centre: sampling.Centre) -> tuple[np.ndarray, np.ndarray]:
+        drawn = self.threads.map(
+            lambda f, key_N: sampling.draw(f.loss_NT, key_N, size, centre),
+            self.followed,
+            self.key_N,
+        )
+        return sampling.weighted(sampling.join(list(drawn), size), size)
+
+    def nearest(self, centroid_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        num_rows = sum(map(len, self.row_N))
+        label_N, sqdist_N = np.empty(num_rows, np.int32), np.empty(num_rows)
+        of_shards = self.threads.map(lambda f: f.nearest(centroid_KT), self.followed)
+        for row_N, (label, sqdist) in zip(self.row_N, of_shards, strict=True):
             label_N[row_N], sqdist_N[row_N] = label, sqdist
-    return centroid_KT, label_N, sqdist_N
+        return label_N, sqdist_N

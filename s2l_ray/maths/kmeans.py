@@ -26,6 +26,9 @@ _SWEEPS_PER_START = 6
 _SWEEPS_OF_BEST = 60
 _TOLERANCE_OF_BEST = 1e-4
 
+_NEIGHBOURS = 3.0
+"""Centroids within so many times the root mean square distance of a cluster's rows from its own."""
+
 _SPLIT = 2.0**-10
 """How far apart, relative to their losses, the halves of a split cluster begin."""
 
@@ -51,7 +54,7 @@ def nearest(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> tuple[np.ndarray, n
     _check(loss_NT, centroid_KT)
     label_N = np.empty(len(loss_NT), dtype=np.int32)
     sqdist_N = np.empty(len(loss_NT), dtype=np.float64)
-    assignment.closest(_float32(loss_NT), _float32(centroid_KT), label_N, sqdist_N)
+    assignment.closest(_float32(loss_NT), assignment.even(centroid_KT), label_N, sqdist_N)
     return label_N, sqdist_N
 
 
@@ -86,6 +89,7 @@ class Followed:
         if float(largest) * float(rows) / LOSS_UNIT_NATS > LARGEST:
             _check_sums(self.loss_NT, self._weight_N)
         self._centroid_KT = np.zeros((0, loss_NT.shape[1]), np.float32)
+        self._reach_K: np.ndarray = np.zeros(0)
         self._num_rows = 0
 
     def sums(self, centroid_KT: np.ndarray, num_rows: int | None = None) -> ClusterSums:
@@ -106,23 +110,20 @@ class Followed:
         )
         # Not known until all is done: what is left behind by an error must not be built on.
         self._centroid_KT = centroid_KT[:0]
-        sqdist_sum_K = np.zeros(len(centroid_KT), np.int64)
-        total_K = np.zeros(len(centroid_KT))
+        sqdist_sum_K, inexact_K = np.zeros(len(drift_K), np.int64), np.zeros(len(drift_K))
         assignment.follow(
             self.loss_NT[rows],
             self._weight_N[rows],
-            centroid_KT,
-            drift_K,
-            self._label_N[rows],
-            self._lower_N[rows],
-            self._loss_sum_KT,
-            self._count_K,
-            sqdist_sum_K,
-            total_K,
+            assignment.even(centroid_KT),
+            assignment.Moves(drift_K, self._reach_K),
+            assignment.Known(self._label_N[rows], self._lower_N[rows]),
+            assignment.Totals(self._loss_sum_KT, self._count_K, sqdist_sum_K, inexact_K),
         )
-        if total_K.max(initial=0) / SQDIST_UNIT > LARGEST:
+        if inexact_K.max(initial=0) / SQDIST_UNIT > LARGEST:
             raise ValueError(OVERFLOW)
         self._centroid_KT = centroid_KT
+        mean_sqdist_K = sqdist_sum_K / np.maximum(self._count_K, 1) * SQDIST_UNIT
+        self._reach_K = _NEIGHBOURS * np.sqrt(mean_sqdist_K)
         return ClusterSums(self._loss_sum_KT.copy(), self._count_K.copy(), sqdist_sum_K)
 
     def nearest(self, centroid_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,6 +139,7 @@ class Followed:
         self._lower_N = np.zeros(num_rows, np.float32)
         self._loss_sum_KT = np.zeros((num_clusters, num_checkpoints), np.int64)
         self._count_K = np.zeros(num_clusters, np.int64)
+        self._reach_K = np.zeros(num_clusters)
         self._centroid_KT = np.zeros((num_clusters, num_checkpoints), np.float32)
 
 
@@ -253,35 +255,38 @@ def _plus_plus(
 
     Of a few candidates at every step, the one that leaves the least total distance is taken.
     """
-    sample_TS = np.ascontiguousarray(sample_ST.T)
     num_candidates = 2 + int(np.log(num_centroids))
     uniform_KC = _uniforms(num_centroids * num_candidates, seed, start).reshape(num_centroids, -1)
-    chosen = [_drawn(weight_S, uniform_KC[0, :1])[0]]
-    sqdist_S, left_S = np.full((2, len(sample_ST)), np.inf, np.float32)
-    least_S = np.empty_like(left_S)
-    first_T = sample_ST[chosen[0]]
-    assignment.least_after(sample_TS, weight_S, first_T, sqdist_S, left_S)
-    sqdist_S, left_S = left_S, sqdist_S
-    for uniform_C in uniform_KC[1:]:
-        share_S = weight_S * sqdist_S.astype(np.float64)
-        if not share_S.any():
+    loss_GTB, weight_GB = _blocks(sample_ST), _blocks(weight_S[:, None])[:, 0]
+    sqdist_GB = np.full(weight_GB.shape, np.inf, np.float32)
+    cumulative_GB = weight_GB.cumsum(dtype=np.float64).reshape(weight_GB.shape)
+    chosen: list[int] = []
+    for uniform_C in uniform_KC:
+        # The first row is drawn without a choice.
+        candidates = _drawn(cumulative_GB.reshape(-1), uniform_C if chosen else uniform_C[:1])
+        total_C = np.empty(len(candidates))
+        even_CT = assignment.even(sample_ST[candidates])
+        assignment.totals_after(loss_GTB, weight_GB, even_CT, sqdist_GB, total_C)
+        best = candidates[total_C.argmin()]
+        chosen.append(best)
+        even_CT = assignment.even(sample_ST[best][None])
+        assignment.add_centroid(loss_GTB, weight_GB, even_CT, sqdist_GB, cumulative_GB)
+        if not cumulative_GB[-1, -1]:
             # What is left is nearer to a centroid than float32 can square.
             break
-        least = np.inf
-        for candidate in _drawn(share_S, uniform_C):
-            chosen_T = sample_ST[candidate]
-            total = assignment.least_after(sample_TS, weight_S, chosen_T, sqdist_S, left_S)
-            if total < least:
-                least, best = total, candidate
-                least_S, left_S = left_S, least_S
-        chosen.append(best)
-        sqdist_S, least_S = least_S, sqdist_S
     return sample_ST[chosen]
 
 
-def _drawn(share_S: np.ndarray, uniform_C: np.ndarray) -> list[int]:
-    """Rows in proportion to their shares; none whose share is zero."""
-    cumulative_S = np.cumsum(share_S, dtype=np.float64)
+def _blocks(sample_SX: np.ndarray) -> np.ndarray:
+    """(G, X, B): the rows in blocks, lane by lane, the last one filled up with zeros."""
+    num_blocks = -(-len(sample_SX) // assignment.BLOCK)
+    filled = np.zeros((num_blocks * assignment.BLOCK, sample_SX.shape[1]), sample_SX.dtype)
+    filled[: len(sample_SX)] = sample_SX
+    return np.ascontiguousarray(filled.reshape(num_blocks, assignment.BLOCK, -1).transpose(0, 2, 1))
+
+
+def _drawn(cumulative_S: np.ndarray, uniform_C: np.ndarray) -> list[int]:
+    """Rows in proportion to their shares, of which these are the sums; none whose share is zero."""
     # Below the total, so that the row found is one that has a share.
     below_C = np.minimum(uniform_C * cumulative_S[-1], np.nextafter(cumulative_S[-1], 0))
     return np.searchsorted(cumulative_S, below_C, side="right").tolist()

@@ -63,8 +63,8 @@ def draw(loss_NT: np.ndarray, key_N: np.ndarray, size: int, centre: Centre | Non
     mean_T = np.zeros(loss_NT.shape[1]) if centre is None else centre.mean_T
     mean_sqdist = 0.0 if centre is None else centre.mean_sqdist
     # One type of array, whether it came from another process or not: each would be compiled anew.
-    mean_T = np.array(mean_T, np.float32)
-    assignment.waiting_times(loss_NT, key_N, mean_T, mean_sqdist, time_N, rate_N)
+    mean_1T = np.array(mean_T[None], np.float32)
+    assignment.waiting_times(loss_NT, key_N, mean_1T, mean_sqdist, time_N, rate_N)
     return _earliest(Sample(time_N, rate_N, loss_NT), size)
 
 
