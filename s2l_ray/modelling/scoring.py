@@ -10,6 +10,7 @@ V vocabulary, P tokens that prompts share.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from s2l_ray.errors import ModelError
 from s2l_ray.maths.losses import linear_losses, token_losses
-from s2l_ray.modelling import prefixes
+from s2l_ray.modelling import embeddings, prefixes
 from s2l_ray.modelling.dimensions import check_reach
 from s2l_ray.modelling.prefixes import NOTHING_BEFORE, Past
 
@@ -44,6 +46,7 @@ def score(
     device: torch.device,
     on_batch: Callable[[int], None] | None = None,
     on_slower_way: Callable[[str], None] | None = None,
+    on_embeddings: Callable[[np.ndarray, torch.Tensor], None] | None = None,
 ) -> np.ndarray:
     """Mean cross-entropy of every example's response tokens, end-of-sequence included.
 
@@ -60,9 +63,15 @@ def score(
         on_batch: called with the number of examples of every batch that was handed to the model.
         on_slower_way: called with `LOGITS_IN_CHUNKS` or `PROMPTS_READ_WHOLE` where that is how
             this model has to be scored.
+        on_embeddings: called with row_B and mean_BH, float32 on `device`, of every batch: the
+            position-weighted means of the last hidden states over all tokens of these examples.
+            Their last tokens, which no loss needs, are read for it.
 
     Returns:
         loss_N, float32 (N,), nats per response token; not finite only where the logits are not.
+
+    Raises:
+        ModelError: embeddings are wanted, and the output layer is not given hidden states.
     """
     num_tokens_N = np.array([len(ids) for ids in input_ids], dtype=np.int64)
     num_ids = 1 + max((int(ids.max()) for ids in input_ids), default=-1)
@@ -77,7 +86,14 @@ def score(
         if on_slower_way is not None and not in_tiles:
             on_slower_way(LOGITS_IN_CHUNKS)
         vocab_size = model.config.get_text_config().vocab_size
-        mean_losses = partial(_mean_losses, model, input_ids, num_masked_N, losses, device)
+        # An example's last token is predicted; nothing is predicted from it.
+        num_unread = 1 if on_embeddings is None else 0
+        mean_losses = partial(
+            _mean_losses, model, input_ids, num_masked_N, num_unread, losses, device
+        )
+        scored = mean_losses
+        if on_embeddings is not None:
+            scored = partial(_embedded, model, num_tokens_N, mean_losses, on_embeddings)
         for group in prefixes.groups(input_ids, num_masked_N, min_saved=tokens_per_batch):
             past = _past(model, group, input_ids, mean_losses, device, CLOSE[dtype])
             if on_slower_way is not None and past.num_tokens < group.num_shared:
@@ -90,7 +106,7 @@ def score(
             )
             for place_B in batches:
                 row_B = group.row_G[place_B]
-                loss_N[torch.from_numpy(row_B).to(device)] = mean_losses(row_B, past)
+                loss_N[torch.from_numpy(row_B).to(device)] = scored(row_B, past)
                 if on_batch is not None:
                     on_batch(len(row_B))
     return loss_N.cpu().numpy()
@@ -204,7 +220,10 @@ def _past(
         return NOTHING_BEFORE
     first_B = group.row_G[:1]
     ids_P = input_ids[first_B[0]][: group.num_shared].astype(np.int64)
-    past = prefixes.read(model, torch.from_numpy(ids_P).to(device))
+    with _summed(model, np.array([len(ids_P)]), NOTHING_BEFORE) as sums:
+        past = prefixes.read(model, torch.from_numpy(ids_P).to(device))
+    if past.num_tokens and sums:
+        past = replace(past, sum_1H=sums[0])
     expected_B = mean_losses(first_B, NOTHING_BEFORE)
     same = torch.allclose(mean_losses(first_B, past), expected_B, rtol=close, atol=close)
     return past if same else NOTHING_BEFORE
@@ -287,24 +306,57 @@ def _unwrapped(model: nn.Module) -> Any:
     return _unwrapped(inner) if isinstance(inner, nn.Module) else model
 
 
+@contextmanager
+def _summed(model: nn.Module, num_tokens_B: np.ndarray, past: Past) -> Iterator[list[torch.Tensor]]:
+    """Inside, each forward pass of such rows after `past` adds the sums of `embeddings.summing`."""
+    sums: list[torch.Tensor] = []
+    hook = embeddings.summing(torch.from_numpy(num_tokens_B), past.num_tokens, sums)
+    with _before_output_layer(model, hook):
+        yield sums
+
+
+def _embedded(
+    model: nn.Module,
+    num_tokens_N: np.ndarray,
+    mean_losses: Callable[[np.ndarray, Past], torch.Tensor],
+    on_embeddings: Callable[[np.ndarray, torch.Tensor], None],
+    row_B: np.ndarray,
+    past: Past,
+) -> torch.Tensor:
+    """Losses of a batch, from whose forward pass `on_embeddings` is told its embeddings."""
+    num_tokens_B = num_tokens_N[row_B]
+    with _summed(model, num_tokens_B - past.num_tokens, past) as sums:
+        loss_B = mean_losses(row_B, past)
+    if not sums:
+        raise ModelError(
+            f"{type(_unwrapped(model)).__name__}: its output layer is not given the hidden states "
+            "of all positions, so examples have no embeddings. Set trajectories.embeddings: false, "
+            "or take another reference."
+        )
+    sum_BH = sums[0] if past.sum_1H is None else past.sum_1H + sums[0]
+    on_embeddings(row_B, embeddings.mean(sum_BH, torch.from_numpy(num_tokens_B)))
+    return loss_B
+
+
 def _mean_losses(
     model: nn.Module,
     input_ids: Sequence[np.ndarray],
     num_masked_N: np.ndarray,
+    num_unread: int,
     losses: Callable[..., torch.Tensor],
     device: torch.device,
     row_B: np.ndarray,
     past: Past,
 ) -> torch.Tensor:
-    # An example's last token is predicted, never read.
     rows = [input_ids[row][past.num_tokens :] for row in row_B]
     num_masked_B = num_masked_N[row_B] - past.num_tokens
-    num_read_B = np.array([len(ids) - 1 for ids in rows])
+    num_tokens_B = np.array([len(ids) for ids in rows])
+    num_read_B = num_tokens_B - num_unread
     input_ids_BL = np.zeros((len(rows), num_read_B.max()), dtype=np.int64)
-    for row, ids in enumerate(rows):
-        input_ids_BL[row, : len(ids) - 1] = ids[:-1]
+    for row, (ids, num_read) in enumerate(zip(rows, num_read_B, strict=True)):
+        input_ids_BL[row, :num_read] = ids[:num_read]
     place_L = np.arange(input_ids_BL.shape[1])
-    mask_BL = (place_L >= num_masked_B[:, None] - 1) & (place_L < num_read_B[:, None])
+    mask_BL = (place_L >= num_masked_B[:, None] - 1) & (place_L < num_tokens_B[:, None] - 1)
     target_M = np.concatenate([ids[num:] for ids, num in zip(rows, num_masked_B, strict=True)])
 
     input_ids_on_device = torch.from_numpy(input_ids_BL).to(device)

@@ -6,6 +6,11 @@ inside a part and never across, so a loss does not depend on who computes it. Th
 completes a part's last checkpoint joins its files into the final part.
 
 Where memory does not suffice for a batch, the part is scored in batches of half as many tokens.
+
+With `embeddings`, the forward pass of the last checkpoint leaves one of each example, too, in a
+file beside the part: what reads losses does not pass over embeddings, which are larger.
+
+Shapes: N examples of a part, H hidden size of the reference.
 """
 
 import contextlib
@@ -21,10 +26,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from s2l_ray import resources, runtime, spare
-from s2l_ray.artifacts import Parts, StageDir, part_name, trajectory_table
+from s2l_ray.artifacts import (
+    EMBEDDINGS,
+    Parts,
+    StageDir,
+    embedding_table,
+    part_name,
+    trajectory_table,
+)
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.modelling import schedule
@@ -60,10 +73,12 @@ def run(
 
     Reads   prepared part-*     example_id, stratum, input_ids, num_prompt_tokens
     Writes  part-*.parquet      example_id, stratum: string, loss_nats: fixed_size_list<float32>[T]
+            embeddings-*.parquet    where wanted: example_id: string, embedding:
+                                fixed_size_list<float16>[H], of length one
     Returns sums; how many files of losses (part x checkpoint) were there before, scored while the
             reference trained or by a run that was interrupted; notes on what had to go slower.
-    Raises  DataError naming the examples whose loss is not finite, or the part whose worker died
-            too often.
+    Raises  DataError naming the examples whose loss or embedding is not finite, or the part whose
+            worker died too often; ModelError for a reference that shows no hidden states.
     """
     wanted = _workers(config)
     units = schedule.scoring_units(len(prepared.files()), len(checkpoints), wanted.max)
@@ -185,7 +200,13 @@ class Scorer:
         token_ids = self._token_ids(table)
         missing = [index for index in group if not self._file(part, index).exists()]
         for index in missing:
-            self._write_losses(part, index, self._score(table, token_ids, index))
+            loss_N, embedding_NH = self._score(table, token_ids, index)
+            if embedding_NH is not None:
+                # Losses come last: where they are, the embeddings of this precision are, too.
+                self._embeddings(part).write_table(
+                    embedding_table(table["example_id"], embedding_NH)
+                )
+            self._write_losses(part, index, loss_N)
         self._join_if_complete(part, table)
         losses = [self._read_losses(part, index) for index in group]
         return {
@@ -204,11 +225,19 @@ class Scorer:
         end_N = table["num_prompt_tokens"].to_numpy() + limit
         return [row[:end] for row, end in zip(token_ids, end_N, strict=True)]
 
-    def _score(self, table: pa.Table, token_ids: list[np.ndarray], index: int) -> np.ndarray:
+    def _score(
+        self, table: pa.Table, token_ids: list[np.ndarray], index: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Losses of the part at one checkpoint and, where this is the one for it, embeddings."""
         if not table.num_rows:
-            return np.empty(0, np.float32)
-        loss_N = self._in_batches_that_fit(table, token_ids, self._model(index))
-        bad = np.flatnonzero(~np.isfinite(loss_N))
+            return np.empty(0, np.float32), None
+        is_last = index == len(self.checkpoints) - 1
+        kept = _Kept(table.num_rows) if self.config.embeddings and is_last else None
+        loss_N = self._in_batches_that_fit(table, token_ids, self._model(index), kept)
+        bad_N = ~np.isfinite(loss_N)
+        if kept is not None:
+            bad_N |= ~np.isfinite(kept.unit_NH).all(axis=1)
+        bad = np.flatnonzero(bad_N)
         if len(bad):
             names = [table["example_id"][int(row)].as_py() for row in bad[:4]]
             raise DataError(
@@ -217,10 +246,14 @@ class Scorer:
                 "or bf16 overflows: lower reference.learning_rate, or set "
                 "trajectories.precision=fp32."
             )
-        return loss_N
+        return loss_N, None if kept is None else kept.unit_NH
 
     def _in_batches_that_fit(
-        self, table: pa.Table, token_ids: list[np.ndarray], model: nn.Module
+        self,
+        table: pa.Table,
+        token_ids: list[np.ndarray],
+        model: nn.Module,
+        on_embeddings: Callable[[np.ndarray, torch.Tensor], None] | None,
     ) -> np.ndarray:
         longest = max(range(len(token_ids)), key=lambda row: len(token_ids[row]))
         while True:
@@ -235,6 +268,7 @@ class Scorer:
                     device=self.device,
                     on_batch=_alive,
                     on_slower_way=self._note,
+                    on_embeddings=on_embeddings,
                 )
             except Exception as error:
                 if not runtime.is_out_of_memory(error):
@@ -276,6 +310,9 @@ class Scorer:
         step = self.checkpoints[index].step
         return self.units / f"losses-{part:06d}-{step:09d}-{self.precision}.npy"
 
+    def _embeddings(self, part: int) -> Location:
+        return self.folder / part_name(part, EMBEDDINGS)
+
     def _write_losses(self, part: int, index: int, loss_N: np.ndarray) -> None:
         buffer = io.BytesIO()
         np.save(buffer, loss_N, allow_pickle=False)
@@ -300,6 +337,22 @@ class Scorer:
         (self.folder / part_name(part)).write_table(
             trajectory_table(table["example_id"], table["stratum"], loss_NT)
         )
+
+
+class _Kept:
+    """The embeddings of a part's examples, scaled to length one, as batches bring them.
+
+    Of that length they fit float16, whatever the size of the model's activations.
+    """
+
+    def __init__(self, num_rows: int) -> None:
+        self.num_rows = num_rows
+        self.unit_NH = np.empty((num_rows, 0), np.float16)
+
+    def __call__(self, row_B: np.ndarray, mean_BH: torch.Tensor) -> None:
+        if not self.unit_NH.shape[1]:
+            self.unit_NH = np.zeros((self.num_rows, mean_BH.shape[1]), np.float16)
+        self.unit_NH[row_B] = F.normalize(mean_BH, dim=1).half().cpu().numpy()
 
 
 def _alive(_num_rows: int = 0) -> None:
