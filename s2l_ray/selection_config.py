@@ -24,6 +24,7 @@ Method = Literal[
     "high-learnability",
     "confidence-curriculum",
     "longest-responses",
+    "facility-location",
 ]
 """The names in `maths.selection.METHODS`."""
 

@@ -7,8 +7,10 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray.artifacts import (
+    EMBEDDINGS,
     Parts,
     StageDir,
+    embedding_table,
     part_name,
     rows_name,
     rows_table,
@@ -26,6 +28,7 @@ TOKENS = [5 + number * 7 % 11 for number in range(NUM_ROWS)]
 RESPONSE_TOKENS = [1 + number * 3 % 4 for number in range(NUM_ROWS)]
 SQDIST = [number * 5 % 13 / 2 for number in range(NUM_ROWS)]
 LOSSES = np.random.default_rng(5).gamma(2.0, size=(NUM_ROWS, 4)).astype(np.float32)
+EMBEDDED = np.random.default_rng(6).normal(size=(NUM_ROWS, 5)).astype(np.float16)
 ROWS: list[dict[str, Any]] = [
     {"instruction": f"add {number} and 1", "output": str(number + 1), "notes": [{"é": number}]}
     | ({"input": f"only row {number}"} if number == 55 else {})
@@ -71,6 +74,8 @@ def write_trajectories(folder: Location, parts) -> Parts:
         ids, strata = ([values[row] for row in part] for values in (IDS, STRATA))
         table = trajectory_table(pa.array(ids), pa.array(strata), LOSSES[list(part)])
         (folder / part_name(number)).write_table(table)
+        vectors = embedding_table(pa.array(ids), EMBEDDED[list(part)])
+        (folder / part_name(number, EMBEDDINGS)).write_table(vectors)
     return Parts(folder)
 
 

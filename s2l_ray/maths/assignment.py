@@ -12,7 +12,8 @@ Shape letters: N rows, T checkpoints, K clusters.
 # numba compiles a function for the types it is called with.
 
 import numpy as np
-from numba import njit
+
+from s2l_ray.maths.compiled import compiled as _compiled
 
 LOSS_UNIT_NATS = 2.0**-24
 SQDIST_UNIT = 2.0**-20
@@ -22,14 +23,6 @@ _UNDERFLOW = np.float32(1e-30).view(np.int32)
 UNSEEN = -1
 _ROUNDING = 2.0**-22
 """More than what storing a distance in float32 changes, relative to it."""
-
-
-def _compiled(function):
-    """Compiled at its first call, and kept beside the source or in the user's cache."""
-    try:
-        return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # neither can be written
-        return njit(nogil=True)(function)
 
 
 @_compiled

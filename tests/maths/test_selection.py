@@ -31,7 +31,9 @@ def with_values(key_N: np.ndarray, cluster_N: np.ndarray, stratum_N: np.ndarray)
     names = sorted({name for method in selection.METHODS.values() for name in method.needs})
     drawn = {name: hashing.mixed(key_N, place) % np.uint64(4) for place, name in enumerate(names)}
     values = {name: number_N.astype(np.float32) / 2 for name, number_N in drawn.items()}
-    return Examples(key_N, cluster_N, stratum_N, values)
+    drawn_N4 = np.stack([hashing.mixed(key_N, 99, h) % np.uint64(3) for h in range(4)], axis=1)
+    vectors = {"embeddings": drawn_N4.astype(np.float16)}
+    return Examples(key_N, cluster_N, stratum_N, values, vectors=vectors)
 
 
 def rearranged(examples: Examples, row_N: Sequence[int]) -> Examples:
@@ -41,6 +43,7 @@ def rearranged(examples: Examples, row_N: Sequence[int]) -> Examples:
         examples.stratum_N[row_N],
         {name: value_N[row_N] for name, value_N in examples.values.items()},
         None if examples.inside_N is None else examples.inside_N[row_N],
+        examples.vectors | {"embeddings": examples.vectors["embeddings"][row_N]},
     )
 
 
