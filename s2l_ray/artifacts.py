@@ -27,6 +27,8 @@ SCRATCH = ("staged", "units", "resume", "attempts")
 """Folders that a stage needs only until it is finished."""
 EMBEDDINGS = "embeddings"
 """What the names of embedding files begin with, which lie beside the parts of trajectories."""
+QUERIES = "queries"
+"""The folder beside them that has the embeddings of queries."""
 RUN_MARK = "run.json"
 VERSIONED = ("s2l_ray", "ray", "torch", "transformers", "deepspeed", "numpy", "pyarrow")
 

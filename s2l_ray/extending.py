@@ -23,8 +23,8 @@ from s2l_ray.extendable import Base, base_of, check_unchanged, checkpoint_places
 from s2l_ray.extensions import Extension
 from s2l_ray.finished import config_of
 from s2l_ray.progress import Progress
-from s2l_ray.steps import Step, absolute, absolute_if_file
-from s2l_ray.storage import Location, exclusive
+from s2l_ray.steps import Step
+from s2l_ray.storage import Location, absolute, absolute_if_file, exclusive
 
 KEPT = ("prepare", "trajectories")
 """Finished work of these stages is never redone for a run that has changed."""

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from s2l_ray import choice, values
-from s2l_ray.artifacts import MANIFEST, Manifest, StageDir, check_run, open_run
+from s2l_ray.artifacts import MANIFEST, QUERIES, Manifest, StageDir, check_run, open_run
 from s2l_ray.config import RunConfig, SelectionConfig
 from s2l_ray.contents import CONTENTS, Contents
 from s2l_ray.errors import ConfigError, DataError, ModelError, first
@@ -283,4 +283,11 @@ def _check_embedded(config: RunConfig, section: SelectionConfig) -> None:
             f"selection: {first(methods)} compares embeddings of examples. Set "
             "`trajectories.embeddings: true`; where losses are there already, redo them with "
             "`--from trajectories`."
+        )
+    asking = [method for method in methods if QUERIES in METHODS[method].compares]
+    if asking and not config.trajectories.queries:
+        raise ConfigError(
+            f"selection: {first(asking)} compares examples with queries. Name files of rows like "
+            "those that are wanted in `trajectories.queries`; where losses are there already, redo "
+            "them with `--from trajectories`."
         )

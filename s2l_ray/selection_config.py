@@ -25,6 +25,7 @@ Method = Literal[
     "confidence-curriculum",
     "longest-responses",
     "facility-location",
+    "rds-plus",
 ]
 """The names in `maths.selection.METHODS`."""
 

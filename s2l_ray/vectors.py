@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts import EMBEDDINGS, Parts
+from s2l_ray.artifacts import EMBEDDINGS, QUERIES, Parts
 from s2l_ray.errors import DataError
 from s2l_ray.storage import temporary_space
 from s2l_ray.values import Sources, located, refuse_missing, refuse_repeated
@@ -30,7 +30,8 @@ def read(
     """The vectors of these names, float16 (rows, H), while the block lasts.
 
     Args:
-        names: `embeddings`, of every example of the pool in its order.
+        names: `embeddings`, of every example of the pool in its order, and perhaps `queries`, in
+            the order of their files.
         key_N: uint64 (N,), unique hashes of the ids, as `clusters` has them.
 
     Raises:
@@ -41,8 +42,9 @@ def read(
         yield {}
         return
     parts = _embeddings(sources)
+    found = {QUERIES: _queries(parts)} if QUERIES in names else {}
     with tempfile.TemporaryDirectory(prefix="s2l-") as scratch:
-        yield {EMBEDDINGS: _gathered(parts, key_N, sources, Path(scratch) / "vectors")}
+        yield found | {EMBEDDINGS: _gathered(parts, key_N, sources, Path(scratch) / "vectors")}
 
 
 def _embeddings(sources: Sources) -> Parts:
@@ -57,13 +59,26 @@ def _embeddings(sources: Sources) -> Parts:
     return parts
 
 
+def _queries(parts: Parts) -> np.ndarray:
+    """float16 (Q, H); those of the run, whose queries are an extension's, too."""
+    queries = Parts(parts.folder / QUERIES, EMBEDDINGS)
+    found = [_vectors_of(table) for table in queries.tables(["embedding"])]
+    if not found:
+        raise DataError(
+            f"selection: examples are compared with queries, and there are none in "
+            f"{queries.folder}. Name files of rows like those that are wanted in "
+            "`trajectories.queries`, and redo the stage with `--from trajectories`."
+        )
+    return np.concatenate(found)
+
+
 def _gathered(parts: Parts, key_N: np.ndarray, sources: Sources, place: Path) -> np.ndarray:
     """float16 (N, H), a file mapped into memory: the embeddings in the order of the keys."""
     met_N = np.zeros(len(key_N), bool)
     num_met = 0
     vector_NH = np.empty((0, 0), np.float16)
     for table, row_P in located(parts, ["embedding"], key_N):
-        vector_PH = vectors_of(table)
+        vector_PH = _vectors_of(table)
         if not vector_NH.shape[1]:
             vector_NH = _scratch(place, len(key_N), vector_PH.shape[1])
         if vector_PH.shape[1] != vector_NH.shape[1]:
@@ -82,7 +97,7 @@ def _gathered(parts: Parts, key_N: np.ndarray, sources: Sources, place: Path) ->
     return vector_NH
 
 
-def vectors_of(table: pa.Table) -> np.ndarray:
+def _vectors_of(table: pa.Table) -> np.ndarray:
     """The column `embedding` as float16 (P, H)."""
     column = table["embedding"].combine_chunks()
     flat_PH: np.ndarray = column.flatten().to_numpy()

@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from s2l_ray.artifacts import (
     EMBEDDINGS,
+    QUERIES,
     Parts,
     StageDir,
     embedding_table,
@@ -28,6 +29,7 @@ TOKENS = [5 + number * 7 % 11 for number in range(NUM_ROWS)]
 RESPONSE_TOKENS = [1 + number * 3 % 4 for number in range(NUM_ROWS)]
 SQDIST = [number * 5 % 13 / 2 for number in range(NUM_ROWS)]
 LOSSES = np.random.default_rng(5).gamma(2.0, size=(NUM_ROWS, 4)).astype(np.float32)
+ASKED = np.random.default_rng(7).normal(size=(3, 5)).astype(np.float16)
 EMBEDDED = np.random.default_rng(6).normal(size=(NUM_ROWS, 5)).astype(np.float16)
 ROWS: list[dict[str, Any]] = [
     {"instruction": f"add {number} and 1", "output": str(number + 1), "notes": [{"é": number}]}
@@ -76,6 +78,9 @@ def write_trajectories(folder: Location, parts) -> Parts:
         (folder / part_name(number)).write_table(table)
         vectors = embedding_table(pa.array(ids), EMBEDDED[list(part)])
         (folder / part_name(number, EMBEDDINGS)).write_table(vectors)
+    for number, asked in enumerate(np.array_split(ASKED, 2)):
+        vectors = embedding_table(pa.array(["q"] * len(asked)), asked)
+        (folder / QUERIES / part_name(number, EMBEDDINGS)).write_table(vectors)
     return Parts(folder)
 
 

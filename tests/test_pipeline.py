@@ -253,6 +253,9 @@ def test_embeddings_that_nothing_would_leave_are_asked_for_before_anything_is_do
     section = {"budget": 5, key: method if key == "method" else [method]}
     with pytest.raises(ConfigError, match=rf"{method} compares .*`trajectories\.embeddings: true`"):
         run(changed(tree, "selection", section))
+    embedded = changed(tree, "trajectories.embeddings", True)
+    with pytest.raises(ConfigError, match=r"rds-plus compares .* `trajectories\.queries`"):
+        run(changed(embedded, "selection", {"budget": 5, "method": "rds-plus"}))
     (tmp_path / "losses.parquet").write_bytes(b"1")
     brought = {"trajectories": {"path": str(tmp_path / "losses.parquet")}, "selection": section}
     with pytest.raises(ConfigError, match=rf"{method} compares .*Choose another method"):

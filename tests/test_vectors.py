@@ -11,7 +11,9 @@ from s2l_ray.maths import hashing
 from s2l_ray.storage import Location
 from s2l_ray.values import Sources
 from tests.maths.test_coverage import cosines_by_definition, greedy_by_definition
+from tests.maths.test_turns import taken_by_turns
 from tests.pool_of_sixty import (
+    ASKED,
     EMBEDDED,
     IDS,
     NUM_ROWS,
@@ -73,6 +75,18 @@ def test_embeddings_that_are_missing_are_asked_for(folder):
         read(both, folder)
 
 
+def test_queries_that_are_missing_are_asked_for(folder):
+    parts = write_trajectories(folder / "losses", in_order(2))
+    (parts.folder / "queries").remove()
+    sources = Sources(write_clusters(folder / "clusters", in_order(4)), parts)
+    message = r"none in .*/queries\. Name files .* `trajectories\.queries`.*--from trajectories"
+    with (
+        pytest.raises(DataError, match=message),
+        vectors.read(["embeddings", "queries"], KEYS, sources),
+    ):
+        pass
+
+
 def test_an_example_with_two_embeddings_is_refused(folder):
     parts = write_trajectories(folder / "losses", [*in_order(2), [7, 8]])
     with pytest.raises(DataError, match=r"2 rows of .* repeat an example_id"):
@@ -94,6 +108,20 @@ def test_facility_location_ranks_the_pool_as_greedy_takes_it(folder):
     shuffled = order_of(drawn)
     order = greedy_by_definition(cosines_by_definition(EMBEDDED), shuffled)
     assert order_of(out) == order
+
+
+@pytest.mark.parametrize("stratify", [True, False])
+def test_rds_plus_ranks_the_pool_as_queries_take_turns(folder, stratify):
+    _, out = selected(folder / "out", method="rds-plus", stratify=stratify)
+    _, drawn = selected(folder / "random", method="random")
+
+    order = taken_by_turns(EMBEDDED, ASKED, order_of(drawn))
+    if stratify:
+        order = [row for name in ("code", "math") for row in order if STRATA[row] == name]
+        found = [row for name in ("code", "math") for row in order_of(out) if STRATA[row] == name]
+        assert found == order
+    else:
+        assert order_of(out) == order
 
 
 def test_strata_take_turns_in_a_ranking_by_facility_location(folder):

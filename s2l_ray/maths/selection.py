@@ -36,7 +36,7 @@ class Examples:
         inside_N: finite numbers (N,), in increasing order of which `s2l` takes the examples of a
             cluster; None for an order at random.
         vectors: by name, finite (rows, H): those that a method compares (`Method.compares`);
-            "embeddings" has a row for every example.
+            "embeddings" has a row for every example, "queries" one for every query.
     """
 
     key_N: np.ndarray
@@ -221,6 +221,21 @@ def facility_location(
     return _by(-gain_N, examples, seed, stratify, quotas)
 
 
+def rds_plus(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
+    """Rank examples by the likeness of their embeddings to those of queries, which take turns.
+
+    Source:
+        RDS+ of Ivison et al. (2025), arXiv:2503.01807, on the reference's hidden states.
+    """
+    from s2l_ray.maths import turns  # compiled code, as above
+
+    vectors = examples.vectors
+    turn_N = turns.round_robin(vectors["embeddings"], vectors["queries"], _shuffled(examples, seed))
+    return _by(turn_N, examples, seed, stratify, quotas)
+
+
 @dataclass(frozen=True)
 class Method:
     """A row of the table of selectors."""
@@ -266,6 +281,11 @@ METHODS: Mapping[str, Method] = {
         facility_location,
         "what covers the rest best, by cosines of embeddings (Wei et al., 2015)",
         compares=("embeddings",),
+    ),
+    "rds-plus": Method(
+        rds_plus,
+        "most like the queries, which take turns, by cosines of embeddings (arXiv:2503.01807)",
+        compares=("embeddings", "queries"),
     ),
 }
 

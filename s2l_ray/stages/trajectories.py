@@ -26,12 +26,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from s2l_ray import resources, runtime, spare
 from s2l_ray.artifacts import (
     EMBEDDINGS,
+    QUERIES,
     Parts,
     StageDir,
     embedding_table,
@@ -42,8 +42,10 @@ from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.modelling import schedule
 from s2l_ray.modelling.checkpoints import DTYPES, compute_in, device_for, load_model
+from s2l_ray.modelling.embeddings import Kept
 from s2l_ray.modelling.scoring import score
 from s2l_ray.progress import Progress
+from s2l_ray.queries import Queries, tokenised
 from s2l_ray.storage import Location
 
 MODEL_CACHE_BYTES = 4 << 30
@@ -68,13 +70,15 @@ def run(
     out: StageDir,
     *,
     progress: Progress,
+    queries: Queries | None = None,
 ) -> dict[str, Any]:
-    """Score every prepared row at every checkpoint.
+    """Score every prepared row at every checkpoint; embed queries at the last one.
 
     Reads   prepared part-*     example_id, stratum, input_ids, num_prompt_tokens
     Writes  part-*.parquet      example_id, stratum: string, loss_nats: fixed_size_list<float32>[T]
             embeddings-*.parquet    where wanted: example_id: string, embedding:
                                 fixed_size_list<float16>[H], of length one
+            queries/            of queries, the same files for the last checkpoint alone
     Returns sums; how many files of losses (part x checkpoint) were there before, scored while the
             reference trained or by a run that was interrupted; notes on what had to go slower.
     Raises  DataError naming the examples whose loss or embedding is not finite, or the part whose
@@ -106,6 +110,8 @@ def run(
                 f"{result['precision']}. Set trajectories.precision to one of them."
             )
         precision = result["precision"]
+    if queries is not None:
+        _embed(config, queries, checkpoints[-1], out.location, wanted)
     notes = [(out.location / UNITS / name).read_bytes().decode() for name in _names(out, "note-")]
     worth_saying = {"num_losses_before": num_before, "notes": notes}
     return {
@@ -116,6 +122,32 @@ def run(
         "precision": precision,
         **{key: value for key, value in worth_saying.items() if value},
     }
+
+
+def _embed(
+    config: TrajectoriesConfig,
+    queries: Queries,
+    checkpoint: Checkpoint,
+    folder: Location,
+    wanted: resources.Workers,
+) -> None:
+    """Leave the losses and embeddings of query rows at `checkpoint` in a folder of their own."""
+    rows = tokenised(queries, folder / UNITS / QUERIES)
+    place = folder / QUERIES
+    units = [{"part": part, "group": [0]} for part in range(len(rows.files()))]
+    for _ in runtime.map_units(
+        Scorer,
+        units,
+        wanted,
+        folder / "attempts",
+        prepared=rows,
+        checkpoints=[checkpoint],
+        config=config,
+        folder=place,
+        gpus=wanted.gpus,
+    ):
+        pass
+    (place / UNITS).remove()
 
 
 @contextlib.contextmanager
@@ -232,7 +264,7 @@ class Scorer:
         if not table.num_rows:
             return np.empty(0, np.float32), None
         is_last = index == len(self.checkpoints) - 1
-        kept = _Kept(table.num_rows) if self.config.embeddings and is_last else None
+        kept = Kept(table.num_rows) if self.config.embeddings and is_last else None
         loss_N = self._in_batches_that_fit(table, token_ids, self._model(index), kept)
         bad_N = ~np.isfinite(loss_N)
         if kept is not None:
@@ -337,22 +369,6 @@ class Scorer:
         (self.folder / part_name(part)).write_table(
             trajectory_table(table["example_id"], table["stratum"], loss_NT)
         )
-
-
-class _Kept:
-    """The embeddings of a part's examples, scaled to length one, as batches bring them.
-
-    Of that length they fit float16, whatever the size of the model's activations.
-    """
-
-    def __init__(self, num_rows: int) -> None:
-        self.num_rows = num_rows
-        self.unit_NH = np.empty((num_rows, 0), np.float16)
-
-    def __call__(self, row_B: np.ndarray, mean_BH: torch.Tensor) -> None:
-        if not self.unit_NH.shape[1]:
-            self.unit_NH = np.zeros((self.num_rows, mean_BH.shape[1]), np.float16)
-        self.unit_NH[row_B] = F.normalize(mean_BH, dim=1).half().cpu().numpy()
 
 
 def _alive(_num_rows: int = 0) -> None:

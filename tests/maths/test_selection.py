@@ -32,7 +32,8 @@ def with_values(key_N: np.ndarray, cluster_N: np.ndarray, stratum_N: np.ndarray)
     drawn = {name: hashing.mixed(key_N, place) % np.uint64(4) for place, name in enumerate(names)}
     values = {name: number_N.astype(np.float32) / 2 for name, number_N in drawn.items()}
     drawn_N4 = np.stack([hashing.mixed(key_N, 99, h) % np.uint64(3) for h in range(4)], axis=1)
-    vectors = {"embeddings": drawn_N4.astype(np.float16)}
+    query_34 = np.array([[1, 0, 2, 1], [0, 3, 1, 0], [1, 1, 1, 1]], np.float16)
+    vectors = {"embeddings": drawn_N4.astype(np.float16), "queries": query_34}
     return Examples(key_N, cluster_N, stratum_N, values, vectors=vectors)
 
 
