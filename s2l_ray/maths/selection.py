@@ -52,6 +52,8 @@ class Examples:
         shapes = {column.shape for column in columns}
         if len(shapes) > 1 or self.key_N.ndim != 1:
             raise ValueError(f"keys, clusters and strata must be of one length, not {shapes}")
+        if len(self.vectors.get("embeddings", self.key_N)) != len(self.key_N):
+            raise ValueError("every example needs one embedding")
         if self.key_N.dtype != np.uint64:
             raise ValueError(f"keys must be uint64, not {self.key_N.dtype}")
         if min(self.cluster_N.min(initial=0), self.stratum_N.min(initial=0)) < 0:

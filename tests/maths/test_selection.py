@@ -299,6 +299,8 @@ def test_examples_of_unlike_lengths_are_refused():
         Examples(key_N, label_N, label_N, {"last_loss": label_N[:2]})
     with pytest.raises(ValueError, match="one length"):
         Examples(key_N, label_N, label_N, inside_N=label_N[:1])
+    with pytest.raises(ValueError, match="one embedding"):
+        Examples(key_N, label_N, label_N, vectors={"embeddings": np.zeros((2, 4), np.float16)})
 
 
 # --- methods that order by a value ---------------------------------------------------------------
