@@ -1,10 +1,12 @@
 """Seconds and peak memory of ranking a pool: read, rank and write, in one process without Ray.
 
     python benchmarks/bench_selection.py --rows 1000000 4000000
+    python benchmarks/bench_selection.py --rows 100000 200000 --method facility-location
 
 writes synthetic cluster parts (ids of 32 hexadecimal digits, 18 strata of 100 clusters each, sizes
 falling like 1/rank) and trajectories of 12 losses to a temporary directory, and runs the selection
-on them in a fresh process for each size. It prints a table; the same numbers go to
+on them in a fresh process for each size. Methods that compare embeddings get some of --components,
+normal around a center for each cluster, and of --queries. It prints a table; the same numbers go to
 benchmarks/results/selection.json. Memory is the largest resident size of that process, and what
 that is above its size before it began. CPU seconds are all of its threads'; they say more than the
 clock where other work runs beside it.
@@ -27,8 +29,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts import Parts, StageDir, part_name, trajectory_table
+from s2l_ray.artifacts import (
+    EMBEDDINGS,
+    QUERIES,
+    Parts,
+    StageDir,
+    embedding_table,
+    part_name,
+    trajectory_table,
+)
 from s2l_ray.config import SelectionConfig
+from s2l_ray.maths.selection import METHODS
 from s2l_ray.stages import selection
 from s2l_ray.storage import Location
 
@@ -37,9 +48,11 @@ ROWS_PER_PART = 4_096
 NUM_STRATA, NUM_CLUSTERS, NUM_CHECKPOINTS = 18, 100, 12
 
 
-def write_parts(folder: Location, num_rows: int) -> None:
-    """Parts in `folder`/clusters and `folder`/trajectories."""
+def write_parts(folder: Location, num_rows: int, width: int, num_queries: int) -> None:
+    """Parts in `folder`/clusters and `folder`/trajectories; embeddings if `width` is above zero."""
     rng = np.random.default_rng(0)
+    losses_folder = folder / "trajectories"
+    center_KH = rng.normal(size=(NUM_STRATA * NUM_CLUSTERS, width)).astype(np.float32)
     names = np.array([f"data/source-{number:02}.json" for number in range(NUM_STRATA)])
     for part, start in enumerate(range(0, num_rows, ROWS_PER_PART)):
         size = min(ROWS_PER_PART, num_rows - start)
@@ -56,7 +69,21 @@ def write_parts(folder: Location, num_rows: int) -> None:
         losses = trajectory_table(
             pa.array(table["example_id"]), pa.array(table["stratum"]), loss_NT
         )
-        (folder / "trajectories" / part_name(part)).write_table(losses)
+        (losses_folder / part_name(part)).write_table(losses)
+        if width:
+            ids = pa.array(table["example_id"])
+            vectors = embedding_table(ids, around(center_KH[cluster_N], rng))
+            (losses_folder / part_name(part, EMBEDDINGS)).write_table(vectors)
+    if width:
+        asked_QH = around(center_KH[rng.integers(0, len(center_KH), num_queries)], rng)
+        asked = embedding_table(pa.array([""] * num_queries), asked_QH)
+        (losses_folder / QUERIES / part_name(0, EMBEDDINGS)).write_table(asked)
+
+
+def around(center_NH: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """float16 vectors of length one."""
+    drawn_NH = center_NH + rng.normal(size=center_NH.shape).astype(np.float32)
+    return (drawn_NH / np.linalg.norm(drawn_NH, axis=1, keepdims=True)).astype(np.float16)
 
 
 def falling(num_groups: int, size: int, rng: np.random.Generator) -> np.ndarray:
@@ -91,6 +118,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[1_000_000, 4_000_000])
     parser.add_argument("--method", default="s2l")
     parser.add_argument("--within", default="random")
+    parser.add_argument("--components", type=int, default=576)
+    parser.add_argument("--queries", type=int, default=200)
     arguments = parser.parse_args()
     found = []
     columns = ("rows", "seconds", "cpu_seconds", "peak_mb", "bytes_per_row")
@@ -98,7 +127,8 @@ def main() -> None:
     for num_rows in arguments.rows:
         with tempfile.TemporaryDirectory() as folder:
             place = Location.of(folder)
-            write_parts(place, num_rows)
+            width = arguments.components if METHODS[arguments.method].compares else 0
+            write_parts(place, num_rows, width, arguments.queries)
             fresh = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(1, mp_context=fresh) as process:
                 asked = (arguments.method, arguments.within)

@@ -25,6 +25,10 @@ MANIFEST = "manifest.json"
 UNFINISHED = "unfinished.json"
 SCRATCH = ("staged", "units", "resume", "attempts")
 """Folders that a stage needs only until it is finished."""
+EMBEDDINGS = "embeddings"
+"""What the names of embedding files begin with, which lie beside the parts of trajectories."""
+QUERIES = "queries"
+"""The folder beside them that has the embeddings of queries."""
 RUN_MARK = "run.json"
 VERSIONED = ("s2l_ray", "ray", "torch", "transformers", "deepspeed", "numpy", "pyarrow")
 
@@ -149,8 +153,8 @@ def open_run(folder: Location) -> None:
         )
 
 
-def part_name(part: int) -> str:
-    return f"part-{part:06d}.parquet"
+def part_name(part: int, prefix: str = "part") -> str:
+    return f"{prefix}-{part:06d}.parquet"
 
 
 def rows_name(part: int) -> str:
@@ -193,6 +197,13 @@ def trajectory_table(
     flat = pa.array(np.ascontiguousarray(loss_NT, np.float32).ravel())
     losses = pa.FixedSizeListArray.from_arrays(flat, loss_NT.shape[1])
     return pa.table({"example_id": example_ids, "stratum": strata, "loss_nats": losses})
+
+
+def embedding_table(example_ids: pa.ChunkedArray, embedding_NH: np.ndarray) -> pa.Table:
+    """A part of embeddings in its documented form."""
+    flat = pa.array(np.ascontiguousarray(embedding_NH, np.float16).ravel())
+    embeddings = pa.FixedSizeListArray.from_arrays(flat, embedding_NH.shape[1])
+    return pa.table({"example_id": example_ids, "embedding": embeddings})
 
 
 def original_rows(table: pa.Table) -> Iterator[dict[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from s2l_ray import values
+from s2l_ray import values, vectors
 from s2l_ray.config import SelectionConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.maths import budgets
@@ -58,9 +58,11 @@ def choose(
     spread = None if method.ignores_strata else spread_of(config, strata, size_S, elsewhere)
     by_name = values.read(needed(config), examples.key_N, sources)
     inside = _inside(config)
-    known = replace(examples, values=by_name, inside_N=by_name[inside] if inside else None)
+    inside_N = by_name[inside] if inside else None
     quotas = spread.quotas if spread else None
-    order_N = method.ranking(known, seed, stratify=config.stratify, quotas=quotas)
+    with vectors.read(method.compares, examples.key_N, sources) as vector_by_name:
+        known = replace(examples, values=by_name, inside_N=inside_N, vectors=vector_by_name)
+        order_N = method.ranking(known, seed, stratify=config.stratify, quotas=quotas)
     if isinstance(config.budget, str):
         return _of_tokens(config.budget, order_N, by_name[values.TOKENS][order_N], spread)
     num_selected = budgets.budget_rows(config.budget, len(order_N))

@@ -332,6 +332,8 @@ def _check_absolute(loaded: config.RunConfig) -> None:
         section = getattr(loaded, name)
         if section is not None and section.path is not None:
             paths[f"{name}.path"] = [section.path]
+    if loaded.trajectories is not None:
+        paths["trajectories.queries"] = loaded.trajectories.queries
     _check_paths_absolute(paths)
 
 

@@ -180,12 +180,26 @@ class ActorPool(Section):
 class TrajectoriesConfig(ActorPool):
     """How every example's loss at every checkpoint is computed, or where it already lies."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"embeddings", "queries"})
+
     path: str | None = None
     """Existing parquet files with example_id, loss_nats and optionally stratum (a glob)."""
     tokens_per_batch: PositiveInt = 16_384
     """Tokens in one forward pass, padding included; on a CPU 2,048 is faster."""
     max_response_tokens: PositiveInt | None = None
     """Score only so many first tokens of a response; about 1,000 do (arXiv:2606.26797)."""
+    embeddings: bool = False
+    """Keep one vector of each example from the last checkpoint, for methods that compare them."""
+    queries: Annotated[list[str], BeforeValidator(_listed)] = Field(default_factory=list)
+    """Rows that a selection is to resemble, read as data.train: embedded as well, for rds-plus."""
+
+    @model_validator(mode="after")
+    def _embeds_what_it_scores(self) -> "TrajectoriesConfig":
+        if self.embeddings and self.path is not None:
+            raise ValueError("`embeddings` come with scoring; existing trajectories have none")
+        if self.queries and not self.embeddings:
+            raise ValueError("`queries` are compared with examples: set `embeddings: true`, too")
+        return self
 
 
 MOST_CLUSTERS = 256

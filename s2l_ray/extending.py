@@ -26,8 +26,8 @@ from s2l_ray.extensions import UPDATED, Extension
 from s2l_ray.finished import config_of
 from s2l_ray.maths.selection import METHODS
 from s2l_ray.progress import Progress
-from s2l_ray.steps import Step, absolute, absolute_if_file
-from s2l_ray.storage import Location, exclusive
+from s2l_ray.steps import Step
+from s2l_ray.storage import Location, absolute, absolute_if_file, exclusive
 
 KEPT = ("prepare", "trajectories")
 """Finished work of these stages is never redone for a run that has changed."""

@@ -9,11 +9,12 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from s2l_ray import choice, extensions, values
-from s2l_ray.artifacts import MANIFEST, Manifest, StageDir, check_run, open_run
+from s2l_ray.artifacts import MANIFEST, QUERIES, Manifest, StageDir, check_run, open_run
 from s2l_ray.config import RunConfig, SelectionConfig
 from s2l_ray.contents import CONTENTS, Contents
 from s2l_ray.errors import ConfigError, DataError, ModelError, first
 from s2l_ray.maths import budgets
+from s2l_ray.maths.selection import METHODS
 from s2l_ray.modelling.schedule import checkpoint_steps, num_steps
 from s2l_ray.progress import LABEL_WIDTH, Progress, duration
 from s2l_ray.steps import FOLDERS, STAGES, Step, plan
@@ -252,6 +253,7 @@ def check_files(config: RunConfig, todo: Sequence[Step]) -> None:
             check_model(model)
     if config.selection is not None and "selection" in stages:
         _check_counted(config, config.selection)
+        _check_embedded(config, config.selection)
 
 
 def _check_counted(config: RunConfig, section: SelectionConfig) -> None:
@@ -263,3 +265,29 @@ def _check_counted(config: RunConfig, section: SelectionConfig) -> None:
     scored = config.trajectories is not None and config.trajectories.path is None
     if config.data.tokenizer is None and not scored:
         raise values.no_counts("`data.tokenizer` is not given")
+
+
+def _check_embedded(config: RunConfig, section: SelectionConfig) -> None:
+    """Refuse a selection that compares embeddings which no stage will leave."""
+    methods = [m for m in (section.method, *section.baselines) if METHODS[m].compares]
+    if not methods:
+        return
+    assert config.trajectories is not None, "a selection needs clusters, and these need them"
+    if config.trajectories.path is not None:
+        raise ConfigError(
+            f"selection: {first(methods)} compares embeddings, which come with scoring; the "
+            "trajectories of `trajectories.path` have none. Choose another method."
+        )
+    if not config.trajectories.embeddings:
+        raise ConfigError(
+            f"selection: {first(methods)} compares embeddings of examples. Set "
+            "`trajectories.embeddings: true`; where losses are there already, redo them with "
+            "`--from trajectories`."
+        )
+    asking = [method for method in methods if QUERIES in METHODS[method].compares]
+    if asking and not config.trajectories.queries:
+        raise ConfigError(
+            f"selection: {first(asking)} compares examples with queries. Name files of rows like "
+            "those that are wanted in `trajectories.queries`; where losses are there already, redo "
+            "them with `--from trajectories`."
+        )

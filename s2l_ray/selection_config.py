@@ -24,6 +24,8 @@ Method = Literal[
     "high-learnability",
     "confidence-curriculum",
     "longest-responses",
+    "facility-location",
+    "rds-plus",
 ]
 """The names in `maths.selection.METHODS`."""
 

@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from s2l_ray import __version__, sources
+from s2l_ray import __version__, queries, sources
 from s2l_ray.artifacts import Parts, StageDir, section_inputs
 from s2l_ray.config import RandomModel, RunConfig, SelectionConfig, WorkerRange
 from s2l_ray.contents import Contents
 from s2l_ray.maths import budgets
 from s2l_ray.modelling.origins import first_checkpoint
 from s2l_ray.progress import Progress
-from s2l_ray.storage import Location, is_uri
+from s2l_ray.storage import Location, absolute, absolute_if_file
 
 STAGES = (
     "prepare",
@@ -219,6 +218,8 @@ class _Builder:
 
             return {"trajectories.path": self.contents.shas(files)}, bring
 
+        asked = sources.expand([absolute(name) for name in section.queries], queries.KEY)
+
         def work(out: StageDir, progress: Progress) -> dict[str, Any]:
             from s2l_ray.stages import trajectories
 
@@ -226,11 +227,21 @@ class _Builder:
             place = Location(reference["path"]) if reference["path"] else self._folder("reference")
             names = zip(reference["steps"], reference["names"], strict=True)
             checkpoints = [trajectories.Checkpoint(step, place / name) for step, name in names]
-            prepared = Parts(self._folder("prepare"))
-            return trajectories.run(section, prepared, checkpoints, out, progress=progress)
+            prepared, rows = Parts(self._folder("prepare")), self._queries(asked)
+            return trajectories.run(
+                section, prepared, checkpoints, out, progress=progress, queries=rows
+            )
 
-        scored = self._after("prepare", "reference")
-        return {**section_inputs("trajectories", section), **scored}, work
+        inputs = section_inputs("trajectories", section) | self._after("prepare", "reference")
+        return {**inputs, queries.KEY: self.contents.shas(asked) or None}, work
+
+    def _queries(self, files: list[sources.InputFile]) -> queries.Queries | None:
+        """Files of query rows, which are read and tokenised as the pool is."""
+        data, tokenizer = self.config.data, self.contents.pinned(self._tokenizer())
+        if data is None or not files:
+            return None
+        data = data.model_copy(update={"template": absolute_if_file(data.template)})
+        return queries.Queries(files, data, absolute_if_file(tokenizer))
 
     def _ahead(self) -> Callable[..., AbstractContextManager[None]] | None:
         """Scores checkpoints of a reference that trains here, on as many workers to the end.
@@ -386,14 +397,3 @@ def _arms(config: RunConfig) -> dict[str, SelectionConfig]:
         name = arm_name(method, section.budget, config.seed)
         arms[name] = section.with_method(method)
     return arms
-
-
-def absolute(path: str) -> str:
-    return path if is_uri(path) else str(Path(path).expanduser().absolute())
-
-
-def absolute_if_file(name: str | None) -> Any:
-    """Workers may run elsewhere: a name that is a path here becomes absolute, others stay."""
-    if not name or is_uri(name) or not Path(name).expanduser().exists():
-        return name
-    return absolute(name)

@@ -35,6 +35,17 @@ def is_uri(path: str) -> bool:
     return "://" in path
 
 
+def absolute(path: str) -> str:
+    return path if is_uri(path) else str(Path(path).expanduser().absolute())
+
+
+def absolute_if_file(name: str | None) -> Any:
+    """Workers may run elsewhere: a name that is a path here becomes absolute, others stay."""
+    if not name or is_uri(name) or not Path(name).expanduser().exists():
+        return name
+    return absolute(name)
+
+
 @dataclass(frozen=True)
 class Location:
     """A file or folder: an absolute local path, or SCHEME://BUCKET/KEY with the key as it is.

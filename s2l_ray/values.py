@@ -115,23 +115,19 @@ def _joined(
     value_by_name: dict[str, np.ndarray] = {name: np.empty(len(key_N), dtype) for name in computed}
     met_N = np.zeros(len(key_N), bool)
     num_met = 0
-    for table, row_P in _located(parts, columns, key_N):
+    for table, row_P in located(parts, columns, key_N):
         is_ours_P = row_P >= 0
         for name, compute in computed.items():
             value_by_name[name][row_P[is_ours_P]] = compute(table)[is_ours_P]
         met_N[row_P[is_ours_P]] = True
         num_met += int(is_ours_P.sum())
     if not met_N.all():
-        _refuse_missing(key_N[~met_N], len(key_N), parts, sources)
-    if num_met > len(key_N):
-        raise DataError(
-            f"selection: {num_met - len(key_N):,} rows of {parts.places} repeat an example_id. "
-            "Every example_id must be unique."
-        )
+        refuse_missing(key_N[~met_N], len(key_N), parts, sources, _advice(parts, sources))
+    refuse_repeated(num_met - len(key_N), parts)
     return value_by_name
 
 
-def _located(
+def located(
     parts: Parts, columns: list[str], key_N: np.ndarray
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
     """Each part with the places of its examples in the pool; -1 for one that is not in it."""
@@ -152,19 +148,32 @@ def _located(
         start = stop
 
 
-def _refuse_missing(
-    missing_keys: np.ndarray, num_examples: int, parts: Parts, sources: Sources
+def refuse_repeated(num_repeated: int, parts: Parts) -> None:
+    """Raise DataError when rows of `parts` are of one example."""
+    if num_repeated > 0:
+        raise DataError(
+            f"selection: {num_repeated:,} rows of {parts.places} repeat an example_id. "
+            "Every example_id must be unique."
+        )
+
+
+def refuse_missing(
+    missing_keys: np.ndarray, num_examples: int, parts: Parts, sources: Sources, advice: str
 ) -> NoReturn:
+    """Raise DataError: the examples with these keys have no row in `parts`."""
     ids: list[str] = []
     for table in sources.clusters.tables(["example_id"]):
         key_P = hashing.example_keys(table["example_id"].to_pylist())
         row_P = np.flatnonzero(np.isin(key_P, missing_keys[:4]))
         ids += table["example_id"].take(pa.array(row_P)).to_pylist()
-    advice = f"{APART}: check data.train, and data.fields.id."
-    if parts == sources.trajectories:
-        advice = "Losses are gone: redo them with `--from trajectories`"
-        advice += ", and extend the run again." if parts.more else "."
     raise DataError(
         f"selection: {len(missing_keys):,} of {num_examples:,} examples have no row in "
         f"{parts.places} (first: {first(ids)}). {advice}"
     )
+
+
+def _advice(parts: Parts, sources: Sources) -> str:
+    if parts != sources.trajectories:
+        return f"{APART}: check data.train, and data.fields.id."
+    again = ", and extend the run again" if parts.more else ""
+    return f"Losses are gone: redo them with `--from trajectories`{again}."

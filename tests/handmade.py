@@ -9,7 +9,16 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray import config, steps
-from s2l_ray.artifacts import open_run, part_name, rows_name, rows_table, trajectory_table
+from s2l_ray.artifacts import (
+    EMBEDDINGS,
+    QUERIES,
+    embedding_table,
+    open_run,
+    part_name,
+    rows_name,
+    rows_table,
+    trajectory_table,
+)
 from s2l_ray.steps import Step
 from s2l_ray.storage import Location
 
@@ -113,10 +122,15 @@ def write_rows(folder: Location) -> dict[str, Any]:
 
 def write_losses(folder: Location) -> None:
     loss_NT = np.random.default_rng(0).gamma(2.0, size=(NUM_ROWS, 3)).astype(np.float32)
+    vector_NH = np.random.default_rng(1).normal(size=(NUM_ROWS, 4)).astype(np.float16)
     for part in range(NUM_ROWS // ROWS_PER_PART):
         rows = slice(part * ROWS_PER_PART, (part + 1) * ROWS_PER_PART)
         table = trajectory_table(pa.array(IDS[rows]), pa.array(STRATA[rows]), loss_NT[rows])
         (folder / part_name(part)).write_table(table)
+        vectors = embedding_table(pa.array(IDS[rows]), vector_NH[rows])
+        (folder / part_name(part, EMBEDDINGS)).write_table(vectors)
+    asked = embedding_table(pa.array(["q0", "q1"]), vector_NH[3:5] + np.float16(0.5))
+    (folder / QUERIES / part_name(0, EMBEDDINGS)).write_table(asked)
 
 
 def write_clusters(folder: Location) -> dict[str, Any]:

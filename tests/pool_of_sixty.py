@@ -7,8 +7,11 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray.artifacts import (
+    EMBEDDINGS,
+    QUERIES,
     Parts,
     StageDir,
+    embedding_table,
     part_name,
     rows_name,
     rows_table,
@@ -26,6 +29,8 @@ TOKENS = [5 + number * 7 % 11 for number in range(NUM_ROWS)]
 RESPONSE_TOKENS = [1 + number * 3 % 4 for number in range(NUM_ROWS)]
 SQDIST = [number * 5 % 13 / 2 for number in range(NUM_ROWS)]
 LOSSES = np.random.default_rng(5).gamma(2.0, size=(NUM_ROWS, 4)).astype(np.float32)
+ASKED = np.random.default_rng(7).normal(size=(3, 5)).astype(np.float16)
+EMBEDDED = np.random.default_rng(6).normal(size=(NUM_ROWS, 5)).astype(np.float16)
 ROWS: list[dict[str, Any]] = [
     {"instruction": f"add {number} and 1", "output": str(number + 1), "notes": [{"é": number}]}
     | ({"input": f"only row {number}"} if number == 55 else {})
@@ -71,6 +76,11 @@ def write_trajectories(folder: Location, parts) -> Parts:
         ids, strata = ([values[row] for row in part] for values in (IDS, STRATA))
         table = trajectory_table(pa.array(ids), pa.array(strata), LOSSES[list(part)])
         (folder / part_name(number)).write_table(table)
+        vectors = embedding_table(pa.array(ids), EMBEDDED[list(part)])
+        (folder / part_name(number, EMBEDDINGS)).write_table(vectors)
+    for number, asked in enumerate(np.array_split(ASKED, 2)):
+        vectors = embedding_table(pa.array(["q"] * len(asked)), asked)
+        (folder / QUERIES / part_name(number, EMBEDDINGS)).write_table(vectors)
     return Parts(folder)
 
 

@@ -67,7 +67,12 @@ def write_inputs(folder: Path) -> Path:
             "checkpoints": 4,
             "resume_every": 20,
         },
-        "trajectories": {"precision": "fp32", "tokens_per_batch": 512},
+        "trajectories": {
+            "precision": "fp32",
+            "tokens_per_batch": 512,
+            "embeddings": True,
+            "queries": [str(folder / "held.jsonl")],
+        },
         "clusters": {"num_clusters": 3},
         "selection": {"budget": 0.4, "baselines": ["random"]},
         "target": {

@@ -154,6 +154,10 @@ def test_a_model_directory_is_looked_into_before_any_work(place, capsys, files, 
         ("data.eval.held=held.jsonl", "data.eval: 'held.jsonl' is relative"),
         ("reference={path: checkpoints}", "reference.path: 'checkpoints' is relative"),
         ("trajectories.path=t/*.parquet", "trajectories.path: 't/*.parquet' is relative"),
+        (
+            "trajectories={embeddings: true, queries: q.jsonl}",
+            "trajectories.queries: 'q.jsonl' is relative",
+        ),
     ],
 )
 @pytest.mark.parametrize("by_environment", [False, True])

@@ -117,6 +117,14 @@ def test_keys_of_the_selection_that_go_together_are_taken(section):
     config.from_tree({**TREE, "selection": {"budget": 5, **section}}, "run.yaml")
 
 
+def test_queries_need_embeddings():
+    section = {"queries": "asked.jsonl"}
+    with pytest.raises(ConfigError, match=r"`queries` are compared .* `embeddings: true`"):
+        config.from_tree({**TREE, "trajectories": section}, "run.yaml")
+    loaded = config.from_tree({**TREE, "trajectories": section | {"embeddings": True}}, "run.yaml")
+    assert loaded.trajectories.queries == ["asked.jsonl"]
+
+
 def test_a_budget_of_tokens_is_a_text_in_yaml_and_after_set(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text(

@@ -19,6 +19,26 @@ pytestmark = pytest.mark.ray
 STEPS = [20, 40, 60, 80]
 
 
+def test_every_example_and_every_query_has_an_embedding_of_length_one(finished):
+    found = table(finished / "trajectories", "embeddings-*.parquet")
+    asked = table(finished / "trajectories" / "queries", "embeddings-*.parquet")
+    losses = table(finished / "trajectories")
+
+    assert found["example_id"].to_pylist() == losses["example_id"].to_pylist()
+    assert [place.rpartition("/")[2] for place in asked["example_id"].to_pylist()] == [
+        f"held.jsonl row {number}" for number in range(6)
+    ]
+    for embedded in (found, asked):
+        vectors = np.array(embedded["embedding"].to_pylist())
+        assert vectors.shape == (embedded.num_rows, SHAPE["hidden_size"])
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=2e-3)
+    left = {path.name for path in (finished / "trajectories" / "queries").iterdir()}
+    assert left == {"part-000000.parquet", "part-000001.parquet"} | {
+        "embeddings-000000.parquet",
+        "embeddings-000001.parquet",
+    }
+
+
 def test_a_finished_run_has_these_folders_and_nothing_half_written(finished):
     stages = ["prepared", "reference", "trajectories", "clusters", "selection", "target"]
     expected = {*stages, "evaluation", "report", "arms", "run.json", "config.json"}

@@ -49,12 +49,18 @@ def test_only_new_rows_are_prepared_and_scored(extended):
     assert manifest(place / "prepared")["summary"]["known"] == len(KNOWN)
 
 
-def test_a_row_has_the_losses_that_it_has_in_the_run(extended):
+def test_a_row_has_the_losses_and_the_embedding_that_it_has_in_the_run(extended):
     """Other rows of its part make other batches, so the last bits may differ."""
     old, new = table(extended / "trajectories"), table(folder(extended) / "trajectories")
     first = new["example_id"].to_pylist().index("again-0")
     again_NT = np.stack(new["loss_nats"].to_numpy()[first : first + len(RENAMED)])
     np.testing.assert_allclose(again_NT, np.stack(old["loss_nats"].to_numpy()[20:30]), rtol=1e-5)
+    old_NH, again_NH = (
+        np.stack(table(place / "trajectories", "embeddings-*")["embedding"].to_numpy())
+        for place in (extended, folder(extended))
+    )
+    assert not (folder(extended) / "trajectories" / "queries").exists()
+    np.testing.assert_allclose(again_NH[first : first + len(RENAMED)], old_NH[20:30], atol=1e-3)
 
 
 def test_rows_are_in_the_nearest_stored_cluster_of_their_stratum(extended):

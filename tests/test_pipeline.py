@@ -245,6 +245,24 @@ def test_tokens_that_nothing_would_count_are_asked_for_before_anything_is_done(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("key", ["method", "baselines"])
+def test_embeddings_that_nothing_would_leave_are_asked_for_before_anything_is_done(
+    tree, tmp_path, key
+):
+    method = "facility-location"
+    section = {"budget": 5, key: method if key == "method" else [method]}
+    with pytest.raises(ConfigError, match=rf"{method} compares .*`trajectories\.embeddings: true`"):
+        run(changed(tree, "selection", section))
+    embedded = changed(tree, "trajectories.embeddings", True)
+    with pytest.raises(ConfigError, match=r"rds-plus compares .* `trajectories\.queries`"):
+        run(changed(embedded, "selection", {"budget": 5, "method": "rds-plus"}))
+    (tmp_path / "losses.parquet").write_bytes(b"1")
+    brought = {"trajectories": {"path": str(tmp_path / "losses.parquet")}, "selection": section}
+    with pytest.raises(ConfigError, match=rf"{method} compares .*Choose another method"):
+        run({"run_dir": tree["run_dir"], "clusters": {"num_clusters": 3}, **brought})
+    assert not (tmp_path / "run").exists()
+
+
 def test_trajectories_that_are_brought_anew_are_not_counted_by_the_old_ones(tree, tmp_path):
     brought = tmp_path / "losses.parquet"
     tree = {"run_dir": tree["run_dir"], "trajectories": {"path": str(brought)}}

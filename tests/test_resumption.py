@@ -27,7 +27,12 @@ The reference restarts as the target does, by Ray Train.
 SAME = {
     "prepared": ["part-000003.parquet", "rows-000003.parquet", "rejected.parquet"],
     "reference": ["step-000020/model.safetensors", "step-000080/model.safetensors"],
-    "trajectories": ["part-000000.parquet", "part-000014.parquet"],
+    "trajectories": [
+        "part-000000.parquet",
+        "part-000014.parquet",
+        "embeddings-000014.parquet",
+        "queries/embeddings-000000.parquet",
+    ],
     "clusters": ["part-000003.parquet", "centroids.npy"],
     "selection": ["ranking.parquet", "selected.jsonl"],
     "target": ["model/model.safetensors"],

@@ -40,6 +40,9 @@ def different(before: dict[str, str], after: dict[str, str]) -> list[str]:
         ("seed", 7, AFTER["reference"]),
         ("trajectories.precision", "bf16", AFTER["trajectories"]),
         ("trajectories.cpus_per_worker", 2, AFTER["trajectories"]),
+        ("trajectories.embeddings", True, AFTER["trajectories"]),
+        ("trajectories.embeddings", False, []),
+        ("trajectories.queries", [], []),
         ("clusters.num_clusters", 4, AFTER["clusters"]),
         ("selection.budget", 7, AFTER["selection"]),
         ("selection.format", "parquet", AFTER["selection"]),
@@ -107,6 +110,19 @@ def test_the_content_of_a_file_counts_and_its_date_does_not(tree, tmp_path, file
     with (tmp_path / file).open("a") as appended:
         appended.write(" {prompt}")
     assert different(before, fingerprints(tree)) == stages
+
+
+def test_queries_count_by_their_contents(tree, tmp_path):
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("1\n")
+    tree = changed(tree, "trajectories", {"embeddings": True, "queries": [str(asked)]})
+    before = fingerprints(tree)
+    moved = shutil.copy(asked, tmp_path / "moved.jsonl")
+    assert not different(before, fingerprints(changed(tree, "trajectories.queries", [str(moved)])))
+    asked.write_text("2\n")
+    assert different(before, fingerprints(tree)) == AFTER["trajectories"]
+    with pytest.raises(DataError, match=r"trajectories\.queries: .*nowhere"):
+        planned(changed(tree, "trajectories.queries", [str(tmp_path / "nowhere.jsonl")]))
 
 
 def test_the_evaluation_depends_on_the_template_of_its_prompts(tree, tmp_path):

@@ -17,7 +17,8 @@ next centroid of a start.
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
+
+from s2l_ray.maths.compiled import compiled as _compiled
 
 LOSS_UNIT_NATS = 2.0**-24
 SQDIST_UNIT = 2.0**-20
@@ -72,14 +73,6 @@ class Totals(NamedTuple):
     count_K: np.ndarray
     sqdist_sum_K: np.ndarray
     inexact_K: np.ndarray
-
-
-def _compiled(function):
-    """Compiled at its first call, and kept beside the source or in the user's cache."""
-    try:
-        return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # neither can be written
-        return njit(nogil=True)(function)
 
 
 def even(centroid_KT: np.ndarray) -> np.ndarray:

@@ -35,6 +35,8 @@ class Examples:
         values: by name, finite numbers (N,): those that a method needs (`Method.needs`).
         inside_N: finite numbers (N,), in increasing order of which `s2l` takes the examples of a
             cluster; None for an order at random.
+        vectors: by name, finite (rows, H): those that a method compares (`Method.compares`);
+            "embeddings" has a row for every example, "queries" one for every query.
     """
 
     key_N: np.ndarray
@@ -42,6 +44,7 @@ class Examples:
     stratum_N: np.ndarray
     values: Mapping[str, np.ndarray] = field(default_factory=dict)
     inside_N: np.ndarray | None = None
+    vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         columns = [self.key_N, self.cluster_N, self.stratum_N, *self.values.values()]
@@ -49,6 +52,8 @@ class Examples:
         shapes = {column.shape for column in columns}
         if len(shapes) > 1 or self.key_N.ndim != 1:
             raise ValueError(f"keys, clusters and strata must be of one length, not {shapes}")
+        if len(self.vectors.get("embeddings", self.key_N)) != len(self.key_N):
+            raise ValueError("every example needs one embedding")
         if self.key_N.dtype != np.uint64:
             raise ValueError(f"keys must be uint64, not {self.key_N.dtype}")
         if min(self.cluster_N.min(initial=0), self.stratum_N.min(initial=0)) < 0:
@@ -201,6 +206,38 @@ def longest_responses(
     return _by(-examples.values["response_tokens"], examples, seed, stratify, quotas)
 
 
+def facility_location(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
+    """Rank examples as greedy maximisation of facility location takes them, by their embeddings.
+
+    Every prefix covers the pool about as well as a subset of its size can: `coverage.gains`.
+
+    Source:
+        Wei, Iyer and Bilmes (2015); on hidden states, a baseline of S2L, arXiv:2403.07384.
+    """
+    # Compiled code takes a second to load, which `s2l --help` need not spend.
+    from s2l_ray.maths import coverage
+
+    gain_N = coverage.gains(examples.vectors["embeddings"], _shuffled(examples, seed))
+    return _by(-gain_N, examples, seed, stratify, quotas)
+
+
+def rds_plus(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
+    """Rank examples by the likeness of their embeddings to those of queries, which take turns.
+
+    Source:
+        RDS+ of Ivison et al. (2025), arXiv:2503.01807, on the reference's hidden states.
+    """
+    from s2l_ray.maths import turns  # compiled code, as above
+
+    vectors = examples.vectors
+    turn_N = turns.round_robin(vectors["embeddings"], vectors["queries"], _shuffled(examples, seed))
+    return _by(turn_N, examples, seed, stratify, quotas)
+
+
 @dataclass(frozen=True)
 class Method:
     """A row of the table of selectors."""
@@ -209,6 +246,8 @@ class Method:
     description: str
     needs: tuple[str, ...] = ()
     """Names of the values that `ranking` looks at."""
+    compares: tuple[str, ...] = ()
+    """Names of the vectors that it compares."""
     ignores_strata: bool = False
 
 
@@ -239,6 +278,16 @@ METHODS: Mapping[str, Method] = {
         longest_responses,
         "most response tokens first (arXiv:2402.04833)",
         ("response_tokens",),
+    ),
+    "facility-location": Method(
+        facility_location,
+        "what covers the rest best, by cosines of embeddings (Wei et al., 2015)",
+        compares=("embeddings",),
+    ),
+    "rds-plus": Method(
+        rds_plus,
+        "most like the queries, which take turns, by cosines of embeddings (arXiv:2503.01807)",
+        compares=("embeddings", "queries"),
     ),
 }
 

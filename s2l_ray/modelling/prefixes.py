@@ -63,10 +63,14 @@ def groups(
 
 @dataclass(frozen=True)
 class Past:
-    """What a model knows of the tokens before those that it is given; without a cache, nothing."""
+    """What a model knows of the tokens before those that it is given; without a cache, nothing.
+
+    `sum_1H` is what `embeddings.summing` makes of these tokens.
+    """
 
     num_tokens: int = 0
     cache: Cache | None = None
+    sum_1H: torch.Tensor | None = None
 
     @property
     def inputs(self) -> dict[str, Any]:

@@ -11,21 +11,27 @@ V vocabulary, P tokens that prompts share.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from s2l_ray.maths.losses import linear_losses, token_losses
-from s2l_ray.modelling import prefixes
-from s2l_ray.modelling.compiled import are_compiled, compile_layers
+from s2l_ray.errors import ModelError
+from s2l_ray.modelling import embeddings, prefixes
+from s2l_ray.modelling.compiled import compile_layers
 from s2l_ray.modelling.dimensions import check_reach
+from s2l_ray.modelling.output_layer import (
+    before_output_layer,
+    ends_in_a_linear_layer,
+    losses_by_tiles,
+    losses_of_logits,
+    unwrapped,
+)
 from s2l_ray.modelling.prefixes import NOTHING_BEFORE, Past
 
-PROBED_LOGIT = 300.0
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
 """How near, absolute plus relative, a loss must come that is computed in two ways."""
 LOGITS_IN_CHUNKS = (
@@ -50,6 +56,7 @@ def score(
     compiled: bool = False,
     on_batch: Callable[[int], None] = lambda _num_rows: None,
     on_slower_way: Callable[[str], None] = lambda _way: None,
+    on_embeddings: Callable[[np.ndarray, torch.Tensor], None] | None = None,
 ) -> np.ndarray:
     """Mean cross-entropy of every example's response tokens, end-of-sequence included.
 
@@ -68,175 +75,114 @@ def score(
         on_batch: called with the number of examples of every batch that was handed to the model.
         on_slower_way: called with `LOGITS_IN_CHUNKS`, `PROMPTS_READ_WHOLE` or `UNCOMPILED` and the
             reason where that is how this model has to be scored.
+        on_embeddings: called with row_B and mean_BH, float32 on `device`, of every batch: the
+            position-weighted means of the last hidden states over all tokens of these examples.
+            Their last tokens, which no loss needs, are read for it.
 
     Returns:
         loss_N, float32 (N,), nats per response token; not finite only where the logits are not.
+
+    Raises:
+        ModelError: embeddings are wanted, and the output layer is not given hidden states.
     """
-    num_tokens_N, num_masked_N = _lengths(model, input_ids, num_prompt_tokens_N)
-    loss_N = torch.zeros(len(num_tokens_N), dtype=torch.float32, device=device)
+    examples = _examples(model, input_ids, num_prompt_tokens_N)
+    loss_N = torch.zeros(len(input_ids), dtype=torch.float32, device=device)
     with inference(model, dtype=dtype, device=device):
-        in_tiles = dtype == model.dtype and ends_in_a_linear_layer(model)
-        losses = _losses_by_tiles if in_tiles else _losses_of_logits
-        if not in_tiles:
-            on_slower_way(LOGITS_IN_CHUNKS)
-        if compiled:
-            _compile(model, losses, CLOSE[dtype], device, on_slower_way)
-        vocab_size = model.config.get_text_config().vocab_size
-        most_logits = None if in_tiles else max_logit_rows(vocab_size)
-        mean_losses = partial(_mean_losses, model, input_ids, num_masked_N, losses, device)
+        losses, most_logits = _way(model, dtype, device, compiled, on_slower_way)
+        # An example's last token is predicted; nothing is predicted from it.
+        num_unread = 1 if on_embeddings is None else 0
+        mean_losses = partial(_mean_losses, model, examples, num_unread, losses, device)
+        scored = mean_losses
+        if on_embeddings is not None:
+            scored = partial(_embedded, model, examples, mean_losses, on_embeddings)
         min_saved = math.inf if compiled else tokens_per_batch
-        for group in prefixes.groups(input_ids, num_masked_N, min_saved=min_saved):
+        for group in prefixes.groups(input_ids, examples.num_masked_N, min_saved=min_saved):
             past = _past(model, group, input_ids, mean_losses, device, CLOSE[dtype])
             if past.num_tokens < group.num_shared:
                 on_slower_way(PROMPTS_READ_WHOLE)
-            num_read_G = num_tokens_N[group.row_G] - past.num_tokens
-            num_response_G = (num_tokens_N - num_masked_N)[group.row_G]
-            for place_B in plan_batches(
-                num_read_G,
-                num_response_G,
-                tokens_per_batch=tokens_per_batch,
-                max_logit_rows=most_logits,
-            ):
-                row_B = group.row_G[place_B]
-                loss_N[torch.from_numpy(row_B).to(device)] = mean_losses(row_B, past)
+            for row_B in _batches(examples, group, past, tokens_per_batch, most_logits):
+                loss_N[torch.from_numpy(row_B).to(device)] = scored(row_B, past)
                 on_batch(len(row_B))
     return loss_N.cpu().numpy()
 
 
-def _lengths(
+@dataclass(frozen=True)
+class _Examples:
+    """What is scored: tokens, their number, and for how many of them there is no loss."""
+
+    input_ids: Sequence[np.ndarray]
+    num_tokens_N: np.ndarray
+    num_masked_N: np.ndarray
+
+
+def _examples(
     model: PreTrainedModel, input_ids: Sequence[np.ndarray], num_prompt_tokens_N: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Tokens of every example, and how many of them have no loss."""
+) -> _Examples:
     num_tokens_N = np.array([len(ids) for ids in input_ids], dtype=np.int64)
     num_ids = 1 + max((int(ids.max()) for ids in input_ids), default=-1)
     check_reach(model, num_tokens=int(num_tokens_N.max(initial=0)), num_ids=num_ids)
     # Nothing predicts an example's first token, prompt or not.
     num_masked_N = np.maximum(np.asarray(num_prompt_tokens_N, dtype=np.int64), 1)
     assert (num_masked_N < num_tokens_N).all(), "every example needs a response token"
-    return num_tokens_N, num_masked_N
+    return _Examples(input_ids, num_tokens_N, num_masked_N)
 
 
-def response_logits(
-    model: nn.Module,
-    input_ids_BL: torch.Tensor,
-    mask_BL: torch.Tensor,
-    past: Past = NOTHING_BEFORE,
-) -> torch.Tensor:
-    """Logits at the masked positions only, from the model's own forward pass.
-
-    The output layer is given the hidden states of those positions as if they were one sequence;
-    what the model does after it (scaling, soft-capping) stays the model's. A model that offers no
-    output layer, or does not call it on (B, L, H), computes all logits and loses the others.
-
-    Args:
-        model: a causal LM, or a wrapper (DDP, DeepSpeed) that keeps one in `.module`; the wrapper
-            is what is called.
-        input_ids_BL: int64 tensor (B, L) on the model's device.
-        mask_BL: bool tensor (B, L); logits AT a position predict the token after it. Kept on the
-            CPU, it spares a GPU the wait for the number of positions.
-        past: what comes before the first position.
-
-    Returns:
-        logits_MV, (M, V), rows in the order of `mask_BL`, of the type that the model computes.
-    """
-    position_M = mask_BL.flatten().nonzero().squeeze(1).to(input_ids_BL.device)
-    narrowed = []
-
-    def keep_positions(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        hidden_BLH, *others = inputs
-        if hidden_BLH.shape[:2] != mask_BL.shape:
-            return None
-        narrowed.append(True)
-        return (hidden_BLH.flatten(0, 1).index_select(0, position_M)[None], *others)
-
-    with _before_output_layer(model, keep_positions):
-        logits = model(input_ids=input_ids_BL, **past.inputs).logits
-    return logits[0] if narrowed else logits.flatten(0, 1).index_select(0, position_M)
-
-
-def ends_in_a_linear_layer(model: PreTrainedModel) -> bool:
-    """Whether the model's logits are those of its output layer and nothing is done to them.
-
-    That is tried, not looked up: the layer is given inputs with logits of hundreds, at which any
-    scaling or soft-capping shows.
-    """
-    layer = model.get_output_embeddings()
-    if type(layer) is not nn.Linear:
-        return False
-    generator = torch.Generator().manual_seed(0)
-    probe_BLH = torch.randn(1, 4, layer.in_features, generator=generator).to(layer.weight)
-    probe_BLH *= PROBED_LOGIT / layer(probe_BLH).abs().max()
-    given = []
-
-    def replace(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        given.append(inputs[0].shape)
-        return (probe_BLH, *inputs[1:]) if given == [probe_BLH.shape] else None
-
-    input_ids_BL = torch.zeros(1, 4, dtype=torch.int64, device=layer.weight.device)
-    with _before_output_layer(model, replace):
-        logits_BLV = model(input_ids=input_ids_BL, use_cache=False).logits
-    expected_BLV = layer(probe_BLH)
-    # NaN, of a layer without weights or of infinite ones, is equal to nothing.
-    return given == [probe_BLH.shape] and torch.equal(logits_BLV, expected_BLV.to(logits_BLV))
-
-
-def _losses_by_tiles(
-    model: nn.Module,
-    input_ids_BL: torch.Tensor,
-    mask_BL: torch.Tensor,
-    target_M: torch.Tensor,
+def _batches(
+    examples: _Examples,
+    group: prefixes.Group,
     past: Past,
-) -> torch.Tensor:
-    """Losses of a model that `ends_in_a_linear_layer`; its logits never exist all at once."""
-    position_M = mask_BL.flatten().nonzero().squeeze(1).to(input_ids_BL.device)
-    hidden = []
-
-    def keep(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        hidden.append(inputs[0].flatten(0, 1).index_select(0, position_M))
-        return (inputs[0][:1, :1], *inputs[1:])
-
-    with _before_output_layer(model, keep):
-        model(input_ids=input_ids_BL, **past.inputs)
-    layer = _unwrapped(model).get_output_embeddings()
-    return linear_losses(
-        hidden[0], layer.weight, layer.bias, target_M, compiled=are_compiled(model)
+    tokens_per_batch: int,
+    max_logit_rows: int | None,
+) -> list[np.ndarray]:
+    row_G = group.row_G
+    places = plan_batches(
+        examples.num_tokens_N[row_G] - past.num_tokens,
+        (examples.num_tokens_N - examples.num_masked_N)[row_G],
+        tokens_per_batch=tokens_per_batch,
+        max_logit_rows=max_logit_rows,
     )
+    return [row_G[place_B] for place_B in places]
 
 
-def _losses_of_logits(
-    model: nn.Module,
-    input_ids_BL: torch.Tensor,
-    mask_BL: torch.Tensor,
-    target_M: torch.Tensor,
-    past: Past,
-) -> torch.Tensor:
-    return token_losses(response_logits(model, input_ids_BL, mask_BL, past), target_M)
+def _way(
+    model: PreTrainedModel,
+    dtype: torch.dtype,
+    device: torch.device,
+    compiled: bool,
+    on_slower_way: Callable[[str], None],
+) -> tuple[Callable[..., torch.Tensor], int | None]:
+    """How the losses of a batch are computed, and of how many positions it may hold the logits."""
+    in_tiles = dtype == model.dtype and ends_in_a_linear_layer(model)
+    losses = losses_by_tiles if in_tiles else losses_of_logits
+    if not in_tiles:
+        on_slower_way(LOGITS_IN_CHUNKS)
+    vocab_size = model.config.get_text_config().vocab_size
+    if compiled:
+        reason = compile_layers(
+            model, partial(_trial, model, losses, vocab_size, device), close=CLOSE[dtype]
+        )
+        if reason is not None:
+            on_slower_way(f"{UNCOMPILED} ({reason})")
+    return losses, None if in_tiles else max_logit_rows(vocab_size)
 
 
-def _compile(
+def _trial(
     model: PreTrainedModel,
     losses: Callable[..., torch.Tensor],
-    close: float,
+    vocab_size: int,
     device: torch.device,
-    on_slower_way: Callable[[str], None],
-) -> None:
-    """Compile the model's layers on tokens that are the same for every worker."""
+) -> torch.Tensor:
+    """Losses of tokens that are the same for every worker."""
     num_rows, num_tokens = TRIAL
-    count = torch.arange(num_rows * num_tokens) % model.config.get_text_config().vocab_size
+    count = torch.arange(num_rows * num_tokens) % vocab_size
     input_ids_BL = count.view(num_rows, num_tokens).to(device)
     mask_BL = torch.ones(num_rows, num_tokens, dtype=torch.bool)
-
-    def trial() -> torch.Tensor:
-        # Code for a single row is different code.
-        found = [
-            losses(model, ids_BL, mask_BL[: len(ids_BL)], ids_BL.flatten(), NOTHING_BEFORE)
-            for ids_BL in (input_ids_BL, input_ids_BL[:1])
-        ]
-        return torch.cat(found)
-
-    reason = compile_layers(model, trial, close=close)
-    if reason is not None:
-        on_slower_way(f"{UNCOMPILED} ({reason})")
+    # Code for a single row is different code.
+    found = [
+        losses(model, ids_BL, mask_BL[: len(ids_BL)], ids_BL.flatten(), NOTHING_BEFORE)
+        for ids_BL in (input_ids_BL, input_ids_BL[:1])
+    ]
+    return torch.cat(found)
 
 
 def _past(
@@ -252,7 +198,10 @@ def _past(
         return NOTHING_BEFORE
     first_B = group.row_G[:1]
     ids_P = input_ids[first_B[0]][: group.num_shared].astype(np.int64)
-    past = prefixes.read(model, torch.from_numpy(ids_P).to(device))
+    with _summed(model, np.array([len(ids_P)]), NOTHING_BEFORE) as sums:
+        past = prefixes.read(model, torch.from_numpy(ids_P).to(device))
+    if past.num_tokens and sums:
+        past = replace(past, sum_1H=sums[0])
     expected_B = mean_losses(first_B, NOTHING_BEFORE)
     same = torch.allclose(mean_losses(first_B, past), expected_B, rtol=close, atol=close)
     return past if same else NOTHING_BEFORE
@@ -318,41 +267,55 @@ def inference(
 
 
 @contextmanager
-def _before_output_layer(model: nn.Module, hook: Callable[..., Any]) -> Iterator[None]:
-    layer = _unwrapped(model).get_output_embeddings()
-    if layer is None:
-        yield
-        return
-    handle = layer.register_forward_pre_hook(hook)
-    try:
-        yield
-    finally:
-        handle.remove()
+def _summed(model: nn.Module, num_tokens_B: np.ndarray, past: Past) -> Iterator[list[torch.Tensor]]:
+    """Inside, each forward pass of such rows after `past` adds the sums of `embeddings.summing`."""
+    sums: list[torch.Tensor] = []
+    hook = embeddings.summing(torch.from_numpy(num_tokens_B), past.num_tokens, sums)
+    with before_output_layer(model, hook):
+        yield sums
 
 
-def _unwrapped(model: nn.Module) -> Any:
-    inner = getattr(model, "module", None)
-    return _unwrapped(inner) if isinstance(inner, nn.Module) else model
+def _embedded(
+    model: nn.Module,
+    examples: _Examples,
+    mean_losses: Callable[[np.ndarray, Past], torch.Tensor],
+    on_embeddings: Callable[[np.ndarray, torch.Tensor], None],
+    row_B: np.ndarray,
+    past: Past,
+) -> torch.Tensor:
+    """Losses of a batch, from whose forward pass `on_embeddings` is told its embeddings."""
+    num_tokens_B = examples.num_tokens_N[row_B]
+    with _summed(model, num_tokens_B - past.num_tokens, past) as sums:
+        loss_B = mean_losses(row_B, past)
+    if not sums:
+        raise ModelError(
+            f"{type(unwrapped(model)).__name__}: its output layer is not given the hidden states "
+            "of all positions, so examples have no embeddings. Set trajectories.embeddings: false, "
+            "or take another reference."
+        )
+    sum_BH = sums[0] if past.sum_1H is None else past.sum_1H + sums[0]
+    on_embeddings(row_B, embeddings.mean(sum_BH, torch.from_numpy(num_tokens_B)))
+    return loss_B
 
 
 def _mean_losses(
     model: nn.Module,
-    input_ids: Sequence[np.ndarray],
-    num_masked_N: np.ndarray,
+    examples: _Examples,
+    num_unread: int,
     losses: Callable[..., torch.Tensor],
     device: torch.device,
     row_B: np.ndarray,
     past: Past,
 ) -> torch.Tensor:
-    # An example's last token is predicted, never read.
-    rows = [input_ids[row][past.num_tokens :] for row in row_B]
-    num_masked_B = num_masked_N[row_B] - past.num_tokens
-    num_read_B = np.array([len(ids) - 1 for ids in rows])
+    rows = [examples.input_ids[row][past.num_tokens :] for row in row_B]
+    num_masked_B = examples.num_masked_N[row_B] - past.num_tokens
+    num_tokens_B = np.array([len(ids) for ids in rows])
+    num_read_B = num_tokens_B - num_unread
     input_ids_BL = np.zeros((len(rows), num_read_B.max()), dtype=np.int64)
-    for row, ids in enumerate(rows):
-        input_ids_BL[row, : len(ids) - 1] = ids[:-1]
+    for row, (ids, num_read) in enumerate(zip(rows, num_read_B, strict=True)):
+        input_ids_BL[row, :num_read] = ids[:num_read]
     place_L = np.arange(input_ids_BL.shape[1])
-    mask_BL = (place_L >= num_masked_B[:, None] - 1) & (place_L < num_read_B[:, None])
+    mask_BL = (place_L >= num_masked_B[:, None] - 1) & (place_L < num_tokens_B[:, None] - 1)
     target_M = np.concatenate([ids[num:] for ids, num in zip(rows, num_masked_B, strict=True)])
 
     input_ids_on_device = torch.from_numpy(input_ids_BL).to(device)

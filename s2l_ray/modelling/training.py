@@ -27,8 +27,8 @@ from s2l_ray.config import Training
 from s2l_ray.errors import ModelError
 from s2l_ray.maths.losses import token_losses
 from s2l_ray.modelling.batches import MicroBatch, PartReader, global_batches, micro_batches
+from s2l_ray.modelling.output_layer import response_logits
 from s2l_ray.modelling.schedule import learning_rate
-from s2l_ray.modelling.scoring import response_logits
 
 STATE, TENSORS = "state.json", "state.safetensors"
 

@@ -6,6 +6,11 @@ inside a part and never across, so a loss does not depend on who computes it. Th
 completes a part's last checkpoint joins its files into the final part.
 
 Where memory does not suffice for a batch, the part is scored in batches of half as many tokens.
+
+With `embeddings`, the forward pass of the last checkpoint leaves one of each example, too, in a
+file beside the part: what reads losses does not pass over embeddings, which are larger.
+
+Shapes: N examples of a part, H hidden size of the reference.
 """
 
 import contextlib
@@ -24,13 +29,23 @@ import torch
 from torch import nn
 
 from s2l_ray import resources, runtime, spare
-from s2l_ray.artifacts import Parts, StageDir, part_name, trajectory_table
+from s2l_ray.artifacts import (
+    EMBEDDINGS,
+    QUERIES,
+    Parts,
+    StageDir,
+    embedding_table,
+    part_name,
+    trajectory_table,
+)
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.modelling import schedule
 from s2l_ray.modelling.checkpoints import DTYPES, compute_in, device_for, load_model
+from s2l_ray.modelling.embeddings import Kept
 from s2l_ray.modelling.scoring import score
 from s2l_ray.progress import Progress
+from s2l_ray.queries import Queries, tokenised
 from s2l_ray.storage import Location
 
 MODEL_CACHE_BYTES = 4 << 30
@@ -55,15 +70,19 @@ def run(
     out: StageDir,
     *,
     progress: Progress,
+    queries: Queries | None = None,
 ) -> dict[str, Any]:
-    """Score every prepared row at every checkpoint.
+    """Score every prepared row at every checkpoint; embed queries at the last one.
 
     Reads   prepared part-*     example_id, stratum, input_ids, num_prompt_tokens
     Writes  part-*.parquet      example_id, stratum: string, loss_nats: fixed_size_list<float32>[T]
+            embeddings-*.parquet    where wanted: example_id: string, embedding:
+                                fixed_size_list<float16>[H], of length one
+            queries/            of queries, the same files for the last checkpoint alone
     Returns sums; how many files of losses (part x checkpoint) were there before, scored while the
             reference trained or by a run that was interrupted; notes on what had to go slower.
-    Raises  DataError naming the examples whose loss is not finite, or the part whose worker died
-            too often.
+    Raises  DataError naming the examples whose loss or embedding is not finite, or the part whose
+            worker died too often; ModelError for a reference that shows no hidden states.
     """
     wanted = _workers(config)
     units = schedule.scoring_units(len(prepared.files()), len(checkpoints), wanted.max)
@@ -91,6 +110,8 @@ def run(
                 f"{result['precision']}. Set trajectories.precision to one of them."
             )
         precision = result["precision"]
+    if queries is not None:
+        _embed(config, queries, checkpoints[-1], out.location, wanted)
     notes = [(out.location / UNITS / name).read_bytes().decode() for name in _names(out, "note-")]
     worth_saying = {"num_losses_before": num_before, "notes": notes}
     return {
@@ -101,6 +122,32 @@ def run(
         "precision": precision,
         **{key: value for key, value in worth_saying.items() if value},
     }
+
+
+def _embed(
+    config: TrajectoriesConfig,
+    queries: Queries,
+    checkpoint: Checkpoint,
+    folder: Location,
+    wanted: resources.Workers,
+) -> None:
+    """Leave the losses and embeddings of query rows at `checkpoint` in a folder of their own."""
+    rows = tokenised(queries, folder / UNITS / QUERIES)
+    place = folder / QUERIES
+    units = [{"part": part, "group": [0]} for part in range(len(rows.files()))]
+    for _ in runtime.map_units(
+        Scorer,
+        units,
+        wanted,
+        folder / "attempts",
+        prepared=rows,
+        checkpoints=[checkpoint],
+        config=config,
+        folder=place,
+        gpus=wanted.gpus,
+    ):
+        pass
+    (place / UNITS).remove()
 
 
 @contextlib.contextmanager
@@ -185,7 +232,13 @@ class Scorer:
         token_ids = self._token_ids(table)
         missing = [index for index in group if not self._file(part, index).exists()]
         for index in missing:
-            self._write_losses(part, index, self._score(table, token_ids, index))
+            loss_N, embedding_NH = self._score(table, token_ids, index)
+            if embedding_NH is not None:
+                # Losses come last: where they are, the embeddings of this precision are, too.
+                self._embeddings(part).write_table(
+                    embedding_table(table["example_id"], embedding_NH)
+                )
+            self._write_losses(part, index, loss_N)
         self._join_if_complete(part, table)
         losses = [self._read_losses(part, index) for index in group]
         return {
@@ -204,11 +257,19 @@ class Scorer:
         end_N = table["num_prompt_tokens"].to_numpy() + limit
         return [row[:end] for row, end in zip(token_ids, end_N, strict=True)]
 
-    def _score(self, table: pa.Table, token_ids: list[np.ndarray], index: int) -> np.ndarray:
+    def _score(
+        self, table: pa.Table, token_ids: list[np.ndarray], index: int
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Losses of the part at one checkpoint and, where this is the one for it, embeddings."""
         if not table.num_rows:
-            return np.empty(0, np.float32)
-        loss_N = self._in_batches_that_fit(table, token_ids, self._model(index))
-        bad = np.flatnonzero(~np.isfinite(loss_N))
+            return np.empty(0, np.float32), None
+        is_last = index == len(self.checkpoints) - 1
+        kept = Kept(table.num_rows) if self.config.embeddings and is_last else None
+        loss_N = self._in_batches_that_fit(table, token_ids, self._model(index), kept)
+        bad_N = ~np.isfinite(loss_N)
+        if kept is not None:
+            bad_N |= ~np.isfinite(kept.unit_NH).all(axis=1)
+        bad = np.flatnonzero(bad_N)
         if len(bad):
             names = [table["example_id"][int(row)].as_py() for row in bad[:4]]
             raise DataError(
@@ -217,10 +278,14 @@ class Scorer:
                 "or bf16 overflows: lower reference.learning_rate, or set "
                 "trajectories.precision=fp32."
             )
-        return loss_N
+        return loss_N, None if kept is None else kept.unit_NH
 
     def _in_batches_that_fit(
-        self, table: pa.Table, token_ids: list[np.ndarray], model: nn.Module
+        self,
+        table: pa.Table,
+        token_ids: list[np.ndarray],
+        model: nn.Module,
+        on_embeddings: Callable[[np.ndarray, torch.Tensor], None] | None,
     ) -> np.ndarray:
         longest = max(range(len(token_ids)), key=lambda row: len(token_ids[row]))
         while True:
@@ -236,6 +301,7 @@ class Scorer:
                     compiled=self.device.type == "cuda",
                     on_batch=_alive,
                     on_slower_way=self._note,
+                    on_embeddings=on_embeddings,
                 )
             except Exception as error:
                 if not runtime.is_out_of_memory(error):
@@ -276,6 +342,9 @@ class Scorer:
         # Workers that compute in another precision never take up each other's losses.
         step = self.checkpoints[index].step
         return self.units / f"losses-{part:06d}-{step:09d}-{self.precision}.npy"
+
+    def _embeddings(self, part: int) -> Location:
+        return self.folder / part_name(part, EMBEDDINGS)
 
     def _write_losses(self, part: int, index: int, loss_N: np.ndarray) -> None:
         buffer = io.BytesIO()

@@ -31,7 +31,10 @@ def with_values(key_N: np.ndarray, cluster_N: np.ndarray, stratum_N: np.ndarray)
     names = sorted({name for method in selection.METHODS.values() for name in method.needs})
     drawn = {name: hashing.mixed(key_N, place) % np.uint64(4) for place, name in enumerate(names)}
     values = {name: number_N.astype(np.float32) / 2 for name, number_N in drawn.items()}
-    return Examples(key_N, cluster_N, stratum_N, values)
+    drawn_N4 = np.stack([hashing.mixed(key_N, 99, h) % np.uint64(3) for h in range(4)], axis=1)
+    query_34 = np.array([[1, 0, 2, 1], [0, 3, 1, 0], [1, 1, 1, 1]], np.float16)
+    vectors = {"embeddings": drawn_N4.astype(np.float16), "queries": query_34}
+    return Examples(key_N, cluster_N, stratum_N, values, vectors=vectors)
 
 
 def rearranged(examples: Examples, row_N: Sequence[int]) -> Examples:
@@ -41,6 +44,7 @@ def rearranged(examples: Examples, row_N: Sequence[int]) -> Examples:
         examples.stratum_N[row_N],
         {name: value_N[row_N] for name, value_N in examples.values.items()},
         None if examples.inside_N is None else examples.inside_N[row_N],
+        examples.vectors | {"embeddings": examples.vectors["embeddings"][row_N]},
     )
 
 
@@ -295,6 +299,8 @@ def test_examples_of_unlike_lengths_are_refused():
         Examples(key_N, label_N, label_N, {"last_loss": label_N[:2]})
     with pytest.raises(ValueError, match="one length"):
         Examples(key_N, label_N, label_N, inside_N=label_N[:1])
+    with pytest.raises(ValueError, match="one embedding"):
+        Examples(key_N, label_N, label_N, vectors={"embeddings": np.zeros((2, 4), np.float16)})
 
 
 # --- methods that order by a value ---------------------------------------------------------------

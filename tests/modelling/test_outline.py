@@ -13,7 +13,8 @@ from s2l_ray.errors import ModelError
 from s2l_ray.maths import flops
 from s2l_ray.modelling import dimensions, outline
 from s2l_ray.modelling.generation import generate
-from s2l_ray.modelling.scoring import response_logits, score
+from s2l_ray.modelling.output_layer import response_logits
+from s2l_ray.modelling.scoring import score
 from tests import tiny
 
 ROWS, LENGTH, RESPONSE = 3, 40, 15

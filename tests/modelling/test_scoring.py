@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.modelling import scoring
+from s2l_ray.modelling import output_layer, scoring
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -125,7 +125,7 @@ def test_without_prompt_tokens_the_first_token_has_no_loss():
 def test_what_a_model_does_to_its_logits_is_noticed(architecture, changes, expected):
     model = tiny.model(architecture, **changes)
     with torch.inference_mode():
-        assert scoring.ends_in_a_linear_layer(model) is expected
+        assert output_layer.ends_in_a_linear_layer(model) is expected
 
 
 class Wrapped(torch.nn.Module):
@@ -149,7 +149,7 @@ def test_response_logits_and_gradients_are_the_full_ones_at_the_mask(wrap):
     expected_MV = model(input_ids_BL).logits[mask_BL]
     (expected_grad,) = torch.autograd.grad(expected_MV.square().sum(), model.lm_head.weight)
 
-    logits_MV = scoring.response_logits(wrap(model), input_ids_BL, mask_BL)
+    logits_MV = output_layer.response_logits(wrap(model), input_ids_BL, mask_BL)
     (grad,) = torch.autograd.grad(logits_MV.square().sum(), model.lm_head.weight)
 
     torch.testing.assert_close(logits_MV, expected_MV)
@@ -161,7 +161,7 @@ def test_the_output_layer_sees_response_positions_only_and_keeps_no_hook():
     seen = []
     handle = model.lm_head.register_forward_hook(lambda *call: seen.append(call[2].shape))
     mask_BL = torch.tensor([[False, True, True], [True, False, False]])
-    scoring.response_logits(model, torch.zeros(2, 3, dtype=torch.int64), mask_BL)
+    output_layer.response_logits(model, torch.zeros(2, 3, dtype=torch.int64), mask_BL)
     handle.remove()
     assert seen == [(1, 3, tiny.NUM_TOKENS)]
     assert not model.lm_head._forward_pre_hooks
@@ -171,9 +171,9 @@ def test_a_model_that_hides_its_output_layer_computes_all_logits(monkeypatch):
     model = tiny.model()
     input_ids_BL = torch.arange(6).reshape(2, 3)
     mask_BL = torch.tensor([[False, True, True], [True, False, False]])
-    expected_MV = scoring.response_logits(model, input_ids_BL, mask_BL)
+    expected_MV = output_layer.response_logits(model, input_ids_BL, mask_BL)
     monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
-    logits_MV = scoring.response_logits(model, input_ids_BL, mask_BL)
+    logits_MV = output_layer.response_logits(model, input_ids_BL, mask_BL)
     torch.testing.assert_close(logits_MV, expected_MV)
 
 

@@ -15,7 +15,9 @@ from s2l_ray.maths.summaries import OF_TRAJECTORY
 from s2l_ray.stages import selection
 from s2l_ray.storage import Location
 from tests.pool_of_sixty import (
+    ASKED,
     CLUSTERS,
+    EMBEDDED,
     IDS,
     LOSSES,
     NUM_ROWS,
@@ -104,6 +106,7 @@ def test_strata_are_numbered_in_the_order_of_their_names(folder, method, stratif
             **{name: of(LOSSES[rows]) for name, of in OF_TRAJECTORY.items()},
             "response_tokens": np.array(RESPONSE_TOKENS)[rows],
         },
+        vectors={"embeddings": EMBEDDED[rows], "queries": ASKED},
     )
     order_N = METHODS[method].ranking(examples, 1, stratify=stratify)
     expected = [(IDS[rows[row]], strata[rows[row]], CLUSTERS[rows[row]]) for row in order_N]
