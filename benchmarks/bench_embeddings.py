@@ -1,9 +1,10 @@
-"""What embeddings add to the scoring of a checkpoint, as a ratio of times in one process.
+"""What embeddings and error norms add to the scoring of a checkpoint, as ratios in one process.
 
     python benchmarks/bench_embeddings.py [--model pythia-70m] [--device cpu] [--repeats 7]
 
 Rows and shapes are those of bench_scoring.py, weights random. Without and with alternate; the
-ratio of each pair counts, and the median of these. One checkpoint of a run has embeddings.
+ratio of each pair counts, and the median of these. One checkpoint of a run has embeddings, and
+one has norms.
 """
 
 import argparse
@@ -14,8 +15,9 @@ import torch
 from bench_scoring import SHAPES, pool, seconds
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ray.modelling.embeddings import Kept
+from s2l_ray.artifacts import EMBEDDINGS, NORMS
 from s2l_ray.modelling.scoring import score
+from s2l_ray.scored import Kept
 
 
 def main() -> None:
@@ -33,16 +35,17 @@ def main() -> None:
     rows, num_prompt_N = pool(config.vocab_size, arguments.rows)
     options = {"dtype": torch.float32, "tokens_per_batch": arguments.tokens_per_batch}
     without = partial(score, model, rows, num_prompt_N, device=device, **options)
-    ratios = []
     without()
-    for _ in range(arguments.repeats):
-        before = seconds(without, device)
-        after = seconds(partial(without, on_embeddings=Kept(len(rows))), device)
-        ratios.append(after / before)
-    print(
-        f"{arguments.model}, {len(rows)} rows: with embeddings {statistics.median(ratios):.3f} "
-        f"times as long ({min(ratios):.3f} to {max(ratios):.3f})"
-    )
+    for argument, name in (("on_embeddings", EMBEDDINGS), ("on_norms", NORMS)):
+        ratios = []
+        for _ in range(arguments.repeats):
+            before = seconds(without, device)
+            after = seconds(partial(without, **{argument: Kept(name, len(rows))}), device)
+            ratios.append(after / before)
+        print(
+            f"{arguments.model}, {len(rows)} rows: with {name} {statistics.median(ratios):.3f} "
+            f"times as long ({min(ratios):.3f} to {max(ratios):.3f})"
+        )
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ SCRATCH = ("staged", "units", "resume", "attempts")
 """Folders that a stage needs only until it is finished."""
 EMBEDDINGS = "embeddings"
 """What the names of embedding files begin with, which lie beside the parts of trajectories."""
+NORMS = "error_norms"
+"""The same of files with error norms, for EL2N."""
 QUERIES = "queries"
 """The folder beside them that has the embeddings of queries."""
 RUN_MARK = "run.json"
@@ -204,6 +206,11 @@ def embedding_table(example_ids: pa.ChunkedArray, embedding_NH: np.ndarray) -> p
     flat = pa.array(np.ascontiguousarray(embedding_NH, np.float16).ravel())
     embeddings = pa.FixedSizeListArray.from_arrays(flat, embedding_NH.shape[1])
     return pa.table({"example_id": example_ids, "embedding": embeddings})
+
+
+def norm_table(example_ids: pa.ChunkedArray, norm_N: np.ndarray) -> pa.Table:
+    """A part of error norms in its documented form."""
+    return pa.table({"example_id": example_ids, "error_norm": pa.array(norm_N, pa.float32())})
 
 
 def original_rows(table: pa.Table) -> Iterator[dict[str, Any]]:

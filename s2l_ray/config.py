@@ -180,7 +180,7 @@ class ActorPool(Section):
 class TrajectoriesConfig(ActorPool):
     """How every example's loss at every checkpoint is computed, or where it already lies."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"embeddings", "queries"})
+    added: ClassVar[frozenset[str]] = frozenset({"embeddings", "error_norms", "queries"})
 
     path: str | None = None
     """Existing parquet files with example_id, loss_nats and optionally stratum (a glob)."""
@@ -190,6 +190,8 @@ class TrajectoriesConfig(ActorPool):
     """Score only so many first tokens of a response; about 1,000 do (arXiv:2606.26797)."""
     embeddings: bool = False
     """Keep one vector of each example from the last checkpoint, for methods that compare them."""
+    error_norms: bool = False
+    """Keep how far off the first checkpoint's predictions are in each example, for el2n."""
     queries: Annotated[list[str], BeforeValidator(_listed)] = Field(default_factory=list)
     """Rows that a selection is to resemble, read as data.train: embedded as well, for rds-plus."""
 
@@ -197,6 +199,8 @@ class TrajectoriesConfig(ActorPool):
     def _embeds_what_it_scores(self) -> "TrajectoriesConfig":
         if self.embeddings and self.path is not None:
             raise ValueError("`embeddings` come with scoring; existing trajectories have none")
+        if self.error_norms and self.path is not None:
+            raise ValueError("`error_norms` come with scoring; existing trajectories have none")
         if self.queries and not self.embeddings:
             raise ValueError("`queries` are compared with examples: set `embeddings: true`, too")
         return self

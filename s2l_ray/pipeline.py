@@ -253,7 +253,7 @@ def check_files(config: RunConfig, todo: Sequence[Step]) -> None:
             check_model(model)
     if config.selection is not None and "selection" in stages:
         _check_counted(config, config.selection)
-        _check_embedded(config, config.selection)
+        _check_left(config, config.selection)
 
 
 def _check_counted(config: RunConfig, section: SelectionConfig) -> None:
@@ -267,27 +267,35 @@ def _check_counted(config: RunConfig, section: SelectionConfig) -> None:
         raise values.no_counts("`data.tokenizer` is not given")
 
 
-def _check_embedded(config: RunConfig, section: SelectionConfig) -> None:
-    """Refuse a selection that compares embeddings which no stage will leave."""
-    methods = [m for m in (section.method, *section.baselines) if METHODS[m].compares]
+def _check_left(config: RunConfig, section: SelectionConfig) -> None:
+    """Refuse a selection that looks at embeddings or error norms which no stage will leave."""
+    methods = [section.method, *section.baselines]
+    comparing = [method for method in methods if METHODS[method].compares]
+    _check_switch(config, comparing, "embeddings", "compares embeddings")
+    weighing = [method for method in methods if values.ERROR_NORM in METHODS[method].needs]
+    _check_switch(config, weighing, "error_norms", "looks at error norms")
+    asking = [method for method in comparing if QUERIES in METHODS[method].compares]
+    if asking and config.trajectories and not config.trajectories.queries:
+        raise ConfigError(
+            f"selection: {first(asking)} compares examples with queries. Name files of rows like "
+            "those that are wanted in `trajectories.queries`; where losses are there already, redo "
+            "them with `--from trajectories`."
+        )
+
+
+def _check_switch(config: RunConfig, methods: Sequence[str], key: str, does: str) -> None:
+    """Refuse methods that need what scoring leaves only with the switch `key`."""
     if not methods:
         return
     assert config.trajectories is not None, "a selection needs clusters, and these need them"
     if config.trajectories.path is not None:
         raise ConfigError(
-            f"selection: {first(methods)} compares embeddings, which come with scoring; the "
+            f"selection: {first(methods)} {does}, which come with scoring; the "
             "trajectories of `trajectories.path` have none. Choose another method."
         )
-    if not config.trajectories.embeddings:
+    if not getattr(config.trajectories, key):
         raise ConfigError(
-            f"selection: {first(methods)} compares embeddings of examples. Set "
-            "`trajectories.embeddings: true`; where losses are there already, redo them with "
+            f"selection: {first(methods)} {does} of examples. Set "
+            f"`trajectories.{key}: true`; where losses are there already, redo them with "
             "`--from trajectories`."
-        )
-    asking = [method for method in methods if QUERIES in METHODS[method].compares]
-    if asking and not config.trajectories.queries:
-        raise ConfigError(
-            f"selection: {first(asking)} compares examples with queries. Name files of rows like "
-            "those that are wanted in `trajectories.queries`; where losses are there already, redo "
-            "them with `--from trajectories`."
         )

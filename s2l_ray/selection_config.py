@@ -24,6 +24,7 @@ Method = Literal[
     "high-learnability",
     "confidence-curriculum",
     "longest-responses",
+    "el2n",
     "facility-location",
     "rds-plus",
 ]

@@ -13,12 +13,15 @@ from typing import NoReturn
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts import Parts
+from s2l_ray.artifacts import NORMS, Parts
 from s2l_ray.errors import DataError, first
 from s2l_ray.maths import hashing, summaries
 
 APART = "Trajectories and data do not belong together"
 TOKENS, RESPONSE_TOKENS, SQDIST = "tokens", "response_tokens", "sqdist"
+ERROR_NORM = "error_norm"
+"""The mean error norm of an example's response tokens at the first checkpoint (EL2N)."""
+REDO_NORMS = "Set `trajectories.error_norms: true` and redo them with `--from trajectories`"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ def read(names: Collection[str], key_N: np.ndarray, sources: Sources) -> dict[st
 
     Args:
         names: `tokens` and `response_tokens` (end-of-sequence included, as trained on), `sqdist`,
-            or names of `summaries.OF_TRAJECTORY`.
+            `error_norm`, or names of `summaries.OF_TRAJECTORY`.
         key_N: uint64 (N,), unique hashes of the ids, as `clusters` has them.
 
     Returns:
@@ -51,6 +54,10 @@ def read(names: Collection[str], key_N: np.ndarray, sources: Sources) -> dict[st
     if SQDIST in names:
         computed = {SQDIST: lambda table: table[SQDIST].to_numpy()}
         found |= _joined(sources.clusters, [SQDIST], computed, np.float32, key_N, sources)
+    if ERROR_NORM in names:
+        computed = {ERROR_NORM: lambda table: table[ERROR_NORM].to_numpy()}
+        norms = _norms(sources)
+        found |= _joined(norms, [ERROR_NORM], computed, np.float32, key_N, sources)
     summarised = {name: _of_losses(name) for name in names if name in summaries.OF_TRAJECTORY}
     if summarised:
         if sources.trajectories is None or not sources.trajectories.files():
@@ -92,6 +99,18 @@ def _counts(counted: Computed, key_N: np.ndarray, sources: Sources) -> dict[str,
     if num_without:
         raise no_counts(f"the rows in {prepared.places} were prepared without a tokenizer")
     return found
+
+
+def _norms(sources: Sources) -> Parts:
+    losses = sources.trajectories
+    parts = Parts(losses.folder, NORMS, losses.more) if losses is not None else None
+    if parts is None or not parts.files():
+        where = f" in {parts.places}" if parts else ""
+        raise DataError(
+            f"selection: {ERROR_NORM} of every example is needed, and there are none{where}. "
+            f"{REDO_NORMS}; trajectories from elsewhere have none."
+        )
+    return parts
 
 
 def _of_losses(name: str) -> Callable[[pa.Table], np.ndarray]:
@@ -173,7 +192,9 @@ def refuse_missing(
 
 
 def _advice(parts: Parts, sources: Sources) -> str:
+    again = ", and extend the run again" if parts.more else ""
+    if parts.prefix == NORMS:
+        return f"{REDO_NORMS}{again}."
     if parts != sources.trajectories:
         return f"{APART}: check data.train, and data.fields.id."
-    again = ", and extend the run again" if parts.more else ""
     return f"Losses are gone: redo them with `--from trajectories`{again}."

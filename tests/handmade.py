@@ -11,8 +11,10 @@ import pyarrow as pa
 from s2l_ray import config, steps
 from s2l_ray.artifacts import (
     EMBEDDINGS,
+    NORMS,
     QUERIES,
     embedding_table,
+    norm_table,
     open_run,
     part_name,
     rows_name,
@@ -129,6 +131,8 @@ def write_losses(folder: Location) -> None:
         (folder / part_name(part)).write_table(table)
         vectors = embedding_table(pa.array(IDS[rows]), vector_NH[rows])
         (folder / part_name(part, EMBEDDINGS)).write_table(vectors)
+        norms = norm_table(pa.array(IDS[rows]), loss_NT[rows, 0])
+        (folder / part_name(part, NORMS)).write_table(norms)
     asked = embedding_table(pa.array(["q0", "q1"]), vector_NH[3:5] + np.float16(0.5))
     (folder / QUERIES / part_name(0, EMBEDDINGS)).write_table(asked)
 

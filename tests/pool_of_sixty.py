@@ -8,10 +8,12 @@ import pyarrow as pa
 
 from s2l_ray.artifacts import (
     EMBEDDINGS,
+    NORMS,
     QUERIES,
     Parts,
     StageDir,
     embedding_table,
+    norm_table,
     part_name,
     rows_name,
     rows_table,
@@ -29,6 +31,7 @@ TOKENS = [5 + number * 7 % 11 for number in range(NUM_ROWS)]
 RESPONSE_TOKENS = [1 + number * 3 % 4 for number in range(NUM_ROWS)]
 SQDIST = [number * 5 % 13 / 2 for number in range(NUM_ROWS)]
 LOSSES = np.random.default_rng(5).gamma(2.0, size=(NUM_ROWS, 4)).astype(np.float32)
+NORM = np.random.default_rng(8).uniform(0.0, 1.4, NUM_ROWS).astype(np.float32)
 ASKED = np.random.default_rng(7).normal(size=(3, 5)).astype(np.float16)
 EMBEDDED = np.random.default_rng(6).normal(size=(NUM_ROWS, 5)).astype(np.float16)
 ROWS: list[dict[str, Any]] = [
@@ -78,6 +81,8 @@ def write_trajectories(folder: Location, parts) -> Parts:
         (folder / part_name(number)).write_table(table)
         vectors = embedding_table(pa.array(ids), EMBEDDED[list(part)])
         (folder / part_name(number, EMBEDDINGS)).write_table(vectors)
+        norms = norm_table(pa.array(ids), NORM[list(part)])
+        (folder / part_name(number, NORMS)).write_table(norms)
     for number, asked in enumerate(np.array_split(ASKED, 2)):
         vectors = embedding_table(pa.array(["q"] * len(asked)), asked)
         (folder / QUERIES / part_name(number, EMBEDDINGS)).write_table(vectors)

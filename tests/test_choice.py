@@ -6,16 +6,19 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from s2l_ray import choice
+from s2l_ray import choice, values
 from s2l_ray.artifacts import Parts, StageDir, part_name
 from s2l_ray.config import SelectionConfig
 from s2l_ray.errors import DataError
+from s2l_ray.maths import hashing
 from s2l_ray.maths.selection import METHODS
 from s2l_ray.stages import selection
 from s2l_ray.storage import Location
 from tests.pool_of_sixty import (
     CLUSTERS,
+    IDS,
     LOSSES,
+    NORM,
     NUM_ROWS,
     RESPONSE_TOKENS,
     SQDIST,
@@ -47,6 +50,7 @@ def folder(tmp_path) -> Location:
         ("high-learnability", lambda row: LOSSES[row, -1] - LOSSES[row, 0]),
         ("confidence-curriculum", lambda row: -np.exp(-LOSSES[row].astype(float)).mean()),
         ("longest-responses", lambda row: -RESPONSE_TOKENS[row]),
+        ("el2n", lambda row: -NORM[row]),
     ],
 )
 def test_a_ranking_follows_the_losses_and_counts_of_the_examples_themselves(folder, method, value):
@@ -273,3 +277,16 @@ def test_a_stratum_that_is_elsewhere_may_be_named_and_changes_nothing(folder):
     assert named == plain
     with pytest.raises(DataError, match=r"selection\.weights: 1 of 2 names .*first: 'arts'"):
         run("typing-error", {"art"}, weights={"math": 2.0, "arts": 9.0})
+
+
+def test_error_norms_that_are_missing_are_asked_for(folder):
+    clusters = write_clusters(folder / "clusters", in_order(4))
+    key_N = hashing.example_keys(IDS)
+    for gone in (None, Parts(folder / "nowhere")):
+        with pytest.raises(DataError, match=r"none.*error_norms: true`.*--from trajectories"):
+            values.read(["error_norm"], key_N, values.Sources(clusters, gone))
+    old, new = (write_trajectories(folder / n, [p]) for n, p in (("a", [0]), ("b", [1, 2])))
+    both = Parts(old.folder, more=(new.folder,))
+    message = r"57 of 60 .*\(first: e3, .*error_norms: true`.*and extend the run again\."
+    with pytest.raises(DataError, match=message):
+        values.read(["error_norm"], key_N, values.Sources(clusters, both))

@@ -263,6 +263,21 @@ def test_embeddings_that_nothing_would_leave_are_asked_for_before_anything_is_do
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("key", ["method", "baselines"])
+def test_error_norms_that_nothing_would_leave_are_asked_for_before_anything_is_done(
+    tree, tmp_path, key
+):
+    section = {"budget": 5, key: "el2n" if key == "method" else ["el2n"]}
+    asked = r"el2n looks at error norms .*`trajectories\.error_norms: true`.*--from trajectories"
+    with pytest.raises(ConfigError, match=asked):
+        run(changed(tree, "selection", section))
+    (tmp_path / "losses.parquet").write_bytes(b"1")
+    brought = {"trajectories": {"path": str(tmp_path / "losses.parquet")}, "selection": section}
+    with pytest.raises(ConfigError, match=r"el2n looks at .*Choose another method"):
+        run({"run_dir": tree["run_dir"], "clusters": {"num_clusters": 3}, **brought})
+    assert not (tmp_path / "run").exists()
+
+
 def test_trajectories_that_are_brought_anew_are_not_counted_by_the_old_ones(tree, tmp_path):
     brought = tmp_path / "losses.parquet"
     tree = {"run_dir": tree["run_dir"], "trajectories": {"path": str(brought)}}

@@ -42,6 +42,8 @@ def different(before: dict[str, str], after: dict[str, str]) -> list[str]:
         ("trajectories.cpus_per_worker", 2, AFTER["trajectories"]),
         ("trajectories.embeddings", True, AFTER["trajectories"]),
         ("trajectories.embeddings", False, []),
+        ("trajectories.error_norms", True, AFTER["trajectories"]),
+        ("trajectories.error_norms", False, []),
         ("trajectories.queries", [], []),
         ("clusters.num_clusters", 4, AFTER["clusters"]),
         ("selection.budget", 7, AFTER["selection"]),

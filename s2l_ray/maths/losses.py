@@ -1,6 +1,13 @@
-"""Cross-entropy that never holds a float32 copy of all logits.
+"""Cross-entropy, and how far off a prediction is, without a float32 copy of all logits.
 
-Shapes: M response positions, V vocabulary.
+The error norm of a position is ||softmax(logits) - onehot(target)||, the length of the gradient of
+its cross-entropy with respect to the logits: 0 for a certain and right prediction, sqrt(2) for a
+certain and wrong one.
+
+Shapes: M response positions, V vocabulary, C columns of what is measured.
+
+Source:
+    The norm is a token's share of EL2N, Paul, Ganguli and Dziugaite (2021), arXiv:2107.07075.
 """
 
 import functools
@@ -39,6 +46,22 @@ def token_losses(logits_MV: torch.Tensor, target_M: torch.Tensor) -> torch.Tenso
     return _TokenLosses.apply(logits_MV, target_M)
 
 
+def error_norms(logits_MV: torch.Tensor, target_M: torch.Tensor) -> torch.Tensor:
+    """||softmax(logits) - onehot(target)||_2 of every position, in float32; no gradient.
+
+    Args:
+        logits_MV: float tensor (M, V) of any floating type.
+        target_M: int64 tensor (M,), each in [0, V).
+
+    Returns:
+        norm_M, float32 tensor (M,), on the logits' device, each in [0, sqrt(2)].
+    """
+    norm_M = torch.empty(len(target_M), dtype=torch.float32, device=logits_MV.device)
+    for rows in _chunks(logits_MV):
+        norm_M[rows] = torch.linalg.vector_norm(_errors(logits_MV[rows], target_M[rows]), dim=1)
+    return norm_M
+
+
 def linear_losses(
     hidden_MH: torch.Tensor,
     weight_VH: torch.Tensor,
@@ -46,12 +69,13 @@ def linear_losses(
     target_M: torch.Tensor,
     *,
     compiled: bool = False,
+    norms: bool = False,
 ) -> torch.Tensor:
     """`token_losses` of a linear output layer whose logits exist a tile at a time; no gradient.
 
     The highest logit and the sum of exponentials are carried from tile to tile (Milakov and
     Gimelshein, arXiv:1805.02867), so that a tile need not leave a CPU's cache. Other devices get
-    tiles of whole rows.
+    tiles of whole rows. With `norms` the sum of the squares of exponentials is carried as well.
 
     Args:
         hidden_MH: float tensor (M, H), inputs of the layer.
@@ -60,9 +84,11 @@ def linear_losses(
         target_M: int64 tensor (M,), each in [0, V).
         compiled: whole rows go to a cross-entropy that torch has compiled: on a GPU it reads them
             twice instead of writing them several times. What a compiler raises is raised.
+        norms: give `error_norms`, too; losses stay the same bits where nothing is compiled.
 
     Returns:
-        loss_M, float32 tensor (M,), on the device of `hidden_MH`.
+        measure_CM, float32 tensor (1, M) of losses or (2, M) of losses and norms, on the device of
+        `hidden_MH`.
     """
     if compiled or hidden_MH.device.type != "cpu":
         num_rows, width = max(1, BYTES_PER_TILE // (4 * len(weight_VH))), len(weight_VH)
@@ -70,13 +96,13 @@ def linear_losses(
         num_rows, width = ROWS_PER_TILE, VOCABULARY_PER_TILE
     buffer = hidden_MH.new_empty(min(num_rows, len(hidden_MH)) * width)
     losses_of = _losses_of_rows if compiled else _tiled_losses
-    losses = [
-        losses_of(hidden_mH, weight_VH, bias_V, target_m, width, buffer)
+    measures = [
+        losses_of(hidden_mH, weight_VH, bias_V, target_m, width, buffer, norms)
         for hidden_mH, target_m in zip(
             hidden_MH.split(num_rows), target_M.split(num_rows), strict=True
         )
     ]
-    return torch.cat(losses)
+    return torch.cat(measures, dim=1)
 
 
 def _losses_of_rows(
@@ -86,21 +112,28 @@ def _losses_of_rows(
     target_M: torch.Tensor,
     width: int,
     buffer: torch.Tensor,
+    norms: bool,
 ) -> torch.Tensor:
     logits_MV = buffer[: len(hidden_MH) * width].view(len(hidden_MH), width)
     torch.mm(hidden_MH, weight_VH.T, out=logits_MV)
-    return _compiled_cross_entropy()(logits_MV, bias_V, target_M)
+    return _compiled_cross_entropy(norms)(logits_MV, bias_V, target_M)
 
 
 @functools.cache
-def _compiled_cross_entropy() -> Callable[..., torch.Tensor]:
+def _compiled_cross_entropy(norms: bool) -> Callable[..., torch.Tensor]:
     def cross_entropy(
         logits_MV: torch.Tensor, bias_V: torch.Tensor | None, target_M: torch.Tensor
     ) -> torch.Tensor:
         logits_MV = logits_MV.float()
         if bias_V is not None:
             logits_MV = logits_MV + bias_V.float()
-        return F.cross_entropy(logits_MV, target_M, reduction="none")
+        loss_M = F.cross_entropy(logits_MV, target_M, reduction="none")
+        if not norms:
+            return loss_M[None]
+        exp_MV = (logits_MV - logits_MV.amax(dim=1, keepdim=True)).exp()
+        is_own_MV = torch.arange(logits_MV.shape[1], device=target_M.device) == target_M[:, None]
+        squares_M = exp_MV.masked_fill(is_own_MV, 0.0).square().sum(dim=1)
+        return torch.stack([loss_M, _norms(loss_M, squares_M, exp_MV.sum(dim=1))])
 
     return torch.compile(cross_entropy, dynamic=True, options=COMPILED)
 
@@ -112,10 +145,11 @@ def _tiled_losses(
     target_M: torch.Tensor,
     width: int,
     buffer: torch.Tensor,
+    norms: bool,
 ) -> torch.Tensor:
     num_rows = len(hidden_MH)
     highest_M = torch.full((num_rows,), -torch.inf, device=hidden_MH.device)
-    sum_M, own_M = torch.zeros_like(highest_M), torch.zeros_like(highest_M)
+    sum_M, squares_M, own_M = (torch.zeros_like(highest_M) for _ in range(3))
     for left in range(0, len(weight_VH), width):
         weight_vH = weight_VH[left : left + width]
         tile_Mv = buffer[: num_rows * len(weight_vH)].view(num_rows, len(weight_vH))
@@ -128,11 +162,27 @@ def _tiled_losses(
         place_M1 = place_M.clamp(0, len(weight_vH) - 1)[:, None]
         own_M = torch.where(inside_M, logits_Mv.gather(1, place_M1).squeeze(1), own_M)
         higher_M = torch.maximum(highest_M, logits_Mv.amax(dim=1))
-        sum_M *= (highest_M - higher_M).exp_()
-        sum_M += logits_Mv.sub_(higher_M[:, None]).exp_().sum(dim=1)
+        shrunk_M = (highest_M - higher_M).exp_()
+        exp_Mv = logits_Mv.sub_(higher_M[:, None]).exp_()
+        sum_M = sum_M * shrunk_M + exp_Mv.sum(dim=1)
+        if norms:
+            exp_Mv.scatter_(1, place_M1, exp_Mv.gather(1, place_M1) * ~inside_M[:, None])
+            squares_M = squares_M * shrunk_M.square() + exp_Mv.square_().sum(dim=1)
         highest_M = higher_M
     # In this order large logits that are near each other lose no digits.
-    return (highest_M - own_M) + sum_M.log_()
+    loss_M = (highest_M - own_M) + sum_M.log()
+    if not norms:
+        return loss_M[None]
+    return torch.stack([loss_M, _norms(loss_M, squares_M, sum_M)])
+
+
+def _norms(loss_M: torch.Tensor, squares_M: torch.Tensor, sum_M: torch.Tensor) -> torch.Tensor:
+    """Error norms, from sums over exp(logit): of the squares without the target's, and of all.
+
+    The target's own error is 1 - p = -expm1(-loss). With it apart, and nothing subtracted, norms
+    near 0 keep their digits, as they do not in (sum of p^2) - 2p + 1.
+    """
+    return torch.sqrt(torch.expm1(-loss_M).square() + squares_M / sum_M.square())
 
 
 class _TokenLosses(torch.autograd.Function):
@@ -151,10 +201,16 @@ class _TokenLosses(torch.autograd.Function):
         logits_MV, target_M = ctx.saved_tensors
         grad_MV = torch.empty_like(logits_MV)
         for rows in _chunks(logits_MV):
-            share_mV = torch.softmax(logits_MV[rows].float(), dim=-1)
-            share_mV[torch.arange(len(share_mV), device=share_mV.device), target_M[rows]] -= 1
-            grad_MV[rows] = share_mV.mul_(grad_M[rows, None])
+            error_mV = _errors(logits_MV[rows], target_M[rows])
+            grad_MV[rows] = error_mV.mul_(grad_M[rows, None])
         return grad_MV, None
+
+
+def _errors(logits_MV: torch.Tensor, target_M: torch.Tensor) -> torch.Tensor:
+    """softmax(logits) - onehot(target), float32 (M, V)."""
+    error_MV = torch.softmax(logits_MV.float(), dim=-1)
+    error_MV[torch.arange(len(error_MV), device=error_MV.device), target_M] -= 1
+    return error_MV
 
 
 def _chunks(logits_MV: torch.Tensor) -> Iterator[slice]:

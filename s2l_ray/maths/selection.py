@@ -206,6 +206,20 @@ def longest_responses(
     return _by(-examples.values["response_tokens"], examples, seed, stratify, quotas)
 
 
+def el2n(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
+    """Rank examples by their error norm early in the training, highest first.
+
+    It is the mean over the response's tokens of ||softmax(logits) - onehot(token)||_2 at one
+    checkpoint; the paper, which has one label for each example, prunes the lowest.
+
+    Source:
+        EL2N of Paul, Ganguli and Dziugaite (2021), arXiv:2107.07075.
+    """
+    return _by(-examples.values["error_norm"], examples, seed, stratify, quotas)
+
+
 def facility_location(
     examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
 ) -> np.ndarray:
@@ -278,6 +292,11 @@ METHODS: Mapping[str, Method] = {
         longest_responses,
         "most response tokens first (arXiv:2402.04833)",
         ("response_tokens",),
+    ),
+    "el2n": Method(
+        el2n,
+        "farthest-off predictions at the first checkpoint first (arXiv:2107.07075)",
+        ("error_norm",),
     ),
     "facility-location": Method(
         facility_location,

@@ -2,7 +2,7 @@
 
 They are by-products of a forward pass, watched in a hook on the output layer.
 
-Shapes: N examples, B rows in a batch, L positions, H hidden size.
+Shapes: B rows in a batch, L positions, H hidden size.
 
 Source:
     Weights that grow with the position are those of SGPT, Muennighoff (2022), arXiv:2202.08904;
@@ -12,7 +12,6 @@ Source:
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -54,17 +53,6 @@ def mean(sum_BH: torch.Tensor, num_tokens_B: torch.Tensor) -> torch.Tensor:
     return (sum_BH.double() / total_B1).float()
 
 
-class Kept:
-    """Embeddings of N examples, float16 and scaled to length one, as batches bring them.
-
-    Of that length they fit float16, whatever the size of the model's activations.
-    """
-
-    def __init__(self, num_rows: int) -> None:
-        self.num_rows = num_rows
-        self.unit_NH = np.empty((num_rows, 0), np.float16)
-
-    def __call__(self, row_B: np.ndarray, mean_BH: torch.Tensor) -> None:
-        if not self.unit_NH.shape[1]:
-            self.unit_NH = np.zeros((self.num_rows, mean_BH.shape[1]), np.float16)
-        self.unit_NH[row_B] = F.normalize(mean_BH, dim=1).half().cpu().numpy()
+def unit(mean_BH: torch.Tensor) -> torch.Tensor:
+    """Scaled to length one, float16: of that length they fit, whatever a model's activations."""
+    return F.normalize(mean_BH, dim=1).half()

@@ -1,6 +1,7 @@
 """A model's output layer, given the positions that count alone.
 
-Shapes: B rows in a batch, L positions, M positions that count, H hidden size, V vocabulary.
+Shapes: B rows in a batch, L positions, M positions that count, H hidden size, V vocabulary,
+C what is measured of each: the loss, and perhaps the error norm.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from s2l_ray.maths.losses import linear_losses, token_losses
+from s2l_ray.maths.losses import error_norms, linear_losses, token_losses
 from s2l_ray.modelling.compiled import are_compiled
 from s2l_ray.modelling.prefixes import NOTHING_BEFORE, Past
 
@@ -88,8 +89,14 @@ def losses_by_tiles(
     mask_BL: torch.Tensor,
     target_M: torch.Tensor,
     past: Past,
+    *,
+    norms: bool = False,
 ) -> torch.Tensor:
-    """Losses of a model that `ends_in_a_linear_layer`; its logits never exist all at once."""
+    """Losses of a model that `ends_in_a_linear_layer`; its logits never exist all at once.
+
+    Returns:
+        measure_CM, float32 (1, M) of losses or, with `norms`, (2, M) of losses and error norms.
+    """
     position_M = mask_BL.flatten().nonzero().squeeze(1).to(input_ids_BL.device)
     hidden = []
 
@@ -101,7 +108,7 @@ def losses_by_tiles(
         model(input_ids=input_ids_BL, **past.inputs)
     layer = unwrapped(model).get_output_embeddings()
     return linear_losses(
-        hidden[0], layer.weight, layer.bias, target_M, compiled=are_compiled(model)
+        hidden[0], layer.weight, layer.bias, target_M, compiled=are_compiled(model), norms=norms
     )
 
 
@@ -111,8 +118,13 @@ def losses_of_logits(
     mask_BL: torch.Tensor,
     target_M: torch.Tensor,
     past: Past,
+    *,
+    norms: bool = False,
 ) -> torch.Tensor:
-    return token_losses(response_logits(model, input_ids_BL, mask_BL, past), target_M)
+    """As `losses_by_tiles`, of any model."""
+    logits_MV = response_logits(model, input_ids_BL, mask_BL, past)
+    measures = (token_losses, error_norms) if norms else (token_losses,)
+    return torch.stack([measure(logits_MV, target_M) for measure in measures])
 
 
 @contextmanager

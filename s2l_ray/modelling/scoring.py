@@ -1,11 +1,11 @@
-"""Mean response loss of every example under one causal language model.
+"""Mean response loss, and perhaps error norm, of every example under one causal language model.
 
 Logits are computed for response positions only, and batches are filled to a number of tokens with
 rows of similar length. Rows are padded on the right, where a causal model cannot see the padding.
 The tokens with which many prompts begin are read once, or, on a GPU, layers run as compiled code.
 
 Shapes: N examples, B rows in a batch, L positions, M response positions of a batch, H hidden size,
-V vocabulary, P tokens that prompts share.
+V vocabulary, P tokens that prompts share, C what is measured: the loss, and perhaps the error norm.
 """
 
 import math
@@ -41,6 +41,8 @@ PROMPTS_READ_WHOLE = (
     "the model's past is more than keys and values: shared prompts are read each time"
 )
 UNCOMPILED = "the model's layers could not be compiled: they run one operation after the other"
+OnRows = Callable[[np.ndarray, torch.Tensor], None]
+"""Called with the rows of a batch, int64 (B,), and what was found of each, a tensor (B, ...)."""
 TRIAL = 2, 32
 """Rows and tokens on which compiled layers are tried; what fits their kernels is decided there."""
 
@@ -56,7 +58,8 @@ def score(
     compiled: bool = False,
     on_batch: Callable[[int], None] = lambda _num_rows: None,
     on_slower_way: Callable[[str], None] = lambda _way: None,
-    on_embeddings: Callable[[np.ndarray, torch.Tensor], None] | None = None,
+    on_embeddings: OnRows | None = None,
+    on_norms: OnRows | None = None,
 ) -> np.ndarray:
     """Mean cross-entropy of every example's response tokens, end-of-sequence included.
 
@@ -78,6 +81,8 @@ def score(
         on_embeddings: called with row_B and mean_BH, float32 on `device`, of every batch: the
             position-weighted means of the last hidden states over all tokens of these examples.
             Their last tokens, which no loss needs, are read for it.
+        on_norms: called with row_B and norm_B, float32 on `device`, of every batch: the mean over
+            an example's response tokens of `maths.losses.error_norms` (EL2N).
 
     Returns:
         loss_N, float32 (N,), nats per response token; not finite only where the logits are not.
@@ -88,20 +93,24 @@ def score(
     examples = _examples(model, input_ids, num_prompt_tokens_N)
     loss_N = torch.zeros(len(input_ids), dtype=torch.float32, device=device)
     with inference(model, dtype=dtype, device=device):
-        losses, most_logits = _way(model, dtype, device, compiled, on_slower_way)
+        norms = on_norms is not None
+        measures, most_logits = _way(model, dtype, device, compiled, on_slower_way, norms)
         # An example's last token is predicted; nothing is predicted from it.
         num_unread = 1 if on_embeddings is None else 0
-        mean_losses = partial(_mean_losses, model, examples, num_unread, losses, device)
-        scored = mean_losses
+        means = partial(_means, model, examples, num_unread, measures, device)
+        scored = means
         if on_embeddings is not None:
-            scored = partial(_embedded, model, examples, mean_losses, on_embeddings)
+            scored = partial(_embedded, model, examples, means, on_embeddings)
         min_saved = math.inf if compiled else tokens_per_batch
         for group in prefixes.groups(input_ids, examples.num_masked_N, min_saved=min_saved):
-            past = _past(model, group, input_ids, mean_losses, device, CLOSE[dtype])
+            past = _past(model, group, input_ids, means, device, CLOSE[dtype])
             if past.num_tokens < group.num_shared:
                 on_slower_way(PROMPTS_READ_WHOLE)
             for row_B in _batches(examples, group, past, tokens_per_batch, most_logits):
-                loss_N[torch.from_numpy(row_B).to(device)] = scored(row_B, past)
+                mean_CB = scored(row_B, past)
+                loss_N[torch.from_numpy(row_B).to(device)] = mean_CB[0]
+                if on_norms is not None:
+                    on_norms(row_B, mean_CB[1])
                 on_batch(len(row_B))
     return loss_N.cpu().numpy()
 
@@ -150,46 +159,47 @@ def _way(
     device: torch.device,
     compiled: bool,
     on_slower_way: Callable[[str], None],
+    norms: bool,
 ) -> tuple[Callable[..., torch.Tensor], int | None]:
-    """How the losses of a batch are computed, and of how many positions it may hold the logits."""
+    """How a batch is measured, and of how many positions it may hold the logits."""
     in_tiles = dtype == model.dtype and ends_in_a_linear_layer(model)
-    losses = losses_by_tiles if in_tiles else losses_of_logits
+    measures = partial(losses_by_tiles if in_tiles else losses_of_logits, norms=norms)
     if not in_tiles:
         on_slower_way(LOGITS_IN_CHUNKS)
     vocab_size = model.config.get_text_config().vocab_size
     if compiled:
         reason = compile_layers(
-            model, partial(_trial, model, losses, vocab_size, device), close=CLOSE[dtype]
+            model, partial(_trial, model, measures, vocab_size, device), close=CLOSE[dtype]
         )
         if reason is not None:
             on_slower_way(f"{UNCOMPILED} ({reason})")
-    return losses, None if in_tiles else max_logit_rows(vocab_size)
+    return measures, None if in_tiles else max_logit_rows(vocab_size)
 
 
 def _trial(
     model: PreTrainedModel,
-    losses: Callable[..., torch.Tensor],
+    measures: Callable[..., torch.Tensor],
     vocab_size: int,
     device: torch.device,
 ) -> torch.Tensor:
-    """Losses of tokens that are the same for every worker."""
+    """What is measured of tokens that are the same for every worker."""
     num_rows, num_tokens = TRIAL
     count = torch.arange(num_rows * num_tokens) % vocab_size
     input_ids_BL = count.view(num_rows, num_tokens).to(device)
     mask_BL = torch.ones(num_rows, num_tokens, dtype=torch.bool)
     # Code for a single row is different code.
     found = [
-        losses(model, ids_BL, mask_BL[: len(ids_BL)], ids_BL.flatten(), NOTHING_BEFORE)
+        measures(model, ids_BL, mask_BL[: len(ids_BL)], ids_BL.flatten(), NOTHING_BEFORE)
         for ids_BL in (input_ids_BL, input_ids_BL[:1])
     ]
-    return torch.cat(found)
+    return torch.cat(found, dim=1)
 
 
 def _past(
     model: PreTrainedModel,
     group: prefixes.Group,
     input_ids: Sequence[np.ndarray],
-    mean_losses: Callable[[np.ndarray, Past], torch.Tensor],
+    means: Callable[[np.ndarray, Past], torch.Tensor],
     device: torch.device,
     close: float,
 ) -> Past:
@@ -202,8 +212,8 @@ def _past(
         past = prefixes.read(model, torch.from_numpy(ids_P).to(device))
     if past.num_tokens and sums:
         past = replace(past, sum_1H=sums[0])
-    expected_B = mean_losses(first_B, NOTHING_BEFORE)
-    same = torch.allclose(mean_losses(first_B, past), expected_B, rtol=close, atol=close)
+    expected_CB = means(first_B, NOTHING_BEFORE)
+    same = torch.allclose(means(first_B, past), expected_CB, rtol=close, atol=close)
     return past if same else NOTHING_BEFORE
 
 
@@ -278,15 +288,15 @@ def _summed(model: nn.Module, num_tokens_B: np.ndarray, past: Past) -> Iterator[
 def _embedded(
     model: nn.Module,
     examples: _Examples,
-    mean_losses: Callable[[np.ndarray, Past], torch.Tensor],
-    on_embeddings: Callable[[np.ndarray, torch.Tensor], None],
+    means: Callable[[np.ndarray, Past], torch.Tensor],
+    on_embeddings: OnRows,
     row_B: np.ndarray,
     past: Past,
 ) -> torch.Tensor:
-    """Losses of a batch, from whose forward pass `on_embeddings` is told its embeddings."""
+    """`means` of a batch, from whose forward pass `on_embeddings` is told its embeddings."""
     num_tokens_B = examples.num_tokens_N[row_B]
     with _summed(model, num_tokens_B - past.num_tokens, past) as sums:
-        loss_B = mean_losses(row_B, past)
+        mean_CB = means(row_B, past)
     if not sums:
         raise ModelError(
             f"{type(unwrapped(model)).__name__}: its output layer is not given the hidden states "
@@ -295,18 +305,19 @@ def _embedded(
         )
     sum_BH = sums[0] if past.sum_1H is None else past.sum_1H + sums[0]
     on_embeddings(row_B, embeddings.mean(sum_BH, torch.from_numpy(num_tokens_B)))
-    return loss_B
+    return mean_CB
 
 
-def _mean_losses(
+def _means(
     model: nn.Module,
     examples: _Examples,
     num_unread: int,
-    losses: Callable[..., torch.Tensor],
+    measures: Callable[..., torch.Tensor],
     device: torch.device,
     row_B: np.ndarray,
     past: Past,
 ) -> torch.Tensor:
+    """float32 (C, B), what is measured, averaged over each row's response tokens."""
     rows = [examples.input_ids[row][past.num_tokens :] for row in row_B]
     num_masked_B = examples.num_masked_N[row_B] - past.num_tokens
     num_tokens_B = np.array([len(ids) for ids in rows])
@@ -320,6 +331,7 @@ def _mean_losses(
 
     input_ids_on_device = torch.from_numpy(input_ids_BL).to(device)
     target = torch.from_numpy(target_M.astype(np.int64)).to(device)
-    loss_M = losses(model, input_ids_on_device, torch.from_numpy(mask_BL), target, past)
+    measure_CM = measures(model, input_ids_on_device, torch.from_numpy(mask_BL), target, past)
     num_response_B = torch.from_numpy(mask_BL.sum(axis=1)).to(device)
-    return torch.segment_reduce(loss_M.double(), "mean", lengths=num_response_B).float()
+    mean = partial(torch.segment_reduce, reduce="mean", lengths=num_response_B)
+    return torch.stack([mean(measure_M.double()).float() for measure_M in measure_CM])

@@ -8,18 +8,17 @@ completes a part's last checkpoint joins its files into the final part.
 Where memory does not suffice for a batch, the part is scored in batches of half as many tokens.
 
 With `embeddings`, the forward pass of the last checkpoint leaves one of each example, too, in a
-file beside the part: what reads losses does not pass over embeddings, which are larger.
+file beside the part: what reads losses does not pass over embeddings, which are larger. With
+`error_norms`, that of the first one leaves these, as EL2N is meant early in a training.
 
 Shapes: N examples of a part, H hidden size of the reference.
 """
 
 import contextlib
 import faulthandler
-import io
 import itertools
-import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,28 +28,19 @@ import torch
 from torch import nn
 
 from s2l_ray import resources, runtime, spare
-from s2l_ray.artifacts import (
-    EMBEDDINGS,
-    QUERIES,
-    Parts,
-    StageDir,
-    embedding_table,
-    part_name,
-    trajectory_table,
-)
+from s2l_ray.artifacts import EMBEDDINGS, NORMS, QUERIES, Parts, StageDir
 from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.modelling import schedule
 from s2l_ray.modelling.checkpoints import DTYPES, compute_in, device_for, load_model
-from s2l_ray.modelling.embeddings import Kept
 from s2l_ray.modelling.scoring import score
 from s2l_ray.progress import Progress
 from s2l_ray.queries import Queries, tokenised
+from s2l_ray.scored import UNITS, Files, Kept
 from s2l_ray.storage import Location
 
 MODEL_CACHE_BYTES = 4 << 30
 """Checkpoints that a worker keeps loaded; reading one again costs little next to scoring a part."""
-UNITS = "units"
 HANG_SECONDS = 1800.0
 """A worker that computes on one batch for so long is ended, and its unit given to another."""
 
@@ -78,7 +68,9 @@ def run(
     Writes  part-*.parquet      example_id, stratum: string, loss_nats: fixed_size_list<float32>[T]
             embeddings-*.parquet    where wanted: example_id: string, embedding:
                                 fixed_size_list<float16>[H], of length one
-            queries/            of queries, the same files for the last checkpoint alone
+            error_norms-*.parquet   where wanted: example_id: string, error_norm: float32, at the
+                                first checkpoint
+            queries/            of queries, losses and embeddings for the last checkpoint alone
     Returns sums; how many files of losses (part x checkpoint) were there before, scored while the
             reference trained or by a run that was interrupted; notes on what had to go slower.
     Raises  DataError naming the examples whose loss or embedding is not finite, or the part whose
@@ -142,7 +134,7 @@ def _embed(
         folder / "attempts",
         prepared=rows,
         checkpoints=[checkpoint],
-        config=config,
+        config=config.model_copy(update={"error_norms": False}),
         folder=place,
         gpus=wanted.gpus,
     ):
@@ -218,29 +210,24 @@ class Scorer:
         gpus: float,
     ) -> None:
         torch.set_num_threads(config.cpus_per_worker)
-        self.files, self.checkpoints, self.config = prepared.files(), checkpoints, config
-        self.folder, self.units = folder, folder / UNITS
+        self.parts, self.checkpoints, self.config = prepared.files(), checkpoints, config
         self.device = device_for(gpus)
         self.precision = compute_in(config.precision, self.device)
         self.dtype = DTYPES[self.precision]
+        self.files = Files(folder, [checkpoint.step for checkpoint in checkpoints], self.precision)
         self.tokens_per_batch = config.tokens_per_batch
         self.models: OrderedDict[int, nn.Module] = OrderedDict()
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         part, group = unit["part"], unit["group"]
-        table = self.files[part].read_table()
+        table = self.parts[part].read_table()
         token_ids = self._token_ids(table)
-        missing = [index for index in group if not self._file(part, index).exists()]
+        missing = [index for index in group if not self.files.has_losses(part, index)]
         for index in missing:
-            loss_N, embedding_NH = self._score(table, token_ids, index)
-            if embedding_NH is not None:
-                # Losses come last: where they are, the embeddings of this precision are, too.
-                self._embeddings(part).write_table(
-                    embedding_table(table["example_id"], embedding_NH)
-                )
-            self._write_losses(part, index, loss_N)
-        self._join_if_complete(part, table)
-        losses = [self._read_losses(part, index) for index in group]
+            loss_N, kept = self._score(table, token_ids, index)
+            self.files.write(part, index, table["example_id"], loss_N, kept)
+        self.files.join_if_complete(part, table)
+        losses = [self.files.read_losses(part, index) for index in group]
         return {
             **unit,
             "fresh": bool(missing),
@@ -259,17 +246,19 @@ class Scorer:
 
     def _score(
         self, table: pa.Table, token_ids: list[np.ndarray], index: int
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Losses of the part at one checkpoint and, where this is the one for it, embeddings."""
+    ) -> tuple[np.ndarray, list[Kept]]:
+        """Losses of the part at one checkpoint, and what else this one is to leave."""
         if not table.num_rows:
-            return np.empty(0, np.float32), None
-        is_last = index == len(self.checkpoints) - 1
-        kept = Kept(table.num_rows) if self.config.embeddings and is_last else None
+            return np.empty(0, np.float32), []
+        # EL2N is a score of models that have learned for a short time only.
+        wanted = {
+            EMBEDDINGS: self.config.embeddings and index == len(self.checkpoints) - 1,
+            NORMS: self.config.error_norms and index == 0,
+        }
+        kept = {name: Kept(name, table.num_rows) for name, is_wanted in wanted.items() if is_wanted}
         loss_N = self._in_batches_that_fit(table, token_ids, self._model(index), kept)
-        bad_N = ~np.isfinite(loss_N)
-        if kept is not None:
-            bad_N |= ~np.isfinite(kept.unit_NH).all(axis=1)
-        bad = np.flatnonzero(bad_N)
+        finite = [np.isfinite(loss_N), *(item.is_finite_N for item in kept.values())]
+        bad = np.flatnonzero(~np.logical_and.reduce(finite))
         if len(bad):
             names = [table["example_id"][int(row)].as_py() for row in bad[:4]]
             raise DataError(
@@ -278,14 +267,14 @@ class Scorer:
                 "or bf16 overflows: lower reference.learning_rate, or set "
                 "trajectories.precision=fp32."
             )
-        return loss_N, None if kept is None else kept.unit_NH
+        return loss_N, list(kept.values())
 
     def _in_batches_that_fit(
         self,
         table: pa.Table,
         token_ids: list[np.ndarray],
         model: nn.Module,
-        on_embeddings: Callable[[np.ndarray, torch.Tensor], None] | None,
+        kept: Mapping[str, Kept],
     ) -> np.ndarray:
         longest = max(range(len(token_ids)), key=lambda row: len(token_ids[row]))
         while True:
@@ -300,8 +289,9 @@ class Scorer:
                     device=self.device,
                     compiled=self.device.type == "cuda",
                     on_batch=_alive,
-                    on_slower_way=self._note,
-                    on_embeddings=on_embeddings,
+                    on_slower_way=self.files.note,
+                    on_embeddings=kept.get(EMBEDDINGS),
+                    on_norms=kept.get(NORMS),
                 )
             except Exception as error:
                 if not runtime.is_out_of_memory(error):
@@ -314,7 +304,7 @@ class Scorer:
                         "Lower data.max_tokens, or give each worker more memory."
                     ) from error
                 self.tokens_per_batch //= 2
-                self._note(
+                self.files.note(
                     f"memory did not suffice for batches of {self.config.tokens_per_batch:,} "
                     f"tokens; some have {self.tokens_per_batch:,}"
                 )
@@ -333,43 +323,6 @@ class Scorer:
                 self.models.popitem(last=False)
         self.models.move_to_end(index)
         return self.models[index]
-
-    def _note(self, text: str) -> None:
-        """Leave it for the stage to say, once, whichever worker found it out and when."""
-        (self.units / f"note-{zlib.crc32(text.encode()):08x}.txt").write_bytes(text.encode())
-
-    def _file(self, part: int, index: int) -> Location:
-        # Workers that compute in another precision never take up each other's losses.
-        step = self.checkpoints[index].step
-        return self.units / f"losses-{part:06d}-{step:09d}-{self.precision}.npy"
-
-    def _embeddings(self, part: int) -> Location:
-        return self.folder / part_name(part, EMBEDDINGS)
-
-    def _write_losses(self, part: int, index: int, loss_N: np.ndarray) -> None:
-        buffer = io.BytesIO()
-        np.save(buffer, loss_N, allow_pickle=False)
-        self._file(part, index).write_bytes(buffer.getvalue())
-
-    def _read_losses(self, part: int, index: int) -> np.ndarray:
-        content = io.BytesIO(self._file(part, index).read_bytes())
-        loss_N: np.ndarray = np.load(content, allow_pickle=False)
-        return loss_N
-
-    def _join_if_complete(self, part: int, table: pa.Table) -> None:
-        """Write the final part once all its checkpoints are there.
-
-        Two workers that finish a part's last two checkpoints at the same moment both see it
-        complete and write the same file.
-        """
-        indices = range(len(self.checkpoints))
-        if not all(self._file(part, index).exists() for index in indices):
-            return
-        losses = [self._read_losses(part, index) for index in indices]
-        loss_NT = np.stack(losses, axis=1) if table.num_rows else np.empty((0, len(losses)))
-        (self.folder / part_name(part)).write_table(
-            trajectory_table(table["example_id"], table["stratum"], loss_NT)
-        )
 
 
 def _alive(_num_rows: int = 0) -> None:

@@ -313,6 +313,7 @@ VALUED = {
     "high-learnability": lambda values: -values["loss_drop"],
     "confidence-curriculum": lambda values: -values["confidence"],
     "longest-responses": lambda values: -values["response_tokens"],
+    "el2n": lambda values: -values["error_norm"],
 }
 
 

@@ -93,8 +93,15 @@ def test_losses_of_whole_rows_equal_torch_on_all_logits(with_bias):
     bias_V = torch.randn(23, generator=generator) if with_bias else None
     target_M = torch.randint(0, 23, (37,), generator=generator)
 
-    loss_M = linear_losses(hidden_MH, weight_VH, bias_V, target_M, compiled=True)
+    (loss_M,) = linear_losses(hidden_MH, weight_VH, bias_V, target_M, compiled=True)
+    again_M, norm_M = linear_losses(
+        hidden_MH, weight_VH, bias_V, target_M, compiled=True, norms=True
+    )
 
     logits_MV = hidden_MH.double() @ weight_VH.double().T + (0 if bias_V is None else bias_V)
     expected_M = F.cross_entropy(logits_MV, target_M, reduction="none").float()
     torch.testing.assert_close(loss_M, expected_M, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(again_M, expected_M, rtol=1e-5, atol=1e-5)
+    error_MV = torch.softmax(logits_MV, dim=1) - F.one_hot(target_M, 23)
+    defined_M = error_MV.square().sum(dim=1).sqrt().float()
+    torch.testing.assert_close(norm_M, defined_M, rtol=1e-5, atol=1e-5)
