@@ -20,6 +20,7 @@ from tests.pool_of_sixty import (
     EMBEDDED,
     IDS,
     LOSSES,
+    NORM,
     NUM_ROWS,
     RESPONSE_TOKENS,
     ROWS,
@@ -104,6 +105,7 @@ def test_strata_are_numbered_in_the_order_of_their_names(folder, method, stratif
         stratum_N,
         {
             **{name: of(LOSSES[rows]) for name, of in OF_TRAJECTORY.items()},
+            "error_norm": NORM[rows],
             "response_tokens": np.array(RESPONSE_TOKENS)[rows],
         },
         vectors={"embeddings": EMBEDDED[rows], "queries": ASKED},
