@@ -83,8 +83,9 @@ def extend(
         if todo:
             _remove_unprepared(run, given)
             (run / extensions.FOLDER / CONTENTS).write_json(contents.cache)
-            if moving is not None:
-                moving.keep_moving()
+        if moving is not None and not moving.is_empty:
+            moving.keep_moving()
+        if todo:
             with pipeline.connected(todo, base.config, address, say):
                 todo = _carry_out(base, todo, given, say)
     return Outcome(todo, given or moving)
@@ -187,14 +188,19 @@ def _carry_out(
 
 
 def _check_strata(base: Base) -> None:
-    """Refuse weights and bounds that the pool with all rows prepared so far does not allow."""
+    """Refuse bounds that the pool with all rows prepared so far does not allow.
+
+    Names are for the ranking to refuse: a stratum may come with an extension that comes later.
+    """
     section = base.config.selection
     if section is None or METHODS[section.method].ignores_strata:
         return
     sizes = Counter(base.summary("prepare")["strata"])
     for item in extensions.of_run(base.run):
         sizes.update(item.strata)
-    choice.check_strata(section, sizes)
+    named = [section.weights, section.minimum, section.maximum]
+    elsewhere = {name for bound in named if isinstance(bound, dict) for name in bound}
+    choice.check_strata(section, sizes, elsewhere)
 
 
 @dataclass

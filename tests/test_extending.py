@@ -277,6 +277,16 @@ def test_a_stratum_that_only_an_extension_has_can_be_named(run, tree, tmp_path):
         reselect(tree, run, weights={"arts": 5.0})
 
 
+def test_an_extension_with_a_stratum_that_is_named_can_be_made_again(run, tree, tmp_path):
+    extension = given(run, data(tmp_path), stratum="art")
+    extend(run, data(tmp_path))
+    reselect(tree, run, weights={"art": 5.0})
+    (run / "extensions").remove()
+    # Nothing is prepared yet, so no one knows of the stratum.
+    extending._check_strata(base_of(run))
+    assert extension.summary("prepare") is None
+
+
 def test_what_was_begun_with_data_that_was_then_mended_makes_way(run, tmp_path):
     begun = run / "extensions" / "001-0123456789abcdef"
     (begun / "prepared" / "staged" / "file.json").write_bytes(b"")

@@ -117,6 +117,15 @@ def test_without_its_settings_an_extension_is_placed_as_any_other(run, tmp_path)
     assert to_do(run) == [f"clusters ({extension.name})", f"selection ({extension.name})"]
 
 
+def test_what_is_said_again_is_kept_though_nothing_is_to_do(run, tmp_path):
+    extension = given(run, data(tmp_path), moving=True)
+    extend(run, data(tmp_path))
+    settings = run / extensions.FOLDER / extension.name / extensions.SETTINGS
+    settings.remove()
+    assert extend(run, data(tmp_path), update_centroids=True).done == []
+    assert settings.exists() and to_do(run) == []
+
+
 @pytest.mark.parametrize("of_run", [True, False])
 def test_old_trajectories_that_are_gone_are_named(run, tmp_path, of_run):
     first = given(run, data(tmp_path, 0))

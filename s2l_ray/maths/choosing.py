@@ -24,7 +24,7 @@ from s2l_ray.maths import kmeans
 
 LEAST_GAIN = 0.25
 """A rung pays when it lowers the spread by so much, per doubling of the clusters, or by more where
-there are few checkpoints. Noise falls short of it from five dimensions on."""
+there are few checkpoints. Normal noise falls short of it from about eight dimensions on."""
 MIN_ROWS = 8
 """Of those that centroids are fitted to, for each of them, at the top of the ladder: of a stratum
 that is its own sample, that is twice as many in a cluster."""
@@ -33,6 +33,8 @@ ROWS_TRIED = 12_800
 FARTHEST = 0.005
 """Share of the rows that is left out of a spread: those few that are like no other can be most of
 what many clusters leave, and no number of clusters brings them nearer."""
+ROWS_WITH_A_FARTHEST = 10
+"""Of fewer, all count."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +157,17 @@ def attempt(sample_ST: np.ndarray, weight_S: np.ndarray, *, most: int, seed: int
 
 
 def _without_farthest(sqdist_S: np.ndarray, weight_S: np.ndarray) -> float:
-    """The weighted sum of all but the largest: rows of at most a share FARTHEST are left out."""
+    """The weighted sum of all but the largest: rows of at most a share FARTHEST are left out.
+
+    Of a few rows, which are more than that share each, the farthest one is.
+    """
     order_S = np.argsort(sqdist_S, kind="stable")
     sqdist_S, weight_S = sqdist_S[order_S], weight_S[order_S]
     beyond_S = weight_S[::-1].cumsum()[::-1]
-    return float((sqdist_S * weight_S)[beyond_S > FARTHEST * weight_S.sum()].sum())
+    beyond = FARTHEST * weight_S.sum()
+    if len(weight_S) >= ROWS_WITH_A_FARTHEST:
+        beyond = max(beyond, weight_S[-1])
+    return float((sqdist_S * weight_S)[beyond_S > beyond].sum())
 
 
 def _gain(ratio: float, growth: float) -> float:

@@ -4,8 +4,10 @@ Between its matrix products a layer normalises, rotates, adds and multiplies; on
 these read and write the hidden states a dozen times, and on a GPU take longer than the products.
 """
 
-from collections.abc import Callable, MutableMapping, Sequence
-from weakref import WeakKeyDictionary
+import functools
+from collections.abc import Callable, MutableMapping
+from typing import Any
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
@@ -23,8 +25,8 @@ def compile_layers(
     """Compile the layers of `model` in place, unless that fails or changes what `trial` returns.
 
     They are compiled in `trial`, for any number of rows and tokens. It has to be the same for all
-    workers, because the first shapes decide on details of the kernels. What has come of a model
-    once stays.
+    workers, because the first shapes decide on details of the kernels, and `are_compiled` in it.
+    What has come of a model once stays.
 
     Args:
         trial: runs the model on a few tokens; its losses, in nats.
@@ -36,31 +38,51 @@ def compile_layers(
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     if not layers:
         return "transformers names no layers of it"
-    if model not in _outcomes:
-        _outcomes[model] = _compile(layers, trial, close)
-    return _outcomes[model]
+    if model in _outcomes:
+        return _outcomes[model]
+    expected = trial()
+    for layer in layers:
+        # The compiled code holds no layer: a model that was dropped is gone at once.
+        layer._compiled_call_impl = functools.partial(_call, ref(layer))
+    _outcomes[model] = None
+    reason: str | None = "its losses would change"
+    try:
+        if torch.allclose(trial(), expected, rtol=close, atol=close):
+            reason = None
+    except Exception as error:  # whatever a compiler, its absence, or an unusual model may raise
+        if _is_out_of_memory(error):
+            del _outcomes[model]
+            raise
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    finally:
+        if reason is not None:
+            for layer in layers:
+                layer._compiled_call_impl = None
+    if reason is not None:
+        _outcomes[model] = reason
+    return reason
 
 
 def are_compiled(model: nn.Module) -> bool:
     return model in _outcomes and _outcomes[model] is None
 
 
-def _compile(
-    layers: Sequence[nn.Module], trial: Callable[[], torch.Tensor], close: float
-) -> str | None:
-    expected = trial()
-    for layer in layers:
-        layer.compile(dynamic=True, options=COMPILED)
-    reason: str | None = "its losses would change"
-    try:
-        if torch.allclose(trial(), expected, rtol=close, atol=close):
-            reason = None
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:  # whatever a compiler, its absence, or an unusual model may raise
-        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-    finally:
-        if reason is not None:
-            for layer in layers:
-                layer._compiled_call_impl = None
-    return reason
+def _call(layer: Callable[[], nn.Module | None], *args: Any, **inputs: Any) -> Any:
+    return _compiled_call()(layer(), *args, **inputs)
+
+
+@functools.cache
+def _compiled_call() -> Callable[..., Any]:
+    def call(layer: nn.Module, *args: Any, **inputs: Any) -> Any:
+        return layer._call_impl(*args, **inputs)
+
+    return torch.compile(call, dynamic=True, options=COMPILED)
+
+
+def _is_out_of_memory(error: BaseException | None) -> bool:
+    """Whether memory did not suffice, for a compiler or for what it ran."""
+    if error is None:
+        return False
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _is_out_of_memory(
+        error.__cause__
+    )

@@ -17,7 +17,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from s2l_ray.errors import ModelError
 from s2l_ray.modelling import embeddings, prefixes
@@ -43,8 +43,11 @@ PROMPTS_READ_WHOLE = (
 UNCOMPILED = "the model's layers could not be compiled: they run one operation after the other"
 OnRows = Callable[[np.ndarray, torch.Tensor], None]
 """Called with the rows of a batch, int64 (B,), and what was found of each, a tensor (B, ...)."""
-TRIAL = 2, 32
-"""Rows and tokens on which compiled layers are tried; what fits their kernels is decided there."""
+TRIALS = (11, 37), (1, 37), (11, 1), (1, 1)
+"""Rows and tokens on which compiled layers are tried. There is other code for a single row or
+token, and primes are no size of a model that a size of a batch could be taken for."""
+LARGEST_WINDOW = 4096
+"""Sliding windows up to so many tokens are exceeded in a trial."""
 
 
 def score(
@@ -183,16 +186,23 @@ def _trial(
     device: torch.device,
 ) -> torch.Tensor:
     """What is measured of tokens that are the same for every worker."""
-    num_rows, num_tokens = TRIAL
-    count = torch.arange(num_rows * num_tokens) % vocab_size
-    input_ids_BL = count.view(num_rows, num_tokens).to(device)
-    mask_BL = torch.ones(num_rows, num_tokens, dtype=torch.bool)
-    # Code for a single row is different code.
-    found = [
-        measures(model, ids_BL, mask_BL[: len(ids_BL)], ids_BL.flatten(), NOTHING_BEFORE)
-        for ids_BL in (input_ids_BL, input_ids_BL[:1])
-    ]
+    found = []
+    for num_rows, num_tokens in _trials(model.config.get_text_config()):
+        count = torch.arange(num_rows * num_tokens) % vocab_size
+        input_ids_BL = count.view(num_rows, num_tokens).to(device)
+        mask_BL = torch.ones(num_rows, num_tokens, dtype=torch.bool)
+        found.append(measures(model, input_ids_BL, mask_BL, count.to(device), NOTHING_BEFORE))
     return torch.cat(found, dim=1)
+
+
+def _trials(config: PreTrainedConfig) -> list[tuple[int, int]]:
+    reach = getattr(config, "max_position_embeddings", None) or math.inf
+    window = getattr(config, "sliding_window", None) or math.inf
+    beyond = window + 1 if window <= LARGEST_WINDOW else math.inf
+    lengths = [(rows, min(tokens, reach)) for rows, tokens in TRIALS]
+    # A row beyond a window has a mask.
+    lengths += [(rows, beyond) for rows in (3, 1) if beyond <= reach and beyond < math.inf]
+    return [(rows, int(tokens)) for rows, tokens in lengths]
 
 
 def _past(

@@ -92,6 +92,14 @@ def test_a_few_rows_like_no_other_do_not_hide_what_the_others_are(seed):
     assert attempt(loss_ST).chosen == 16
 
 
+@pytest.mark.parametrize("num_rows", [100, 200, 390])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_row_like_no_other_does_not_hide_the_few_others(num_rows, seed):
+    loss_ST = known(4, num_rows, 6, seed)
+    loss_ST[7] = np.random.default_rng(seed).normal(0, 60, 6)
+    assert attempt(loss_ST).chosen == 4
+
+
 def test_the_ladder_is_powers_of_the_root_of_two_up_to_what_the_rows_allow():
     rungs = [1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256]
     assert choosing.ladder(10**6, 256) == rungs
@@ -111,8 +119,9 @@ def test_the_spread_is_that_of_the_rows_that_centroids_were_not_fitted_to():
     for wanted in (1, 2, 3, 4):
         centroid_KT = kmeans.initial_centroids(loss_ST[fitted], wanted, 5, weight_S[fitted])
         sqdist_SK = ((judged_ST[:, None] - centroid_KT.astype(float)) ** 2).sum(axis=2)
-        left, total = 0.0, 0.0
-        for sqdist, weight in sorted(zip(sqdist_SK.min(axis=1), judged_S, strict=True))[::-1]:
+        left, total = max(zip(sqdist_SK.min(axis=1), judged_S, strict=True))[1], 0.0
+        farthest_first = sorted(zip(sqdist_SK.min(axis=1), judged_S, strict=True))[::-1]
+        for sqdist, weight in farthest_first[1:]:  # one is left out in any case
             left += weight
             total += weight * sqdist if left > 0.005 * judged_S.sum() else 0
         inertia.append(total)

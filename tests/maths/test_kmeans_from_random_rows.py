@@ -51,9 +51,12 @@ SAMPLES = {
 
 
 def faiss_like(sample_ST: np.ndarray, centroid_KT: np.ndarray, num_sweeps: int) -> np.ndarray:
-    """Lloyd in float64; an empty cluster gets half of the one that is widest."""
-    centroid_KT = centroid_KT.astype(np.float64)
+    """Lloyd in float64; an empty cluster gets half of the one that is widest.
+
+    Between sweeps centroids are float32: what rounding does to far ones decides who is widest.
+    """
     for _ in range(num_sweeps):
+        centroid_KT = centroid_KT.astype(np.float32).astype(np.float64)
         label_S, sqdist_S = brute_force(sample_ST, centroid_KT)
         width_K = np.array([sqdist_S[label_S == k].sum() for k in range(len(centroid_KT))])
         for k in np.unique(label_S):

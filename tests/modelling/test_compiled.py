@@ -1,14 +1,18 @@
 """Oracle: the definition, and the same model uncompiled. On a CPU, where torch compiles to C++."""
 
+import gc
 import shutil
+from weakref import ref
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._dynamo.utils import counters
 
+from s2l_ray.maths import losses
 from s2l_ray.maths.losses import linear_losses
-from s2l_ray.modelling import scoring
+from s2l_ray.modelling import compiled, scoring
 from s2l_ray.modelling.compiled import are_compiled
 from tests import tiny
 from tests.modelling.test_scoring import defined_loss, examples, score
@@ -19,6 +23,45 @@ needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there
 @pytest.fixture(autouse=True)
 def nothing_compiled_before():
     torch.compiler.reset()
+    counters.clear()
+    compiled._compiled_call.cache_clear()
+    losses._compiled_cross_entropy.cache_clear()
+
+
+@needs_a_compiler
+@pytest.mark.parametrize("architecture", ["llama", "mistral"])
+def test_all_code_is_compiled_in_the_trial(architecture):
+    # What would be compiled for a worker's own first rows would not be the same for all workers.
+    # Heads of 32 are as long as rows may be.
+    shape = {"hidden_size": 64} if architecture == "llama" else {"sliding_window": 40}
+    model = tiny.model(architecture, **shape)
+    score(model, *examples(1), compiled=True)
+    graphs = counters["stats"]["unique_graphs"]
+    assert graphs >= 4
+
+    input_ids, num_prompt_N = examples(60, longest=70)
+    short = [np.array([3, 4], np.int32)] * 5
+    for tokens_per_batch in (1, 100, 1_000):
+        score(model, input_ids, num_prompt_N, tokens_per_batch, compiled=True)
+        score(model, short, np.ones(5, int), tokens_per_batch, compiled=True)
+
+    assert counters["stats"]["unique_graphs"] == graphs
+
+
+@needs_a_compiler
+def test_a_model_that_was_dropped_is_gone_and_another_needs_no_compilation():
+    score(tiny.model("llama"), *examples(), compiled=True)
+    graphs = counters["stats"]["unique_graphs"]
+    model = tiny.model("llama")
+    score(model, *examples(), compiled=True)
+    weight = ref(model.get_output_embeddings().weight)
+    gc.disable()
+    try:
+        del model
+        assert weight() is None
+    finally:
+        gc.enable()
+    assert counters["stats"]["unique_graphs"] == graphs
 
 
 @needs_a_compiler
@@ -50,7 +93,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_is_said(monkeypatch, compiler
     input_ids, num_prompt_N = examples()
     expected_N = score(model, input_ids, num_prompt_N)
 
-    def compiled(call, **_options):
+    def of_a_compiler(call, **_options):
         def with_another_loss(*args, **inputs):
             if compiler == "missing":
                 raise RuntimeError("Failed to find C compiler.\nInstall one.")
@@ -58,7 +101,7 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_is_said(monkeypatch, compiler
 
         return with_another_loss
 
-    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch, "compile", of_a_compiler)
     said = []
     for _ in range(2):
         loss_N = score(model, input_ids, num_prompt_N, compiled=True, on_slower_way=said.append)
@@ -72,15 +115,18 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_is_said(monkeypatch, compiler
 
 
 def test_memory_that_does_not_suffice_is_no_failure_of_the_compiler(monkeypatch):
-    def compiled(_call, **_options):
+    def of_a_compiler(_call, **_options):
         def without_memory(*_args, **_inputs):
-            raise torch.OutOfMemoryError
+            try:
+                raise torch.OutOfMemoryError
+            except torch.OutOfMemoryError as error:
+                raise RuntimeError("the compiler failed") from error
 
         return without_memory
 
-    monkeypatch.setattr(torch, "compile", compiled)
+    monkeypatch.setattr(torch, "compile", of_a_compiler)
     model = tiny.model("llama")
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(RuntimeError, match="the compiler failed"):
         score(model, *examples(), compiled=True)
 
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from s2l_ray import extending
+from s2l_ray import placing
 from s2l_ray.artifacts import Parts, StageDir
 from s2l_ray.clustering import MomentsWorker
 from s2l_ray.config import RunConfig
@@ -196,7 +196,7 @@ class TestOnRay:
         write_parts(extension.folder("trajectories"), SEVEN_PARTS, loss_NT=NEW_NT)
         out = StageDir(extension.folder("clusters"), "clusters", {})
         summary = json.loads(
-            json.dumps(extending._clusters(base, [extension], out, Progress("clusters")))
+            json.dumps(placing.place(base, [extension], out, Progress("clusters"), moves=False))
         )
 
         before, scales = base.summary("clusters")["scales"], summary["scales"]
