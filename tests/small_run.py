@@ -71,6 +71,7 @@ def write_inputs(folder: Path) -> Path:
             "precision": "fp32",
             "tokens_per_batch": 512,
             "embeddings": True,
+            "error_norms": True,
             "queries": [str(folder / "held.jsonl")],
         },
         "clusters": {"num_clusters": 3},

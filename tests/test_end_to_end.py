@@ -39,6 +39,16 @@ def test_every_example_and_every_query_has_an_embedding_of_length_one(finished):
     }
 
 
+def test_every_example_has_the_length_of_its_errors(finished):
+    found = table(finished / "trajectories", "error_norms-*.parquet")
+    losses = table(finished / "trajectories")
+    assert found["example_id"].to_pylist() == losses["example_id"].to_pylist()
+    norm_N, first_N = found["error_norm"].to_numpy(), np.stack(losses["loss_nats"].to_numpy())[:, 0]
+    assert norm_N.dtype == np.float32 and (norm_N > 0).all() and (norm_N < np.sqrt(2)).all()
+    # At a checkpoint that has learned little, what is predicted worse is further off.
+    assert np.corrcoef(norm_N, first_N)[0, 1] > 0.5
+
+
 def test_a_finished_run_has_these_folders_and_nothing_half_written(finished):
     stages = ["prepared", "reference", "trajectories", "clusters", "selection", "target"]
     expected = {*stages, "evaluation", "report", "arms", "run.json", "config.json"}

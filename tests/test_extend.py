@@ -60,6 +60,11 @@ def test_a_row_has_the_losses_and_the_embedding_that_it_has_in_the_run(extended)
         for place in (extended, folder(extended))
     )
     assert not (folder(extended) / "trajectories" / "queries").exists()
+    old_N, again_N = (
+        table(place / "trajectories", "error_norms-*")["error_norm"].to_numpy()
+        for place in (extended, folder(extended))
+    )
+    np.testing.assert_allclose(again_N[first : first + len(RENAMED)], old_N[20:30], rtol=1e-4)
     np.testing.assert_allclose(again_NH[first : first + len(RENAMED)], old_NH[20:30], atol=1e-3)
 
 

@@ -46,7 +46,8 @@ def test_subsets_of_a_finished_run_are_nested(finished, s2l, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "method", ["s2l", "least-confidence", "longest-responses", "facility-location", "rds-plus"]
+    "method",
+    ["s2l", "least-confidence", "longest-responses", "facility-location", "rds-plus", "el2n"],
 )
 def test_a_subset_of_tokens_has_no_more_of_them_than_were_trained_on(
     finished, s2l, tmp_path, method

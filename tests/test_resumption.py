@@ -31,6 +31,7 @@ SAME = {
         "part-000000.parquet",
         "part-000014.parquet",
         "embeddings-000014.parquet",
+        "error_norms-000014.parquet",
         "queries/embeddings-000000.parquet",
     ],
     "clusters": ["part-000003.parquet", "centroids.npy"],
