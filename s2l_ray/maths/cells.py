@@ -1,6 +1,7 @@
 """Rows of similar vectors together, in cells small enough to compare all of their pairs.
 
-Shape letters: N rows, S rows of the sample, C centroids, H components.
+Shape letters: N rows, S rows of the sample, B of a block, C centroids, F of them that have rows,
+H components.
 """
 
 import math
@@ -57,16 +58,21 @@ def blocks(num_rows: int, rows_per_block: int = ROWS_PER_BLOCK) -> Iterator[slic
 
 
 def _centroids(vector_SH: np.ndarray, num_centroids: int) -> np.ndarray:
-    """float64 (C, H) of length one; a centroid that no row is nearest to stays."""
-    unit_SH = similarity.unit(vector_SH)
-    centroid_CH = unit_SH[:num_centroids].copy()
+    """float64 (C, H) of length one; one whose nearest rows add up to nothing, or are none, stays.
+
+    The sample stays in float16: in float64 it would be gigabytes, and a block is made soon.
+    """
+    centroid_CH = similarity.unit(vector_SH[:num_centroids])
     for _ in range(SWEEPS):
-        nearest_S = np.concatenate(
-            [_nearest(unit_SH[rows], centroid_CH) for rows in blocks(len(unit_SH))]
-        )
-        order_S = np.argsort(nearest_S, kind="stable")
-        filled_C, start_C = np.unique(nearest_S[order_S], return_index=True)
-        centroid_CH[filled_C] = similarity.unit(np.add.reduceat(unit_SH[order_S], start_C))
+        sum_CH = np.zeros_like(centroid_CH)
+        for rows in blocks(len(vector_SH)):
+            unit_BH = similarity.unit(vector_SH[rows])
+            nearest_B = _nearest(unit_BH, centroid_CH)
+            order_B = np.argsort(nearest_B, kind="stable")
+            filled_F, start_F = np.unique(nearest_B[order_B], return_index=True)
+            sum_CH[filled_F] += np.add.reduceat(unit_BH[order_B], start_F)
+        filled_C = sum_CH.any(axis=1)
+        centroid_CH[filled_C] = similarity.unit(sum_CH[filled_C])
     return centroid_CH
 
 

@@ -1,6 +1,6 @@
 """Facility location: which examples, one after the other, stand for the most others.
 
-Shape letters: N examples, C of one cell.
+Shape letters: N examples, C of one cell, R of one block of it, H components.
 """
 
 # mypy: disable-error-code="no-untyped-def, assignment"
@@ -11,6 +11,8 @@ import numpy as np
 from s2l_ray.maths import similarity
 from s2l_ray.maths.cells import ROWS_PER_CELL, blocks, cells
 from s2l_ray.maths.compiled import compiled
+
+ONE = round(1 / similarity.STEP)
 
 
 def gains(
@@ -45,13 +47,17 @@ def gains(
 
 
 def _similarities(vector_CH: np.ndarray) -> np.ndarray:
-    """int32 (C, C), cosines of at least zero; symmetric, and of each row with itself one."""
+    """int32 (C, C), cosines of at least zero; symmetric, and of equal rows exactly one."""
     unit_CH = similarity.unit(vector_CH)
     steps_CC = np.empty((len(unit_CH), len(unit_CH)), np.int32)
+    # What rounding leaves of a row's cosine with itself or a twin; zero has no twin.
+    own_C = np.maximum(np.rint(np.square(unit_CH).sum(axis=1) / similarity.STEP), 1)
     for rows in blocks(len(unit_CH), 512):
-        np.maximum(similarity.cosines(unit_CH[rows], unit_CH), 0, out=steps_CC[rows])
-    # Two rows that gain only by each other gain the same: rounding must not choose between them.
-    np.fill_diagonal(steps_CC, round(1 / similarity.STEP))
+        steps_RC = np.maximum(similarity.cosines(unit_CH[rows], unit_CH), 0)
+        # So a twin gains nothing, and of two rows that gain by each other alone none gains more.
+        steps_RC[steps_RC >= np.minimum(own_C[rows, None], own_C)] = ONE
+        steps_CC[rows] = steps_RC
+    np.fill_diagonal(steps_CC, ONE)
     return steps_CC
 
 

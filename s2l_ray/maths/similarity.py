@@ -17,7 +17,10 @@ def unit(vector_NH: np.ndarray) -> np.ndarray:
     wide_NH = vector_NH.astype(np.float64)
     length_N1 = np.sqrt(np.square(wide_NH).sum(axis=1, keepdims=True))
     wide_NH /= np.where(length_N1 > 0, length_N1, 1.0)
-    return np.rint(wide_NH / STEP) * STEP
+    wide_NH /= STEP
+    np.rint(wide_NH, out=wide_NH)
+    wide_NH *= STEP
+    return wide_NH
 
 
 def cosines(unit_NH: np.ndarray, other_MH: np.ndarray) -> np.ndarray:

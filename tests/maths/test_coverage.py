@@ -1,5 +1,6 @@
 """Facility location: the oracle is greedy maximisation written out, every gain computed anew."""
 
+import tracemalloc
 from fractions import Fraction
 
 import numpy as np
@@ -69,6 +70,24 @@ def test_of_equal_examples_the_first_comes_first(seed, num_rows):
     assert greedy_order(vector_NH, order_N)[0] == expected
 
 
+@pytest.mark.parametrize("width", [6, 64, 2048])
+def test_a_twin_of_a_row_that_was_taken_gains_nothing(width):
+    # Components of one size round alike, and add up to many steps.
+    vector_NH = np.concatenate([RNG.choice([-1.0, 1.0], (9, width)), vectors(9, width)])
+    vector_NH = np.concatenate([vector_NH, vector_NH]).astype(np.float16)
+    gain_N = coverage.gains(vector_NH, RNG.permutation(36))
+    different_N = np.unique(vector_NH, axis=0, return_inverse=True)[1].reshape(-1)
+    for kind in range(different_N.max() + 1):
+        first, *others = np.sort(gain_N[different_N == kind])[::-1]
+        assert first > 0 and others and not any(others)
+
+
+def test_vectors_of_zeros_are_no_twins():
+    vector_NH = np.zeros((3, 4), np.float16)
+    vector_NH[0, 0] = 1
+    assert coverage.gains(vector_NH, np.arange(3)).tolist() == [2**24] * 3
+
+
 def test_lazy_greedy_is_eager_greedy():
     steps_CC = coverage._similarities(vectors(60, 3))
     covered_C, left, expected_C = np.zeros(60, np.int64), list(range(60)), np.empty(60, np.int64)
@@ -132,6 +151,27 @@ def test_cells_hold_what_is_similar():
     found = cells.cells(vector_NH, rng.permutation(800), rows_per_cell=20)
     pure = sum(np.bincount(kind_N[row_C]).max() for row_C in found)
     assert pure > 0.95 * 800
+
+
+def test_centroids_are_those_of_spherical_k_means():
+    vector_SH, num_centroids = vectors(300, 8), 12
+    unit_SH = similarity.unit(vector_SH)
+    centroid_CH = unit_SH[:num_centroids].copy()
+    for _ in range(cells.SWEEPS):
+        nearest_S = np.array([np.argmax(centroid_CH @ row_H) for row_H in unit_SH])
+        for c in set(nearest_S.tolist()):
+            sum_H = unit_SH[nearest_S == c].sum(axis=0)
+            centroid_CH[c] = sum_H / np.linalg.norm(sum_H)
+    np.testing.assert_allclose(cells._centroids(vector_SH, num_centroids), centroid_CH, atol=1e-7)
+
+
+def test_the_sample_for_centroids_is_not_held_in_float64():
+    vector_SH = vectors(16 * cells.ROWS_PER_BLOCK, 32)
+    tracemalloc.start()
+    cells._centroids(vector_SH, 16)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < vector_SH.size * 8 / 2
 
 
 def test_cosines_are_exact_in_any_company():
