@@ -7,9 +7,9 @@ writes synthetic cluster parts (ids of 32 hexadecimal digits, 18 strata of 100 c
 falling like 1/rank) and trajectories of 12 losses to a temporary directory, and runs the selection
 on them in a fresh process for each size. Methods that compare embeddings get some of --components,
 normal around a center for each cluster, and of --queries. It prints a table; the same numbers go to
-benchmarks/results/selection.json. Memory is the largest resident size of that process, and what
-that is above its size before it began. CPU seconds are all of its threads'; they say more than the
-clock where other work runs beside it.
+benchmarks/results/selection-METHOD.json. Memory is the largest resident size of that process, and
+what that is above its size before it began. CPU seconds are all of its threads'; they say more than
+the clock where other work runs beside it.
 """
 
 import argparse
@@ -145,7 +145,7 @@ def main() -> None:
         "sizes": found,
     }
     RESULTS.mkdir(exist_ok=True)
-    place = RESULTS / "selection.json"
+    place = RESULTS / f"selection-{arguments.method}.json"
     place.write_text(json.dumps(result, indent=1) + "\n")
     print(place)
 

@@ -85,9 +85,9 @@ def clusters(num_clusters: int, num_steps: int = 4, stratum: str = "") -> Cluste
 def test_a_smaller_number_of_clusters_than_asked_for_is_told():
     view = replace(clusters(5), stratum_K=["a", "a", "a", "tiny", "b"], shrunk={"tiny": 1, "b": 1})
     told = page.cluster_facts(view)[-1]
-    assert told.startswith("Fewer clusters than asked for in 2 of 3 strata, as these have fewer")
-    assert told.endswith("distinct trajectories (tiny: 1, b: 1).")
-    assert "for as they have" in page.cluster_facts(replace(clusters(5), shrunk={"": 5}))[-1]
+    assert told.startswith("Fewer clusters than asked for in 2 of 3 strata (tiny: 1, b: 1): ")
+    assert "the sample had fewer distinct trajectories, or some clusters were left without" in told
+    assert "for (all: 5): the" in page.cluster_facts(replace(clusters(5), shrunk={"": 5}))[-1]
     assert not [fact for fact in page.cluster_facts(clusters(5)) if "asked for" in fact]
 
 

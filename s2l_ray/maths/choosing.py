@@ -91,12 +91,15 @@ def sentence(tried: Mapping[str, Tried]) -> str:
         f"{each[0].least_gain:.0%}"
     )
     if len(each) == 1:
-        return f"auto chose {_plural(each[0].chosen)}: {_reason(each[0], rule)}"
-    chosen = sorted(one.chosen for one in each)
+        (name,) = tried
+        where = f" in stratum {name!r}" if name else ""
+        return f"auto chose {_plural(each[0].chosen)}{where}: {_reason(each[0], rule)}"
+    few, *_, many = sorted(one.chosen for one in each)
+    numbers = _plural(many) if few == many else f"{few:,} to {_plural(many)}"
     at_top = sum(one.chosen == one.num_clusters[-1] for one in each)
     return (
-        f"auto chose {chosen[0]:,} to {_plural(chosen[-1])} in {len(each):,} strata: {rule}; in "
-        f"{at_top:,} of them also the largest number tried"
+        f"auto chose {numbers} in each of {len(each):,} strata: {rule}; in {at_top:,} of them also "
+        "the largest number tried"
     )
 
 
@@ -104,7 +107,7 @@ def _reason(tried: Tried, rule: str) -> str:
     gains = dict(zip(tried.num_clusters[1:], tried.gains(), strict=True))
     beyond = [gain for number, gain in gains.items() if number > tried.chosen]
     if not gains:
-        return "there are too few distinct rows to try more"
+        return "there are too few rows, or too few that differ, to try more"
     if tried.chosen == 1:
         return f"no doubling lowers the spread of rows not fitted to by {tried.least_gain:.0%}"
     further = f"beyond by {max(beyond):.0%} at most" if beyond else "no larger number was tried"

@@ -170,6 +170,8 @@ def fit_in_memory(
     """
     if len(loss_NT) == 0:
         raise ValueError(f"cannot make {num_clusters} centroids from 0 rows")
+    # Before rows are dealt out, so that an error names their numbers.
+    kmeans.check(loss_NT, loss_NT[:1])
     with ThreadPoolExecutor(num_threads) as threads:
         shards = _Shards.dealt(loss_NT, seed, threads, num_threads)
         centre = centres(shards.summed, [""], loss_NT.shape[1])[""]

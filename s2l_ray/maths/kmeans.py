@@ -51,7 +51,7 @@ def nearest(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> tuple[np.ndarray, n
     Source:
         Assignment step of Lloyd (1982), doi:10.1109/TIT.1982.1056489.
     """
-    _check(loss_NT, centroid_KT)
+    check(loss_NT, centroid_KT)
     label_N = np.empty(len(loss_NT), dtype=np.int32)
     sqdist_N = np.empty(len(loss_NT), dtype=np.float64)
     assignment.closest(_float32(loss_NT), assignment.even(centroid_KT), label_N, sqdist_N)
@@ -64,6 +64,25 @@ def summarise(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> ClusterSums:
     Args and errors as for `nearest`, and ValueError when a sum does not fit in int64.
     """
     return Followed(loss_NT).sums(centroid_KT)
+
+
+def check(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> None:
+    """Raise ValueError as `nearest`, naming how many rows, and the first of them."""
+    if loss_NT.ndim != 2 or centroid_KT.ndim != 2 or loss_NT.shape[1] != centroid_KT.shape[1]:
+        raise ValueError(
+            f"checkpoint axes differ: trajectories {loss_NT.shape}, centroids {centroid_KT.shape}"
+        )
+    if centroid_KT.size == 0:
+        raise ValueError(f"no centroids, or no checkpoints: {centroid_KT.shape}")
+    for name, value in (("trajectories", loss_NT), ("centroids", centroid_KT)):
+        low, high = value.min(initial=0), value.max(initial=0)
+        # NaN fails every comparison.
+        if not (low >= -MAX_LOSS_NATS and high <= MAX_LOSS_NATS):
+            bad = np.flatnonzero(~np.all(np.abs(value) <= MAX_LOSS_NATS, axis=1))
+            raise ValueError(
+                f"{len(bad):,} of {len(value):,} {name} hold a value that is NaN, infinite or "
+                f"above {MAX_LOSS_NATS:,.0f} nats (first rows: {', '.join(map(str, bad[:3]))})"
+            )
 
 
 class Followed:
@@ -83,7 +102,7 @@ class Followed:
     def __init__(self, loss_NT: np.ndarray, weight_N: np.ndarray | None = None) -> None:
         self.loss_NT = _float32(loss_NT)
         self._weight_N = np.zeros(0, np.int64) if weight_N is None else weight_N
-        _check(self.loss_NT, np.zeros((1, loss_NT.shape[1])))
+        check(self.loss_NT, np.zeros((1, loss_NT.shape[1])))
         largest = max(self.loss_NT.max(initial=0), -self.loss_NT.min(initial=0))
         rows = self._weight_N.sum() if len(self._weight_N) else len(self.loss_NT)
         if float(largest) * float(rows) / LOSS_UNIT_NATS > LARGEST:
@@ -98,7 +117,7 @@ class Followed:
         Raises:
             ValueError: centroids as for `nearest`, or a sum does not fit in int64.
         """
-        _check(self.loss_NT[:1], centroid_KT)
+        check(self.loss_NT[:1], centroid_KT)
         centroid_KT = np.array(centroid_KT, np.float32, order="C")
         rows = slice(0, len(self.loss_NT) if num_rows is None else num_rows)
         if centroid_KT.shape != self._centroid_KT.shape or rows.stop < self._num_rows:
@@ -337,27 +356,9 @@ def _order(sample_ST: np.ndarray, num_clusters: int) -> np.ndarray:
     sample_ST = _float32(sample_ST)
     if len(sample_ST) == 0 or num_clusters < 1:
         raise ValueError(f"cannot make {num_clusters} centroids from {len(sample_ST)} rows")
-    _check(sample_ST, sample_ST[:1])
+    check(sample_ST, sample_ST[:1])
     return np.lexsort(sample_ST.T[::-1])
 
 
 def _float32(value: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(value, dtype=np.float32)
-
-
-def _check(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> None:
-    if loss_NT.ndim != 2 or centroid_KT.ndim != 2 or loss_NT.shape[1] != centroid_KT.shape[1]:
-        raise ValueError(
-            f"checkpoint axes differ: trajectories {loss_NT.shape}, centroids {centroid_KT.shape}"
-        )
-    if centroid_KT.size == 0:
-        raise ValueError(f"no centroids, or no checkpoints: {centroid_KT.shape}")
-    for name, value in (("trajectories", loss_NT), ("centroids", centroid_KT)):
-        low, high = value.min(initial=0), value.max(initial=0)
-        # NaN fails every comparison.
-        if not (low >= -MAX_LOSS_NATS and high <= MAX_LOSS_NATS):
-            bad = np.flatnonzero(~np.all(np.abs(value) <= MAX_LOSS_NATS, axis=1))
-            raise ValueError(
-                f"{len(bad):,} of {len(value):,} {name} hold a value that is NaN, infinite or "
-                f"above {MAX_LOSS_NATS:,.0f} nats (first rows: {', '.join(map(str, bad[:3]))})"
-            )

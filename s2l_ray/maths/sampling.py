@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from s2l_ray.maths import assignment
+from s2l_ray.maths.sums import LARGEST
 
 LEAST_WEIGHT, MOST_WEIGHT = 4, 2**14
 """Weights are integers, so that sums stay exact: of far rows and, at most, of common ones."""
@@ -80,16 +81,25 @@ def weighted(sample: Sample, size: int) -> tuple[np.ndarray, np.ndarray]:
 
     Returns:
         loss_ST, float32, and weight_S, int64, in proportion to 1 / (the chance that the row was
-        drawn before the first row that is not in the sample); all 1 where no row is left out.
+        drawn before the first row that is not in the sample); all 1 where no row is left out. As
+        coarse as it takes for sums of the weighted rows to fit into 64 bits.
     """
     loss_ST, rate_S = sample.loss_ST[:size], sample.rate_S[:size]
     if len(sample.time_S) <= size:
         return loss_ST, np.ones(len(loss_ST), np.int64)
     end = sample.time_S[size]
     chance_S = -np.expm1(-rate_S * end)
-    common = min(MOST_WEIGHT, LEAST_WEIGHT * chance_S.max() / chance_S.min())
+    common = min(MOST_WEIGHT, LEAST_WEIGHT * chance_S.max() / chance_S.min(), _fitting(loss_ST))
     weight_S = np.rint(common * chance_S.min() / chance_S)
     return loss_ST, np.maximum(weight_S, 1).astype(np.int64)
+
+
+def _fitting(loss_ST: np.ndarray) -> float:
+    """The most that each row may count, so that k-means can sum losses and squared distances."""
+    low_T, high_T = loss_ST.min(axis=0).astype(np.float64), loss_ST.max(axis=0).astype(np.float64)
+    largest = max(np.abs(low_T).max(), np.abs(high_T).max()) / assignment.LOSS_UNIT_NATS
+    farthest = ((high_T - low_T) ** 2).sum() / assignment.SQDIST_UNIT
+    return float(LARGEST / max(largest, farthest, 1) / len(loss_ST))
 
 
 def _earliest(sample: Sample, size: int) -> Sample:

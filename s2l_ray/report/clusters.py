@@ -143,12 +143,10 @@ def cluster_facts(clusters: ClusterView | None) -> list[str]:
     if clusters.shrunk:
         names = [f"{name or 'all'}: {number:,}" for name, number in clusters.shrunk.items()]
         num_strata = len(set(clusters.stratum_K))
-        where = (
-            f"in {len(names):,} of {num_strata:,} strata, as these" if num_strata > 1 else "as they"
-        )
+        where = f" in {len(names):,} of {num_strata:,} strata" if num_strata > 1 else ""
         facts.append(
-            f"Fewer clusters than asked for {where} have fewer distinct trajectories "
-            f"({first(names)})."
+            f"Fewer clusters than asked for{where} ({first(names)}): the sample had fewer distinct "
+            "trajectories, or some clusters were left without any."
         )
     num_shown = len(plots.shown_clusters(size_K, selected_K))
     if num_shown < len(size_K):

@@ -238,7 +238,9 @@ def _write_centroids(centroids: Centroids, folder: Location) -> None:
 def _shrunk(
     centroids: Centroids, config: ClustersConfig, tried: Mapping[str, Tried]
 ) -> dict[str, int]:
-    """Strata with fewer clusters than asked for, because they have fewer distinct rows."""
+    """Strata with fewer clusters than asked for, with how many: too few rows of the sample differ,
+    or clusters were left without rows.
+    """
     counts = {name: len(centroid_KT) for name, centroid_KT in centroids.items()}
     if config.num_clusters == "auto":
         return {name: counts[name] for name in tried if counts[name] < tried[name].chosen}

@@ -162,11 +162,13 @@ def test_what_a_doubling_must_gain_is_more_than_noise_of_few_dimensions_does(num
         ),
         ({"": Tried([1, 2], [1, 0.5], 0.25)}, "2 clusters: .*no larger number was tried"),
         ({"": Tried([1, 2], [1, 0.9], 0.25)}, "1 cluster: no doubling lowers .* by 25%$"),
-        ({"": Tried([1], [1], 0.25)}, "1 cluster: .*too few distinct rows"),
+        ({"": Tried([1], [1], 0.25)}, "1 cluster: .*too few rows, or too few that differ"),
+        ({"code": Tried([1, 2], [1, 0.9], 0.25)}, "1 cluster in stratum 'code': no doubling"),
         (
             {"a": Tried([1, 2], [1, 0.5], 0.25), "b": Tried([1, 2], [1, 1], 0.25)},
-            "1 to 2 clusters in 2 strata: .*; in 1 of them also the largest number tried",
+            "1 to 2 clusters in each of 2 strata: .*; in 1 of them also the largest number tried",
         ),
+        ({name: Tried([1, 2], [1, 0.5], 0.25) for name in "ab"}, "2 clusters in each of 2 strata:"),
     ],
 )
 def test_the_choice_is_told_with_its_reason(tried, words):

@@ -158,6 +158,13 @@ def test_no_rows_are_refused():
         fitted(np.zeros((0, 4), np.float32), 3)
 
 
+def test_rows_that_cannot_be_clustered_are_named_as_they_were_given():
+    loss_NT = trajectories(100)
+    loss_NT[[17, 60], 2] = np.nan
+    with pytest.raises(ValueError, match="2 of 100 trajectories .*first rows: 17, 60"):
+        fitted(loss_NT, 3, num_threads=2)
+
+
 def test_strata_are_fitted_as_if_each_were_alone():
     pools = {name: trajectories(size) for name, size in [("a", 900), ("b", 40), ("c", 2_000)]}
 

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pytest
 
-from s2l_ray.maths import hashing, sampling
+from s2l_ray.maths import hashing, kmeans, sampling
 from tests.maths.test_kmeans import trajectories
 
 RNG = np.random.default_rng(9)
@@ -89,6 +89,18 @@ def test_a_pool_that_is_its_sample_has_equal_weights():
     loss_ST, weight_S = sampling.weighted(sample, 40)
     assert weight_S.tolist() == [1] * 40
     np.testing.assert_array_equal(np.sort(loss_ST, axis=0), np.sort(loss_NT, axis=0))
+
+
+def test_a_weighted_sample_is_summed_where_its_pool_can_be():
+    loss_NT = pool(310, num_far=0) + np.where(np.arange(310) % 2, 50_000, -50_000)[:, None]
+    centre = centre_of(loss_NT)
+    assert np.isfinite(kmeans.summarise(loss_NT, centre.mean_T[None]).inertia)
+
+    loss_ST, weight_S = sampling.weighted(
+        sampling.draw(loss_NT.astype(np.float32), keys(310), 300, centre), 300
+    )
+
+    assert np.isfinite(kmeans.Followed(loss_ST, weight_S).sums(centre.mean_T[None]).inertia)
 
 
 @pytest.mark.parametrize("centre", [None, sampling.Centre(np.zeros(4), 0.0)])

@@ -38,7 +38,7 @@ def test_every_stratum_has_the_clusters_that_it_is_made_of(folder):
     assert {name: of_stratum.count(name) for name in NUM_CLUSTERS} == NUM_CLUSTERS
     assert {name: tried["chosen"] for name, tried in summary["tried"].items()} == NUM_CLUSTERS
     assert summary["shrunk_strata"] == {} and summary["converged"]
-    assert summary["notes"][0].startswith("auto chose 1 to 8 clusters in 3 strata: the last")
+    assert summary["notes"][0].startswith("auto chose 1 to 8 clusters in each of 3 strata: the")
     # Ten standard deviations apart, no row is in doubt.
     assert summary["stability"] == pytest.approx(1)
 
@@ -87,7 +87,10 @@ def test_a_handful_of_rows_is_one_cluster(folder, num_rows):
     summary, _ = clustered(folder / "out", files, AUTO)
 
     assert summary["size_of_cluster"] == [num_rows]
-    assert summary["notes"] == ["auto chose 1 cluster: there are too few distinct rows to try more"]
+    assert summary["notes"] == [
+        "auto chose 1 cluster in stratum 'few': there are too few rows, or too few that differ, to "
+        "try more"
+    ]
 
 
 def test_one_checkpoint_with_three_losses_has_three_clusters(folder):
@@ -107,6 +110,7 @@ def test_only_new_strata_of_an_extension_are_chosen_for(folder):
     )
 
     assert list(summary["tried"]) == ["many"] and summary["shrunk_strata"] == {}
+    assert summary["notes"][0].startswith("auto chose 8 clusters in stratum 'many': ")
     of_stratum = summary["stratum_of_cluster"]
     assert {name: of_stratum.count(name) for name in NUM_CLUSTERS} == {
         "few": 5,
