@@ -7,8 +7,9 @@ gain: `clusters.num_clusters: auto`. silhouette: the best one. stability: the la
 which centroids from the two halves of the rows agree to 0.9 (adjusted Rand index), or the best of
 all. All try the same ladder on as many rows. `known` are that many round clusters, the nearest of
 them `--apart` standard deviations apart; `grouped` are the largest number of these, in four groups;
-`decays` are bench_kmeans.py's; `noise` has no structure. Seconds are of `gain`, as a multiple of a
-start of k-means with 100 clusters on the same rows.
+`decays` are bench_kmeans.py's; the others are noise without structure, `student` with three degrees
+of freedom. Seconds are of `gain`, as a multiple of a start of k-means with 100 clusters on the same
+rows.
 """
 
 import argparse
@@ -53,7 +54,16 @@ def pools(seed: int, given: argparse.Namespace) -> dict[str, np.ndarray]:
     found = {f"known-{number}": known(rng, number, given) for number in given.known}
     found[f"grouped-{max(given.known)}"] = grouped(rng, max(given.known), given)
     found["decays"] = synthetic(given.rows, given.checkpoints, seed)
-    found["noise"] = rng.normal(5, 1, (given.rows, given.checkpoints)).astype(np.float32)
+    shape = (given.rows, given.checkpoints)
+    noise = {
+        "normal": rng.normal(5, 1, shape),
+        "uniform": rng.uniform(size=shape),
+        "exponential": rng.exponential(size=shape),
+        "laplace": rng.laplace(size=shape),
+        "student": rng.standard_t(3, shape),
+        "lognormal": rng.lognormal(size=shape),
+    }
+    found |= {name: noise_NT.astype(np.float32) for name, noise_NT in noise.items()}
     if given.trajectories:
         loss_NT = of_run(given.trajectories)
         found["trajectories"] = rng.permutation(loss_NT)[: given.rows]

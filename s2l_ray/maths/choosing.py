@@ -12,7 +12,6 @@ with; rows that nothing was fitted to are those of Tibshirani and Walther (2005)
 doi:10.1198/106186005X59243, by distance instead of by pairs.
 """
 
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from s2l_ray.maths import kmeans
 
 LEAST_GAIN = 0.25
 """A rung pays when it lowers the spread by so much, per doubling of the clusters, or by more where
-there are few checkpoints. Normal noise falls short of it from about eight dimensions on."""
+there are few checkpoints."""
 MIN_ROWS = 8
 """Of those that centroids are fitted to, for each of them, at the top of the ladder: of a stratum
 that is its own sample, that is twice as many in a cluster."""
@@ -56,12 +55,13 @@ class Tried:
     def gains(self) -> list[float]:
         """By how much each rung but the first lowers the spread, per doubling: (R - 1,).
 
-        1 - (spread / spread before)^(1 / log2(clusters / clusters before)).
+        1 - (spread / spread before)^(1 / log2(clusters / clusters before)), from the rung before or
+        from the one before that, whichever is less: one unlucky fit makes the next one look good.
         """
-        rungs = zip(self.num_clusters, self.spread, strict=True)
+        rungs = list(zip(self.num_clusters, self.spread, strict=True))
         return [
-            _gain(spread / before if before else 1.0, clusters / fewer)
-            for (fewer, before), (clusters, spread) in itertools.pairwise(rungs)
+            min(_gain(*before, *rungs[place]) for before in rungs[max(place - 2, 0) : place])
+            for place in range(1, len(rungs))
         ]
 
     @property
@@ -119,11 +119,13 @@ def _plural(number: int) -> str:
 
 
 def least_gain(num_checkpoints: int) -> float:
-    """`LEAST_GAIN`, or what twice the cells of noise in T dimensions gain: 1 - 2^(-2 / T).
+    """`LEAST_GAIN`, or what twice the cells of noise in T / 2 dimensions gain: 1 - 2^(-4 / T).
 
-    A cell of half the volume is 2^(-1 / T) as wide, and its mean square the square of that.
+    A cell of half the volume in D dimensions is 2^(-1 / D) as wide, and its mean square the square
+    of that. Noise in T dimensions gains this for D = T where there are many cells, and more where
+    few of them begin to tell its tails and corners apart.
     """
-    return max(LEAST_GAIN, 1 - 2.0 ** (-2 / num_checkpoints))
+    return max(LEAST_GAIN, 1 - 2.0 ** (-4 / num_checkpoints))
 
 
 def ladder(num_rows: int, most: int) -> list[int]:
@@ -173,5 +175,5 @@ def _without_farthest(sqdist_S: np.ndarray, weight_S: np.ndarray) -> float:
     return float((sqdist_S * weight_S)[beyond_S > beyond].sum())
 
 
-def _gain(ratio: float, growth: float) -> float:
-    return 1 - ratio ** (1 / math.log2(growth))
+def _gain(fewer: int, before: float, clusters: int, spread: float) -> float:
+    return 1 - (spread / before if before else 1.0) ** (1 / math.log2(clusters / fewer))

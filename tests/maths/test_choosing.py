@@ -52,15 +52,41 @@ def test_as_many_clusters_are_chosen_as_there_are(
     assert tried.num_clusters[-1] > expected and tried.chosen == expected
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_rows_that_are_all_noise_are_one_cluster(seed):
-    noise_ST = np.random.default_rng(seed).normal(3, 1, (4_000, 12)).astype(np.float32)
-    assert attempt(noise_ST).chosen == 1
+def test_clusters_in_groups_that_are_far_apart_are_told_apart():
+    rng = np.random.default_rng(0)
+    centre_KT = np.concatenate(
+        [20 * far_T + rng.gamma(2.0, size=(16, 6)) for far_T in np.eye(4, 6)]
+    )
+    loss_ST = centre_KT[rng.integers(0, 64, 8_000)] + rng.normal(0, 0.02, (8_000, 6))
+    assert attempt(loss_ST.astype(np.float32)).chosen == 64
+
+
+NOISE = {
+    "normal": lambda rng, shape: rng.normal(3, 1, shape),
+    "uniform": lambda rng, shape: rng.uniform(0, 5, shape),
+    "exponential": lambda rng, shape: rng.exponential(1, shape),
+    "Laplace": lambda rng, shape: rng.laplace(0, 1, shape),
+    "Student": lambda rng, shape: rng.standard_t(3, shape),
+}
+
+
+@pytest.mark.parametrize("num_checkpoints", [2, 3, 4, 6, 12])
+@pytest.mark.parametrize("name", NOISE)
+def test_rows_that_are_all_noise_are_one_cluster(name, num_checkpoints):
+    noise_ST = NOISE[name](np.random.default_rng(1), (3_000, num_checkpoints))
+    assert attempt(noise_ST.astype(np.float32)).chosen == 1
 
 
 def test_coarse_steps_that_gain_little_do_not_end_the_search():
     tried = attempt(known(64, 8_000, 12, seed=0))
     assert tried.gains()[0] < tried.least_gain and tried.chosen == 64
+
+
+def test_rows_that_differ_in_a_few_ways_without_gaps_are_described_by_many_clusters():
+    rng = np.random.default_rng(0)
+    level_S1, height_S1, speed_S1 = rng.gamma(2.0, size=(3, 4_000, 1))
+    loss_ST = level_S1 + height_S1 * np.exp(-3 * speed_S1 * np.linspace(0, 1, 12))
+    assert attempt(loss_ST.astype(np.float32)).chosen >= 64
 
 
 @pytest.mark.parametrize(
@@ -140,16 +166,22 @@ def test_no_more_rows_are_tried_than_there_is_time_for(monkeypatch):
 def test_a_gain_is_per_doubling_and_the_last_that_is_large_enough_counts():
     tried = Tried([1, 2, 4, 8, 11], [1.0, 0.9, 0.3, 0.15, 0.14], least_gain=0.25)
 
-    steps = math.log2(11 / 8)
-    expected = [0.1, 2 / 3, 0.5, 1 - (0.14 / 0.15) ** (1 / steps)]
+    # From 1 to 4 it is two doublings.
+    expected = [0.1, 1 - 0.3**0.5, 0.5, 1 - (0.14 / 0.15) ** (1 / math.log2(11 / 8))]
     assert tried.gains() == pytest.approx(expected)
     assert tried.chosen == 8
 
 
+def test_a_rung_that_makes_good_for_a_bad_one_before_it_gains_little():
+    tried = Tried([1, 2, 4, 8, 16], [1.0, 0.4, 0.38, 0.6, 0.36], least_gain=0.25)
+    assert tried.gains()[3] == pytest.approx(1 - (0.36 / 0.38) ** 0.5)
+    assert tried.chosen == 2
+
+
 @pytest.mark.parametrize("num_checkpoints", [1, 2, 3, 4, 5, 12])
-def test_what_a_doubling_must_gain_is_more_than_noise_of_few_dimensions_does(num_checkpoints):
-    # A cube cut into 2^T: twice as many cells, T times over, and half as wide.
-    expected = max(0.25, 1 - 0.25 ** (1 / num_checkpoints))
+def test_what_a_doubling_must_gain_is_what_noise_of_half_the_dimensions_does(num_checkpoints):
+    # A cube cut into 2^D: twice as many cells, D times over, and half as wide.
+    expected = max(0.25, 1 - 0.25 ** (1 / (num_checkpoints / 2)))
     assert choosing.least_gain(num_checkpoints) == pytest.approx(expected)
 
 

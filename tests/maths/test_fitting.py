@@ -161,7 +161,7 @@ def test_no_rows_are_refused():
 def test_rows_that_cannot_be_clustered_are_named_as_they_were_given():
     loss_NT = trajectories(100)
     loss_NT[[17, 60], 2] = np.nan
-    with pytest.raises(ValueError, match="2 of 100 trajectories .*first rows: 17, 60"):
+    with pytest.raises(ValueError, match=r"2 of 100 trajectories .*first rows: 17, 60"):
         fitted(loss_NT, 3, num_threads=2)
 
 
