@@ -29,6 +29,7 @@ from bench_scoring import record
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
+from s2l_ray.config import ClustersConfig
 from s2l_ray.maths import fitting, kmeans
 
 ACCURATE = 3e-5
@@ -88,8 +89,15 @@ def methods(
     """Each takes a seed and returns its centroids."""
 
     def ours(seed: int, **settings: Any) -> np.ndarray:
+        config = ClustersConfig(num_clusters=num_clusters, **settings)
         return fitting.fit_in_memory(
-            loss_NT, num_clusters, seed=seed, num_threads=threads, **settings
+            loss_NT,
+            num_clusters,
+            seed=seed,
+            rows_per_sample=config.sample_size,
+            max_sweeps=config.lloyd_sweeps,
+            tolerance=config.tolerance,
+            num_threads=threads,
         )[0]
 
     def of_faiss(seed: int, **settings: Any) -> np.ndarray:
@@ -108,7 +116,7 @@ def methods(
 
     return {
         "ours": ours,
-        "ours-accurate": lambda seed: ours(seed, tolerance=ACCURATE, max_sweeps=100),
+        "ours-accurate": lambda seed: ours(seed, tolerance=ACCURATE, lloyd_sweeps=100),
         "faiss": of_faiss,
         "faiss-20": lambda seed: of_faiss(seed, niter=20, max_points_per_centroid=len(loss_NT)),
         "minibatch-1024": lambda seed: minibatch(seed, 1024),
@@ -128,7 +136,7 @@ def measured(size: Size, given: argparse.Namespace) -> dict[str, Any]:
     if peers is None:
         peers = _affordable(size)
     fits = methods(loss_NT, size.clusters, given.threads)
-    fitting.fit_in_memory(loss_NT[:1_000], 10, seed=0)  # compiles
+    fitting.fit_in_memory(loss_NT[:1_000], 10, seed=0, rows_per_sample=1_000)  # compiles
     found: dict[str, dict[str, list[float]]] = {}
     for seed in range(size.repeats):
         for name in (*OURS, *peers):

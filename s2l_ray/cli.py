@@ -32,9 +32,9 @@ has to do, and what those that compute with a model cost: tokens, floating-point
 
 Until the pool is prepared, its tokens are counted in the first rows of every file. FLOPs follow
 from the sizes of the models; no weights are read and nothing is downloaded. Speed is measured on
-this machine, in about two seconds, or given. Start-up and the share of the speed that is reached
-come from runs on two CPU cores: expect a quarter more or less there, and more where the machine
-is another or has other work to do.
+this machine in some seconds, in passes through small random models of the same widths, or given.
+Start-up and the share of the speed that is reached come from runs on two CPU cores: expect a
+quarter more or less there, and more where the machine is another or has other work to do.
 """
 SELECT = """\
 Write the subset for another budget, method or seed, spread over strata as the run's own

@@ -229,7 +229,7 @@ class ClustersConfig(Section):
     """k-means inside each stratum, as the authors do, or over all."""
     rows_per_sample: PositiveInt | None = None
     """Rows on which the k-means++ start is found, or all is fitted; in each stratum or over all.
-    Default: 25,600, or for minibatch 128 for each cluster where that is more. Batches follow, each
+    Default: 25,600, or for minibatch 25 for each cluster where that is more. Batches follow, each
     four times as large as the one before, up to all rows."""
     tolerance: NonNegativeFloat = 3.0e-4
     """A batch, in the end all rows, is swept until a sweep would lower its inertia by no more than
@@ -246,7 +246,7 @@ class ClustersConfig(Section):
             return self.rows_per_sample
         most = MOST_CLUSTERS if self.num_clusters == "auto" else self.num_clusters
         # With few rows for a cluster, its centroid starts far from where it belongs.
-        return max(25_600, most * (128 if self.method == "minibatch" else 1))
+        return max(25_600, most * (25 if self.method == "minibatch" else 1))
 
     @model_validator(mode="after")
     def _fits(self) -> "ClustersConfig":

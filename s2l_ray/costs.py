@@ -4,6 +4,7 @@ import math
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from s2l_ray.config import (
     EvaluationConfig,
@@ -20,11 +21,14 @@ from s2l_ray.progress import LABEL_WIDTH, duration
 from s2l_ray.sizes import Amount, Pool
 
 SHARE = {"reference": 0.20, "trajectories": 0.31, "target": 0.20, "evaluation": 0.38}
-"""Of the speed in plain matrix products, what a worker of a stage reaches on average.
+"""Of a speed in plain matrix products that is given, what a worker of a stage reaches on average.
 
-From the two runs of docs/experiments.md on two CPU cores, which is also where the comparison of
-estimated and real times is. Not measured on a GPU, where generation, a part of the evaluation, is
-bound by memory and reaches less.
+From the two runs of docs/experiments.md on two CPU cores in fp32. A GPU has reached more in
+scoring; narrow models in bf16 reach less.
+"""
+REACHED = {"reference": 0.70, "trajectories": 0.80, "target": 0.60, "evaluation": 0.80}
+"""Of a speed in passes that is measured, what a worker of a stage reaches: there are optimizer
+steps, other workers, and rows of unequal length, too. From docs/experiments.md, as well.
 """
 START_SECONDS = {"reference": 25.0, "trajectories": 10.0, "target": 25.0, "evaluation": 10.0}
 """From the beginning of a stage to its first computation, mostly imports; from the same runs."""
@@ -39,22 +43,32 @@ class Work:
     Attributes:
         tokens: all that go through the model, in every epoch or at every checkpoint anew.
         flops: None where the model is not known.
-        tokens_per_pass: in one forward pass of a worker.
+        batch: average rows, as many as go through the model at once.
         units: the pieces that workers take one by one; None where all share every step.
     """
 
     tokens: int
     flops: float | None
-    tokens_per_pass: int
+    batch: Amount
     units: int | None
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """How many workers compute, and how fast each multiplies matrices; None if that is unknown."""
+    """How many workers compute, and how fast.
+
+    Attributes:
+        flops_per_second: of each, in products of matrices, or as measured in passes of a model;
+            None if that is unknown.
+    """
 
     workers: int
     flops_per_second: float | None
+    is_measured: bool = False
+
+    def share(self, stage: str) -> float:
+        """Of that speed, what a worker of a stage reaches."""
+        return (REACHED if self.is_measured else SHARE)[stage]
 
 
 @dataclass(frozen=True)
@@ -78,8 +92,7 @@ def training(config: Training, amount: Amount, shape: Shape | None) -> Work:
             frozen=target is not None and target.lora is not None,
         )
         operations = passes * _read(shape, passed)
-    tokens_per_pass = round(config.micro_batch_size * amount.row_tokens)
-    return Work(passed.tokens, operations, max(tokens_per_pass, 1), None)
+    return Work(passed.tokens, operations, amount.scaled_to(config.micro_batch_size), None)
 
 
 def scoring(
@@ -92,7 +105,8 @@ def scoring(
     units = 0
     if num_checkpoints:
         units = len(schedule.scoring_units(pool.parts, num_checkpoints, _wanted(config)))
-    return Work(tokens, operations, config.tokens_per_batch, units)
+    rows = int(config.tokens_per_batch / max(amount.row_tokens, 1))
+    return Work(tokens, operations, amount.scaled_to(max(rows, 1)), units)
 
 
 def evaluation(config: EvaluationConfig, sets: Sequence[Amount], shape: Shape | None) -> Work:
@@ -104,11 +118,15 @@ def evaluation(config: EvaluationConfig, sets: Sequence[Amount], shape: Shape | 
     tokens = sum(2 * rows.tokens - rows.responses + rows.rows * new for rows in sets)
     operations = None
     if shape is not None:
-        operations = sum(_read(shape, rows) + _answered(shape, rows, new) for rows in sets)
+        operations = sum(
+            _read(shape, rows)
+            + flops.answers(shape, rows=rows.rows, prompt=rows.prompt_tokens, new_tokens=new)
+            for rows in sets
+        )
     rows_per_unit = BATCHES_PER_UNIT * config.rows_per_batch
     units = sum(math.ceil(rows.rows / rows_per_unit) for rows in sets)
-    longest = max(rows.row_tokens for rows in sets)
-    return Work(tokens, operations, max(round(config.rows_per_batch * longest), 1), units)
+    batch = sum(sets, Amount(0, 0, 0)).scaled_to(config.rows_per_batch)
+    return Work(tokens, operations, batch, units)
 
 
 def _read(shape: Shape, rows: Amount) -> float:
@@ -116,26 +134,20 @@ def _read(shape: Shape, rows: Amount) -> float:
     return flops.forward(shape, tokens=rows.tokens, logits=rows.responses, context=rows.row_tokens)
 
 
-def _answered(shape: Shape, rows: Amount, new_tokens: int) -> float:
-    """Every prompt in one pass, then token by token with what came before in a cache."""
-    prompts = rows.tokens - rows.responses
-    length = prompts / max(rows.rows, 1)
-    prompt = flops.forward(shape, tokens=prompts, logits=rows.rows, context=length)
-    new = rows.rows * new_tokens
-    # On average half of the answer is there already.
-    return prompt + flops.forward(shape, tokens=new, logits=new, context=length + new_tokens / 2)
-
-
 def given(section: Section, flops_per_second: float) -> Hardware:
     """Workers of a speed that the user knows, as many as `section` asks for."""
     return Hardware(_wanted(section), flops_per_second)
 
 
-def measured(section: Section, work: Work, shape: Shape | None) -> Hardware:
-    """Workers of `section` on this machine, no more than it has CPUs or GPUs for."""
+def measured(stage: str, section: Section, work: Work, sample: Any) -> Hardware:
+    """Workers of `section` on this machine, no more than it has CPUs or GPUs for.
+
+    Args:
+        sample: `outline.sample` of the stage's model; without one the speed is unknown.
+    """
     import torch
 
-    from s2l_ray.modelling import checkpoints, speed
+    from s2l_ray.modelling import checkpoints, trial
 
     gpus = section.gpus_per_worker
     if gpus is None:
@@ -145,17 +157,24 @@ def measured(section: Section, work: Work, shape: Shape | None) -> Hardware:
     else:
         fitting = (os.cpu_count() or 1) // section.cpus_per_worker
     elsewhere = section.precision == "tf32" and gpus == 0
-    if shape is None or elsewhere or (gpus > 0 and fitting == 0):
+    if sample is None or elsewhere or (gpus > 0 and fitting == 0):
         return Hardware(_wanted(section), None)
     device = checkpoints.device_for(gpus)
-    speed_of_one = speed.matrix_flops_per_second(
-        num_tokens=work.tokens_per_pass,
-        width=shape.width,
+    rows = trial.Rows(
+        count=work.batch.rows,
+        prompt_tokens=max(round(work.batch.prompt_tokens), 1),
+        response_tokens=max(round(work.batch.row_tokens - work.batch.prompt_tokens), 1),
+        new_tokens=section.max_new_tokens if isinstance(section, EvaluationConfig) else 0,
+    )
+    speed_of_one = trial.flops_per_second(
+        stage,
+        sample,
+        rows,
         dtype=checkpoints.DTYPES[checkpoints.compute_in(section.precision, device)],
         device=device,
         num_threads=section.cpus_per_worker,
     )
-    return Hardware(min(_wanted(section), max(fitting, 1)), speed_of_one)
+    return Hardware(min(_wanted(section), max(fitting, 1)), speed_of_one, is_measured=True)
 
 
 def _wanted(section: Section) -> int:
@@ -171,7 +190,7 @@ def seconds(stage: str, work: Work, hardware: Hardware) -> float | None:
     if work.units is not None:
         # The last round of pieces may leave workers without one.
         busy = work.units / max(math.ceil(work.units / hardware.workers), 1)
-    reached = busy * hardware.flops_per_second * SHARE[stage]
+    reached = busy * hardware.flops_per_second * hardware.share(stage)
     return START_SECONDS[stage] + work.flops / max(reached, 1.0)
 
 
@@ -218,12 +237,13 @@ def readable(number: float) -> str:
 
 def remarks(stages: Collection[str], *, is_given: bool) -> list[str]:
     """What the times are made of, and what is not in them."""
+    share = SHARE if is_given else REACHED
     listed = "; ".join(
-        f"{stage} {START_SECONDS[stage]:g} s, {SHARE[stage]:.0%}"
-        for stage in SHARE
+        f"{stage} {START_SECONDS[stage]:g} s, {share[stage]:.0%}"
+        for stage in share
         if stage in stages
     )
-    speeds = "are given" if is_given else "were measured here and now"
+    speeds = "are given" if is_given else "are of small models of these widths, measured here"
     shown = [
         "Time is the start of the workers plus FLOPs / (workers x speed x share of it reached):",
         f"  {listed}",

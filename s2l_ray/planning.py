@@ -1,8 +1,9 @@
 """What a run would do, and roughly what it would cost, before anything runs."""
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from s2l_ray import costs, pipeline, sizes, steps
 from s2l_ray.config import (
@@ -25,6 +26,8 @@ from s2l_ray.modelling.origins import first_checkpoint, list_checkpoints
 from s2l_ray.progress import LABEL_WIDTH
 from s2l_ray.sizes import Amount, Pool, TokenCounter
 from s2l_ray.storage import Location
+
+Looked = TypeVar("Looked")
 
 
 @dataclass(frozen=True)
@@ -296,8 +299,11 @@ def _costs(
     config: RunConfig, found: Quantities, costly: Sequence[steps.Step], tflops: float | None
 ) -> tuple[list[Cost], list[str]]:
     """The cost of every step of `costly`, and remarks on it."""
+    from s2l_ray.modelling import outline
+
     stages = {step.stage for step in costly}
-    shapes = _shapes(config, stages)
+    shapes = _of_models(config, stages, outline.shape)
+    samples = _of_models(config, stages, outline.sample) if tflops is None else {}
     of_stage: dict[str, tuple[Work, Hardware]] = {}
     for stage, (section, work) in _works(config, found, shapes).items():
         if stage not in stages:
@@ -305,7 +311,7 @@ def _costs(
         if tflops is not None:
             of_stage[stage] = work, costs.given(section, tflops * 1e12)
         else:
-            of_stage[stage] = work, costs.measured(section, work, shapes[stage])
+            of_stage[stage] = work, costs.measured(stage, section, work, samples[stage])
     estimated = [
         Cost(step.label, *of_stage[step.stage], costs.seconds(step.stage, *of_stage[step.stage]))
         for step in costly
@@ -316,16 +322,14 @@ def _costs(
     return estimated, remarks
 
 
-def _shapes(config: RunConfig, stages: Collection[str]) -> dict[str, Shape | None]:
-    """For every stage the sizes of its model, where this machine has what tells them."""
-    from s2l_ray.modelling import outline
-
-    known: dict[str, Shape | None] = dict.fromkeys(costs.SHARE)
+def _of_models(
+    config: RunConfig, stages: Collection[str], look: Callable[[ModelSpec], Looked | None]
+) -> dict[str, Looked | None]:
+    """For every stage what `look` makes of its model, where this machine has what it takes."""
+    known: dict[str, Looked | None] = dict.fromkeys(costs.SHARE)
     for pair in (("reference", "trajectories"), ("target", "evaluation")):
-        if not any(stage in stages for stage in pair):
-            continue
-        spec = _model(config, pair[0])
-        known |= dict.fromkeys(pair, outline.shape(spec) if spec is not None else None)
+        spec = _model(config, pair[0]) if any(stage in stages for stage in pair) else None
+        known |= dict.fromkeys(pair, look(spec) if spec is not None else None)
     return known
 
 
@@ -354,20 +358,22 @@ def _works(
 
 def _unknown(config: RunConfig, of_stage: Mapping[str, tuple[Work, Hardware]]) -> list[str]:
     """Why FLOPs or times are not known, and what would tell them."""
-    absent, without_gpu = [], []
+    absent, not_tried = [], []
     for stage, (work, hardware) in of_stage.items():
         spec = _model(config, stage)
         if work.flops is None and spec is not None:
             absent.append(_name(spec))
         elif hardware.flops_per_second is None:
-            without_gpu.append(f"{stage}.gpus_per_worker")
+            not_tried.append(stage)
     remarks = []
     if absent:
         names = " and ".join(dict.fromkeys(absent))
         remarks.append(
             f"FLOPs unknown: not on this machine, and a plan downloads nothing: {names}."
         )
-    if without_gpu:
-        asked = ", ".join(without_gpu)
-        remarks.append(f"Time unknown: no GPU here for {asked}; give its speed with --tflops.")
+    if not_tried:
+        remarks.append(
+            f"Time unknown: {', '.join(not_tried)}. There is no GPU here, as gpus_per_worker or "
+            "precision ask, or a single layer is too large to be tried; give a speed with --tflops."
+        )
     return remarks

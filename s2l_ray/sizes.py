@@ -40,6 +40,11 @@ class Amount:
     def row_tokens(self) -> float:
         return self.tokens / max(self.rows, 1)
 
+    @property
+    def prompt_tokens(self) -> float:
+        """Of an average row."""
+        return (self.tokens - self.responses) / max(self.rows, 1)
+
     def scaled_to(self, rows: int) -> "Amount":
         """As many average rows."""
         share = rows / max(self.rows, 1)

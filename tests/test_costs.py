@@ -14,6 +14,7 @@ from s2l_ray.config import (
 from s2l_ray.costs import Cost, Hardware, Work
 from s2l_ray.maths.flops import Shape
 from s2l_ray.sizes import Amount, Pool
+from tests import tiny
 
 SHAPE = Shape(body=1_000, output=200, attention=10, width=8)
 ROWS = Amount(rows=10, tokens=100, responses=40)
@@ -24,7 +25,7 @@ ONE_PASS = 256_000
 def test_training_passes_over_its_rows_three_times_in_every_epoch():
     work = costs.training(Training(batch_size=5, epochs=2, micro_batch_size=2), ROWS, SHAPE)
 
-    assert work == Work(tokens=200, flops=3 * 2 * ONE_PASS, tokens_per_pass=20, units=None)
+    assert work == Work(tokens=200, flops=3 * 2 * ONE_PASS, batch=Amount(2, 20, 8), units=None)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +43,7 @@ def test_scoring_is_one_pass_at_every_checkpoint():
     work = costs.scoring(TrajectoriesConfig(tokens_per_batch=64), pool, 3, SHAPE)
 
     # One worker takes two parts at two groups of checkpoints.
-    assert work == Work(tokens=300, flops=3 * ONE_PASS, tokens_per_pass=64, units=4)
+    assert work == Work(tokens=300, flops=3 * ONE_PASS, batch=Amount(6, 60, 24), units=4)
 
 
 def test_evaluation_scores_rows_and_answers_each_at_full_length():
@@ -56,7 +57,7 @@ def test_evaluation_scores_rows_and_answers_each_at_full_length():
     assert work.flops == 2 * (ONE_PASS + prompts + answers)
     assert work.tokens == 2 * (100 + 60 + 60)
     # Ten rows are two pieces of four batches of two.
-    assert (work.tokens_per_pass, work.units) == (20, 4)
+    assert (work.batch, work.units) == (Amount(2, 20, 8), 4)
 
 
 def test_without_a_model_there_are_tokens_and_nothing_else():
@@ -67,6 +68,7 @@ def test_without_a_model_there_are_tokens_and_nothing_else():
     assert costs.seconds("reference", work, Hardware(2, 1e9)) is None
 
 
+@pytest.mark.parametrize(("is_measured", "shares"), [(False, costs.SHARE), (True, costs.REACHED)])
 @pytest.mark.parametrize(
     ("stage", "units", "workers", "busy"),
     [
@@ -79,12 +81,12 @@ def test_without_a_model_there_are_tokens_and_nothing_else():
     ],
 )
 def test_time_is_a_start_and_operations_shared_by_the_workers_that_have_work(
-    stage, units, workers, busy
+    stage, units, workers, busy, is_measured, shares
 ):
-    work = Work(tokens=1, flops=6e12, tokens_per_pass=1, units=units)
-    found = costs.seconds(stage, work, Hardware(workers, 1e9))
+    work = Work(tokens=1, flops=6e12, batch=ROWS, units=units)
+    found = costs.seconds(stage, work, Hardware(workers, 1e9, is_measured))
 
-    expected = costs.START_SECONDS[stage] + 6e12 / (busy * 1e9 * costs.SHARE[stage])
+    expected = costs.START_SECONDS[stage] + 6e12 / (busy * 1e9 * shares[stage])
     assert found == pytest.approx(expected)
 
 
@@ -96,8 +98,8 @@ def test_given_hardware_has_the_most_workers_that_the_section_allows(workers):
 def test_this_machine_has_no_more_workers_than_cpus(monkeypatch):
     monkeypatch.setattr(costs.os, "cpu_count", lambda: 4)
     section = TrajectoriesConfig(workers=64, cpus_per_worker=2, gpus_per_worker=0, precision="fp32")
-    work = Work(tokens=1, flops=1.0, tokens_per_pass=8, units=9)
-    found = costs.measured(section, work, SHAPE)
+    work = Work(tokens=1, flops=1.0, batch=ROWS, units=9)
+    found = costs.measured("trajectories", section, work, tiny.model("llama"))
 
     assert found.workers == 2 and found.flops_per_second > 0
 
@@ -105,14 +107,14 @@ def test_this_machine_has_no_more_workers_than_cpus(monkeypatch):
 def test_the_speed_of_a_gpu_that_is_not_here_is_unknown(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     section = TrajectoriesConfig(workers=3, gpus_per_worker=1)
-    work = Work(tokens=1, flops=1.0, tokens_per_pass=8, units=9)
+    work = Work(tokens=1, flops=1.0, batch=ROWS, units=9)
 
-    assert costs.measured(section, work, SHAPE) == Hardware(3, None)
+    assert costs.measured("trajectories", section, work, tiny.model("llama")) == Hardware(3, None)
 
 
 def test_the_table_is_aligned_and_sums_what_is_known():
-    known = Work(tokens=1_000, flops=6e12, tokens_per_pass=1, units=None)
-    unknown = Work(tokens=2_000, flops=None, tokens_per_pass=1, units=None)
+    known = Work(tokens=1_000, flops=6e12, batch=ROWS, units=None)
+    unknown = Work(tokens=2_000, flops=None, batch=ROWS, units=None)
     fast = Hardware(2, 8e10)
     shown = costs.table(
         [

@@ -154,7 +154,7 @@ def test_only_what_is_to_do_costs_something(tree):
 def test_the_speed_is_measured_unless_it_is_given(tree):
     measured, given = lines(tree, None), lines(tree, 0.5)
 
-    assert any("speeds were measured here and now" in line for line in measured)
+    assert any("measured here" in line for line in measured)
     assert any("speeds are given" in line for line in given)
     assert cost(tree, 0.5)["reference"][-1] == "1 x 500 GFLOP/s"
 
@@ -189,8 +189,9 @@ def test_a_gpu_that_is_not_here_needs_a_given_speed(tree, monkeypatch):
     tree = changed(tree, "reference.gpus_per_worker", 1)
     shown = lines(tree, None)
 
-    reason = "no GPU here for reference.gpus_per_worker; give its speed with --tflops."
-    assert f"Time unknown: {reason}" in shown
+    assert any(
+        line.startswith("Time unknown: reference.") and "no GPU here" in line for line in shown
+    )
     assert cost(tree, 1.0)["reference"][-1] == "1 x 1 TFLOP/s"
 
 

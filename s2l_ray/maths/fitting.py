@@ -148,7 +148,7 @@ def fit_in_memory(
     num_clusters: int,
     *,
     seed: int,
-    rows_per_sample: int = 25_600,
+    rows_per_sample: int,
     max_sweeps: int = 20,
     tolerance: float = 3.0e-4,
     num_threads: int = 1,

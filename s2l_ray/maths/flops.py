@@ -40,6 +40,20 @@ def forward(shape: Shape, *, tokens: float, logits: float, context: float) -> fl
     return 2 * weights + 4 * shape.attention * context * tokens
 
 
+def answers(shape: Shape, *, rows: float, prompt: float, new_tokens: float) -> float:
+    """Operations of `rows` answers: every prompt in one pass, then token by token.
+
+    What came before a token is in a cache; on average half of the answer is there already.
+
+    Args:
+        prompt: tokens of a prompt.
+        new_tokens: tokens of an answer.
+    """
+    read = forward(shape, tokens=rows * prompt, logits=rows, context=prompt)
+    new = rows * new_tokens
+    return read + forward(shape, tokens=new, logits=new, context=prompt + new_tokens / 2)
+
+
 def training_passes(*, recomputed: bool = False, frozen: bool = False) -> int:
     """What an optimizer step costs, in forward passes.
 

@@ -115,6 +115,35 @@ def load_outline(spec: ModelSpec) -> PreTrainedModel:
             return AutoModelForCausalLM.from_config(config)
 
 
+def load_sample(
+    spec: ModelSpec, *, num_ids: int, liked: float, most: float
+) -> PreTrainedModel | None:
+    """A causal LM as wide as `spec` and no longer than this, its float32 weights random.
+
+    Args:
+        num_ids: tokens that it has at most.
+        liked: weights that its layers have at most, unless one layer has more.
+        most: weights of a layer beyond which there is no sample.
+
+    Raises:
+        ModelError: as for `load_outline`.
+    """
+    with _explained(f"model {spec}"):
+        config = _offline_config(spec)
+        text = config.get_text_config()
+        with torch.device("meta"):
+            outline = AutoModelForCausalLM.from_config(config)
+        per_layer = outline.num_parameters() / text.num_hidden_layers
+        if per_layer > most:
+            return None
+        text.num_hidden_layers = int(min(max(liked / per_layer, 1), text.num_hidden_layers))
+        if getattr(text, "layer_types", None):
+            text.layer_types = text.layer_types[: text.num_hidden_layers]
+        text.vocab_size = min(text.vocab_size, num_ids)
+        text.pad_token_id = None  # which may be beyond these
+        return _initialised(config, torch.float32, seed=0)
+
+
 def _offline_config(spec: ModelSpec) -> PreTrainedConfig:
     if isinstance(spec, RandomModel):
         return _random_config(spec, offline=True)

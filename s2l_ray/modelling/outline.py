@@ -4,15 +4,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from s2l_ray.config import ModelSpec, RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.maths.flops import Shape
-from s2l_ray.modelling.checkpoints import load_outline, load_tokenizer
+from s2l_ray.modelling.checkpoints import load_outline, load_sample, load_tokenizer
 from s2l_ray.modelling.dimensions import shape_of
 from s2l_ray.modelling.origins import is_hub_name
 from s2l_ray.storage import is_uri
+
+MOST_IDS = 8_192
+"""Tokens that a sample knows: its passes spend their time as those of the whole model do."""
+LIKED_WEIGHTS, MOST_WEIGHTS = 2e7, 1e9
+"""Of a sample's layers, and of a layer: 4 GB in float32."""
 
 Loaded = TypeVar("Loaded")
 
@@ -28,6 +33,17 @@ def shape(spec: ModelSpec) -> Shape | None:
         return None if model is None else shape_of(model)
     except AttributeError:  # an architecture that names its sizes in a way of its own
         return None
+
+
+def sample(spec: ModelSpec) -> PreTrainedModel | None:
+    """A small random model as wide as `spec`; None where that is not here, or a layer too large.
+
+    Raises:
+        ModelError: as for `shape`.
+    """
+    return _if_here(
+        spec, partial(load_sample, num_ids=MOST_IDS, liked=LIKED_WEIGHTS, most=MOST_WEIGHTS)
+    )
 
 
 def tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase | None:

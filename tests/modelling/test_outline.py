@@ -160,3 +160,29 @@ def test_a_model_that_is_here_and_cannot_be_used_is_an_error(tmp_path):
         outline.shape(str(tmp_path / "model"))
     with pytest.raises(ModelError, match=r"tokenizer .*/model cannot be loaded"):
         outline.tokenizer(str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
+def test_a_sample_is_as_wide_and_no_longer_than_it_needs_to_be(tmp_path, monkeypatch, architecture):
+    tiny.save(tmp_path / "model", architecture, hidden_size=32, vocab_size=10_000)
+    spec = str(tmp_path / "model")
+    monkeypatch.setattr(outline, "LIKED_WEIGHTS", 1.0)
+    found, whole = outline.sample(spec), outline.shape(spec)
+
+    assert found.config.num_hidden_layers == 1 and found.dtype == torch.float32
+    assert found.get_input_embeddings().weight.shape == (outline.MOST_IDS, whole.width)
+    shape = dimensions.shape_of(found)
+    assert shape.attention * 2 == whole.attention
+    # OPT has some weights outside of its two layers.
+    assert shape.body * 2 == pytest.approx(whole.body, rel=0.1)
+    monkeypatch.setattr(outline, "MOST_WEIGHTS", 1_000.0)
+    assert outline.sample(spec) is None
+
+
+def test_a_sample_of_a_small_model_is_that_model(tmp_path):
+    tiny.save(tmp_path / "model")
+
+    assert dimensions.shape_of(outline.sample(str(tmp_path / "model"))) == outline.shape(
+        str(tmp_path / "model")
+    )
+    assert outline.sample("nobody/nothing") is None

@@ -1,0 +1,178 @@
+"""How fast this machine does the work of a stage: a few rows through a small model like its own.
+
+The small one has the widths of the large one, few of its layers and a part of its vocabulary, and
+passes through the functions that the stage calls. So operations per second are those of products
+of that size in that precision, with all that comes between products, which is most of the time
+where matrices are narrow or precision is low.
+
+Other work on the machine can only slow passes down, so the best of several counts, and on a CPU
+only the time in which it worked for this program.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from s2l_ray.maths import flops
+from s2l_ray.modelling.batches import MicroBatch
+from s2l_ray.modelling.dimensions import shape_of
+from s2l_ray.modelling.scoring import inference, score
+from s2l_ray.modelling.training import batch_loss
+
+SECONDS = 0.5
+"""Of each kind of pass, after one that sets the libraries up."""
+MOST_TOKENS = {"cpu": 2_048, "cuda": 65_536}
+"""Tokens of a pass; with more, passes become longer and not faster."""
+MOST_NEW_TOKENS = 16
+"""Of an answer; those that follow take about as long."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What passes at once: so many average rows, and what is to be added to their prompts."""
+
+    count: int
+    prompt_tokens: int
+    response_tokens: int
+    new_tokens: int = 0
+
+    @property
+    def row_tokens(self) -> int:
+        return self.prompt_tokens + self.response_tokens
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A small model, and how it computes."""
+
+    model: PreTrainedModel
+    rows: Rows
+    dtype: torch.dtype
+    device: torch.device
+
+    def training(self) -> float:
+        """Operations per second of forward and backward passes."""
+        rows, model = self.rows, self.model.float().train().to(self.device)
+        ids_BL = self._ids(rows.row_tokens)
+        mask_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
+        mask_BL[:, rows.prompt_tokens - 1 : -1] = True
+        target_M = ids_BL[:, rows.prompt_tokens :].flatten()
+        batch = MicroBatch(ids_BL, mask_BL, target_M, 1.0)
+        autocast = self.dtype == torch.bfloat16
+
+        def step() -> None:
+            batch_loss(model, batch, device=self.device, autocast=autocast).backward()
+
+        return flops.training_passes() * self._read() / self._seconds(step)
+
+    def scoring(self) -> float:
+        """Operations per second of the scorer."""
+        return self._read() / self._seconds(self._score)
+
+    def evaluation(self) -> float:
+        """Operations per second of the scorer and of answers, as a row has of both."""
+        measured = min(self.rows.new_tokens, MOST_NEW_TOKENS)
+        seconds = self._seconds(self._score)
+        more = self._answered(self.rows.new_tokens) / self._answered(measured)
+        seconds += self._seconds(lambda: self._answer(measured)) * more
+        return (self._read() + self._answered(self.rows.new_tokens)) / seconds
+
+    def _ids(self, length: int) -> torch.Tensor:
+        return torch.randint(
+            self.model.config.get_text_config().vocab_size, (self.rows.count, length)
+        )
+
+    def _score(self) -> None:
+        rows = self.rows
+        score(
+            self.model.to(self.dtype),
+            list(self._ids(rows.row_tokens).numpy()),
+            np.full(rows.count, rows.prompt_tokens),
+            tokens_per_batch=rows.count * rows.row_tokens,
+            dtype=self.dtype,
+            device=self.device,
+            compiled=self.device.type == "cuda",
+        )
+
+    def _answer(self, new_tokens: int) -> None:
+        ids_BL = self._ids(self.rows.prompt_tokens).to(self.device)
+        # Of the model's own, an end-of-sequence token would be left.
+        self.model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
+        with inference(self.model.to(self.dtype), dtype=self.dtype, device=self.device):
+            self.model.generate(  # type: ignore[operator]
+                input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL), max_new_tokens=new_tokens
+            )
+
+    def _read(self) -> float:
+        """Operations of one forward pass."""
+        rows = self.rows
+        return flops.forward(
+            shape_of(self.model),
+            tokens=rows.count * rows.row_tokens,
+            logits=rows.count * rows.response_tokens,
+            context=rows.row_tokens,
+        )
+
+    def _answered(self, new_tokens: int) -> float:
+        rows = self.rows
+        return flops.answers(
+            shape_of(self.model), rows=rows.count, prompt=rows.prompt_tokens, new_tokens=new_tokens
+        )
+
+    def _seconds(self, passed: Callable[[], None]) -> float:
+        """Of the fastest of several calls."""
+        clock = time.perf_counter if self.device.type == "cuda" else time.thread_time
+        passed()
+        best, end = float("inf"), time.perf_counter() + SECONDS
+        while best == float("inf") or time.perf_counter() < end:
+            start = clock()
+            passed()
+            if self.device.type == "cuda":
+                # It computes while this program goes on.
+                torch.cuda.synchronize(self.device)
+            best = min(best, clock() - start)
+        return best
+
+
+MEASURED: dict[str, Callable[[Trial], float]] = {
+    "reference": Trial.training,
+    "trajectories": Trial.scoring,
+    "target": Trial.training,
+    "evaluation": Trial.evaluation,
+}
+
+
+def flops_per_second(
+    stage: str,
+    model: PreTrainedModel,
+    rows: Rows,
+    *,
+    dtype: torch.dtype,
+    device: torch.device,
+    num_threads: int,
+) -> float:
+    """Operations per second of one worker of `stage`.
+
+    Args:
+        model: a small one; its weights are moved and cast.
+        rows: of one pass; no more than `MOST_TOKENS` of them are taken, and at least one row.
+        num_threads: of a worker on a CPU.
+    """
+    count = max(min(rows.count, MOST_TOKENS[device.type] // rows.row_tokens), 1)
+    with _threads(num_threads):
+        return MEASURED[stage](Trial(model, replace(rows, count=count), dtype, device))
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
