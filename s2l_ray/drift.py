@@ -101,17 +101,21 @@ def sentence(found: Mapping[str, Any]) -> str:
     beyond = found["share_beyond_p95"]["new"]
     # Extensions that were made before centroids could move do not say so.
     moved = found.get("centroids_updated", False)
-    start = f"{beyond:.1%} of new rows are beyond the 95th percentile of old rows" + (
-        " in the updated clusters" if moved else ""
+    start = (
+        f"{beyond:.1%} of {found['rows']:,} new rows are beyond the 95th percentile of old rows"
+        f"{' in the updated clusters' if moved else ''} "
+        f"({drift.MAX_SHARE_BEYOND:.0%} or less is usual): "
     )
-    start += f" ({drift.MAX_SHARE_BEYOND:.0%} or less is usual): "
+    remedy = "in a new run" if moved else "`s2l extend RUN_DIR --update-centroids`"
     fits = f"the clusters {'' if moved else 'still '}fit"
-    if verdict(found) == "due":
-        remedy = "in a new run" if moved else "`s2l extend RUN_DIR --update-centroids`"
-        return f"{start}re-clustering is due ({remedy})"
-    if verdict(found) == "unclear":
-        return f"{start}{found['rows']:,} rows are too few to tell whether {fits}"
-    return start + fits
+    ends = {
+        "due": f"re-clustering is due ({remedy})",
+        "unclear": f"too few rows to tell whether {fits}",
+        "not due": fits,
+    }
+    unjudged = found["rows_of_new_strata"] + found["rows_of_small_strata"]
+    more = f"; {unjudged:,} more, of new or small strata, are not judged" if unjudged else ""
+    return start + ends[verdict(found)] + more
 
 
 def verdict(found: Mapping[str, Any]) -> Literal["due", "not due", "unclear"]:

@@ -35,7 +35,7 @@ KEPT = ("prepare", "trajectories")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has been done, and the extension of the given data, or the one told to move."""
+    """What has been done, and for whom: the data given, the one to move, or the last one placed."""
 
     done: list[Step]
     extension: Extension | None
@@ -91,7 +91,8 @@ def extend(
         if moving is not None and moving.is_empty:
             moving.stop_moving()
             say("no row of the data is new: centroids stay where they are")
-    return Outcome(todo, given or moving)
+    placed = any(step.stage == "clusters" for step in todo)
+    return Outcome(todo, given or moving or (_last(run) if placed else None))
 
 
 def _contents(run: Location) -> Contents:

@@ -177,9 +177,9 @@ def extended_pool(run: Location) -> Pool:
     if unfit:
         raise DataError(
             f"{len(unfit)} of {len(found)} extension(s) of {run} are not finished, were placed in "
-            "clusters that are no more, or have moved the centroids where their settings.json says "
-            f"otherwise (first: {first(unfit)}). Run `s2l extend {run}`, which needs no data for "
-            "it, or leave them out with --without-extensions."
+            "clusters that are no more, or do not move the centroids as their settings.json says "
+            f"(first: {first(unfit)}). Run `s2l extend {run}`, which needs no data for it, or "
+            "leave them out with --without-extensions."
         )
     return pool(run, found)
 

@@ -26,6 +26,8 @@ def test_the_report_shows_what_came_of_every_extension(run, tree, tmp_path):
     out = StageDir(first.folder("clusters"), "clusters", first_inputs(first))
     fit = {
         "rows": 6,
+        "rows_of_new_strata": 0,
+        "rows_of_small_strata": 0,
         "unit": "standard deviations",
         "median_distance": {"old": 1.0, "new": 2.0},
         "p95_distance": {"old": 3.0, "new": 4.0},

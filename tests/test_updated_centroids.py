@@ -107,9 +107,9 @@ def test_it_is_remembered_whatever_is_interrupted(run, tmp_path):
     extend(run, data(tmp_path))
     extension.keep_moving()
     assert to_do(run) == [f"clusters ({extension.name})", f"selection ({extension.name})"]
-    with pytest.raises(DataError, match=r"settings.json says otherwise \(first: 001-.*s2l extend"):
+    with pytest.raises(DataError, match=r"as their settings.json says \(first: 001-.*s2l extend"):
         finished.write_subset(run, 1.0, "s2l", None, None)
-    assert "settings.json says otherwise" in outcomes.extensions_view(run).hindrance
+    assert "as their settings.json says" in outcomes.extensions_view(run).hindrance
 
 
 @pytest.mark.parametrize("settings", [None, {}, {"update_centroids": False}])
@@ -119,7 +119,7 @@ def test_without_its_settings_an_extension_is_placed_as_any_other(run, tmp_path,
     place = run / extensions.FOLDER / extension.name / extensions.SETTINGS
     place.remove() if settings is None else place.write_json(settings)
     assert to_do(run) == [f"clusters ({extension.name})", f"selection ({extension.name})"]
-    with pytest.raises(DataError, match=r"1 of 1 extension\(s\) .*settings.json says otherwise"):
+    with pytest.raises(DataError, match=r"1 of 1 extension\(s\) .*as their settings.json says"):
         finished.write_subset(run, 1.0, "s2l", None, None)
 
 
