@@ -35,7 +35,10 @@ KEPT = ("prepare", "trajectories")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has been done, and for whom: the data given, the one to move, or the last one placed."""
+    """What has been done, and the extension to speak of.
+
+    It is that of the given data, or the one told to move, or the last one if any was placed again.
+    """
 
     done: list[Step]
     extension: Extension | None
