@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -42,10 +42,9 @@ def compared(
 ) -> dict[str, Any]:
     """How far placed rows are from their centroids, next to the rows that these were fitted to.
 
-    Distances are in the space of the clusters: nats, unless `clusters.scaling` is another.
-
-    Rows of strata that `fitted` does not cover, or with fewer old rows than
-    MIN_ROWS_PER_CLUSTER for each cluster, are left out and counted.
+    Distances are in the space of the clusters, and a row that is alone in a cluster fitted to it
+    is farther out than any. Rows of strata that `fitted` does not cover, or with fewer old rows
+    than MIN_ROWS_PER_CLUSTER for each cluster, are left out and counted.
 
     Args:
         placed: example_id, stratum, cluster, sqdist.
@@ -63,6 +62,7 @@ def compared(
     counts = {
         "centroids_updated": moved,
         "rows": shown.num_rows,
+        "rows_alone": shown.num_rows - shown.finite().num_rows,
         "rows_of_new_strata": sum(
             int((cluster_N >= num_known).sum()) for cluster_N in cluster_by_file
         ),
@@ -71,11 +71,11 @@ def compared(
     if not shown.num_rows:
         return counts
     fit = drift.fit(old.within(set(shown.rows_by_group())), shown)
+    distances = {"median_distance": fit.median, "p95_distance": fit.p95}
     return {
         **counts,
         "old_rows": fit.num_rows[0],
-        "median_distance_nats": _pair(fit.median_nats),
-        "p95_distance_nats": _pair(fit.p95_nats),
+        **{name: _pair(values) for name, values in distances.items() if values},
         "share_beyond_p95": _pair(fit.beyond_p95),
         "share_beyond_p99": _pair(fit.beyond_p99),
         "reclustering_due": fit.is_due,
@@ -101,13 +101,29 @@ def sentence(found: Mapping[str, Any]) -> str:
     beyond = found["share_beyond_p95"]["new"]
     # Extensions that were made before centroids could move do not say so.
     moved = found.get("centroids_updated", False)
-    start = f"{beyond:.1%} of new rows are beyond the 95th percentile of old rows" + (
-        " in the updated clusters" if moved else ""
+    start = (
+        f"{beyond:.1%} of {found['rows']:,} new rows are beyond the 95th percentile of old rows"
+        f"{' in the updated clusters' if moved else ''} "
+        f"({drift.MAX_SHARE_BEYOND:.0%} or less is usual): "
     )
-    if not found["reclustering_due"]:
-        return f"{start} (10% or less is usual): the clusters {'' if moved else 'still '}fit"
     remedy = "in a new run" if moved else "`s2l extend RUN_DIR --update-centroids`"
-    return f"{start} (10% or less is usual): re-clustering is due ({remedy})"
+    fits = f"the clusters {'' if moved else 'still '}fit"
+    ends = {
+        "due": f"re-clustering is due ({remedy})",
+        "unclear": f"too few rows to tell whether {fits}",
+        "not due": fits,
+    }
+    unjudged = found["rows_of_new_strata"] + found["rows_of_small_strata"]
+    more = f"; {unjudged:,} more, of new or small strata, are not judged" if unjudged else ""
+    return start + ends[verdict(found)] + more
+
+
+def verdict(found: Mapping[str, Any]) -> Literal["due", "not due", "unclear"]:
+    """Of re-clustering, by what `compared` found of rows that can be judged."""
+    if found["reclustering_due"]:
+        return "due"
+    too_many = found["share_beyond_p95"]["new"] > drift.MAX_SHARE_BEYOND
+    return "unclear" if too_many else "not due"
 
 
 def _of_fitted(source: Fitted, group_K: np.ndarray) -> drift.Histogram:
@@ -128,8 +144,6 @@ def _histogram(
         table = file.read_table(["cluster", "sqdist"])
         cluster_N, sqdist_N = table["cluster"].to_numpy(), table["sqdist"].to_numpy()
         keep_N = (cluster_N >= clusters.start) & (cluster_N < clusters.stop)
-        if size_K is not None:
-            keep_N &= size_K[cluster_N] > 1
         cluster_N, sqdist_N = cluster_N[keep_N], sqdist_N[keep_N]
         if size_K is not None:
             sqdist_N = drift.without_itself(sqdist_N, size_K[cluster_N])

@@ -35,7 +35,10 @@ KEPT = ("prepare", "trajectories")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What has been done, and the extension of the given data, or the one told to move."""
+    """What has been done, and the extension to speak of.
+
+    It is that of the given data, or the one told to move, or the last one if any was placed again.
+    """
 
     done: list[Step]
     extension: Extension | None
@@ -81,14 +84,18 @@ def extend(
         if any(step.stage == "trajectories" for step in todo):
             _check_strata(base)
         if todo:
-            _remove_unprepared(run, given)
+            _remove_unprepared(run, given, say)
             (run / extensions.FOLDER / CONTENTS).write_json(contents.cache)
         if moving is not None and not moving.is_empty:
             moving.keep_moving()
         if todo:
             with pipeline.connected(todo, base.config, address, say):
                 todo = _carry_out(base, todo, given, say)
-    return Outcome(todo, given or moving)
+        if moving is not None and moving.is_empty:
+            moving.stop_moving()
+            say("no row of the data is new: centroids stay where they are")
+    placed = any(step.stage == "clusters" for step in todo)
+    return Outcome(todo, given or moving or (_last(run) if placed else None))
 
 
 def _contents(run: Location) -> Contents:
@@ -112,11 +119,17 @@ def _last(run: Location) -> Extension | None:
     return next((item for item in reversed(extensions.of_run(run)) if not item.is_empty), None)
 
 
-def _remove_unprepared(run: Location, given: Extension | None) -> None:
-    """What was begun with other data and never got as far as its rows makes way."""
-    kept = {item.name for item in [*extensions.of_run(run), *([given] if given else [])]}
+def _remove_unprepared(run: Location, given: Extension | None, say: Callable[[str], None]) -> None:
+    """What was begun with other data, and not as far as its rows, makes way for a new extension.
+
+    Its number is the new one's, and its rows may no longer all be new.
+    """
+    if given is None or given.summary("prepare") is not None:
+        return
+    kept = {item.name for item in [*extensions.of_run(run), given]}
     for name in (run / extensions.FOLDER).names():
         if name not in kept and extensions.is_name(name):
+            say(f"removing extensions/{name}: begun with other data, its rows never prepared")
             (run / extensions.FOLDER / name).remove()
 
 
@@ -176,6 +189,9 @@ def _carry_out(
         if step.stage == "trajectories":
             # An hour of scoring should not end at a subset that cannot be made.
             _check_strata(base)
+        if step.stage == "clusters":
+            # Of an earlier extension nothing else would replace it.
+            (step.out.location.parent / "selection").remove()
         pipeline.carry_out(step, None, say)
         done.append(step)
         if step.stage == "prepare" and given is not None and given.is_empty:

@@ -53,11 +53,19 @@ class Extension:
     @property
     def moves_centroids(self) -> bool:
         """Whether its clusters are to be moved, as was once asked for."""
-        return (self.run / FOLDER / self.name / SETTINGS).exists()
+        return self._settings.exists() and bool(self._settings.read_json().get(UPDATED))
 
     def keep_moving(self) -> None:
         """From now on `moves_centroids`, whatever is interrupted or placed again."""
-        (self.run / FOLDER / self.name / SETTINGS).write_json({UPDATED: True})
+        self._settings.write_json({UPDATED: True})
+
+    def stop_moving(self) -> None:
+        """As if it had never been asked for."""
+        self._settings.remove()
+
+    @property
+    def _settings(self) -> Location:
+        return self.run / FOLDER / self.name / SETTINGS
 
     @property
     def has_moved(self) -> bool:
@@ -164,12 +172,14 @@ def extended_pool(run: Location) -> Pool:
         if manifest is None
         or manifest.inputs["clusters of the run"] != now
         or manifest.inputs["earlier"] != placed[:number]
+        or item.has_moved != item.moves_centroids
     ]
     if unfit:
         raise DataError(
-            f"{len(unfit)} of {len(found)} extension(s) of {run} are not finished, or were placed "
-            f"in clusters that are no more (first: {first(unfit)}). Run `s2l extend {run}`, which "
-            "needs no data for it, or leave them out with --without-extensions."
+            f"{len(unfit)} of {len(found)} extension(s) of {run} are not finished, were placed in "
+            "clusters that are no more, or do not move the centroids as their settings.json says "
+            f"(first: {first(unfit)}). Run `s2l extend {run}`, which needs no data for it, or "
+            "leave them out with --without-extensions."
         )
     return pool(run, found)
 

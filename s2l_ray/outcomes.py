@@ -5,7 +5,6 @@ from typing import Any
 from s2l_ray import drift, extensions
 from s2l_ray.errors import DataError
 from s2l_ray.extensions import Extension
-from s2l_ray.maths.scaling import UNIT
 from s2l_ray.report.extended import ExtensionLine, ExtensionsView, OldAndNew
 from s2l_ray.storage import Location
 
@@ -34,13 +33,12 @@ def summary_lines(extension: Extension) -> list[tuple[str, str]]:
     of = f"{taken:,} of {placed['num_clusters']:,} clusters, {unseen:,} new"
     lines.append(("placed", f"{where}in {of}"))
     fit = placed["fit"]
-    if fit["rows"]:
-        median, p95 = fit["median_distance_nats"], fit["p95_distance_nats"]
-        unit = UNIT[placed.get("scaling", "raw")]
+    if "median_distance" in fit:
+        median, p95 = fit["median_distance"], fit["p95_distance"]
         lines.append(
             (
                 "distance",
-                f"median {median['new']:.3g} {unit} (old rows {median['old']:.3g}), "
+                f"median {median['new']:.3g} {fit['unit']} (old rows {median['old']:.3g}), "
                 f"95th percentile {p95['new']:.3g} ({p95['old']:.3g})",
             )
         )
@@ -54,10 +52,11 @@ def extensions_view(run: Location) -> ExtensionsView | None:
         return None
     used = [item for item in found if not item.is_empty]
     placed = used[-1].summary("clusters") if used else None
+    fits = [summary["fit"] for item in used if (summary := item.summary("clusters"))]
     return ExtensionsView(
         [_line(item) for item in found],
         fit=drift.sentence(placed["fit"]) if placed else "",
-        unit=UNIT[placed.get("scaling", "raw") if placed else "raw"],
+        unit=next((fit["unit"] for fit in fits if "unit" in fit), "nats"),
         hindrance=_hindrance(run),
     )
 
@@ -87,14 +86,14 @@ def _line(item: Extension) -> ExtensionLine:
         num_clusters_used=sum(1 for size in placed["size_of_cluster"] if size),
         num_clusters=placed["num_clusters"],
         updated=item.has_moved,
-        **(_distances(fit) if fit["rows"] else {}),
+        **(_judgement(fit) if fit["rows"] else {}),
     )
 
 
-def _distances(fit: dict[str, Any]) -> dict[str, Any]:
+def _judgement(fit: dict[str, Any]) -> dict[str, Any]:
+    names = [name for name in ("median_distance", "p95_distance") if name in fit]
     return {
-        "median_nats": OldAndNew(**fit["median_distance_nats"]),
-        "p95_nats": OldAndNew(**fit["p95_distance_nats"]),
+        **{name: OldAndNew(**fit[name]) for name in names},
         "share_beyond_p95": fit["share_beyond_p95"]["new"],
-        "reclustering_due": fit["reclustering_due"],
+        "reclustering": drift.verdict(fit),
     }

@@ -44,12 +44,11 @@ def place(
         moving=drift.num_fitted(fitted, known["stratum_of_cluster"]) if moves else None,
     )
     strata, num_known = summary["stratum_of_cluster"], known["num_clusters"]
-    unseen = Counter(strata[num_known:])
+    unseen, unit = Counter(strata[num_known:]), UNIT[section.scaling]
     files, notes = Parts(out.location).files(), list(summary.get("notes", []))
     if moves:
         num_old = len(old.trajectories.files())
         fitted = [drift.Fitted(files[:num_old], summary["size_of_cluster"], range(num_known))]
-        unit = UNIT[section.scaling]
         notes.append(_moved(old.clusters.files(), files[:num_old], stored, out.location, unit))
         files = files[num_old:]
     if unseen:
@@ -58,7 +57,12 @@ def place(
             f"itself; {unseen.total():,} new clusters in all"
         )
     fit = drift.compared(fitted, files, strata, moved=moves)
-    return {**summary, "new_strata": dict(unseen), "fit": fit, "notes": notes}
+    return {
+        **summary,
+        "new_strata": dict(unseen),
+        "fit": {**fit, "unit": unit},
+        "notes": notes,
+    }
 
 
 def _known(

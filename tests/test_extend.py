@@ -143,12 +143,15 @@ def test_a_second_extension_knows_the_first(extended, new_data, s2l, tmp_path):
     assert {path: found for path, found in state(run).items() if path in before} == before
 
 
-def test_rows_that_are_all_known_leave_the_pool_as_it_is(copied, s2l, tmp_path):
+@pytest.mark.parametrize("options", [[], ["--update-centroids"]])
+def test_rows_that_are_all_known_leave_the_pool_as_it_is(copied, s2l, tmp_path, options):
     run = copied()
-    done = s2l("extend", run, write_rows(tmp_path / "old.jsonl", rows()[::-1]))
+    done = s2l("extend", run, write_rows(tmp_path / "old.jsonl", rows()[::-1]), *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert stages_done(done.stdout) == {"prepare"}
     assert "new rows  0 of 60; 60 were known, 0 rejected" in done.stdout
+    assert ("centroids stay where they are" in done.stdout) == bool(options)
+    assert [path.name for path in folder(run).iterdir()] == ["prepared"]
 
 
 def test_rows_that_cannot_be_used_are_explained(copied, s2l, tmp_path):

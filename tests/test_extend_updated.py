@@ -72,11 +72,12 @@ def test_whatever_is_killed_the_centroids_move_to_the_same_place(
     updated, copied, new_data, s2l, s2l_environment
 ):
     run = copied()
-    for beginning in ("trajectories/units/losses-", "clusters/unfinished"):
+    for beginning in ("trajectories/units/losses-", "clusters/unfinished", "clusters/part-"):
         kill_at(beginning, run, new_data, s2l_environment, "--update-centroids")
     # It has been said once; neither the flag nor the data is needed any more.
     done = s2l("extend", run)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "placed    with all old rows, in" in done.stdout
     assert content(run) == content(updated)
 
 

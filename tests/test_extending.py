@@ -1,16 +1,16 @@
 """Extensions of a run made by hand: what they depend on, and what is done with them without Ray."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from s2l_ray import config, extending, extensions, finished, outcomes, pipeline, placing
+from s2l_ray import config, extending, extensions, finished, outcomes, pipeline
 from s2l_ray.artifacts import StageDir
-from s2l_ray.errors import ConfigError, DataError, ModelError, StorageError
+from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.extendable import base_of
-from s2l_ray.report.extended import ExtensionLine, OldAndNew
-from s2l_ray.storage import Location, exclusive
+from s2l_ray.storage import Location
 from tests import handmade
 from tests.extended_by_hand import (
     NUM_NEW,
@@ -22,8 +22,9 @@ from tests.extended_by_hand import (
     ids,
     inputs,
     new_rows,
+    redo,
 )
-from tests.handmade import changed, finish, planned
+from tests.handmade import changed, planned
 
 
 @pytest.fixture
@@ -107,14 +108,6 @@ def test_the_extended_ranking_follows_the_selection_of_the_run(run, tree, tmp_pa
     assert len(ids(outcomes.selected(run)[0])) == 20
 
 
-def redo(step, **inputs):
-    """As if the stage had come out with other inputs."""
-    manifest = step.out.manifest()
-    out = StageDir(step.out.location, step.stage, {**manifest.inputs, **inputs})
-    out.finish(manifest.summary, 1.0)
-    return out.fingerprint
-
-
 def test_rows_placed_in_clusters_that_are_no_more_are_placed_again(run, tree, tmp_path):
     given(run, data(tmp_path))
     extend(run, data(tmp_path))
@@ -193,7 +186,7 @@ def test_a_later_extension_is_placed_again_after_an_earlier_one(run, tmp_path):
     manifest = out.manifest()
     StageDir(out.location, "clusters", {**manifest.inputs, "seed": 8}).finish(manifest.summary, 1.0)
 
-    with pytest.raises(DataError, match=rf"1 of 2 extension.*no more \(first: {second.name}\)"):
+    with pytest.raises(DataError, match=rf"1 of 2 extension.*no more.* \(first: {second.name}\)"):
         finished.write_subset(run, 5, "s2l", None, None)
 
 
@@ -226,179 +219,37 @@ def test_rows_that_are_all_known_make_no_extension(run, tmp_path):
         extend(run)
 
 
-def prepare_alone(run: Location, path: str, strata: dict[str, int]) -> extensions.Extension:
-    """The extension of a file whose rows are prepared and not scored."""
-    base, files = base_of(run), extending.sources.expand([path])
-    extension = extending._given(run, (extending._contents(run).sha(files[0]),))
-    (prepare, *_) = extending.plan(base, extension, files)
-    prepare.out.begin()
-    told = {"rows": 6, "kept": sum(strata.values()), "known": 0, "rejected": {}, "strata": strata}
-    prepare.out.finish(told, 1.0)
-    return extension
-
-
-def reselect(tree: dict, run: Location, **selection: object) -> dict:
-    """Another selection of the run, in its own pool."""
-    tree = {**tree, "selection": {**tree["selection"], **selection}}
-    pipeline.run(config.from_tree(tree, "test"), until="selection", say=lambda line: None)
-    return tree
-
-
-def test_minima_that_new_strata_make_too_many_are_refused_before_any_scoring(run, tree, tmp_path):
-    reselect(tree, run, minimum=3)
-    extension = prepare_alone(run, data(tmp_path), {"art": 6})
-    with pytest.raises(DataError, match=r"budget of 6 .*minimum alone asks for 9 over 3 strata"):
-        extend(run, data(tmp_path))
-    assert not extension.folder("trajectories").names()
-
-
-def test_minima_are_looked_at_once_more_when_new_rows_are_prepared(run, tree, tmp_path):
-    reselect(tree, run, minimum=3)
-    extension = prepare_alone(run, data(tmp_path), {"art": 6})
-    base = base_of(run)
-    scoring = [step for step in extending.plan(base, extension) if step.stage == "trajectories"]
-    with pytest.raises(DataError, match="minimum alone asks for 9 over 3 strata"):
-        extending._carry_out(base, scoring, extension, lambda line: None)
-
-
-def test_a_stratum_that_only_an_extension_has_can_be_named(run, tree, tmp_path):
-    weighed = {"weights": {"art": 5.0}, "minimum": {"art": 4}}
-    with pytest.raises(DataError, match=r"selection\.weights: 1 of 1 names are no strata"):
-        reselect(tree, run, **weighed)
-    extension = given(run, data(tmp_path), stratum="art")
-    extend(run, data(tmp_path))
-    reselect(tree, run, **weighed)
-    extend(run)
-    ranking = (extension.folder("selection") / "ranking.parquet").read_table()
-    assert ranking["stratum"].to_pylist()[:4] == ["art"] * 4
-    _, count = finished.write_subset(run, 5, "s2l", None, None, extended=False)
-    assert count == 5
-    with pytest.raises(DataError, match=r"selection\.weights: 1 of 1 names are no strata"):
-        reselect(tree, run, weights={"arts": 5.0})
-
-
-def test_an_extension_with_a_stratum_that_is_named_can_be_made_again(run, tree, tmp_path):
-    extension = given(run, data(tmp_path), stratum="art")
-    extend(run, data(tmp_path))
-    reselect(tree, run, weights={"art": 5.0})
-    (run / "extensions").remove()
-    # Nothing is prepared yet, so no one knows of the stratum.
-    extending._check_strata(base_of(run))
-    assert extension.summary("prepare") is None
-
-
 def test_what_was_begun_with_data_that_was_then_mended_makes_way(run, tmp_path):
     begun = run / "extensions" / "001-0123456789abcdef"
     (begun / "prepared" / "staged" / "file.json").write_bytes(b"")
-    given(run, data(tmp_path))
-    extend(run, data(tmp_path))
+    said = []
+    extending._remove_unprepared(run, extensions.Extension(run, 1, ("0",)), said.append)
     assert begun.name not in (run / "extensions").names()
+    assert said == [
+        f"removing extensions/{begun.name}: begun with other data, its rows never prepared"
+    ]
 
 
-def test_a_run_in_use_is_refused(run, tmp_path):
-    with exclusive(run):
-        # Whoever uses it may be redoing its stages: nothing is said of them.
-        (run / "clusters" / "manifest.json").remove()
-        with pytest.raises(StorageError, match="is in use by another run"):
-            extend(run, data(tmp_path))
-
-
-def test_data_that_is_not_there_is_refused(run, tmp_path):
-    with pytest.raises(DataError, match=r"DATA: .*nothing\.jsonl matches no file"):
-        extend(run, str(tmp_path / "nothing.jsonl"))
-
-
-def test_a_folder_without_a_run_is_refused(tmp_path):
-    with pytest.raises(DataError, match="nowhere is no run of s2l_ray"):
-        extend(Location.of(tmp_path / "nowhere"), data(tmp_path))
-    assert not (tmp_path / "nowhere").exists()
-
-
-def test_brought_trajectories_have_no_checkpoints(tree, tmp_path):
-    (tmp_path / "losses.parquet").write_bytes(b"1")
-    brought = {key: tree[key] for key in ("run_dir", "clusters", "selection")}
-    brought["trajectories"] = {"path": str(tmp_path / "losses.parquet")}
-    run = finish(brought, until="clusters")
-    with pytest.raises(DataError, match=r"no checkpoints.*trajectories were computed elsewhere"):
-        extend(run, data(tmp_path))
-
-
-def test_a_run_without_clusters_is_refused(tree, tmp_path):
-    run = finish(changed(changed(tree, "selection", None), "clusters", None), until="trajectories")
-    with pytest.raises(DataError, match="has no clusters to place new rows in"):
-        extend(run, data(tmp_path))
-
-
-@pytest.mark.parametrize("until", ["prepare", "reference", "trajectories"])
-def test_a_run_that_is_not_finished_is_refused(tree, tmp_path, until):
-    run = finish(tree, until=until)
-    with pytest.raises(DataError, match="are not finished"):
-        extend(run, data(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [("tokenizer/tokenizer.json", "data.tokenizer is not what"), ("template.txt", "data.template")],
-)
-def test_rows_that_would_be_read_in_another_way_are_refused(run, tmp_path, name, message):
-    (tmp_path / name).write_text("{prompt} of another kind")
-    with pytest.raises(DataError, match=message):
-        extend(run, data(tmp_path))
-
-
-def test_a_checkpoint_that_is_gone_is_named(run, tmp_path):
-    (run / "reference" / "step-000002").remove()
-    with pytest.raises(ModelError, match=r"1 of 1 checkpoints .* are gone .*step-000002"):
-        extend(run, data(tmp_path))
-
-
-def test_the_report_shows_what_came_of_every_extension(run, tree, tmp_path):
-    assert outcomes.extensions_view(run) is None
-    first = given(run, data(tmp_path, 0))
-    out = StageDir(first.folder("clusters"), "clusters", first_inputs(first))
-    fit = {
-        "rows": 6,
-        "median_distance_nats": {"old": 1.0, "new": 2.0},
-        "p95_distance_nats": {"old": 3.0, "new": 4.0},
-        "share_beyond_p95": {"old": 0.04, "new": 0.5},
-        "reclustering_due": True,
-    }
-    out.finish({**first.summary("clusters"), "fit": fit}, 1.0)
-    given(run, data(tmp_path, 10))
-    view = outcomes.extensions_view(run)
-    assert view.lines[0] == ExtensionLine(
-        first.name,
-        num_new=NUM_NEW,
-        num_known=2,
-        num_rejected=1,
-        num_clusters_used=5,
-        num_clusters=5,
-        median_nats=OldAndNew(1.0, 2.0),
-        p95_nats=OldAndNew(3.0, 4.0),
-        share_beyond_p95=0.5,
-        reclustering_due=True,
-    )
-    assert view.lines[1].median_nats is None and view.hindrance == ""
-    assert view.fit.startswith("cannot be judged")
-    redo(planned(tree)[3], seed=8)
-    assert "were placed in clusters that are no more" in outcomes.extensions_view(run).hindrance
-
-
-def test_the_page_of_an_extended_run_has_the_section(run, tmp_path):
+def test_what_was_begun_stays_where_no_new_extension_is(run, tmp_path):
     given(run, data(tmp_path))
-    assert '<section id="extensions">' in finished.rebuild_report(run).read_bytes().decode()
+    begun = run / "extensions" / "002-0123456789abcdef"
+    (begun / "prepared" / "staged" / "file.json").write_bytes(b"")
+    # Something is to do, whether the data is named again or not.
+    for paths in ([], [data(tmp_path)]):
+        assert [step.stage for step in extend(run, *paths).done] == ["selection"]
+        extensions.of_run(run)[0].folder("selection").remove()
+    assert begun.name in (run / "extensions").names()
 
 
-def first_inputs(extension: extensions.Extension) -> dict:
-    return StageDir(extension.folder("clusters"), "clusters", {}).manifest().inputs
+def test_a_ranking_by_clusters_that_are_no_more_does_not_stay(run, tmp_path):
+    first = given(run, data(tmp_path, 0))
+    extend(run, data(tmp_path, 0))
+    second = given(run, data(tmp_path, 10))
+    extend(run, data(tmp_path, 10))
+    assert first.folder("selection").names() and second.folder("selection").names()
 
-
-def test_stored_centroids_come_by_stratum_in_the_order_of_their_numbers(tmp_path):
-    centroid_KT = np.arange(10, dtype=np.float32).reshape(5, 2)
-    buffer = io.BytesIO()
-    np.save(buffer, centroid_KT)
-    (Location.of(tmp_path) / "centroids.npy").write_bytes(buffer.getvalue())
-    stored = placing._stored(Location.of(tmp_path), ["b", "b", "c", "a", "a"])
-
-    assert list(stored) == ["b", "c", "a"]
-    np.testing.assert_array_equal(np.concatenate(list(stored.values())), centroid_KT)
+    base = base_of(run)
+    placing, *_ = pipeline.stale(extending.plan(base, None, moving=first), None)
+    by_hand = replace(placing, work=lambda progress: {})
+    extending._carry_out(base, [by_hand], None, lambda line: None)
+    assert not first.folder("selection").names() and second.folder("selection").names()

@@ -28,10 +28,10 @@ EXTENSION = ExtensionLine(
     num_clusters_used=101,
     num_clusters=288,
     updated=True,
-    median_nats=OldAndNew(old=0.03, new=0.032),
-    p95_nats=OldAndNew(old=0.0913, new=0.1946),
+    median_distance=OldAndNew(old=0.03, new=0.032),
+    p95_distance=OldAndNew(old=0.0913, new=0.1946),
     share_beyond_p95=0.123,
-    reclustering_due=True,
+    reclustering="due",
 )
 HOSTILE = """</title><script>alert("1")</script><img src=x onerror=y>'"&"""
 RNG = np.random.default_rng(5)

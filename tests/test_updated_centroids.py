@@ -1,5 +1,7 @@
 """Extensions that move the centroids: whose labels count, and what is placed again and when."""
 
+import io
+
 import numpy as np
 import pytest
 
@@ -105,16 +107,20 @@ def test_it_is_remembered_whatever_is_interrupted(run, tmp_path):
     extend(run, data(tmp_path))
     extension.keep_moving()
     assert to_do(run) == [f"clusters ({extension.name})", f"selection ({extension.name})"]
-    # Until it is done, the labels that are there count.
-    _, count = finished.write_subset(run, 1.0, "s2l", None, None)
-    assert count == handmade.NUM_ROWS + NUM_NEW
+    with pytest.raises(DataError, match=r"as their settings.json says \(first: 001-.*s2l extend"):
+        finished.write_subset(run, 1.0, "s2l", None, None)
+    assert "as their settings.json says" in outcomes.extensions_view(run).hindrance
 
 
-def test_without_its_settings_an_extension_is_placed_as_any_other(run, tmp_path):
+@pytest.mark.parametrize("settings", [None, {}, {"update_centroids": False}])
+def test_without_its_settings_an_extension_is_placed_as_any_other(run, tmp_path, settings):
     extension = given(run, data(tmp_path), moving=True)
     extend(run, data(tmp_path))
-    (run / extensions.FOLDER / extension.name / extensions.SETTINGS).remove()
+    place = run / extensions.FOLDER / extension.name / extensions.SETTINGS
+    place.remove() if settings is None else place.write_json(settings)
     assert to_do(run) == [f"clusters ({extension.name})", f"selection ({extension.name})"]
+    with pytest.raises(DataError, match=r"1 of 1 extension\(s\) .*as their settings.json says"):
+        finished.write_subset(run, 1.0, "s2l", None, None)
 
 
 def test_what_is_said_again_is_kept_though_nothing_is_to_do(run, tmp_path):
@@ -152,8 +158,14 @@ def test_rows_that_are_all_known_move_nothing(run, tmp_path):
     extension = extending._given(run, (extending._contents(run).sha(files[0]),))
     (prepare, *_) = extending.plan(base, extension, files)
     prepare.out.begin()
+    # As when it is killed before it is known that no row is new.
+    extension.keep_moving()
     prepare.out.finish({"rows": 6, "kept": 0, "known": 6, "rejected": {}, "strata": {}}, 1.0)
-    assert extend(run, path, update_centroids=True).done == []
+    said = []
+    done = extending.extend(run, [path], update_centroids=True, say=said.append).done
+    assert done == [] and said == ["no row of the data is new: centroids stay where they are"]
+    assert not extension.moves_centroids
+    assert extensions.SETTINGS not in (run / extensions.FOLDER / extension.name).names()
 
 
 def test_centroids_that_moved_were_fitted_to_all_rows_up_to_theirs(run, tmp_path):
@@ -192,3 +204,14 @@ def test_the_summary_says_that_old_rows_were_placed_as_well(run, tmp_path):
     moved = outcomes.summary_lines(given(run, data(tmp_path, 10), moving=True))
     assert ("placed", "in 5 of 5 clusters, 0 new") in placed
     assert ("placed", "with all old rows, in 5 of 5 clusters, 0 new") in moved
+
+
+def test_stored_centroids_come_by_stratum_in_the_order_of_their_numbers(tmp_path):
+    centroid_KT = np.arange(10, dtype=np.float32).reshape(5, 2)
+    buffer = io.BytesIO()
+    np.save(buffer, centroid_KT)
+    (Location.of(tmp_path) / "centroids.npy").write_bytes(buffer.getvalue())
+    stored = placing._stored(Location.of(tmp_path), ["b", "b", "c", "a", "a"])
+
+    assert list(stored) == ["b", "c", "a"]
+    np.testing.assert_array_equal(np.concatenate(list(stored.values())), centroid_KT)

@@ -19,6 +19,8 @@ MAX_SHARE_BEYOND = 0.10
 
 _BITS = 16
 _MASK = (1 << _BITS) - 1
+_INFINITE = 0x7F80
+"""The bin of examples without another one in their cluster."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Histogram:
 
     @classmethod
     def of(cls, group_N: np.ndarray, sqdist_N: np.ndarray) -> "Histogram":
-        """Groups are integers from 0; squared distances, read as float32, are not negative."""
+        """Groups are integers from 0; squared distances, read as float32, are at least 0."""
         bits_N = np.ascontiguousarray(sqdist_N, np.float32).view(np.uint32) >> _BITS
         return cls(*np.unique((group_N.astype(np.int64) << _BITS) + bits_N, return_counts=True))
 
@@ -58,8 +60,13 @@ class Histogram:
     def rows_by_group(self) -> dict[int, int]:
         return {group: int(part.count_B.sum()) for group, part in self._groups()}
 
+    def finite(self) -> "Histogram":
+        """The counts of examples that are not infinitely far."""
+        keep_B = (self.bin_B & _MASK) != _INFINITE
+        return Histogram(self.bin_B[keep_B], self.count_B[keep_B])
+
     def distance(self, share: float) -> float:
-        """That which so large a share of all examples do not exceed, in nats, within 0.4%."""
+        """That which so large a share of all examples do not exceed, within 0.4%; all finite."""
         bin_B, place_B = np.unique(self.bin_B & _MASK, return_inverse=True)
         merged = Histogram(bin_B, np.bincount(place_B, self.count_B).astype(np.int64))
         last = merged._last_bin(share)
@@ -72,11 +79,12 @@ class Histogram:
         return {group: part._last_bin(share) & _MASK for group, part in self._groups()}
 
     def num_beyond(self, limits: dict[int, int]) -> int:
-        """Examples in bins above that of their own group."""
-        return sum(
-            int(part.count_B[(part.bin_B & _MASK) > limits[group]].sum())
-            for group, part in self._groups()
-        )
+        """Examples in bins above that of their own group, or infinitely far."""
+        total = 0
+        for group, part in self._groups():
+            of_group_B = part.bin_B & _MASK
+            total += part.count_B[(of_group_B > limits[group]) | (of_group_B == _INFINITE)].sum()
+        return int(total)
 
     def _last_bin(self, share: float) -> int:
         cumulative_B = np.cumsum(self.count_B)
@@ -97,13 +105,15 @@ def without_itself(sqdist_N: np.ndarray, size_N: np.ndarray) -> np.ndarray:
 
     Args:
         sqdist_N: squared distances to the means of clusters.
-        size_N: examples of each one's cluster, itself included, above one.
+        size_N: examples of each one's cluster, itself included.
 
     Returns:
         float32 (N,): with m the mean of n examples, x minus the mean of the others is
-        (x - m) n / (n - 1).
+        (x - m) n / (n - 1). Infinite for one that is alone: no other lies where it does.
     """
-    return (sqdist_N * (size_N / (size_N - 1)) ** 2).astype(np.float32)
+    others_N = np.maximum(size_N - 1, 1)
+    away_N = sqdist_N * (size_N / others_N) ** 2
+    return np.where(size_N > 1, away_N, np.inf).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -112,16 +122,18 @@ class Fit:
 
     Attributes:
         num_rows: examples.
-        median_nats, p95_nats: quantiles of the distance.
-        beyond_p95, beyond_p99: shares farther out than that percentile of the old examples of
-            their own group; of old ones a little less than 5% and 1%, as bins are not split.
+        median, p95: quantiles of the distance, over those that are not alone in their cluster;
+            None where all new ones are.
+        beyond_p95, beyond_p99: shares that are alone, or farther out than that percentile of the
+            old examples of their own group; of old ones a little less than 5% and 1%, as bins are
+            not split, unless more are alone.
         is_due: whether the new share beyond the 95th percentile is above MAX_SHARE_BEYOND with
             95% confidence (Wilson's interval).
     """
 
     num_rows: tuple[int, int]
-    median_nats: tuple[float, float]
-    p95_nats: tuple[float, float]
+    median: tuple[float, float] | None
+    p95: tuple[float, float] | None
     beyond_p95: tuple[float, float]
     beyond_p99: tuple[float, float]
     is_due: bool
@@ -144,12 +156,17 @@ def fit(old: Histogram, new: Histogram) -> Fit:
         limits = old.limits(share)
         shares[share] = tuple(part.num_beyond(limits) / part.num_rows for part in (old, new))
     num_beyond = round(shares[0.95][1] * new.num_rows)
+    finite = (old.finite(), new.finite())
     low = wilson_interval(num_beyond, new.num_rows).low
     return Fit(
         num_rows=(old.num_rows, new.num_rows),
-        median_nats=(old.distance(0.5), new.distance(0.5)),
-        p95_nats=(old.distance(0.95), new.distance(0.95)),
+        median=_quantiles(*finite, 0.5),
+        p95=_quantiles(*finite, 0.95),
         beyond_p95=(shares[0.95][0], shares[0.95][1]),
         beyond_p99=(shares[0.99][0], shares[0.99][1]),
         is_due=low is not None and low > MAX_SHARE_BEYOND,
     )
+
+
+def _quantiles(old: Histogram, new: Histogram, share: float) -> tuple[float, float] | None:
+    return (old.distance(share), new.distance(share)) if new.num_rows else None

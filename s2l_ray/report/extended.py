@@ -25,11 +25,12 @@ class ExtensionLine:
     num_clusters: int | None = None
     updated: bool = False
     """Whether all rows were placed in moved clusters."""
-    median_nats: OldAndNew | None = None
-    p95_nats: OldAndNew | None = None
+    median_distance: OldAndNew | None = None
+    p95_distance: OldAndNew | None = None
     share_beyond_p95: float | None = None
     """Of new rows."""
-    reclustering_due: bool = False
+    reclustering: str = ""
+    """Whether it is due; empty where nothing was judged."""
 
 
 @dataclass(frozen=True)

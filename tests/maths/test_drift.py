@@ -68,6 +68,34 @@ def test_without_itself_is_the_distance_to_the_mean_of_the_others():
     np.testing.assert_allclose(found_N, ((loss_NT - others_NT) ** 2).sum(axis=1), rtol=1e-6)
 
 
+def test_an_example_alone_in_its_cluster_is_farther_than_any():
+    assert drift.without_itself(np.array([0.0, 0.0, 4.0]), np.array([1, 2, 2])).tolist() == [
+        np.inf,
+        0.0,
+        16.0,
+    ]
+
+
+@pytest.mark.parametrize(("num_alone", "beyond"), [(0, 0.05), (4, 0.05), (8, 0.08)])
+def test_those_alone_are_beyond_any_percentile_and_no_distance(num_alone, beyond):
+    """Old and new ones alike, even where more than 5% of the old ones are alone."""
+    sqdist_N = np.linspace(1, 2, 100) ** 2
+    sqdist_N[100 - num_alone :] = np.inf
+    one = Histogram.of(np.zeros(100, int), sqdist_N)
+    found = drift.fit(one, one)
+
+    assert found.beyond_p95 == (beyond, beyond)
+    shown = np.quantile(np.sqrt(sqdist_N[: 100 - num_alone]), 0.95, method="inverted_cdf")
+    assert found.p95 == pytest.approx((shown, shown), rel=BIN_WIDTH / 2)
+
+
+def test_new_examples_that_are_all_alone_have_no_distance():
+    old = Histogram.of(np.zeros(100, int), np.linspace(0, 1, 100))
+    found = drift.fit(old, Histogram.of(np.zeros(20, int), np.full(20, np.inf)))
+    assert found.beyond_p95[1] == found.beyond_p99[1] == 1.0 and found.is_due
+    assert found.median is None and found.p95 is None
+
+
 def fitted(scale: float, num_new: int = 2000, seed: int = 0) -> drift.Fit:
     """Rows of one distribution are clustered; new ones come from the same, scaled."""
     rng = np.random.default_rng(seed)
@@ -77,8 +105,7 @@ def fitted(scale: float, num_new: int = 2000, seed: int = 0) -> drift.Fit:
     centroid_KT = kmeans.initial_centroids(old_NT, 50, seed)
     label_N, sqdist_N = kmeans.nearest(old_NT, centroid_KT)
     size_N = np.bincount(label_N, minlength=50)[label_N]
-    keep_N = size_N > 1
-    old_N = drift.without_itself(sqdist_N[keep_N], size_N[keep_N])
+    old_N = drift.without_itself(sqdist_N, size_N)
     _, new_N = kmeans.nearest(new_NT, centroid_KT)
     return drift.fit(
         Histogram.of(np.zeros(len(old_N), int), old_N),
@@ -90,14 +117,14 @@ def fitted(scale: float, num_new: int = 2000, seed: int = 0) -> drift.Fit:
 def test_rows_like_the_old_ones_fit(seed):
     found = fitted(1.0, seed=seed)
     assert not found.is_due
-    assert found.median_nats[1] == pytest.approx(found.median_nats[0], rel=0.1)
+    assert found.median[1] == pytest.approx(found.median[0], rel=0.1)
     assert 0.03 < found.beyond_p95[0] <= 0.05 and found.beyond_p95[1] < 0.1
     assert found.beyond_p99[0] <= 0.01
 
 
 def test_rows_elsewhere_do_not_fit():
     found = fitted(1.3)
-    assert found.is_due and found.beyond_p95[1] > 0.3 and found.p95_nats[1] > found.p95_nats[0]
+    assert found.is_due and found.beyond_p95[1] > 0.3 and found.p95[1] > found.p95[0]
 
 
 def test_a_few_rows_are_no_proof():
