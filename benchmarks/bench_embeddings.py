@@ -1,51 +1,69 @@
 """What embeddings and error norms add to the scoring of a checkpoint, as ratios in one process.
 
-    python benchmarks/bench_embeddings.py [--model pythia-70m] [--device cpu] [--repeats 7]
+    python benchmarks/bench_embeddings.py [--device cpu] [--models pythia-70m] [--repeats 7]
+    python benchmarks/bench_embeddings.py --device cuda --precision bf16 --tokens-per-batch 65536 \
+        --rows 4072 --models smollm2-135m
 
-Rows and shapes are those of bench_scoring.py, weights random. Without and with alternate; the
-ratio of each pair counts, and the median of these. One checkpoint of a run has embeddings, and
-one has norms.
+Rows and shapes are those of bench_scoring.py, weights random; on a GPU layers are compiled, as the
+stage does. Without and with alternate; the ratio of each pair counts, and the median of these. One
+checkpoint of a run has embeddings, and one has norms.
 """
 
 import argparse
 import statistics
 from functools import partial
+from typing import Any
 
 import torch
-from bench_scoring import SHAPES, pool, seconds
+from bench_scoring import SHAPES, pool, record, seconds
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2l_ray.artifacts import EMBEDDINGS, NORMS
+from s2l_ray.modelling.checkpoints import DTYPES
 from s2l_ray.modelling.scoring import score
 from s2l_ray.scored import Kept
 
 
+def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    device, shape = torch.device(arguments.device), dict(SHAPES[name])
+    dtype = DTYPES[arguments.precision]
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+    with device:
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    for parameter in model.parameters():  # not the buffers: rotary frequencies stay exact
+        parameter.data = parameter.data.to(dtype)
+    rows, num_prompt_N = pool(config.vocab_size, arguments.rows)
+    options = {"dtype": dtype, "device": device, "compiled": device.type == "cuda"}
+    options["tokens_per_batch"] = arguments.tokens_per_batch
+    without = partial(score, model, rows, num_prompt_N, **options)
+    found: dict[str, Any] = {"model": name}
+    for argument, kept in (("on_embeddings", EMBEDDINGS), ("on_norms", NORMS)):
+        beside = partial(without, **{argument: Kept(kept, len(rows))})
+        for warming in (without, beside):  # each compiles its own
+            warming()
+        times = [
+            (seconds(without, device), seconds(beside, device)) for _ in range(arguments.repeats)
+        ]
+        ratios = [after / before for before, after in times]
+        found |= {
+            f"{kept}_ratio": statistics.median(ratios),
+            f"{kept}_ratios": [min(ratios), max(ratios)],
+        }
+    return found
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", choices=SHAPES, default="pythia-70m")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--models", nargs="+", default=["pythia-70m"], choices=SHAPES)
     parser.add_argument("--rows", type=int, default=64)
     parser.add_argument("--tokens-per-batch", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
-    device, shape = torch.device(arguments.device), dict(SHAPES[arguments.model])
-    torch.manual_seed(0)
-    config = AutoConfig.for_model(shape.pop("model_type"), **shape)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().to(device)
-    rows, num_prompt_N = pool(config.vocab_size, arguments.rows)
-    options = {"dtype": torch.float32, "tokens_per_batch": arguments.tokens_per_batch}
-    without = partial(score, model, rows, num_prompt_N, device=device, **options)
-    without()
-    for argument, name in (("on_embeddings", EMBEDDINGS), ("on_norms", NORMS)):
-        ratios = []
-        for _ in range(arguments.repeats):
-            before = seconds(without, device)
-            after = seconds(partial(without, **{argument: Kept(name, len(rows))}), device)
-            ratios.append(after / before)
-        print(
-            f"{arguments.model}, {len(rows)} rows: with {name} {statistics.median(ratios):.3f} "
-            f"times as long ({min(ratios):.3f} to {max(ratios):.3f})"
-        )
+    name = f"embeddings-{arguments.device}-{arguments.precision}.json"
+    record(arguments, name, measured, arguments.models)
 
 
 if __name__ == "__main__":

@@ -251,7 +251,8 @@ def check_files(config: RunConfig, todo: Sequence[Step]) -> None:
 
         for model in models:
             check_model(model)
-    if config.selection is not None and "selection" in stages:
+    # What scoring leaves is looked at before hours of it, however far this run is to go.
+    if config.selection is not None and stages & {"trajectories", "selection"}:
         _check_counted(config, config.selection)
         _check_left(config, config.selection)
 

@@ -1,13 +1,14 @@
 """Rows that a selection is to resemble, as tokenised parts: read as the pool's rows are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 
 from s2l_ray.artifacts import Parts, part_name
 from s2l_ray.config import DataConfig
-from s2l_ray.errors import DataError, check_rejected_share
+from s2l_ray.errors import DataError, check_rejected_share, first
 from s2l_ray.modelling import prompts
 from s2l_ray.sources import InputFile, read_rows
 from s2l_ray.storage import Location
@@ -24,10 +25,14 @@ class Queries:
     tokenizer: str
 
 
-def tokenised(queries: Queries, folder: Location) -> Parts:
+def tokenised(queries: Queries, folder: Location) -> tuple[Parts, dict[str, Any]]:
     """Leave the usable rows in `folder` in the form of prepared parts, in the order of the files.
 
     Their example_id is their place, "FILE row N".
+
+    Returns:
+        The parts; and how many rows they have and how many could not be used, with a note on these,
+        for the summary of the stage.
 
     Raises:
         DataError: there are no rows, or too many of them cannot be used.
@@ -55,7 +60,18 @@ def tokenised(queries: Queries, folder: Location) -> Parts:
     size = queries.data.rows_per_part
     for number, start in enumerate(range(0, len(kept), size)):
         (folder / part_name(number)).write_table(_table(kept[start : start + size]))
-    return Parts(folder)
+    num_rejected = len(read) - len(kept)
+    summary = {"num_query_rows": len(kept), "rejected_query_rows": num_rejected}
+    return Parts(folder), {**summary, "notes": _notes(len(read), num_rejected, failures)}
+
+
+def _notes(num_rows: int, num_rejected: int, failures: Mapping[str, Sequence[str]]) -> list[str]:
+    if not num_rejected:
+        return []
+    reasons = ", ".join(f"{len(places):,} {reason}" for reason, places in failures.items())
+    places = first([place for places in failures.values() for place in places])
+    rows = f"{num_rejected:,} of {num_rows:,} rows of {KEY}"
+    return [f"{rows} cannot be used: {reasons} (first: {places})"]
 
 
 def _read(queries: Queries) -> Iterator[tuple[str, prompts.Example | str]]:

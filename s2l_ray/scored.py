@@ -20,6 +20,7 @@ from s2l_ray.artifacts import (
     trajectory_table,
 )
 from s2l_ray.modelling import embeddings
+from s2l_ray.modelling.checkpoints import DTYPES
 from s2l_ray.storage import Location
 
 UNITS = "units"
@@ -34,11 +35,13 @@ class Kept:
     """What batches bring of N examples, one of `TABLES`, as it is to be written.
 
     Attributes:
+        what: one of them, in words.
         value_N: an entry for each example; of embeddings float16 of length one, else float32.
     """
 
     def __init__(self, name: str, num_rows: int) -> None:
         self.name, self.num_rows = name, num_rows
+        self.what = name.removesuffix("s").replace("_", " ")
         self.value_N = np.empty(0, np.float32)
 
     def __call__(self, row_B: np.ndarray, found_B: torch.Tensor) -> None:
@@ -79,7 +82,10 @@ class Files:
     ) -> None:
         """What the checkpoint `index` has found of a part."""
         for item in kept:
-            # Losses come last: where they are, these are there of the same precision, too.
+            # Losses of another precision would lie beside what is not of their pass; and these
+            # come last: where they are, the rest is there of the same precision, too.
+            for other in DTYPES.keys() - {self.precision}:
+                self._losses(part, index, other).remove()
             place = self.folder / part_name(part, item.name)
             place.write_table(TABLES[item.name](example_ids, item.value_N))
         buffer = io.BytesIO()
@@ -110,6 +116,7 @@ class Files:
         """Leave it for the stage to say, once, whichever worker found it out and when."""
         (self.units / f"note-{zlib.crc32(text.encode()):08x}.txt").write_bytes(text.encode())
 
-    def _losses(self, part: int, index: int) -> Location:
+    def _losses(self, part: int, index: int, precision: str = "") -> Location:
         # Workers that compute in another precision never take up each other's losses.
-        return self.units / f"losses-{part:06d}-{self.steps[index]:09d}-{self.precision}.npy"
+        name = f"losses-{part:06d}-{self.steps[index]:09d}-{precision or self.precision}.npy"
+        return self.units / name

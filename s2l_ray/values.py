@@ -56,7 +56,9 @@ def read(names: Collection[str], key_N: np.ndarray, sources: Sources) -> dict[st
         found |= _joined(sources.clusters, [SQDIST], computed, np.float32, key_N, sources)
     if ERROR_NORM in names:
         computed = {ERROR_NORM: lambda table: table[ERROR_NORM].to_numpy()}
-        norms = _norms(sources)
+        norms = beside_losses(
+            NORMS, sources, f"{ERROR_NORM} of every example is needed", REDO_NORMS
+        )
         found |= _joined(norms, [ERROR_NORM], computed, np.float32, key_N, sources)
     summarised = {name: _of_losses(name) for name in names if name in summaries.OF_TRAJECTORY}
     if summarised:
@@ -101,18 +103,6 @@ def _counts(counted: Computed, key_N: np.ndarray, sources: Sources) -> dict[str,
     return found
 
 
-def _norms(sources: Sources) -> Parts:
-    losses = sources.trajectories
-    parts = Parts(losses.folder, NORMS, losses.more) if losses is not None else None
-    if parts is None or not parts.files():
-        where = f" in {parts.places}" if parts else ""
-        raise DataError(
-            f"selection: {ERROR_NORM} of every example is needed, and there are none{where}. "
-            f"{REDO_NORMS}; trajectories from elsewhere have none."
-        )
-    return parts
-
-
 def _of_losses(name: str) -> Callable[[pa.Table], np.ndarray]:
     def summarised(table: pa.Table) -> np.ndarray:
         losses = table["loss_nats"].combine_chunks()
@@ -144,6 +134,19 @@ def _joined(
         refuse_missing(key_N[~met_N], len(key_N), parts, sources, _advice(parts, sources))
     refuse_repeated(num_met - len(key_N), parts)
     return value_by_name
+
+
+def beside_losses(prefix: str, sources: Sources, needed: str, advice: str) -> Parts:
+    """The files beside trajectories whose names begin so; a DataError where there are none."""
+    losses = sources.trajectories
+    parts = Parts(losses.folder, prefix, losses.more) if losses is not None else None
+    if parts is None or not parts.files():
+        where = f" in {parts.places}" if parts else ""
+        raise DataError(
+            f"selection: {needed}, and there are none{where}. {advice}; trajectories from "
+            "elsewhere have none."
+        )
+    return parts
 
 
 def located(

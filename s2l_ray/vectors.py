@@ -18,7 +18,7 @@ import pyarrow as pa
 from s2l_ray.artifacts import EMBEDDINGS, QUERIES, Parts
 from s2l_ray.errors import DataError
 from s2l_ray.storage import temporary_space
-from s2l_ray.values import Sources, located, refuse_missing, refuse_repeated
+from s2l_ray.values import Sources, beside_losses, located, refuse_missing, refuse_repeated
 
 REDO = "Set `trajectories.embeddings: true` and redo them with `--from trajectories`"
 
@@ -41,22 +41,10 @@ def read(
     if not names:
         yield {}
         return
-    parts = _embeddings(sources)
+    parts = beside_losses(EMBEDDINGS, sources, "embeddings of all examples are compared", REDO)
     found = {QUERIES: _queries(parts)} if QUERIES in names else {}
     with tempfile.TemporaryDirectory(prefix="s2l-") as scratch:
         yield found | {EMBEDDINGS: _gathered(parts, key_N, sources, Path(scratch) / "vectors")}
-
-
-def _embeddings(sources: Sources) -> Parts:
-    losses = sources.trajectories
-    parts = Parts(losses.folder, EMBEDDINGS, losses.more) if losses is not None else None
-    if parts is None or not parts.files():
-        where = f" in {parts.places}" if parts else ""
-        raise DataError(
-            f"selection: embeddings of all examples are compared, and there are none{where}. "
-            f"{REDO}; trajectories from elsewhere have none."
-        )
-    return parts
 
 
 def _queries(parts: Parts) -> np.ndarray:

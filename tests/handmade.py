@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray import config, steps
+from s2l_ray import config, pipeline, steps
 from s2l_ray.artifacts import (
     EMBEDDINGS,
     NORMS,
@@ -76,6 +76,13 @@ def changed(tree: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 def planned(tree: dict[str, Any]) -> list[Step]:
     loaded = config.from_tree(tree, "test")
     return steps.plan(loaded, Location.of(loaded.run_dir)).steps
+
+
+def run(tree: dict[str, Any], **options: Any) -> list[str]:
+    """The labels of the steps that ran, in this process: stages that need Ray must be finished."""
+    loaded = config.from_tree(tree, "test")
+    done = pipeline.run(loaded, say=lambda line: None, **options)
+    return [step.label for step in done]
 
 
 def finish(tree: dict[str, Any], until: str = "report") -> Location:

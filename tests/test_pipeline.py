@@ -10,25 +10,18 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from s2l_ray import config, pipeline, storage
-from s2l_ray.artifacts import MANIFEST, StageDir, open_run
-from s2l_ray.errors import ConfigError, DataError, StorageError, UserError
+from s2l_ray import config, pipeline
+from s2l_ray.artifacts import MANIFEST
+from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.steps import STAGES
 from s2l_ray.storage import Location
 from tests import handmade
-from tests.handmade import changed, finish, planned
+from tests.handmade import changed, finish, planned, run
 
 
 @pytest.fixture
 def tree(tmp_path):
     return handmade.inputs(tmp_path)
-
-
-def run(tree, **options) -> list[str]:
-    """The labels of the steps that ran, in this process: stages that need Ray must be finished."""
-    loaded = config.from_tree(tree, "test")
-    done = pipeline.run(loaded, say=lambda line: None, **options)
-    return [step.label for step in done]
 
 
 def todo(tree, from_stage=None) -> list[str]:
@@ -185,136 +178,6 @@ def test_an_outdated_stage_is_unfinished_as_soon_as_what_it_came_from_is_redone(
     assert todo(tree) == ["selection", "report"]
 
 
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("selection.budget", 31, "more than the pool"),
-        ("selection.budget", "1235 tokens", r"more than the pool .* \(1,234 tokens\)"),
-        ("reference.checkpoints", 7, "7 checkpoints cannot come from 6 optimizer steps"),
-    ],
-)
-def test_what_the_pool_is_too_small_for_costs_no_finished_work(tree, key, value, message):
-    place = finish(tree, until="selection")
-
-    with pytest.raises(UserError, match=message):
-        run(changed(tree, key, value), from_stage=key.partition(".")[0])
-    assert (place / "selection" / MANIFEST).exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"weights": {"maths": 2.0}}, r"'maths'\); did you mean 'math'"),
-        ({"minimum": {"code": 11}}, "'code' has 10 of 11"),
-        ({"minimum": 4}, "alone asks for 8 over 2"),
-        ({"maximum": 2}, "leaves 4"),
-        ({"maximum": {"math": 2}, "method": "random", "baselines": ["s2l"], "budget": 13}, "s 12"),
-    ],
-)
-def test_strata_that_will_not_do_are_refused_as_soon_as_they_are_counted(tree, changes, message):
-    run_dir = finish(tree, until="prepare")
-    place = run_dir / "prepared" / MANIFEST
-    manifest = place.read_json()
-    manifest["summary"]["strata"] = {"code": 10, "math": 20}
-    place.write_json(manifest)
-
-    with pytest.raises(DataError, match=message):
-        run(changed(tree, "selection", {"budget": 6, **changes}))
-    assert not (run_dir / "reference").exists()
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"budget": "5 tokens"},
-        {"budget": 5, "method": "longest-responses"},
-        {"budget": 5, "baselines": ["longest-responses"]},
-    ],
-)
-def test_tokens_that_nothing_would_count_are_asked_for_before_anything_is_done(
-    tree, tmp_path, changes
-):
-    (tmp_path / "losses.parquet").write_bytes(b"1")
-    brought = {"trajectories": {"path": str(tmp_path / "losses.parquet")}, "selection": changes}
-    without = {"run_dir": tree["run_dir"], "clusters": {"num_clusters": 3}, **brought}
-
-    with pytest.raises(DataError, match="there is no `data`"):
-        run(without)
-    with pytest.raises(DataError, match=r"`data\.tokenizer` is not given"):
-        run({**without, "data": tree["data"]})
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("key", ["method", "baselines"])
-def test_embeddings_that_nothing_would_leave_are_asked_for_before_anything_is_done(
-    tree, tmp_path, key
-):
-    method = "facility-location"
-    section = {"budget": 5, key: method if key == "method" else [method]}
-    with pytest.raises(ConfigError, match=rf"{method} compares .*`trajectories\.embeddings: true`"):
-        run(changed(tree, "selection", section))
-    embedded = changed(tree, "trajectories.embeddings", True)
-    with pytest.raises(ConfigError, match=r"rds-plus compares .* `trajectories\.queries`"):
-        run(changed(embedded, "selection", {"budget": 5, "method": "rds-plus"}))
-    (tmp_path / "losses.parquet").write_bytes(b"1")
-    brought = {"trajectories": {"path": str(tmp_path / "losses.parquet")}, "selection": section}
-    with pytest.raises(ConfigError, match=rf"{method} compares .*Choose another method"):
-        run({"run_dir": tree["run_dir"], "clusters": {"num_clusters": 3}, **brought})
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.parametrize("key", ["method", "baselines"])
-def test_error_norms_that_nothing_would_leave_are_asked_for_before_anything_is_done(
-    tree, tmp_path, key
-):
-    section = {"budget": 5, key: "el2n" if key == "method" else ["el2n"]}
-    asked = r"el2n looks at error norms .*`trajectories\.error_norms: true`.*--from trajectories"
-    with pytest.raises(ConfigError, match=asked):
-        run(changed(tree, "selection", section))
-    (tmp_path / "losses.parquet").write_bytes(b"1")
-    brought = {"trajectories": {"path": str(tmp_path / "losses.parquet")}, "selection": section}
-    with pytest.raises(ConfigError, match=r"el2n looks at .*Choose another method"):
-        run({"run_dir": tree["run_dir"], "clusters": {"num_clusters": 3}, **brought})
-    assert not (tmp_path / "run").exists()
-
-
-def test_trajectories_that_are_brought_anew_are_not_counted_by_the_old_ones(tree, tmp_path):
-    brought = tmp_path / "losses.parquet"
-    tree = {"run_dir": tree["run_dir"], "trajectories": {"path": str(brought)}}
-    tree |= {"clusters": {"num_clusters": 3}, "selection": {"budget": 31}}
-    brought.write_bytes(b"new")
-    old = StageDir(Location.of(tree["run_dir"]) / "trajectories", "trajectories", {"old": 1})
-    open_run(Location.of(tree["run_dir"]))
-    old.begin()
-    old.finish({"rows": 30, "steps": None}, 1.0)
-
-    # It comes as far as joining a cluster, which is not there.
-    with pytest.raises(ConfigError, match="no Ray cluster answers"):
-        run(tree, from_stage="trajectories", address="127.0.0.1:1")
-
-
-@pytest.mark.parametrize("content", ["thesis.tex", "prepared"])
-def test_a_folder_that_is_not_a_run_is_refused_and_left_alone(tree, tmp_path, content):
-    (tmp_path / "run" / content).mkdir(parents=True)
-
-    with pytest.raises(StorageError, match=f"run is not a run of s2l_ray.*{content}"):
-        run(tree)
-    assert [path.name for path in (tmp_path / "run").rglob("*")] == [content]
-
-
-def test_a_run_that_another_process_holds_is_refused_and_left_alone(tree):
-    place = finish(tree, until="clusters")
-
-    # A lock is held by an open file, so the one taken here keeps out the run below as well.
-    with (
-        storage.exclusive(place),
-        pytest.raises(StorageError, match=r"run is in use by another run"),
-    ):
-        run(tree, until="selection")
-    assert not (place / "selection").exists()
-    assert run(tree, until="selection") == ["selection"]
-
-
 def test_relative_paths_count_from_the_working_directory(tree, tmp_path, monkeypatch):
     finish(tree, until="clusters")
     monkeypatch.chdir(tmp_path)
@@ -322,12 +185,6 @@ def test_relative_paths_count_from_the_working_directory(tree, tmp_path, monkeyp
 
     assert run(relative, until="selection") == ["selection"]
     assert (tmp_path / "run" / "selection" / "selected.jsonl").exists()
-
-
-def test_an_input_that_is_not_there_makes_no_run(tree, tmp_path):
-    with pytest.raises(DataError, match=r"missing\.jsonl"):
-        run(changed(tree, "data.train", [str(tmp_path / "missing.jsonl")]))
-    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(

@@ -31,8 +31,10 @@ def asked(tmp_path):
 
 
 def test_queries_are_tokenised_as_the_pool_is(asked, tmp_path):
-    parts = queries.tokenised(asked(ROWS, rows_per_part=2), Location.of(tmp_path / "parts"))
+    folder = Location.of(tmp_path / "parts")
+    parts, counts = queries.tokenised(asked(ROWS, rows_per_part=2), folder)
 
+    assert counts == {"num_query_rows": 3, "rejected_query_rows": 0, "notes": []}
     found = [row for table in parts.tables() for row in table.to_pylist()]
     assert [len(table) for table in parts.tables()] == [2, 1]
     examples = [
@@ -55,8 +57,23 @@ def test_queries_that_cannot_be_used_are_counted_by_reason(asked, tmp_path):
         queries.tokenised(asked(rows), Location.of(tmp_path / "parts"))
     for reason in ("1 malformed JSON", "1 missing field", "1 no response tokens left"):
         assert reason in str(e.value)
-    kept = queries.tokenised(asked(rows, max_rejected=0.5), Location.of(tmp_path / "parts"))
+    kept, counts = queries.tokenised(asked(rows, max_rejected=0.5), Location.of(tmp_path / "parts"))
     assert sum(table.num_rows for table in kept.tables()) == 3
+    (note,) = counts.pop("notes")
+    assert counts == {"num_query_rows": 3, "rejected_query_rows": 3}
+    reasons = "1 malformed JSON, 1 missing field, 1 no response tokens left"
+    start = f"3 of 6 rows of trajectories.queries cannot be used: {reasons} (first: {tmp_path}"
+    assert note.startswith(start)
+    assert [place.rpartition("/")[2] for place in note.rstrip(")").split(", ")[-3:]] == [
+        f"queries.jsonl row {number}" for number in (3, 4, 5)
+    ]
+
+
+def test_queries_of_which_none_can_be_used_are_refused_whatever_the_limit(asked, tmp_path):
+    with pytest.raises(
+        DataError, match=r"3 of 3 rows cannot.*\n.*3 missing field.*\nMend the data"
+    ):
+        queries.tokenised(asked([{"ask": "?"}] * 3, max_rejected=1.0), Location.of(tmp_path / "p"))
 
 
 def test_queries_without_rows_are_refused(asked, tmp_path):

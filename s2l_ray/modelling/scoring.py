@@ -28,7 +28,6 @@ from s2l_ray.modelling.output_layer import (
     ends_in_a_linear_layer,
     losses_by_tiles,
     losses_of_logits,
-    unwrapped,
 )
 from s2l_ray.modelling.prefixes import NOTHING_BEFORE, Past
 
@@ -83,15 +82,12 @@ def score(
             reason where that is how this model has to be scored.
         on_embeddings: called with row_B and mean_BH, float32 on `device`, of every batch: the
             position-weighted means of the last hidden states over all tokens of these examples.
-            Their last tokens, which no loss needs, are read for it.
+            Their last tokens, which no loss needs, are read for it. See `check_embeds`.
         on_norms: called with row_B and norm_B, float32 on `device`, of every batch: the mean over
             an example's response tokens of `maths.losses.error_norms` (EL2N).
 
     Returns:
         loss_N, float32 (N,), nats per response token; not finite only where the logits are not.
-
-    Raises:
-        ModelError: embeddings are wanted, and the output layer is not given hidden states.
     """
     examples = _examples(model, input_ids, num_prompt_tokens_N)
     loss_N = torch.zeros(len(input_ids), dtype=torch.float32, device=device)
@@ -105,10 +101,7 @@ def score(
         if on_embeddings is not None:
             scored = partial(_embedded, model, examples, means, on_embeddings)
         min_saved = math.inf if compiled else tokens_per_batch
-        for group in prefixes.groups(input_ids, examples.num_masked_N, min_saved=min_saved):
-            past = _past(model, group, input_ids, means, device, CLOSE[dtype])
-            if past.num_tokens < group.num_shared:
-                on_slower_way(PROMPTS_READ_WHOLE)
+        for group, past in _groups(model, examples, min_saved, means, CLOSE[dtype], on_slower_way):
             for row_B in _batches(examples, group, past, tokens_per_batch, most_logits):
                 mean_CB = scored(row_B, past)
                 loss_N[torch.from_numpy(row_B).to(device)] = mean_CB[0]
@@ -116,6 +109,23 @@ def score(
                     on_norms(row_B, mean_CB[1])
                 on_batch(len(row_B))
     return loss_N.cpu().numpy()
+
+
+def check_embeds(model: PreTrainedModel) -> None:
+    """Nothing, if the output layer is given the hidden states of all positions.
+
+    Raises:
+        ModelError: it is not, so that `score` has no embeddings.
+    """
+    dtype, device = model.dtype, model.device
+    with inference(model, dtype=dtype, device=device), _summed(model, np.array([2, 2])) as sums:
+        model(input_ids=torch.zeros(2, 2, dtype=torch.int64, device=device), use_cache=False)
+    if not sums:
+        raise ModelError(
+            f"{type(model).__name__}: its output layer is not given the hidden states of all "
+            "positions, so examples have no embeddings. Set trajectories.embeddings: false, or "
+            "take another reference."
+        )
 
 
 @dataclass(frozen=True)
@@ -205,12 +215,28 @@ def _trials(config: PreTrainedConfig) -> list[tuple[int, int]]:
     return [(rows, int(tokens)) for rows, tokens in lengths]
 
 
+def _groups(
+    model: PreTrainedModel,
+    examples: _Examples,
+    min_saved: float,
+    means: Callable[[np.ndarray, Past], torch.Tensor],
+    close: float,
+    on_slower_way: Callable[[str], None],
+) -> Iterator[tuple[prefixes.Group, Past]]:
+    """Groups of rows that begin alike, each with what it begins with, read once."""
+    input_ids = examples.input_ids
+    for group in prefixes.groups(input_ids, examples.num_masked_N, min_saved=min_saved):
+        past = _past(model, group, input_ids, means, close)
+        if past.num_tokens < group.num_shared:
+            on_slower_way(PROMPTS_READ_WHOLE)
+        yield group, past
+
+
 def _past(
     model: PreTrainedModel,
     group: prefixes.Group,
     input_ids: Sequence[np.ndarray],
     means: Callable[[np.ndarray, Past], torch.Tensor],
-    device: torch.device,
     close: float,
 ) -> Past:
     """What the group's rows begin with, read once; nothing if that changed the first row's loss."""
@@ -218,8 +244,8 @@ def _past(
         return NOTHING_BEFORE
     first_B = group.row_G[:1]
     ids_P = input_ids[first_B[0]][: group.num_shared].astype(np.int64)
-    with _summed(model, np.array([len(ids_P)]), NOTHING_BEFORE) as sums:
-        past = prefixes.read(model, torch.from_numpy(ids_P).to(device))
+    with _summed(model, np.array([len(ids_P)])) as sums:
+        past = prefixes.read(model, torch.from_numpy(ids_P).to(model.device))
     if past.num_tokens and sums:
         past = replace(past, sum_1H=sums[0])
     expected_CB = means(first_B, NOTHING_BEFORE)
@@ -287,7 +313,9 @@ def inference(
 
 
 @contextmanager
-def _summed(model: nn.Module, num_tokens_B: np.ndarray, past: Past) -> Iterator[list[torch.Tensor]]:
+def _summed(
+    model: nn.Module, num_tokens_B: np.ndarray, past: Past = NOTHING_BEFORE
+) -> Iterator[list[torch.Tensor]]:
     """Inside, each forward pass of such rows after `past` adds the sums of `embeddings.summing`."""
     sums: list[torch.Tensor] = []
     hook = embeddings.summing(torch.from_numpy(num_tokens_B), past.num_tokens, sums)
@@ -307,12 +335,7 @@ def _embedded(
     num_tokens_B = examples.num_tokens_N[row_B]
     with _summed(model, num_tokens_B - past.num_tokens, past) as sums:
         mean_CB = means(row_B, past)
-    if not sums:
-        raise ModelError(
-            f"{type(unwrapped(model)).__name__}: its output layer is not given the hidden states "
-            "of all positions, so examples have no embeddings. Set trajectories.embeddings: false, "
-            "or take another reference."
-        )
+    assert sums, "a model that `check_embeds` refuses"
     sum_BH = sums[0] if past.sum_1H is None else past.sum_1H + sums[0]
     on_embeddings(row_B, embeddings.mean(sum_BH, torch.from_numpy(num_tokens_B)))
     return mean_CB

@@ -33,7 +33,7 @@ from s2l_ray.config import TrajectoriesConfig
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.modelling import schedule
 from s2l_ray.modelling.checkpoints import DTYPES, compute_in, device_for, load_model
-from s2l_ray.modelling.scoring import score
+from s2l_ray.modelling.scoring import check_embeds, score
 from s2l_ray.progress import Progress
 from s2l_ray.queries import Queries, tokenised
 from s2l_ray.scored import UNITS, Files, Kept
@@ -72,40 +72,34 @@ def run(
                                 first checkpoint
             queries/            of queries, losses and embeddings for the last checkpoint alone
     Returns sums; how many files of losses (part x checkpoint) were there before, scored while the
-            reference trained or by a run that was interrupted; notes on what had to go slower.
+            reference trained or by a run that was interrupted; how many query rows could be used;
+            notes on what had to go slower, and on query rows that could not.
     Raises  DataError naming the examples whose loss or embedding is not finite, or the part whose
-            worker died too often; ModelError for a reference that shows no hidden states.
+            worker died too often, or when query rows cannot be used; ModelError for a reference
+            that shows no hidden states.
     """
-    wanted = _workers(config)
-    units = schedule.scoring_units(len(prepared.files()), len(checkpoints), wanted.max)
+    # Before hours of scoring, as its rows may be refused.
+    place = out.location / UNITS / QUERIES
+    asked, counts = tokenised(queries, place) if queries else (None, {})
+    num_workers = _workers(config).max
+    units = schedule.scoring_units(len(prepared.files()), len(checkpoints), num_workers)
     progress.start(len(units), "units (part x checkpoints)")
     num_before = len(_names(out, "losses-"))
     sums = np.zeros((len(checkpoints), 2))
     tokens, precision = 0, ""
-    for result in runtime.map_units(
-        Scorer,
-        units,
-        wanted,
-        out.location / "attempts",
-        prepared=prepared,
-        checkpoints=list(checkpoints),
-        config=config,
-        folder=out.location,
-        gpus=wanted.gpus,
-    ):
+    for result in _scored(config, prepared, checkpoints, out.location, units):
         progress.update(1, result["tokens"] if result["fresh"] else 0)
         tokens += result["tokens"]
         sums[result["group"]] += result["sums"]
-        if precision not in ("", result["precision"]):
-            raise DataError(
-                f"trajectories: some workers score in {precision} and others in "
-                f"{result['precision']}. Set trajectories.precision to one of them."
-            )
         precision = result["precision"]
-    if queries is not None:
-        _embed(config, queries, checkpoints[-1], out.location, wanted)
+    if asked is not None:
+        _embed(config, asked, checkpoints[-1], out.location / QUERIES, precision)
     notes = [(out.location / UNITS / name).read_bytes().decode() for name in _names(out, "note-")]
-    worth_saying = {"num_losses_before": num_before, "notes": notes}
+    worth_saying = {
+        **counts,
+        "num_losses_before": num_before,
+        "notes": [*notes, *counts.get("notes", [])],
+    }
     return {
         "steps": [checkpoint.step for checkpoint in checkpoints],
         "rows": int(sums[0, 1]),
@@ -116,30 +110,49 @@ def run(
     }
 
 
-def _embed(
+def _scored(
     config: TrajectoriesConfig,
-    queries: Queries,
-    checkpoint: Checkpoint,
+    prepared: Parts,
+    checkpoints: Sequence[Checkpoint],
     folder: Location,
-    wanted: resources.Workers,
-) -> None:
-    """Leave the losses and embeddings of query rows at `checkpoint` in a folder of their own."""
-    rows = tokenised(queries, folder / UNITS / QUERIES)
-    place = folder / QUERIES
-    units = [{"part": part, "group": [0]} for part in range(len(rows.files()))]
-    for _ in runtime.map_units(
+    units: Sequence[dict[str, Any]],
+    precision: str = "",
+) -> Iterator[dict[str, Any]]:
+    """What a Scorer brings of each unit, all in one precision: that which is given, if any."""
+    wanted = _workers(config)
+    for result in runtime.map_units(
         Scorer,
         units,
         wanted,
-        folder / "attempts",
-        prepared=rows,
-        checkpoints=[checkpoint],
-        config=config.model_copy(update={"error_norms": False}),
-        folder=place,
+        folder / UNITS / "attempts",
+        prepared=prepared,
+        checkpoints=list(checkpoints),
+        config=config,
+        folder=folder,
         gpus=wanted.gpus,
     ):
+        if precision not in ("", result["precision"]):
+            raise DataError(
+                f"trajectories: some workers score in {precision} and others in "
+                f"{result['precision']}. Set trajectories.precision to one of them."
+            )
+        precision = result["precision"]
+        yield result
+
+
+def _embed(
+    config: TrajectoriesConfig,
+    rows: Parts,
+    checkpoint: Checkpoint,
+    folder: Location,
+    precision: str,
+) -> None:
+    """Leave the losses and embeddings of query rows at `checkpoint` in `folder`."""
+    config = config.model_copy(update={"error_norms": False})
+    units = [{"part": part, "group": [0]} for part in range(len(rows.files()))]
+    for _ in _scored(config, rows, [checkpoint], folder, units, precision):
         pass
-    (place / UNITS).remove()
+    (folder / UNITS).remove()
 
 
 @contextlib.contextmanager
@@ -257,17 +270,24 @@ class Scorer:
         }
         kept = {name: Kept(name, table.num_rows) for name, is_wanted in wanted.items() if is_wanted}
         loss_N = self._in_batches_that_fit(table, token_ids, self._model(index), kept)
-        finite = [np.isfinite(loss_N), *(item.is_finite_N for item in kept.values())]
-        bad = np.flatnonzero(~np.logical_and.reduce(finite))
+        finite = {"loss": np.isfinite(loss_N)}
+        finite |= {item.what: item.is_finite_N for item in kept.values()}
+        for what, is_finite_N in finite.items():
+            self._check_finite(what, is_finite_N, table, index)
+        return loss_N, list(kept.values())
+
+    def _check_finite(
+        self, what: str, is_finite_N: np.ndarray, table: pa.Table, index: int
+    ) -> None:
+        bad = np.flatnonzero(~is_finite_N)
         if len(bad):
             names = [table["example_id"][int(row)].as_py() for row in bad[:4]]
             raise DataError(
-                f"trajectories: {len(bad):,} examples have no finite loss at step "
+                f"trajectories: {len(bad):,} examples have no finite {what} at step "
                 f"{self.checkpoints[index].step} (first: {first(names)}). The reference diverged, "
                 "or bf16 overflows: lower reference.learning_rate, or set "
                 "trajectories.precision=fp32."
             )
-        return loss_N, list(kept.values())
 
     def _in_batches_that_fit(
         self,
@@ -318,6 +338,9 @@ class Scorer:
         if index not in self.models:
             model = load_model(str(self.checkpoints[index].folder), dtype=self.dtype)
             self.models[index] = model.to(self.device)
+            if self.config.embeddings:
+                # Not of the last one alone: that is after hours of scoring.
+                check_embeds(model)
             held = len(self.models) * _num_bytes(model)
             if held > MODEL_CACHE_BYTES and len(self.models) > 1:
                 self.models.popitem(last=False)

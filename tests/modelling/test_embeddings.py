@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from s2l_ray.errors import ModelError
+from s2l_ray.modelling import scoring
 from tests import tiny
-from tests.modelling.test_prefixes import MIN_SAVED, rows_of_two_templates
+from tests.modelling.test_prefixes import MIN_SAVED, NOT_ALL_KEPT, rows_of_two_templates
 from tests.modelling.test_scoring import examples, score
 
 
@@ -54,9 +55,13 @@ def test_tokens_that_rows_share_count_in_each_of_their_embeddings(architecture):
     input_ids, num_prompt_N = rows_of_two_templates()
     expected_NH = [defined_embedding(model, ids.tolist()) for ids in input_ids]
 
-    _, mean_NH = embedded(model, input_ids, num_prompt_N, MIN_SAVED)
+    said = []
+    options = {"on_slower_way": said.append}
+    _, mean_NH = embedded(model, input_ids, num_prompt_N, MIN_SAVED, **options)
 
     np.testing.assert_allclose(mean_NH, expected_NH, rtol=1e-4, atol=1e-5)
+    # Else this would say nothing: rows that are read whole need no sum of what they share.
+    assert (scoring.PROMPTS_READ_WHOLE in said) == (architecture in NOT_ALL_KEPT)
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
@@ -87,11 +92,26 @@ def test_the_last_token_is_in_the_mean_and_not_in_the_loss():
 
 def test_a_model_that_hides_its_output_layer_has_no_embeddings(monkeypatch):
     model = tiny.model()
+    scoring.check_embeds(model)
     monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
     input_ids, num_prompt_N = examples(3)
     assert np.isfinite(score(model, input_ids, num_prompt_N)).all()
     with pytest.raises(ModelError, match=r"GPTNeoXForCausalLM: .* trajectories\.embeddings: false"):
-        embedded(model, input_ids, num_prompt_N, 100)
+        scoring.check_embeds(model)
+
+
+def test_an_output_layer_that_is_given_rows_one_after_the_other_has_no_embeddings(monkeypatch):
+    model = tiny.model()
+    layer = model.get_output_embeddings()
+
+    class Flattening(torch.nn.Module):
+        def forward(self, hidden_BLH):
+            return layer(hidden_BLH.flatten(0, 1)[None]).view(*hidden_BLH.shape[:2], -1)
+
+    monkeypatch.setattr(model, "lm_head", Flattening())
+    monkeypatch.setattr(model, "get_output_embeddings", lambda: layer)
+    with pytest.raises(ModelError, match="hidden states of all positions"):
+        scoring.check_embeds(model)
 
 
 def test_without_embeddings_no_token_more_is_read_and_no_hook_is_left():

@@ -46,19 +46,20 @@ def at(folder):
     ]
 
 
-def scorer(prepared, checkpoints, folder):
-    return trajectories.Scorer(prepared, list(checkpoints), CONFIG, Location.of(folder), gpus=0)
+def scorer(prepared, checkpoints, folder, config=CONFIG):
+    return trajectories.Scorer(prepared, list(checkpoints), config, Location.of(folder), gpus=0)
 
 
-def score_all(prepared, checkpoints, folder, groups=((0, 1, 2),)):
+def score_all(prepared, checkpoints, folder, groups=((0, 1, 2),), config=CONFIG):
     """Every part at every group, one scorer for each group."""
     folder.mkdir(exist_ok=True)
     return [
-        scorer(prepared, checkpoints, folder)({"part": part, "group": list(group)})
+        worker({"part": part, "group": list(group)})
         for group in groups
+        for worker in [scorer(prepared, checkpoints, folder, config)]
         for part in range(len(ROWS_OF_PART))
     ]
 
 
-def part_bytes(folder):
-    return {path.name: path.read_bytes() for path in sorted(folder.glob("part-*"))}
+def part_bytes(folder, prefix="part"):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob(f"{prefix}-*"))}

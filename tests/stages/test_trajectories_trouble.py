@@ -21,31 +21,10 @@ from tests.stages.scored import (
     CONFIG,
     at,
     part_bytes,
-    score_all,
     scorer,
-    write_checkpoints,
-    write_prepared,
 )
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(scope="module")
-def checkpoints(tmp_path_factory):
-    return write_checkpoints(tmp_path_factory.mktemp("reference"))
-
-
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return write_prepared(tmp_path_factory.mktemp("prepared"))
-
-
-@pytest.fixture(scope="module")
-def expected(prepared, checkpoints, tmp_path_factory):
-    """The part files of one scorer that is never interrupted."""
-    folder = tmp_path_factory.mktemp("expected")
-    score_all(prepared, checkpoints, folder)
-    return part_bytes(folder)
 
 
 def out_of_memory_above(limit):
