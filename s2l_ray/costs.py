@@ -23,15 +23,16 @@ from s2l_ray.sizes import Amount, Pool
 SHARE = {"reference": 0.20, "trajectories": 0.31, "target": 0.20, "evaluation": 0.38}
 """Of a speed in plain matrix products that is given, what a worker of a stage reaches on average.
 
-From the two runs of docs/experiments.md on two CPU cores in fp32. A GPU has reached more in
-scoring; narrow models in bf16 reach less.
+From two runs on two CPU cores in fp32. A GPU has reached more in scoring; narrow models in bf16
+reach less.
 """
-REACHED = {"reference": 0.70, "trajectories": 0.80, "target": 0.60, "evaluation": 0.80}
+REACHED = {"reference": 0.54, "trajectories": 0.75, "target": 0.32, "evaluation": 0.46}
 """Of a speed in passes that is measured, what a worker of a stage reaches: there are optimizer
-steps, other workers, and rows of unequal length, too. From docs/experiments.md, as well.
+steps, other workers, and rows of unequal length, too. From two runs of docs/experiments.md on
+another pair of CPU cores, one in fp32 and one in bf16.
 """
-START_SECONDS = {"reference": 25.0, "trajectories": 10.0, "target": 25.0, "evaluation": 10.0}
-"""From the beginning of a stage to its first computation, mostly imports; from the same runs."""
+START_SECONDS = {"reference": 12.0, "trajectories": 4.0, "target": 10.0, "evaluation": 4.0}
+"""From the beginning of a stage to its first computation, mostly imports; from the latter runs."""
 
 Section = Training | TrajectoriesConfig | EvaluationConfig
 
@@ -166,6 +167,7 @@ def measured(stage: str, section: Section, work: Work, sample: Any) -> Hardware:
         response_tokens=max(round(work.batch.row_tokens - work.batch.prompt_tokens), 1),
         new_tokens=section.max_new_tokens if isinstance(section, EvaluationConfig) else 0,
     )
+    num_workers = min(_wanted(section), max(fitting, 1))
     speed_of_one = trial.flops_per_second(
         stage,
         sample,
@@ -173,8 +175,9 @@ def measured(stage: str, section: Section, work: Work, sample: Any) -> Hardware:
         dtype=checkpoints.DTYPES[checkpoints.compute_in(section.precision, device)],
         device=device,
         num_threads=section.cpus_per_worker,
+        num_workers=1 if gpus > 0 else num_workers,
     )
-    return Hardware(min(_wanted(section), max(fitting, 1)), speed_of_one, is_measured=True)
+    return Hardware(num_workers, speed_of_one, is_measured=True)
 
 
 def _wanted(section: Section) -> int:
@@ -243,7 +246,7 @@ def remarks(stages: Collection[str], *, is_given: bool) -> list[str]:
         for stage in share
         if stage in stages
     )
-    speeds = "are given" if is_given else "are of small models of these widths, measured here"
+    speeds = "are given" if is_given else "were measured here, in passes"
     shown = [
         "Time is the start of the workers plus FLOPs / (workers x speed x share of it reached):",
         f"  {listed}",

@@ -115,14 +115,13 @@ def load_outline(spec: ModelSpec) -> PreTrainedModel:
             return AutoModelForCausalLM.from_config(config)
 
 
-def load_sample(
-    spec: ModelSpec, *, num_ids: int, liked: float, most: float
-) -> PreTrainedModel | None:
-    """A causal LM as wide as `spec` and no longer than this, its float32 weights random.
+def load_sample(spec: ModelSpec, *, liked: float, most: float) -> PreTrainedModel | None:
+    """A causal LM as wide as `spec`, with as many of its layers and tokens as are liked.
+
+    Its weights are random, in float32.
 
     Args:
-        num_ids: tokens that it has at most.
-        liked: weights that its layers have at most, unless one layer has more.
+        liked: weights that all layers have at most, unless one layer has more, and embeddings.
         most: weights of a layer beyond which there is no sample.
 
     Raises:
@@ -139,7 +138,8 @@ def load_sample(
         text.num_hidden_layers = int(min(max(liked / per_layer, 1), text.num_hidden_layers))
         if getattr(text, "layer_types", None):
             text.layer_types = text.layer_types[: text.num_hidden_layers]
-        text.vocab_size = min(text.vocab_size, num_ids)
+        width = outline.get_input_embeddings().embedding_dim
+        text.vocab_size = int(min(max(liked / width, 1), text.vocab_size))
         text.pad_token_id = None  # which may be beyond these
         return _initialised(config, torch.float32, seed=0)
 

@@ -14,10 +14,9 @@ from s2l_ray.modelling.dimensions import shape_of
 from s2l_ray.modelling.origins import is_hub_name
 from s2l_ray.storage import is_uri
 
-MOST_IDS = 8_192
-"""Tokens that a sample knows: its passes spend their time as those of the whole model do."""
-LIKED_WEIGHTS, MOST_WEIGHTS = 2e7, 1e9
-"""Of a sample's layers, and of a layer: 4 GB in float32."""
+LIKED_WEIGHTS, MOST_WEIGHTS = 1.2e8, 1e9
+"""Of a sample's layers, and its embeddings: more than caches hold, so that passes are as slow as
+the whole model's. Of a single layer: 4 GB in float32."""
 
 Loaded = TypeVar("Loaded")
 
@@ -41,9 +40,7 @@ def sample(spec: ModelSpec) -> PreTrainedModel | None:
     Raises:
         ModelError: as for `shape`.
     """
-    return _if_here(
-        spec, partial(load_sample, num_ids=MOST_IDS, liked=LIKED_WEIGHTS, most=MOST_WEIGHTS)
-    )
+    return _if_here(spec, partial(load_sample, liked=LIKED_WEIGHTS, most=MOST_WEIGHTS))
 
 
 def tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase | None:

@@ -1,16 +1,19 @@
 """How fast this machine does the work of a stage: a few rows through a small model like its own.
 
-The small one has the widths of the large one, few of its layers and a part of its vocabulary, and
-passes through the functions that the stage calls. So operations per second are those of products
-of that size in that precision, with all that comes between products, which is most of the time
-where matrices are narrow or precision is low.
+The small one has the widths of the large one and, where that is very large, few of its layers and
+a part of its vocabulary. It passes through the functions that the stage calls. So operations per
+second are those of products of that size in that precision, with all that comes between products,
+which is most of the time where matrices are narrow or precision is low.
 
-Other work on the machine can only slow passes down, so the best of several counts, and on a CPU
-only the time in which it worked for this program.
+On a CPU as many workers as there will be try at once, because they share its memory, and only the
+time in which it worked for this program counts. The median of several passes does.
 """
 
+import copy
+import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -25,8 +28,8 @@ from s2l_ray.modelling.scoring import inference, score
 from s2l_ray.modelling.training import batch_loss
 
 SECONDS = 0.5
-"""Of each kind of pass, after one that sets the libraries up."""
-MOST_TOKENS = {"cpu": 2_048, "cuda": 65_536}
+"""Of each kind of pass, after one that sets libraries up."""
+MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 """Tokens of a pass; with more, passes become longer and not faster."""
 MOST_NEW_TOKENS = 16
 """Of an answer; those that follow take about as long."""
@@ -125,18 +128,18 @@ class Trial:
         )
 
     def _seconds(self, passed: Callable[[], None]) -> float:
-        """Of the fastest of several calls."""
+        """The median of several calls."""
         clock = time.perf_counter if self.device.type == "cuda" else time.thread_time
         passed()
-        best, end = float("inf"), time.perf_counter() + SECONDS
-        while best == float("inf") or time.perf_counter() < end:
+        taken, end = list[float](), time.perf_counter() + SECONDS
+        while not taken or time.perf_counter() < end:
             start = clock()
             passed()
             if self.device.type == "cuda":
                 # It computes while this program goes on.
                 torch.cuda.synchronize(self.device)
-            best = min(best, clock() - start)
-        return best
+            taken.append(clock() - start)
+        return statistics.median(taken)
 
 
 MEASURED: dict[str, Callable[[Trial], float]] = {
@@ -155,17 +158,21 @@ def flops_per_second(
     dtype: torch.dtype,
     device: torch.device,
     num_threads: int,
+    num_workers: int = 1,
 ) -> float:
     """Operations per second of one worker of `stage`.
 
     Args:
-        model: a small one; its weights are moved and cast.
+        model: a small one.
         rows: of one pass; no more than `MOST_TOKENS` of them are taken, and at least one row.
         num_threads: of a worker on a CPU.
+        num_workers: that compute at once.
     """
     count = max(min(rows.count, MOST_TOKENS[device.type] // rows.row_tokens), 1)
-    with _threads(num_threads):
-        return MEASURED[stage](Trial(model, replace(rows, count=count), dtype, device))
+    rows = replace(rows, count=count)
+    trials = [Trial(copy.deepcopy(model), rows, dtype, device) for _ in range(num_workers)]
+    with _threads(num_threads), ThreadPoolExecutor(num_workers) as workers:
+        return statistics.mean(workers.map(MEASURED[stage], trials))
 
 
 @contextmanager

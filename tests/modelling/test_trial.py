@@ -1,6 +1,7 @@
 """Oracle: the operations that torch counts while the trial computes; the clock is set here."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -19,6 +20,14 @@ def speed(stage, model, rows, **changes) -> float:
     return trial.flops_per_second(stage, model, rows, **options | changes)
 
 
+def counted(stage, rows) -> tuple[float, int]:
+    """Operations per second as measured, and operations as torch counts them in this thread."""
+    model = tiny.model("llama", **COUNTABLE)
+    tried = trial.Trial(model, rows, torch.float32, torch.device("cpu"))
+    with FlopCounterMode(display=False) as counter:
+        return trial.MEASURED[stage](tried), counter.get_total_flops()
+
+
 @pytest.fixture
 def one_second_a_pass(monkeypatch):
     """One pass that sets up, and one that takes a second."""
@@ -32,22 +41,17 @@ def one_second_a_pass(monkeypatch):
 )
 def test_operations_per_second_are_those_of_a_pass_in_its_time(one_second_a_pass, stage, kinds):
     rows = trial.Rows(count=3, prompt_tokens=20, response_tokens=12, new_tokens=6)
-    with FlopCounterMode(display=False) as counter:
-        found = speed(stage, tiny.model("llama", **COUNTABLE), rows)
+    found, operations = counted(stage, rows)
 
     # Every kind of pass was made twice, and the second one took a second. What a row's last token
     # would need, and the last of an answer, is counted and not computed.
-    assert found == pytest.approx(counter.get_total_flops() / 2 / kinds, rel=0.08)
+    assert found == pytest.approx(operations / 2 / kinds, rel=0.08)
 
 
 def test_a_long_answer_is_tried_in_part_and_costs_as_much_as_all_of_it(one_second_a_pass):
-    def found(new_tokens):
-        rows = trial.Rows(count=2, prompt_tokens=8, response_tokens=4, new_tokens=new_tokens)
-        with FlopCounterMode(display=False) as counter:
-            rate = speed("evaluation", tiny.model("llama", **COUNTABLE), rows)
-        return rate, counter.get_total_flops()
-
-    (short, computed), (long, still_computed) = found(16), found(160)
+    rows = trial.Rows(count=2, prompt_tokens=8, response_tokens=4, new_tokens=16)
+    short, computed = counted("evaluation", rows)
+    long, still_computed = counted("evaluation", replace(rows, new_tokens=160))
 
     assert still_computed == computed
     # 24 tokens are read in a second; answers have 48 or 336, in a second and in seven.
@@ -62,6 +66,16 @@ def test_every_stage_can_be_tried(monkeypatch, stage, dtype, architecture):
     rows = trial.Rows(count=2, prompt_tokens=5, response_tokens=3, new_tokens=2)
 
     assert speed(stage, tiny.model(architecture), rows, dtype=dtype) > 0
+
+
+def test_workers_that_share_a_machine_are_tried_at_once(monkeypatch):
+    monkeypatch.setattr(trial, "SECONDS", 0.0)
+    rows, tried = trial.Rows(2, 5, 3), []
+    measure = trial.MEASURED["reference"]
+    monkeypatch.setitem(trial.MEASURED, "reference", lambda one: tried.append(one) or measure(one))
+
+    assert speed("reference", tiny.model(), rows, num_workers=3) > 0
+    assert len({id(one.model) for one in tried}) == 3
 
 
 def test_rows_are_no_more_than_a_pass_needs_and_threads_are_what_they_were(monkeypatch):
