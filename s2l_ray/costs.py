@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,11 +61,13 @@ class Hardware:
     Attributes:
         flops_per_second: of each, in products of matrices, or as measured in passes of a model;
             None if that is unknown.
+        unknown: why it is, in words.
     """
 
     workers: int
     flops_per_second: float | None
     is_measured: bool = False
+    unknown: str = ""
 
     def share(self, stage: str) -> float:
         """Of that speed, what a worker of a stage reaches."""
@@ -140,15 +142,16 @@ def given(section: Section, flops_per_second: float) -> Hardware:
     return Hardware(_wanted(section), flops_per_second)
 
 
-def measured(stage: str, section: Section, work: Work, sample: Any) -> Hardware:
+def measured(
+    stage: str, section: Section, work: Work, sample: Callable[[], Any] | None
+) -> Hardware:
     """Workers of `section` on this machine, no more than it has CPUs or GPUs for.
 
     Args:
-        sample: `outline.sample` of the stage's model; without one the speed is unknown.
+        sample: makes a small model like the stage's own, or None where that is too large; without
+            it the speed is unknown.
     """
     import torch
-
-    from s2l_ray.modelling import checkpoints, trial
 
     gpus = section.gpus_per_worker
     if gpus is None:
@@ -157,9 +160,30 @@ def measured(stage: str, section: Section, work: Work, sample: Any) -> Hardware:
         fitting = int(torch.cuda.device_count() / gpus)
     else:
         fitting = (os.cpu_count() or 1) // section.cpus_per_worker
-    elsewhere = section.precision == "tf32" and gpus == 0
-    if sample is None or elsewhere or (gpus > 0 and fitting == 0):
+    workers = min(_wanted(section), max(fitting, 1))
+    if sample is None or work.flops is None:
         return Hardware(_wanted(section), None)
+    if gpus > 0 and fitting == 0:
+        return Hardware(_wanted(section), None, unknown="there is no GPU here")
+    try:
+        speed = _tried(stage, section, work, sample(), gpus=gpus, num_workers=workers)
+    except Exception as error:  # of any model's own code; a plan can do without a speed
+        reason = " ".join(str(error).split())[:150]
+        unknown = f"a trial failed with {type(error).__name__}: {reason}"
+        return Hardware(_wanted(section), None, unknown=unknown)
+    if speed is None:
+        unknown = "a layer of its model is too large to be tried"
+        return Hardware(_wanted(section), None, unknown=unknown)
+    return Hardware(workers, speed, is_measured=True)
+
+
+def _tried(
+    stage: str, section: Section, work: Work, model: Any, *, gpus: float, num_workers: int
+) -> float | None:
+    from s2l_ray.modelling import checkpoints, trial
+
+    if model is None:
+        return None
     device = checkpoints.device_for(gpus)
     rows = trial.Rows(
         count=work.batch.rows,
@@ -167,17 +191,15 @@ def measured(stage: str, section: Section, work: Work, sample: Any) -> Hardware:
         response_tokens=max(round(work.batch.row_tokens - work.batch.prompt_tokens), 1),
         new_tokens=section.max_new_tokens if isinstance(section, EvaluationConfig) else 0,
     )
-    num_workers = min(_wanted(section), max(fitting, 1))
-    speed_of_one = trial.flops_per_second(
+    return trial.flops_per_second(
         stage,
-        sample,
+        model,
         rows,
         dtype=checkpoints.DTYPES[checkpoints.compute_in(section.precision, device)],
         device=device,
         num_threads=section.cpus_per_worker,
         num_workers=1 if gpus > 0 else num_workers,
     )
-    return Hardware(num_workers, speed_of_one, is_measured=True)
 
 
 def _wanted(section: Section) -> int:

@@ -18,7 +18,7 @@ FOLDER = "extensions"
 SETTINGS = "settings.json"
 UPDATED = "update_centroids"
 """A key of that file, and an input of clusters whose centroids were moved."""
-HOW_IT_WENT = ("notes", "num_losses_before")
+HOW_IT_WENT = ("notes", "num_losses_before", "num_query_rows", "rejected_query_rows")
 """What a summary says that is no part of what came out."""
 _NAME = re.compile(r"([0-9]{3,})-([0-9a-f]{16})")
 
@@ -178,8 +178,9 @@ def extended_pool(run: Location) -> Pool:
         raise DataError(
             f"{len(unfit)} of {len(found)} extension(s) of {run} are not finished, were placed in "
             "clusters that are no more, or do not move the centroids as their settings.json says "
-            f"(first: {first(unfit)}). Run `s2l extend {run}`, which needs no data for it, or "
-            "leave them out with --without-extensions."
+            f"(first: {first(unfit)}). Run `s2l extend {run}`, which needs no data for it; to leave "
+            "centroids where they are, remove settings.json before. Or leave extensions out with "
+            "--without-extensions."
         )
     return pool(run, found)
 

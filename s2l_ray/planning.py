@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache, partial
 from typing import TypeVar
 
 from s2l_ray import costs, pipeline, sizes, steps
@@ -303,7 +304,7 @@ def _costs(
 
     stages = {step.stage for step in costly}
     shapes = _of_models(config, stages, outline.shape)
-    samples = _of_models(config, stages, outline.sample) if tflops is None else {}
+    samples = _of_models(config, stages, lambda spec: cache(partial(outline.sample, spec)))
     of_stage: dict[str, tuple[Work, Hardware]] = {}
     for stage, (section, work) in _works(config, found, shapes).items():
         if stage not in stages:
@@ -358,22 +359,21 @@ def _works(
 
 def _unknown(config: RunConfig, of_stage: Mapping[str, tuple[Work, Hardware]]) -> list[str]:
     """Why FLOPs or times are not known, and what would tell them."""
-    absent, not_tried = [], []
+    absent, stages_of = list[str](), dict[str, list[str]]()
     for stage, (work, hardware) in of_stage.items():
         spec = _model(config, stage)
         if work.flops is None and spec is not None:
             absent.append(_name(spec))
-        elif hardware.flops_per_second is None:
-            not_tried.append(stage)
+        elif hardware.unknown:
+            stages_of.setdefault(hardware.unknown, []).append(stage)
     remarks = []
     if absent:
         names = " and ".join(dict.fromkeys(absent))
         remarks.append(
             f"FLOPs unknown: not on this machine, and a plan downloads nothing: {names}."
         )
-    if not_tried:
+    for reason, stages in stages_of.items():
         remarks.append(
-            f"Time unknown: {', '.join(not_tried)}. There is no GPU here, as gpus_per_worker or "
-            "precision ask, or a single layer is too large to be tried; give a speed with --tflops."
+            f"Time of {' and '.join(stages)} unknown: {reason}. Give a speed with --tflops."
         )
     return remarks

@@ -99,17 +99,27 @@ def test_this_machine_has_no_more_workers_than_cpus(monkeypatch):
     monkeypatch.setattr(costs.os, "cpu_count", lambda: 4)
     section = TrajectoriesConfig(workers=64, cpus_per_worker=2, gpus_per_worker=0, precision="fp32")
     work = Work(tokens=1, flops=1.0, batch=ROWS, units=9)
-    found = costs.measured("trajectories", section, work, tiny.model("llama"))
+    found = costs.measured("trajectories", section, work, lambda: tiny.model("llama"))
 
     assert found.workers == 2 and found.flops_per_second > 0
 
 
-def test_the_speed_of_a_gpu_that_is_not_here_is_unknown(monkeypatch):
+def test_a_speed_that_cannot_be_measured_is_unknown_and_says_why(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    section = TrajectoriesConfig(workers=3, gpus_per_worker=1)
     work = Work(tokens=1, flops=1.0, batch=ROWS, units=9)
 
-    assert costs.measured("trajectories", section, work, tiny.model("llama")) == Hardware(3, None)
+    def found(sample, **changes) -> Hardware:
+        section = TrajectoriesConfig(workers=3, **{"gpus_per_worker": 0} | changes)
+        return costs.measured("trajectories", section, work, sample)
+
+    def broken():
+        raise IndexError("of a model's own")
+
+    assert found(tiny.model, gpus_per_worker=1) == Hardware(3, None, unknown="there is no GPU here")
+    assert "too large" in found(lambda: None).unknown
+    assert found(broken).unknown == "a trial failed with IndexError: of a model's own"
+    assert "tf32" in found(tiny.model, precision="tf32").unknown
+    assert found(None) == Hardware(3, None)
 
 
 def test_the_table_is_aligned_and_sums_what_is_known():

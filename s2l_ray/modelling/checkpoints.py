@@ -8,7 +8,7 @@ import difflib
 import json
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +132,22 @@ def load_sample(spec: ModelSpec, *, liked: float, most: float) -> PreTrainedMode
         text = config.get_text_config()
         with torch.device("meta"):
             outline = AutoModelForCausalLM.from_config(config)
-        per_layer = outline.num_parameters() / text.num_hidden_layers
+        embedding, output = outline.get_input_embeddings(), outline.get_output_embeddings()
+        apart = {id(layer.weight) for layer in (embedding, output) if layer is not None}
+        in_layers = sum(w.numel() for w in outline.parameters() if id(w) not in apart)
+        per_layer = in_layers / text.num_hidden_layers
         if per_layer > most:
             return None
-        text.num_hidden_layers = int(min(max(liked / per_layer, 1), text.num_hidden_layers))
-        if getattr(text, "layer_types", None):
-            text.layer_types = text.layer_types[: text.num_hidden_layers]
-        width = outline.get_input_embeddings().embedding_dim
-        text.vocab_size = int(min(max(liked / width, 1), text.vocab_size))
-        text.pad_token_id = None  # which may be beyond these
+        kinds = list(getattr(text, "layer_types", None) or [])
+        # One of each kind at least.
+        least = max((kinds.index(kind) + 1 for kind in kinds), default=1)
+        text.num_hidden_layers = int(min(max(liked / per_layer, least), text.num_hidden_layers))
+        if kinds:
+            with suppress(AttributeError):  # some derive them from the number
+                text.layer_types = kinds[: text.num_hidden_layers]
+        text.vocab_size = int(min(max(liked / embedding.embedding_dim, 1), text.vocab_size))
+        if text.pad_token_id is not None and text.pad_token_id >= text.vocab_size:
+            text.pad_token_id = None
         return _initialised(config, torch.float32, seed=0)
 
 

@@ -14,9 +14,9 @@ from s2l_ray.modelling.dimensions import shape_of
 from s2l_ray.modelling.origins import is_hub_name
 from s2l_ray.storage import is_uri
 
-LIKED_WEIGHTS, MOST_WEIGHTS = 1.2e8, 1e9
+LIKED_WEIGHTS, MOST_WEIGHTS = 1.2e8, 5e8
 """Of a sample's layers, and its embeddings: more than caches hold, so that passes are as slow as
-the whole model's. Of a single layer: 4 GB in float32."""
+the whole model's. Of a single layer: 2 GB in float32."""
 
 Loaded = TypeVar("Loaded")
 

@@ -33,6 +33,8 @@ MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 """Tokens of a pass; with more, passes become longer and not faster."""
 MOST_NEW_TOKENS = 16
 """Of an answer; those that follow take about as long."""
+MOST_WEIGHTS = 5e8
+"""Of all models that are tried at once; 12 bytes each, with gradients and a copy in bf16."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +64,11 @@ class Trial:
         """Operations per second of forward and backward passes."""
         rows, model = self.rows, self.model.float().train().to(self.device)
         ids_BL = self._ids(rows.row_tokens)
-        mask_BL = torch.zeros_like(ids_BL, dtype=torch.bool)
-        mask_BL[:, rows.prompt_tokens - 1 : -1] = True
+        # A row's last token is predicted and never read.
+        mask_BL = torch.zeros(rows.count, rows.row_tokens - 1, dtype=torch.bool)
+        mask_BL[:, rows.prompt_tokens - 1 :] = True
         target_M = ids_BL[:, rows.prompt_tokens :].flatten()
-        batch = MicroBatch(ids_BL, mask_BL, target_M, 1.0)
+        batch = MicroBatch(ids_BL[:, :-1], mask_BL, target_M, 1.0)
         autocast = self.dtype == torch.bfloat16
 
         def step() -> None:
@@ -78,12 +81,22 @@ class Trial:
         return self._read() / self._seconds(self._score)
 
     def evaluation(self) -> float:
-        """Operations per second of the scorer and of answers, as a row has of both."""
-        measured = min(self.rows.new_tokens, MOST_NEW_TOKENS)
-        seconds = self._seconds(self._score)
-        more = self._answered(self.rows.new_tokens) / self._answered(measured)
-        seconds += self._seconds(lambda: self._answer(measured)) * more
-        return (self._read() + self._answered(self.rows.new_tokens)) / seconds
+        """Operations per second of the scorer and of answers, as a row has of both.
+
+        The first token of an answer takes a pass over its prompt, and each of the others as long as
+        one of a few does.
+        """
+        limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        room = MOST_NEW_TOKENS if limit is None else limit - self.rows.prompt_tokens
+        tried = min(self.rows.new_tokens, MOST_NEW_TOKENS, room)
+        seconds, operations = self._seconds(self._score), self._read()
+        if tried > 0:
+            first = self._seconds(lambda: self._answer(1))
+            others = self._seconds(lambda: self._answer(tried)) - first if tried > 1 else 0.0
+            more = (self.rows.new_tokens - 1) / max(tried - 1, 1)
+            seconds += first + max(others, 0.0) * more
+            operations += self._answered(self.rows.new_tokens)
+        return operations / seconds
 
     def _ids(self, length: int) -> torch.Tensor:
         return torch.randint(
@@ -129,17 +142,22 @@ class Trial:
 
     def _seconds(self, passed: Callable[[], None]) -> float:
         """The median of several calls."""
-        clock = time.perf_counter if self.device.type == "cuda" else time.thread_time
-        passed()
-        taken, end = list[float](), time.perf_counter() + SECONDS
-        while not taken or time.perf_counter() < end:
+        on_gpu = self.device.type == "cuda"
+        clock = time.perf_counter if on_gpu else time.thread_time
+
+        def taken() -> float:
             start = clock()
             passed()
-            if self.device.type == "cuda":
+            if on_gpu:
                 # It computes while this program goes on.
                 torch.cuda.synchronize(self.device)
-            taken.append(clock() - start)
-        return statistics.median(taken)
+            return clock() - start
+
+        taken()
+        found, end = list[float](), time.perf_counter() + SECONDS
+        while not found or time.perf_counter() < end:
+            found.append(taken())
+        return statistics.median(found)
 
 
 MEASURED: dict[str, Callable[[Trial], float]] = {
@@ -163,14 +181,16 @@ def flops_per_second(
     """Operations per second of one worker of `stage`.
 
     Args:
-        model: a small one.
+        model: a small one; its weights are moved and cast.
         rows: of one pass; no more than `MOST_TOKENS` of them are taken, and at least one row.
         num_threads: of a worker on a CPU.
-        num_workers: that compute at once.
+        num_workers: that compute at once; as many as memory is likely to hold are tried.
     """
+    num_workers = int(max(min(num_workers, MOST_WEIGHTS / model.num_parameters()), 1))
     count = max(min(rows.count, MOST_TOKENS[device.type] // rows.row_tokens), 1)
     rows = replace(rows, count=count)
-    trials = [Trial(copy.deepcopy(model), rows, dtype, device) for _ in range(num_workers)]
+    models = [model, *(copy.deepcopy(model) for _ in range(num_workers - 1))]
+    trials = [Trial(each, rows, dtype, device) for each in models]
     with _threads(num_threads), ThreadPoolExecutor(num_workers) as workers:
         return statistics.mean(workers.map(MEASURED[stage], trials))
 
