@@ -177,7 +177,7 @@ def _add_select(commands: Any) -> None:
         metavar="B",
         help='examples (50000), a fraction (0.11), or tokens ("20M tokens"; K, M, B or none)',
     )
-    parser.add_argument("--method", choices=sorted(METHODS), default="s2l", metavar="M")
+    parser.add_argument("--method", choices=sorted(METHODS), metavar="M", help="default: the run's")
     parser.add_argument(
         "--within",
         choices=list(WITHIN),
@@ -290,28 +290,31 @@ def _run_config(
     done = pipeline.run(loaded, from_stage=from_stage, until=until, address=address, say=_say)
     if not done:
         print("nothing to do: every stage is finished, and its inputs are unchanged")
-    _summarise(loaded, time.monotonic() - started)
+    last = steps.STAGES.index(until) if until else len(steps.STAGES)
+    _summarise(loaded, steps.STAGES[: last + 1], time.monotonic() - started)
 
 
 def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _summarise(loaded: config.RunConfig, seconds: float) -> None:
+def _summarise(loaded: config.RunConfig, stages: Sequence[str], seconds: float) -> None:
+    """What was asked for; what came of a later stage may be of another subset."""
     run = Location.of(loaded.run_dir)
-    selected = [run / "selection" / f"selected.{kind}" for kind in ("jsonl", "parquet")]
-    page = run / "report" / "index.html"
-    if (run / "evaluation" / "metrics.json").exists():
+    if "evaluation" in stages and (run / "evaluation" / "metrics.json").exists():
         from s2l_ray.stages.report import summary_lines
 
         print("\n" + "\n".join(summary_lines(run, loaded)))
-    lines = [("selected", place) for place in selected if place.exists()]
-    lines += [("model", run / "target" / "model")] if loaded.target else []
-    lines += [("report", page)]
+    places = {
+        "selection": [run / "selection" / f"selected.{kind}" for kind in ("jsonl", "parquet")],
+        "target": [run / "target" / "model"] if loaded.target else [],
+        "report": [run / "report" / "index.html"],
+    }
     print()
-    for name, place in lines:
-        if place.exists():
-            print(f"{name:<10}{_shortest(place)}")
+    for stage, name in (("selection", "selected"), ("target", "model"), ("report", "report")):
+        for place in places[stage]:
+            if stage in stages and place.exists():
+                print(f"{name:<10}{_shortest(place)}")
     print(f"{'took':<10}{duration(seconds)}")
 
 

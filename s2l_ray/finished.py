@@ -26,7 +26,7 @@ def config_of(run: Location) -> config.RunConfig:
 def write_subset(
     run: Location,
     budget: Budget,
-    method: str,
+    method: str | None,
     seed: int | None,
     out: Location | None,
     *,
@@ -38,6 +38,7 @@ def write_subset(
     How the budget is spread over strata is the run's own: `stratify`, weights and bounds.
 
     Args:
+        method: default: the run's own, or s2l.
         within: default: the run's own, for s2l.
         extended: from the pool with its extensions, where there are any.
 
@@ -51,6 +52,7 @@ def write_subset(
     from s2l_ray.stages import report, selection
 
     known = config_of(run)
+    method = method or (known.selection.method if known.selection else "s2l")
     if out is not None and _is_of(run, out) and out.exists():
         raise DataError(f"--out {out}: that file belongs to the run. Name another one.")
     if "clusters" not in report.finished_stages(run):

@@ -44,7 +44,7 @@ def run(
     planned = plan(config, place)
     steps = planned.through(until)
     todo = stale(steps, from_stage)
-    refuse_discarding(steps, todo, from_stage)
+    refuse_discarding(planned.steps, todo, from_stage)
     if not todo:
         return []
     check_files(config, todo)
@@ -52,7 +52,7 @@ def run(
     with exclusive(place):
         # Another run may have finished some of it while this one was waiting or hashing.
         todo = stale(steps, from_stage)
-        refuse_discarding(steps, todo, from_stage)
+        refuse_discarding(planned.steps, todo, from_stage)
         _check_revisions(planned.contents)
         (place / CONTENTS).write_json(planned.contents.cache)
         _check_sizes(config, {step.stage for step in todo})
@@ -82,12 +82,16 @@ def refuse_discarding(steps: Sequence[Step], todo: Sequence[Step], from_stage: s
             continue
         if step.out.manifest() is not None:
             changed = _root_changes(steps, step)
-            earliest = min(todo, key=lambda item: STAGES.index(item.stage))
+            earliest = min(STAGES.index(item.stage) for item in todo)
+            # All of them go with `--from`, also those after `--until`.
+            lost = [item for item in steps if STAGES.index(item.stage) >= earliest]
+            lost = [item for item in lost if item.stage in COSTLY and item.out.manifest()]
             raise ConfigError(
                 f"{step.label} in {step.out.location} is finished, and no longer fits: "
                 f"{first(changed)} changed. Redoing it would discard "
-                f"{duration(_manifest_seconds(step))} of work. Either say "
-                f"`--from {earliest.stage}` to redo it, or give another run_dir."
+                f"{duration(sum(map(_manifest_seconds, lost)))} of work "
+                f"({first([item.label for item in lost], 8)}). Either say "
+                f"`--from {STAGES[earliest]}` to redo it, or give another run_dir."
             )
 
 

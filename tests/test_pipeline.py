@@ -13,6 +13,7 @@ import yaml
 from s2l_ray import config, pipeline
 from s2l_ray.artifacts import MANIFEST
 from s2l_ray.errors import ConfigError, DataError
+from s2l_ray.progress import duration
 from s2l_ray.steps import STAGES
 from s2l_ray.storage import Location
 from tests import handmade
@@ -77,7 +78,12 @@ def test_finished_training_and_scoring_is_refused_with_the_key_and_both_ways_on(
         refuse(tree)
     message = str(refused.value)
     assert message.startswith(f"{stage} in {tree['run_dir']}/{stage} is finished")
-    assert f" {key} changed. Redoing it would discard 1:01:01 of work" in message
+    assert f" {key} changed. Redoing it would discard " in message
+    # Every finished stage has taken as long.
+    lost = message.split(" of work (")[1].split(")")[0].split(", ")
+    assert message.split("discard ")[1].startswith(f"{duration(len(lost) * 3661)} of work")
+    after = [name for name in ("reference", "trajectories", "target") if name in lost]
+    assert after[0] == stage and (finished != "report" or after[-1] == "target")
     assert f"`--from {way_on}`" in message and "another run_dir" in message
     refuse(tree, way_on)
 

@@ -1,7 +1,9 @@
 """What the README lists is what there is."""
 
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from s2l_ray import config
@@ -28,6 +30,16 @@ def test_every_key_is_in_the_table_of_the_configuration(name, section):
     keys = [f"*.{key}" if key in shared else f"{name}.{key}" for key in section.model_fields]
     missing = [key for key in keys if f"| `{key}`" not in README and key != "data.fields"]
     assert missing == []
+
+
+def test_the_example_in_python_runs():
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    rng = np.random.default_rng(0)
+    ids = [f"example-{number}" for number in range(300)]
+    found = {"losses": rng.random((300, 4)), "ids": ids, "strata": rng.integers(0, 3, 300)}
+    exec(code, found)  # noqa: S102
+
+    assert sorted(found["order"].tolist()) == list(range(300))
 
 
 def test_every_method_has_its_row_in_the_methods():
