@@ -305,16 +305,12 @@ def _summarise(loaded: config.RunConfig, stages: Sequence[str], seconds: float) 
         from s2l_ray.stages.report import summary_lines
 
         print("\n" + "\n".join(summary_lines(run, loaded)))
-    places = {
-        "selection": [run / "selection" / f"selected.{kind}" for kind in ("jsonl", "parquet")],
-        "target": [run / "target" / "model"] if loaded.target else [],
-        "report": [run / "report" / "index.html"],
-    }
+    places = [("selection", "selected", f"selected.{kind}") for kind in ("jsonl", "parquet")]
+    places += [("target", "model", "model")] if loaded.target else []
     print()
-    for stage, name in (("selection", "selected"), ("target", "model"), ("report", "report")):
-        for place in places[stage]:
-            if stage in stages and place.exists():
-                print(f"{name:<10}{_shortest(place)}")
+    for stage, name, place in [*places, ("report", "report", "index.html")]:
+        if stage in stages and (run / stage / place).exists():
+            print(f"{name:<10}{_shortest(run / stage / place)}")
     print(f"{'took':<10}{duration(seconds)}")
 
 
