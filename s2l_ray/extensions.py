@@ -178,8 +178,8 @@ def extended_pool(run: Location) -> Pool:
         raise DataError(
             f"{len(unfit)} of {len(found)} extension(s) of {run} are not finished, were placed in "
             "clusters that are no more, or do not move the centroids as their settings.json says "
-            f"(first: {first(unfit)}). Run `s2l extend {run}`, which places them again or says "
-            "why they have to be made anew (first remove settings.json where centroids are to stay), "
+            f"(first: {first(unfit)}). Run `s2l extend {run}`, which places them again or says why "
+            "they have to be made anew (remove settings.json first where centroids are to stay), "
             "or leave extensions out with --without-extensions."
         )
     return pool(run, found)
