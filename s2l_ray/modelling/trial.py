@@ -78,7 +78,8 @@ class Trial:
 
     def scoring(self) -> float:
         """Operations per second of the scorer."""
-        return self._read() / self._seconds(self._score)
+        compiled = self.device.type == "cuda"
+        return self._read() / self._seconds(lambda: self._score(compiled=compiled))
 
     def evaluation(self) -> float:
         """Operations per second of the scorer and of answers, as a row has of both.
@@ -103,7 +104,7 @@ class Trial:
             self.model.config.get_text_config().vocab_size, (self.rows.count, length)
         )
 
-    def _score(self) -> None:
+    def _score(self, *, compiled: bool = False) -> None:
         rows = self.rows
         score(
             self.model.to(self.dtype),
@@ -112,7 +113,7 @@ class Trial:
             tokens_per_batch=rows.count * rows.row_tokens,
             dtype=self.dtype,
             device=self.device,
-            compiled=self.device.type == "cuda",
+            compiled=compiled,
         )
 
     def _answer(self, new_tokens: int) -> None:

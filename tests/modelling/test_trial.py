@@ -103,6 +103,7 @@ def test_workers_that_share_a_machine_are_tried_at_once(monkeypatch):
     # Where these are too large for memory, fewer are.
     monkeypatch.setattr(trial, "MOST_WEIGHTS", 3.5 * model.num_parameters())
     assert speed("reference", model, rows, num_workers=99) > 0
+    assert len(tried) == 3 + 3
 
 
 def test_rows_are_no_more_than_a_pass_needs_and_threads_are_what_they_were(monkeypatch):
