@@ -1,11 +1,14 @@
 """The reference's training against transformers' Trainer: tokens per second, and the loss curve.
 
     python benchmarks/bench_reference.py [--steps 4] [--repeats 5] [--threads 2]
+    python benchmarks/bench_reference.py --device cuda --precision bf16 --models smollm2-135m \
+        --batch-size 128 --micro-batch-size 32 --steps 12
 
-Both train the same weights on the same global batches in the same order, in float32, with AdamW and
-one schedule. Trainer gets micro-batches padded to their longest row with labels of -100 for prompt
-and padding, as its collators make them. They alternate; the first step of each training is left
-out, and medians count. Lengths and model shapes are those of bench_scoring.py. One process, no Ray.
+Both train the same weights on the same global batches in the same order, with AdamW and one
+schedule, in float32 or in bfloat16 by autocast; ours with compiled layers on a GPU, as the stage
+has them. Trainer gets micro-batches padded to their longest row with labels of -100 for prompt and
+padding, as its collators make them. They alternate; the first step of each training is left out,
+and medians count. Lengths and model shapes are those of bench_scoring.py. One process, no Ray.
 """
 
 import argparse
@@ -30,6 +33,7 @@ from transformers import (
 from s2l_ray.config import Training
 from s2l_ray.modelling import training
 from s2l_ray.modelling.batches import Rows, global_batches
+from s2l_ray.modelling.checkpoints import DTYPES
 
 IGNORED = -100
 
@@ -79,7 +83,9 @@ def padded(items: list[tuple[np.ndarray, int]]) -> dict[str, torch.Tensor]:
     return {"input_ids": ids_BL, "labels": label_BL, "attention_mask": mask_BL}
 
 
-def plain(model: PreTrainedModel, batches: list[Rows], config: Training) -> tuple[list, list]:
+def plain(
+    model: PreTrainedModel, batches: list[Rows], config: Training, given: argparse.Namespace
+) -> tuple[list, list]:
     """Seconds and losses of Trainer's steps."""
     items = [
         (batch.token_ids[start:end], int(prompt))
@@ -104,7 +110,8 @@ def plain(model: PreTrainedModel, batches: list[Rows], config: Training) -> tupl
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
-            use_cpu=True,
+            use_cpu=given.device == "cpu",
+            bf16=given.precision == "bf16",
             remove_unused_columns=False,
         )
         InOrder(
@@ -114,12 +121,17 @@ def plain(model: PreTrainedModel, batches: list[Rows], config: Training) -> tupl
 
 
 def ours(
-    model: PreTrainedModel, parts: Parts, config: Training, num_steps: int
+    model: PreTrainedModel, parts: Parts, config: Training, given: argparse.Namespace
 ) -> tuple[list, list]:
     """Seconds and losses of our steps."""
-    engine = training.Replica(model, config, device=torch.device("cpu"), dtype=torch.float32)
+    device, dtype = torch.device(given.device), DTYPES[given.precision]
+    if device.type == "cuda" and (
+        reason := training.compile_to_train(model, device=device, dtype=dtype)
+    ):
+        print(f"uncompiled: {reason}")
+    engine = training.Replica(model, config, device=device, dtype=dtype)
     ends, losses = [], []
-    for report in training.steps(engine, parts, config, seed=0, total_steps=num_steps):
+    for report in training.steps(engine, parts, config, seed=0, total_steps=given.steps):
         ends.append(time.perf_counter())
         losses.append(report.loss_nats)
     return list(np.diff(ends)), losses
@@ -128,10 +140,13 @@ def ours(
 def measured(name: str, given: argparse.Namespace) -> dict[str, Any]:
     shape = dict(SHAPES[name])
     model_config = AutoConfig.for_model(shape.pop("model_type"), **shape)
-    rows, num_prompt_N = pool(model_config.vocab_size, 509)
+    rows, num_prompt_N = pool(model_config.vocab_size, max(509, given.steps * given.batch_size))
     parts = Parts(rows, num_prompt_N)
     config = Training(
-        batch_size=given.batch_size, micro_batch_size=8, learning_rate=1e-4, warmup=0.0
+        batch_size=given.batch_size,
+        micro_batch_size=given.micro_batch_size,
+        learning_rate=1e-4,
+        warmup=0.0,
     )
     batches = list(
         itertools.islice(global_batches(parts, batch_size=config.batch_size, seed=0), given.steps)
@@ -144,8 +159,8 @@ def measured(name: str, given: argparse.Namespace) -> dict[str, Any]:
 
     times: dict[str, list[float]] = {"plain": [], "ours": []}
     for _ in range(given.repeats):
-        plain_s, plain_losses = plain(fresh(), batches, config)
-        ours_s, our_losses = ours(fresh(), parts, config, given.steps)
+        plain_s, plain_losses = plain(fresh(), batches, config, given)
+        ours_s, our_losses = ours(fresh(), parts, config, given)
         times["plain"].append(sum(plain_s))
         times["ours"].append(sum(ours_s))
     pairs = zip(times["plain"], times["ours"], strict=True)
@@ -163,13 +178,17 @@ def measured(name: str, given: argparse.Namespace) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--micro-batch-size", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--models", nargs="+", default=["pythia-70m"], choices=SHAPES)
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
-    record(given, "reference-cpu-fp32.json", measured, given.models)
+    name = f"reference-{given.device}-{given.precision}.json"
+    record(given, name, measured, given.models)
 
 
 if __name__ == "__main__":

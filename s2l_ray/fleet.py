@@ -38,7 +38,7 @@ class RayFleet:
             num_cpus=wanted.cpus,
             max_restarts=MAX_RETRIES,
             max_task_retries=MAX_RETRIES,
-            runtime_env=runtime.worker_environment(1),
+            runtime_env=runtime.worker_environment(cpus=1, gpus=0),
         )
         shares = [
             {part: files[part] for part in range(index, len(files), count)}

@@ -118,9 +118,13 @@ def _quieten_ray_data() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def worker_environment(cpus: int) -> dict[str, Any]:
-    """The runtime environment of a worker that computes on `cpus` threads."""
-    return {"env_vars": {name: str(cpus) for name in THREAD_VARIABLES}}
+def worker_environment(*, cpus: float, gpus: float) -> dict[str, Any]:
+    """The runtime environment of a worker that computes on `cpus` threads and `gpus` GPUs."""
+    variables = {name: str(max(int(cpus), 1)) for name in THREAD_VARIABLES}
+    if gpus == 0:
+        # Ray hides none of a node's GPUs from it, and DeepSpeed would compute on one.
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+    return {"env_vars": variables}
 
 
 def map_units(
@@ -170,7 +174,7 @@ def map_units(
         },
         num_cpus=wanted.cpus,
         num_gpus=wanted.gpus or None,
-        runtime_env=worker_environment(max(int(wanted.cpus), 1)),
+        runtime_env=worker_environment(cpus=wanted.cpus, gpus=wanted.gpus),
     )
     for row in results.iter_rows():
         if row["error"]:

@@ -21,6 +21,7 @@ from s2l_ray.artifacts import (
 )
 from s2l_ray.modelling import embeddings
 from s2l_ray.modelling.checkpoints import DTYPES
+from s2l_ray.modelling.transfer import sent
 from s2l_ray.storage import Location
 
 UNITS = "units"
@@ -36,19 +37,24 @@ class Kept:
 
     Attributes:
         what: one of them, in words.
-        value_N: an entry for each example; of embeddings float16 of length one, else float32.
     """
 
     def __init__(self, name: str, num_rows: int) -> None:
         self.name, self.num_rows = name, num_rows
         self.what = name.removesuffix("s").replace("_", " ")
-        self.value_N = np.empty(0, np.float32)
+        self._found_N = torch.empty(0)
 
     def __call__(self, row_B: np.ndarray, found_B: torch.Tensor) -> None:
-        value_B = (embeddings.unit(found_B) if self.name == EMBEDDINGS else found_B).cpu().numpy()
-        if not len(self.value_N):
-            self.value_N = np.zeros((self.num_rows, *value_B.shape[1:]), value_B.dtype)
-        self.value_N[row_B] = value_B
+        value_B = embeddings.unit(found_B) if self.name == EMBEDDINGS else found_B
+        if not len(self._found_N):
+            self._found_N = value_B.new_zeros((self.num_rows, *value_B.shape[1:]))
+        self._found_N[sent(row_B, value_B.device)] = value_B
+
+    @property
+    def value_N(self) -> np.ndarray:
+        """An entry for each example: of embeddings float16 of length one, else float32."""
+        value_N: np.ndarray = self._found_N.cpu().numpy()
+        return value_N
 
     @property
     def is_finite_N(self) -> np.ndarray:

@@ -71,7 +71,7 @@ class _Crew:
         self._actor = ray.remote(worker).options(
             num_cpus=wanted.cpus,
             num_gpus=wanted.gpus,
-            runtime_env=runtime.worker_environment(max(int(wanted.cpus), 1)),
+            runtime_env=runtime.worker_environment(cpus=wanted.cpus, gpus=wanted.gpus),
         )
         self._constructor, self._wanted, self._units = constructor, wanted, units
         self._waiting = deque(range(len(units)))

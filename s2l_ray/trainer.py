@@ -88,7 +88,7 @@ def fit(
             use_gpu=wanted.gpus > 0,
             resources_per_worker={"CPU": wanted.cpus, "GPU": wanted.gpus},
         ),
-        run_config=_run_config(out),
+        run_config=_run_config(out, wanted),
     )
     with _interruptible(), _followed(board, total_steps, progress), _unwrapped(out):
         outcome = trainer.fit().return_value
@@ -97,7 +97,7 @@ def fit(
     return dict(outcome["result"])
 
 
-def _run_config(out: StageDir) -> ray.train.RunConfig:
+def _run_config(out: StageDir, wanted: resources.Workers) -> ray.train.RunConfig:
     filesystem, path = (out.location / RESUME).filesystem()
     return ray.train.RunConfig(
         # Ray Train continues any run of the same name that it finds.
@@ -106,6 +106,7 @@ def _run_config(out: StageDir) -> ray.train.RunConfig:
         storage_filesystem=None if out.location.is_local else filesystem,
         checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
         failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+        worker_runtime_env=runtime.worker_environment(cpus=wanted.cpus, gpus=wanted.gpus),
     )
 
 

@@ -42,8 +42,13 @@ def test_a_cluster_is_joined_when_an_address_says_so(monkeypatch, address, varia
 def test_a_worker_computes_on_as_many_threads_as_configured(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
 
-    variables = runtime.worker_environment(2)["env_vars"]
+    variables = runtime.worker_environment(cpus=2, gpus=0)["env_vars"]
     assert {variables[name] for name in runtime.THREAD_VARIABLES} == {"2"}
+
+
+def test_a_worker_without_a_gpu_sees_none():
+    assert runtime.worker_environment(cpus=1, gpus=0)["env_vars"]["CUDA_VISIBLE_DEVICES"] == ""
+    assert "CUDA_VISIBLE_DEVICES" not in runtime.worker_environment(cpus=1, gpus=0.5)["env_vars"]
 
 
 class Doubler:

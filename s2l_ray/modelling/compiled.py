@@ -5,16 +5,26 @@ these read and write the hidden states a dozen times, and on a GPU take longer t
 """
 
 import functools
+import math
 from collections.abc import Callable, MutableMapping
 from typing import Any
 from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from s2l_ray.maths.losses import COMPILED
 
+UNCOMPILED = "the model's layers could not be compiled: they run one operation after the other"
+CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+"""How near, absolute plus relative, a loss must come that is computed in two ways."""
+TRIALS = (11, 37), (1, 37), (11, 1), (1, 1)
+"""Rows and tokens on which compiled layers are tried. There is other code for a single row or
+token, and primes are no size of a model that a size of a batch could be taken for."""
+LARGEST_WINDOW = 4096
+"""Sliding windows up to so many tokens are exceeded in a trial."""
 _outcomes: MutableMapping[nn.Module, str | None] = WeakKeyDictionary()
 """Why a model's layers run uncompiled."""
 
@@ -29,7 +39,7 @@ def compile_layers(
     What has come of a model once stays.
 
     Args:
-        trial: runs the model on a few tokens; its losses, in nats.
+        trial: runs the model on a few tokens; its losses, in nats, and perhaps gradients.
         close: how near, absolute plus relative, these must come.
 
     Returns:
@@ -61,6 +71,17 @@ def compile_layers(
     if reason is not None:
         _outcomes[model] = reason
     return reason
+
+
+def trials(config: PreTrainedConfig) -> list[tuple[int, int]]:
+    """Rows and tokens on which to try a model: all the code that it will ever need."""
+    reach = getattr(config, "max_position_embeddings", None) or math.inf
+    window = getattr(config, "sliding_window", None) or math.inf
+    beyond = window + 1 if window <= LARGEST_WINDOW else math.inf
+    lengths = [(rows, min(tokens, reach)) for rows, tokens in TRIALS]
+    # A row beyond a window has a mask.
+    lengths += [(rows, beyond) for rows in (3, 1) if beyond <= reach and beyond < math.inf]
+    return [(rows, int(tokens)) for rows, tokens in lengths]
 
 
 def are_compiled(model: nn.Module) -> bool:

@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 from s2l_ray.maths.losses import error_norms, linear_losses, token_losses
 from s2l_ray.modelling.compiled import are_compiled
 from s2l_ray.modelling.prefixes import NOTHING_BEFORE, Past
+from s2l_ray.modelling.transfer import sent
 
 PROBED_LOGIT = 300.0
 
@@ -35,14 +36,14 @@ def response_logits(
         model: a causal LM, or a wrapper (DDP, DeepSpeed) that keeps one in `.module`; the wrapper
             is what is called.
         input_ids_BL: int64 tensor (B, L) on the model's device.
-        mask_BL: bool tensor (B, L); logits AT a position predict the token after it. Kept on the
-            CPU, it spares a GPU the wait for the number of positions.
+        mask_BL: bool tensor (B, L) on the CPU, which spares a GPU the wait for the number of
+            positions; logits AT a position predict the token after it.
         past: what comes before the first position.
 
     Returns:
         logits_MV, (M, V), rows in the order of `mask_BL`, of the type that the model computes.
     """
-    position_M = mask_BL.flatten().nonzero().squeeze(1).to(input_ids_BL.device)
+    position_M = sent(mask_BL.flatten().nonzero().squeeze(1), input_ids_BL.device)
     narrowed = []
 
     def keep_positions(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -97,7 +98,7 @@ def losses_by_tiles(
     Returns:
         measure_CM, float32 (1, M) of losses or, with `norms`, (2, M) of losses and error norms.
     """
-    position_M = mask_BL.flatten().nonzero().squeeze(1).to(input_ids_BL.device)
+    position_M = sent(mask_BL.flatten().nonzero().squeeze(1), input_ids_BL.device)
     hidden = []
 
     def keep(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

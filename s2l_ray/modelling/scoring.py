@@ -17,11 +17,11 @@ from functools import partial
 import numpy as np
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from s2l_ray.errors import ModelError
 from s2l_ray.modelling import embeddings, prefixes
-from s2l_ray.modelling.compiled import compile_layers
+from s2l_ray.modelling.compiled import CLOSE, UNCOMPILED, compile_layers, trials
 from s2l_ray.modelling.dimensions import check_reach
 from s2l_ray.modelling.output_layer import (
     before_output_layer,
@@ -30,23 +30,16 @@ from s2l_ray.modelling.output_layer import (
     losses_of_logits,
 )
 from s2l_ray.modelling.prefixes import NOTHING_BEFORE, Past
+from s2l_ray.modelling.transfer import sent
 
-CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-"""How near, absolute plus relative, a loss must come that is computed in two ways."""
 LOGITS_IN_CHUNKS = (
     "the model's logits are more than its output layer's: batches are cut to hold them"
 )
 PROMPTS_READ_WHOLE = (
     "the model's past is more than keys and values: shared prompts are read each time"
 )
-UNCOMPILED = "the model's layers could not be compiled: they run one operation after the other"
 OnRows = Callable[[np.ndarray, torch.Tensor], None]
 """Called with the rows of a batch, int64 (B,), and what was found of each, a tensor (B, ...)."""
-TRIALS = (11, 37), (1, 37), (11, 1), (1, 1)
-"""Rows and tokens on which compiled layers are tried. There is other code for a single row or
-token, and primes are no size of a model that a size of a batch could be taken for."""
-LARGEST_WINDOW = 4096
-"""Sliding windows up to so many tokens are exceeded in a trial."""
 
 
 def score(
@@ -104,7 +97,7 @@ def score(
         for group, past in _groups(model, examples, min_saved, means, CLOSE[dtype], on_slower_way):
             for row_B in _batches(examples, group, past, tokens_per_batch, most_logits):
                 mean_CB = scored(row_B, past)
-                loss_N[torch.from_numpy(row_B).to(device)] = mean_CB[0]
+                loss_N[sent(row_B, device)] = mean_CB[0]
                 if on_norms is not None:
                     on_norms(row_B, mean_CB[1])
                 on_batch(len(row_B))
@@ -197,22 +190,12 @@ def _trial(
 ) -> torch.Tensor:
     """What is measured of tokens that are the same for every worker."""
     found = []
-    for num_rows, num_tokens in _trials(model.config.get_text_config()):
+    for num_rows, num_tokens in trials(model.config.get_text_config()):
         count = torch.arange(num_rows * num_tokens) % vocab_size
         input_ids_BL = count.view(num_rows, num_tokens).to(device)
         mask_BL = torch.ones(num_rows, num_tokens, dtype=torch.bool)
         found.append(measures(model, input_ids_BL, mask_BL, count.to(device), NOTHING_BEFORE))
     return torch.cat(found, dim=1)
-
-
-def _trials(config: PreTrainedConfig) -> list[tuple[int, int]]:
-    reach = getattr(config, "max_position_embeddings", None) or math.inf
-    window = getattr(config, "sliding_window", None) or math.inf
-    beyond = window + 1 if window <= LARGEST_WINDOW else math.inf
-    lengths = [(rows, min(tokens, reach)) for rows, tokens in TRIALS]
-    # A row beyond a window has a mask.
-    lengths += [(rows, beyond) for rows in (3, 1) if beyond <= reach and beyond < math.inf]
-    return [(rows, int(tokens)) for rows, tokens in lengths]
 
 
 def _groups(
@@ -362,9 +345,11 @@ def _means(
     mask_BL = (place_L >= num_masked_B[:, None] - 1) & (place_L < num_tokens_B[:, None] - 1)
     target_M = np.concatenate([ids[num:] for ids, num in zip(rows, num_masked_B, strict=True)])
 
-    input_ids_on_device = torch.from_numpy(input_ids_BL).to(device)
-    target = torch.from_numpy(target_M.astype(np.int64)).to(device)
-    measure_CM = measures(model, input_ids_on_device, torch.from_numpy(mask_BL), target, past)
-    num_response_B = torch.from_numpy(mask_BL.sum(axis=1)).to(device)
-    mean = partial(torch.segment_reduce, reduce="mean", lengths=num_response_B)
+    target = sent(target_M.astype(np.int64), device)
+    measure_CM = measures(
+        model, sent(input_ids_BL, device), torch.from_numpy(mask_BL), target, past
+    )
+    num_response_B = sent(mask_BL.sum(axis=1), device)
+    # Unsafe: to see that lengths and values fit, it would wait for the GPU.
+    mean = partial(torch.segment_reduce, reduce="mean", lengths=num_response_B, unsafe=True)
     return torch.stack([mean(measure_M.double()).float() for measure_M in measure_CM])

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,13 +23,16 @@ import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
 
 from s2l_ray.config import Training
 from s2l_ray.errors import ModelError
 from s2l_ray.maths.losses import token_losses
 from s2l_ray.modelling.batches import MicroBatch, PartReader, global_batches, micro_batches
+from s2l_ray.modelling.compiled import CLOSE, compile_layers, trials
 from s2l_ray.modelling.output_layer import response_logits
 from s2l_ray.modelling.schedule import learning_rate
+from s2l_ray.modelling.transfer import sent
 
 STATE, TENSORS = "state.json", "state.safetensors"
 
@@ -104,8 +108,39 @@ def batch_loss(
     `autocast` computes in bfloat16 with weights that are kept in float32.
     """
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-        logits_MV = response_logits(model, batch.input_ids_BL.to(device), batch.mask_BL)
-    return token_losses(logits_MV, batch.target_M.to(device)).sum() * batch.weight
+        logits_MV = response_logits(model, sent(batch.input_ids_BL, device), batch.mask_BL)
+    return token_losses(logits_MV, sent(batch.target_M, device)).sum() * batch.weight
+
+
+def compile_to_train(
+    model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype
+) -> str | None:
+    """Move a float32 model to `device`, and have its layers compiled; see `compile_layers`.
+
+    Where there is dropout, losses are not the same twice, and the layers run as they are.
+
+    Returns:
+        Why the layers run uncompiled; None if they do not.
+    """
+    model.to(device).train()  # type: ignore[arg-type]
+    trial = partial(_trial, model, device=device, autocast=dtype == torch.bfloat16)
+    return compile_layers(model, trial, close=CLOSE[dtype])
+
+
+def _trial(model: PreTrainedModel, *, device: torch.device, autocast: bool) -> torch.Tensor:
+    """Losses, and lengths of gradients, of tokens that are the same for every worker."""
+    found = []
+    config = model.config.get_text_config()
+    for num_rows, num_tokens in trials(config):
+        count = torch.arange(num_rows * num_tokens) % config.vocab_size
+        mask_BL = torch.ones(num_rows, num_tokens, dtype=torch.bool)
+        batch = MicroBatch(count.view(num_rows, num_tokens), mask_BL, count, 1 / len(count))
+        loss = batch_loss(model, batch, device=device, autocast=autocast)
+        loss.backward()
+        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
+        found += [loss.detach(), *(gradient.norm() for gradient in gradients)]
+        model.zero_grad(set_to_none=True)
+    return torch.stack(found)
 
 
 def weight_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:

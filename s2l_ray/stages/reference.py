@@ -100,6 +100,7 @@ def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
     """Train on one worker; rank 0 writes the checkpoints."""
     # Models' libraries take seconds to import; the driver of a training does without.
     from s2l_ray.modelling import checkpoints, dimensions, training
+    from s2l_ray.modelling.compiled import UNCOMPILED
 
     config, folder = given["config"], given["folder"]
     with trainer.together():
@@ -109,6 +110,10 @@ def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
         model = checkpoints.load_model(given["model"], seed=given["seed"])
         num_tokens = given["parts"].num_tokens_of_longest
         dimensions.check_reach(model, num_tokens=num_tokens, num_ids=len(tokenizer))
+    notes = []
+    if worker.device.type == "cuda":
+        reason = training.compile_to_train(model, device=worker.device, dtype=dtype)
+        notes += [f"{UNCOMPILED} ({reason})"] if reason else []
     engine = training.Replica(
         model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks
     )
@@ -137,6 +142,7 @@ def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
         "curve": history.curve(),
         "precision": precision,
         "device": worker.device.type,
+        **({"notes": notes} if notes else {}),
     }
 
 

@@ -12,9 +12,10 @@ from torch._dynamo.utils import counters
 
 from s2l_ray.maths import losses
 from s2l_ray.maths.losses import linear_losses
-from s2l_ray.modelling import compiled, scoring
+from s2l_ray.modelling import compiled, scoring, training
 from s2l_ray.modelling.compiled import are_compiled
 from tests import tiny
+from tests.modelling import test_training
 from tests.modelling.test_scoring import defined_loss, examples, score
 
 needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
@@ -85,6 +86,38 @@ def test_compiled_layers_have_the_losses_of_the_definition():
         np.testing.assert_allclose(loss_N, expected_N, rtol=1e-5, atol=1e-5)
     assert said == []
     assert are_compiled(model)
+
+
+@needs_a_compiler
+def test_compiled_layers_learn_what_others_do_and_all_code_is_of_the_trial():
+    config = test_training.settings()
+    engine, reports = test_training.trained(config)
+    graphs = None
+
+    def compile_first(model):
+        nonlocal graphs
+        reason = training.compile_to_train(model, device=test_training.CPU, dtype=torch.float32)
+        assert reason is None
+        graphs = counters["stats"]["unique_graphs"]
+        assert all(weight.grad is None for weight in model.parameters())
+
+    other, again = test_training.trained(config, before=compile_first)
+
+    assert are_compiled(other.model)
+    assert counters["stats"]["unique_graphs"] == graphs > 0
+    expected = [report.loss_nats for report in reports]
+    assert [report.loss_nats for report in again] == pytest.approx(expected, rel=1e-5)
+    learned = test_training.weights(other)
+    for name, weight in test_training.weights(engine).items():
+        torch.testing.assert_close(learned[name], weight, rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_with_dropout_learns_uncompiled(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda call, **_options: call)
+    model = test_training.tiny_model(dropout=0.5)
+    reason = training.compile_to_train(model, device=test_training.CPU, dtype=torch.float32)
+    assert reason == "its losses would change"
+    assert not are_compiled(model)
 
 
 @pytest.mark.parametrize("compiler", ["missing", "wrong"])

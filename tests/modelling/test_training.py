@@ -44,10 +44,12 @@ def settings(**changes):
     return Training(**{**usual, "weight_decay": 0.1, "max_grad_norm": 0.5, **changes})
 
 
-def trained(config, *, rank=0, num_ranks=1, dropout=0.0, dtype=torch.float32):
-    engine = training.Replica(
-        tiny_model(dropout), config, device=CPU, dtype=dtype, num_ranks=num_ranks
-    )
+def trained(
+    config, *, rank=0, num_ranks=1, dropout=0.0, dtype=torch.float32, before=lambda _model: None
+):
+    model = tiny_model(dropout)
+    before(model)
+    engine = training.Replica(model, config, device=CPU, dtype=dtype, num_ranks=num_ranks)
     loop = training.steps(
         engine, TinyParts(), config, seed=SEED, total_steps=STEPS, rank=rank, num_ranks=num_ranks
     )
