@@ -131,10 +131,13 @@ def _trial(model: PreTrainedModel, *, device: torch.device, autocast: bool) -> t
     """Losses, and lengths of gradients, of tokens that are the same for every worker."""
     found = []
     config = model.config.get_text_config()
+    # The embedding of padding is zero, which a norm divides by: gradients would overflow.
+    padding = config.vocab_size if config.pad_token_id is None else config.pad_token_id
     for num_rows, num_tokens in trials(config):
-        count = torch.arange(num_rows * num_tokens) % config.vocab_size
+        ids = torch.arange(num_rows * num_tokens) % (config.vocab_size - 1)
+        ids += ids >= padding
         mask_BL = torch.ones(num_rows, num_tokens, dtype=torch.bool)
-        batch = MicroBatch(count.view(num_rows, num_tokens), mask_BL, count, 1 / len(count))
+        batch = MicroBatch(ids.view(num_rows, num_tokens), mask_BL, ids, 1 / len(ids))
         loss = batch_loss(model, batch, device=device, autocast=autocast)
         loss.backward()
         gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]

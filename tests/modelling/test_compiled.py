@@ -109,6 +109,16 @@ def test_compiled_layers_learn_as_defined_and_all_code_is_of_the_trial():
     test_training.assert_close(test_training.weights(engine), expected)
 
 
+def test_a_trial_of_gradients_is_finite_where_the_embedding_of_padding_is_zero():
+    # 3.2e2 for every layer, and 3.4e38 is the end of float32.
+    model = tiny.model("llama", num_hidden_layers=20, pad_token_id=0)
+    assert not model.get_input_embeddings().weight[0].any()
+
+    found = training._trial(model.train(), device=test_training.CPU, autocast=False)
+
+    assert found.isfinite().all()
+
+
 def test_a_model_with_dropout_learns_uncompiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda call, **_options: call)
     model = test_training.tiny_model(dropout=0.5)
