@@ -8,9 +8,9 @@ Alone: as many processes as workers, one thread each, call the scorer on their s
 with the model loaded and nothing read or written; from a common start to the end of the last.
 On Ray: `runtime.map_units` as the stage uses it, reading parts and writing losses. Each worker's
 first part is not counted, as that is when models are loaded and, on a GPU, compiled: the clock runs
-from the last of these first results to the last result. What came before, less the time of a part,
-is the start. They alternate, and medians count. Parts are alike, with the recorded lengths of
-bench_scoring.py, and weights random.
+from when as many parts are written as there are workers to the last result. What came before, less
+the time of a part, is the start. They alternate, and medians count. Parts are alike, with the
+recorded lengths of bench_scoring.py, and weights random.
 """
 
 import argparse
@@ -104,11 +104,11 @@ def seconds_alone(folder: Path, given: argparse.Namespace) -> float:
 
 
 def seconds_on_ray(folder: Path, given: argparse.Namespace) -> tuple[float, float]:
-    """To the result by which every worker has had a part, and from there to the last one."""
+    """Until every worker has written a part, and from there to the last result."""
     gpus = int(given.device == "cuda")
     with tempfile.TemporaryDirectory() as out:
         place = Location.of(out)
-        started = time.perf_counter()
+        started = time.time()
         results = runtime.map_units(
             trajectories.Scorer,
             schedule.scoring_units(given.parts + given.workers, 1, given.workers),
@@ -122,9 +122,11 @@ def seconds_on_ray(folder: Path, given: argparse.Namespace) -> tuple[float, floa
             folder=place,
             gpus=gpus,
         )
-        came = [time.perf_counter() - started for _ in results]
-    warm = came[given.workers - 1]
-    return warm, came[-1] - warm
+        assert len(list(results)) == given.parts + given.workers
+        ended = time.time()
+        written = sorted(file.stat().st_mtime for file in Path(out).glob("part-*.parquet"))
+    warm = written[given.workers - 1]
+    return warm - started, ended - warm
 
 
 def main() -> None:

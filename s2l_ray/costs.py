@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +33,8 @@ another pair of CPU cores, one in fp32 and one in bf16.
 """
 START_SECONDS = {"reference": 12.0, "trajectories": 4.0, "target": 10.0, "evaluation": 4.0}
 """From the beginning of a stage to its first computation, mostly imports; from the latter runs."""
+START_SECONDS_ON_GPU = {"reference": 65.0, "trajectories": 32.0, "target": 25.0, "evaluation": 17.0}
+"""With CUDA's own start and the compilation of layers; from runs on one H200."""
 
 Section = Training | TrajectoriesConfig | EvaluationConfig
 
@@ -68,10 +70,15 @@ class Hardware:
     flops_per_second: float | None
     is_measured: bool = False
     unknown: str = ""
+    on_gpu: bool = False
 
     def share(self, stage: str) -> float:
         """Of that speed, what a worker of a stage reaches."""
         return (REACHED if self.is_measured else SHARE)[stage]
+
+    def start_seconds(self, stage: str) -> float:
+        """Before a worker of a stage computes."""
+        return (START_SECONDS_ON_GPU if self.on_gpu else START_SECONDS)[stage]
 
 
 @dataclass(frozen=True)
@@ -139,7 +146,7 @@ def _read(shape: Shape, rows: Amount) -> float:
 
 def given(section: Section, flops_per_second: float) -> Hardware:
     """Workers of a speed that the user knows, as many as `section` asks for."""
-    return Hardware(_wanted(section), flops_per_second)
+    return Hardware(_wanted(section), flops_per_second, on_gpu=bool(section.gpus_per_worker))
 
 
 def measured(
@@ -174,7 +181,7 @@ def measured(
     if speed is None:
         unknown = "a layer of its model is too large to be tried"
         return Hardware(_wanted(section), None, unknown=unknown)
-    return Hardware(workers, speed, is_measured=True)
+    return Hardware(workers, speed, is_measured=True, on_gpu=gpus > 0)
 
 
 def _tried(
@@ -216,7 +223,7 @@ def seconds(stage: str, work: Work, hardware: Hardware) -> float | None:
         # The last round of pieces may leave workers without one.
         busy = work.units / max(math.ceil(work.units / hardware.workers), 1)
     reached = busy * hardware.flops_per_second * hardware.share(stage)
-    return START_SECONDS[stage] + work.flops / max(reached, 1.0)
+    return hardware.start_seconds(stage) + work.flops / max(reached, 1.0)
 
 
 def table(costs: Sequence[Cost]) -> list[str]:
@@ -260,20 +267,20 @@ def readable(number: float) -> str:
     return f"{number:,.3g} Z"
 
 
-def remarks(stages: Collection[str], *, is_given: bool) -> list[str]:
-    """What the times are made of, and what is not in them."""
-    share = SHARE if is_given else REACHED
+def remarks(hardware: Mapping[str, Hardware], *, is_given: bool) -> list[str]:
+    """What the times are made of, and what is not in them; `hardware` is that of each stage."""
     listed = "; ".join(
-        f"{stage} {START_SECONDS[stage]:g} s, {share[stage]:.0%}"
-        for stage in share
-        if stage in stages
+        f"{stage} {of_stage.start_seconds(stage):g} s, {of_stage.share(stage):.0%}"
+        for stage, of_stage in hardware.items()
     )
     speeds = "are given" if is_given else "were measured here, in passes"
+    on_gpu = any(of_stage.on_gpu for of_stage in hardware.values())
+    origin = "one H200 and two CPU cores" if on_gpu else "two CPU cores"
     shown = [
         "Time is the start of the workers plus FLOPs / (workers x speed x share of it reached):",
         f"  {listed}",
-        f"Starts and shares come from two CPU cores (docs/experiments.md); speeds {speeds}.",
+        f"Starts and shares come from {origin} (docs/experiments.md); speeds {speeds}.",
     ]
-    if "evaluation" in stages:
+    if "evaluation" in hardware:
         shown.append("Evaluation takes at most this: every answer is counted at its full length.")
     return [*shown, "Not counted: prepare, clusters, selection, report, waiting for machines."]

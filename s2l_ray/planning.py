@@ -319,7 +319,8 @@ def _costs(
     ]
     remarks = _unknown(config, of_stage)
     if any(cost.seconds is not None for cost in estimated):
-        remarks += costs.remarks(stages, is_given=tflops is not None)
+        hardware = {stage: of_stage[stage][1] for stage in costs.SHARE if stage in of_stage}
+        remarks += costs.remarks(hardware, is_given=tflops is not None)
     return estimated, remarks
 
 
