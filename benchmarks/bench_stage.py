@@ -1,16 +1,16 @@
 """The trajectories stage on Ray against its scorer alone, on the same cores or the same GPU.
 
-    python benchmarks/bench_stage.py [--parts 8] [--repeats 5] [--workers 2]
+    python benchmarks/bench_stage.py [--parts 12] [--repeats 5] [--workers 2]
     python benchmarks/bench_stage.py --device cuda --precision bf16 --model smollm2-135m \
         --rows 4072 --tokens-per-batch 16384 --workers 1 --parts 24
 
 Alone: as many processes as workers, one thread each, call the scorer on their share of the parts,
 with the model loaded and nothing read or written; from a common start to the end of the last.
-On Ray: `runtime.map_units` as the stage uses it, reading parts and writing losses. Each worker's
-first part is not counted, as that is when models are loaded and, on a GPU, compiled: the clock runs
-from when as many parts are written as there are workers to the last result. What came before, less
-the time of a part, is the start. They alternate, and medians count. Parts are alike, with the
-recorded lengths of bench_scoring.py, and weights random.
+On Ray: `runtime.map_units` as the stage uses it, reading parts and writing losses. Its speed is the
+slope of the number of written parts over time, without the first two of each worker, when models
+are loaded and, on a GPU, compiled. What comes before the first part is written, less the time of a
+part, is the start. They alternate, and medians count. Parts are alike, with the recorded lengths of
+bench_scoring.py, and weights random.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import torch
 from bench_scoring import HERE, SHAPES, machine, pool
@@ -65,18 +66,18 @@ def write_inputs(folder: Path, given: argparse.Namespace) -> int:
             "num_prompt_tokens": pa.array(num_prompt_N, pa.int32()),
         }
     )
-    for part in range(given.parts + given.workers):
+    for part in range(num_parts(given)):
         (Location.of(folder) / "prepared" / part_name(part)).write_table(table)
     return sum(map(len, rows))
 
 
-def alone(folder: str, num_parts: int, given: argparse.Namespace, barrier: Any) -> None:
+def alone(folder: str, count: int, given: argparse.Namespace, barrier: Any) -> None:
     """One process: everything is loaded before the barrier, and scored between two of them."""
     torch.set_num_threads(1)
     device, dtype = torch.device(given.device), DTYPES[given.precision]
     model = load_model(str(Path(folder) / "step-000001"), dtype=dtype).to(device)
     files = Parts(Location.of(folder) / "prepared").files()
-    tables = [file.read_table() for file in files[:num_parts]]
+    tables = [file.read_table() for file in files[:count]]
     parts = [(trajectories.token_arrays(t), t["num_prompt_tokens"].to_numpy()) for t in tables]
     options = {"dtype": dtype, "device": device, "compiled": device.type == "cuda"}
     options["tokens_per_batch"] = given.tokens_per_batch
@@ -103,15 +104,15 @@ def seconds_alone(folder: Path, given: argparse.Namespace) -> float:
     return seconds
 
 
-def seconds_on_ray(folder: Path, given: argparse.Namespace) -> tuple[float, float]:
-    """Until every worker has written a part, and from there to the last result."""
+def on_ray(folder: Path, given: argparse.Namespace) -> tuple[float, float]:
+    """Parts per second, and seconds until the first one is written."""
     gpus = int(given.device == "cuda")
     with tempfile.TemporaryDirectory() as out:
         place = Location.of(out)
         started = time.time()
         results = runtime.map_units(
             trajectories.Scorer,
-            schedule.scoring_units(given.parts + given.workers, 1, given.workers),
+            schedule.scoring_units(num_parts(given), 1, given.workers),
             resources.Workers("trajectories", given.workers, given.workers, gpus=gpus),
             place / "attempts",
             prepared=Parts(Location.of(folder) / "prepared"),
@@ -122,11 +123,14 @@ def seconds_on_ray(folder: Path, given: argparse.Namespace) -> tuple[float, floa
             folder=place,
             gpus=gpus,
         )
-        assert len(list(results)) == given.parts + given.workers
-        ended = time.time()
+        assert len(list(results)) == num_parts(given)
         written = sorted(file.stat().st_mtime for file in Path(out).glob("part-*.parquet"))
-    warm = written[given.workers - 1]
-    return warm - started, ended - warm
+    warm = written[2 * given.workers :]
+    return float(np.polyfit(warm, range(len(warm)), 1)[0]), written[0] - started
+
+
+def num_parts(given: argparse.Namespace) -> int:
+    return int(given.parts + 2 * given.workers)
 
 
 def main() -> None:
@@ -136,7 +140,7 @@ def main() -> None:
     parser.add_argument("--model", default="small", choices=SHAPES)
     parser.add_argument("--rows", type=int, default=509, help="of a part")
     parser.add_argument("--tokens-per-batch", type=int, default=2048)
-    parser.add_argument("--parts", type=int, default=8, help="a multiple of --workers")
+    parser.add_argument("--parts", type=int, default=12, help="a multiple of --workers")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
@@ -146,9 +150,9 @@ def main() -> None:
         tokens = write_inputs(folder, given)
         for _ in range(given.repeats):
             kernel = given.parts * tokens / seconds_alone(folder, given)
-            begun_s, warm_s = seconds_on_ray(folder, given)
-            rates.append((kernel, given.parts * tokens / warm_s))
-            starts.append(begun_s - given.workers * tokens / rates[-1][1])
+            parts_per_second, first_s = on_ray(folder, given)
+            rates.append((kernel, parts_per_second * tokens))
+            starts.append(first_s - given.workers / parts_per_second)
             shares.append(rates[-1][1] / kernel)
             print(
                 f"alone {kernel:,.0f} tokens/s, Ray {rates[-1][1]:,.0f}, start {starts[-1]:.1f} s"

@@ -267,13 +267,14 @@ def readable(number: float) -> str:
     return f"{number:,.3g} Z"
 
 
-def remarks(hardware: Mapping[str, Hardware], *, is_given: bool) -> list[str]:
-    """What the times are made of, and what is not in them; `hardware` is that of each stage."""
+def remarks(hardware: Mapping[str, Hardware]) -> list[str]:
+    """What the times are made of, and what is not in them; `hardware` is that of stages."""
     listed = "; ".join(
         f"{stage} {of_stage.start_seconds(stage):g} s, {of_stage.share(stage):.0%}"
         for stage, of_stage in hardware.items()
     )
-    speeds = "are given" if is_given else "were measured here, in passes"
+    is_measured = any(of_stage.is_measured for of_stage in hardware.values())
+    speeds = "were measured here, in passes" if is_measured else "are given"
     on_gpu = any(of_stage.on_gpu for of_stage in hardware.values())
     origin = "one H200 and two CPU cores" if on_gpu else "two CPU cores"
     shown = [

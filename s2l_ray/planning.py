@@ -318,9 +318,11 @@ def _costs(
         for step in costly
     ]
     remarks = _unknown(config, of_stage)
-    if any(cost.seconds is not None for cost in estimated):
-        hardware = {stage: of_stage[stage][1] for stage in costs.SHARE if stage in of_stage}
-        remarks += costs.remarks(hardware, is_given=tflops is not None)
+    timed = {step.stage for step, cost in zip(costly, estimated, strict=True) if cost.seconds}
+    if timed:
+        remarks += costs.remarks(
+            {stage: of_stage[stage][1] for stage in costs.SHARE if stage in timed}
+        )
     return estimated, remarks
 
 

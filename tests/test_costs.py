@@ -165,13 +165,13 @@ def test_large_numbers_have_three_digits_and_a_prefix(number, expected):
 
 
 def test_what_the_times_are_made_of_is_said_for_the_stages_that_are_shown():
-    on_cpus, on_gpus = Hardware(1, 1e9), Hardware(1, 1e9, on_gpu=True)
-    shown = " ".join(costs.remarks({"target": on_cpus, "evaluation": on_cpus}, is_given=True))
+    on_cpus, on_gpus = Hardware(1, 1e9), Hardware(1, 1e9, is_measured=True, on_gpu=True)
+    shown = " ".join(costs.remarks({"target": on_cpus, "evaluation": on_cpus}))
 
     assert f"target {costs.START_SECONDS['target']:g} s, {costs.SHARE['target']:.0%}" in shown
     assert "reference" not in shown and "speeds are given" in shown
     assert "at most" in shown and "H200" not in shown
-    shown = " ".join(costs.remarks({"target": on_gpus}, is_given=False))
+    shown = " ".join(costs.remarks({"target": on_gpus}))
     assert (
         f"target {costs.START_SECONDS_ON_GPU['target']:g} s, {costs.REACHED['target']:.0%}" in shown
     )
