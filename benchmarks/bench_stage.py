@@ -7,7 +7,7 @@
 Alone: as many processes as workers, one thread each, call the scorer on their share of the parts,
 with the model loaded and nothing read or written; from a common start to the end of the last.
 On Ray: `runtime.map_units` as the stage uses it, reading parts and writing losses. Its speed is the
-slope of the number of written parts over time, without the first two of each worker, when models
+slope of the number of written parts over time, without the first two for each worker, when models
 are loaded and, on a GPU, compiled. What comes before the first part is written, less the time of a
 part, is the start. They alternate, and medians count. Parts are alike, with the recorded lengths of
 bench_scoring.py, and weights random.
@@ -144,6 +144,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
     given = parser.parse_args()
+    if given.parts < 4 * given.workers or given.parts % given.workers:
+        parser.error("--parts must be a multiple of --workers, four or more of it")
     shares, starts, rates = [], [], []
     with tempfile.TemporaryDirectory() as name, runtime.cluster(None):
         folder = Path(name)

@@ -34,7 +34,8 @@ another pair of CPU cores, one in fp32 and one in bf16.
 START_SECONDS = {"reference": 12.0, "trajectories": 4.0, "target": 10.0, "evaluation": 4.0}
 """From the beginning of a stage to its first computation, mostly imports; from the latter runs."""
 START_SECONDS_ON_GPU = {"reference": 65.0, "trajectories": 32.0, "target": 25.0, "evaluation": 17.0}
-"""With CUDA's own start and the compilation of layers; from runs on one H200."""
+"""With CUDA's own start and the compilation of layers; from runs on one H200, where 41 of the
+reference's 65 seconds are compilation that was measured apart."""
 
 Section = Training | TrajectoriesConfig | EvaluationConfig
 
@@ -146,7 +147,7 @@ def _read(shape: Shape, rows: Amount) -> float:
 
 def given(section: Section, flops_per_second: float) -> Hardware:
     """Workers of a speed that the user knows, as many as `section` asks for."""
-    return Hardware(_wanted(section), flops_per_second, on_gpu=bool(section.gpus_per_worker))
+    return Hardware(_wanted(section), flops_per_second, on_gpu=_gpus(section) > 0)
 
 
 def measured(
@@ -160,9 +161,7 @@ def measured(
     """
     import torch
 
-    gpus = section.gpus_per_worker
-    if gpus is None:
-        gpus = int(torch.cuda.is_available())
+    gpus = _gpus(section)
     if gpus > 0:
         fitting = int(torch.cuda.device_count() / gpus)
     else:
@@ -206,6 +205,17 @@ def _tried(
         device=device,
         num_threads=section.cpus_per_worker,
         num_workers=1 if gpus > 0 else num_workers,
+    )
+
+
+def _gpus(section: Section) -> float:
+    """Of each worker; where that is left open, as many as this machine has for it."""
+    import torch
+
+    return (
+        int(torch.cuda.is_available())
+        if section.gpus_per_worker is None
+        else section.gpus_per_worker
     )
 
 
@@ -276,11 +286,11 @@ def remarks(hardware: Mapping[str, Hardware]) -> list[str]:
     is_measured = any(of_stage.is_measured for of_stage in hardware.values())
     speeds = "were measured here, in passes" if is_measured else "are given"
     on_gpu = any(of_stage.on_gpu for of_stage in hardware.values())
-    origin = "one H200 and two CPU cores" if on_gpu else "two CPU cores"
     shown = [
         "Time is the start of the workers plus FLOPs / (workers x speed x share of it reached):",
         f"  {listed}",
-        f"Starts and shares come from {origin} (docs/experiments.md); speeds {speeds}.",
+        f"Starts and shares come from two CPU cores (docs/experiments.md); speeds {speeds}.",
+        *(["Starts on GPUs come from one H200."] if on_gpu else []),
     ]
     if "evaluation" in hardware:
         shown.append("Evaluation takes at most this: every answer is counted at its full length.")

@@ -25,6 +25,8 @@ TRIALS = (11, 37), (1, 37), (11, 1), (1, 1)
 token, and primes are no size of a model that a size of a batch could be taken for."""
 LARGEST_WINDOW = 4096
 """Sliding windows up to so many tokens are exceeded in a trial."""
+MOST_SHAPES = 64
+"""For which one function is compiled: kinds of layers times sizes that need other code."""
 _outcomes: MutableMapping[nn.Module, str | None] = WeakKeyDictionary()
 """Why a model's layers run uncompiled."""
 
@@ -57,7 +59,9 @@ def compile_layers(
     _outcomes[model] = None
     reason: str | None = "its losses would change"
     try:
-        if torch.allclose(trial(), expected, rtol=close, atol=close):
+        with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
+            found = trial()
+        if torch.allclose(found, expected, rtol=close, atol=close):
             reason = None
     except Exception as error:  # whatever a compiler, its absence, or an unusual model may raise
         if _is_out_of_memory(error):
@@ -73,14 +77,19 @@ def compile_layers(
     return reason
 
 
-def trials(config: PreTrainedConfig) -> list[tuple[int, int]]:
-    """Rows and tokens on which to try a model: all the code that it will ever need."""
+def trials(config: PreTrainedConfig, longest: float = math.inf) -> list[tuple[int, int]]:
+    """Rows and tokens on which to try a model, so that other sizes need no other code.
+
+    Args:
+        longest: no row has more tokens.
+    """
     reach = getattr(config, "max_position_embeddings", None) or math.inf
     window = getattr(config, "sliding_window", None) or math.inf
     beyond = window + 1 if window <= LARGEST_WINDOW else math.inf
     lengths = [(rows, min(tokens, reach)) for rows, tokens in TRIALS]
     # A row beyond a window has a mask.
-    lengths += [(rows, beyond) for rows in (3, 1) if beyond <= reach and beyond < math.inf]
+    is_met = beyond < math.inf and beyond <= min(reach, longest)
+    lengths += [(rows, beyond) for rows in (3, 1) if is_met]
     return [(rows, int(tokens)) for rows, tokens in lengths]
 
 

@@ -35,6 +35,8 @@ from s2l_ray.modelling.schedule import learning_rate
 from s2l_ray.modelling.transfer import sent
 
 STATE, TENSORS = "state.json", "state.safetensors"
+SMALL = 1e-3
+"""Of the length of the whole gradient: a weight's own is not compared below it."""
 
 
 @dataclass(frozen=True)
@@ -113,37 +115,53 @@ def batch_loss(
 
 
 def compile_to_train(
-    model: PreTrainedModel, *, device: torch.device, dtype: torch.dtype
+    model: PreTrainedModel, *, largest: tuple[int, int], device: torch.device, dtype: torch.dtype
 ) -> str | None:
     """Move a float32 model to `device`, and have its layers compiled; see `compile_layers`.
 
-    Where there is dropout, losses are not the same twice, and the layers run as they are.
+    Where dropout makes losses differ from one time to the next, the layers run as they are.
+
+    Args:
+        largest: rows of a micro-batch, and tokens read of the longest row. It is tried, too,
+            because code for large batches may be another.
 
     Returns:
         Why the layers run uncompiled; None if they do not.
     """
     model.to(device).train()  # type: ignore[arg-type]
-    trial = partial(_trial, model, device=device, autocast=dtype == torch.bfloat16)
-    return compile_layers(model, trial, close=CLOSE[dtype])
+    autocast = dtype == torch.bfloat16
+    trial = partial(_trial, model, largest=largest, device=device, autocast=autocast)
+    try:
+        return compile_layers(model, trial, close=CLOSE[dtype])
+    finally:
+        # What a failure in the middle of a backward pass leaves would be learned.
+        model.zero_grad(set_to_none=True)
 
 
-def _trial(model: PreTrainedModel, *, device: torch.device, autocast: bool) -> torch.Tensor:
-    """Losses, and lengths of gradients, of tokens that are the same for every worker."""
+def _trial(
+    model: PreTrainedModel, *, largest: tuple[int, int], device: torch.device, autocast: bool
+) -> torch.Tensor:
+    """Losses, and logarithms of gradients' lengths, of tokens that all workers have in common."""
     found = []
     config = model.config.get_text_config()
     # The embedding of padding is zero, which a norm divides by: gradients would overflow.
     padding = config.vocab_size if config.pad_token_id is None else config.pad_token_id
-    for num_rows, num_tokens in trials(config):
+    for num_rows, num_tokens in [*trials(config, largest[1]), largest]:
         ids = torch.arange(num_rows * num_tokens) % (config.vocab_size - 1)
         ids += ids >= padding
-        mask_BL = torch.ones(num_rows, num_tokens, dtype=torch.bool)
-        batch = MicroBatch(ids.view(num_rows, num_tokens), mask_BL, ids, 1 / len(ids))
+        ids_BL = ids.view(num_rows, num_tokens)
+        # One logit of a row: the output layer is not compiled, and its logits may be large.
+        mask_BL = torch.zeros(num_rows, num_tokens, dtype=torch.bool)
+        mask_BL[:, -1] = True
+        batch = MicroBatch(ids_BL, mask_BL, ids_BL[:, 0].clone(), 1 / num_rows)
         loss = batch_loss(model, batch, device=device, autocast=autocast)
         loss.backward()
-        gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
-        found += [loss.detach(), *(gradient.norm() for gradient in gradients)]
+        norms = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
         model.zero_grad(set_to_none=True)
-    return torch.stack(found)
+        norm_W = torch.stack(norms)
+        # What is nearly zero beside the others is rounding.
+        found += [loss.detach()[None], (norm_W + SMALL * norm_W.norm()).log()]
+    return torch.cat(found)
 
 
 def weight_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:

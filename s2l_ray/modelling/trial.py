@@ -65,9 +65,13 @@ class Trial:
 
     def reference(self) -> float:
         """Operations per second of forward and backward passes, on a GPU of compiled layers."""
-        if self.device.type == "cuda":
-            compile_to_train(self.model.float(), device=self.device, dtype=self.dtype)
-        return self.training()
+        if self.device.type == "cpu":
+            return self.training()
+        # What has come of a model once stays, and the scorer is to find out for itself.
+        model = copy.deepcopy(self.model).float()
+        largest = self.rows.count, self.rows.row_tokens - 1
+        compile_to_train(model, largest=largest, device=self.device, dtype=self.dtype)
+        return replace(self, model=model).training()
 
     def training(self) -> float:
         """Operations per second of forward and backward passes."""
@@ -108,15 +112,14 @@ class Trial:
             operations += self._answered(self.rows.new_tokens)
         return operations / seconds
 
-    def _ids(self, length: int) -> torch.Tensor:
-        return torch.randint(
-            self.model.config.get_text_config().vocab_size, (self.rows.count, length)
-        )
+    def _ids(self, length: int, count: int | None = None) -> torch.Tensor:
+        vocab_size = self.model.config.get_text_config().vocab_size
+        return torch.randint(vocab_size, (count or self.rows.count, length))
 
     def _seconds_to_score(self, *, compiled: bool = False) -> float:
         """Of one batch."""
         rows, batches = self.rows, BATCHES[self.device.type]
-        ids = list(self._ids(rows.row_tokens).numpy()) * batches
+        ids = list(self._ids(rows.row_tokens, batches * rows.count).numpy())
 
         def passed() -> None:
             score(

@@ -112,7 +112,10 @@ def _loop(worker: trainer.Worker, given: dict[str, Any]) -> dict[str, Any]:
         dimensions.check_reach(model, num_tokens=num_tokens, num_ids=len(tokenizer))
     notes = []
     if worker.device.type == "cuda":
-        reason = training.compile_to_train(model, device=worker.device, dtype=dtype)
+        largest = config.micro_batch_size, num_tokens - 1
+        reason = training.compile_to_train(
+            model, largest=largest, device=worker.device, dtype=dtype
+        )
         notes += [f"{UNCOMPILED} ({reason})"] if reason else []
     engine = training.Replica(
         model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks

@@ -88,6 +88,13 @@ def test_compiled_layers_have_the_losses_of_the_definition():
     assert are_compiled(model)
 
 
+def compile_to_train(model):
+    # As `test_training.settings` and `TinyParts` have them.
+    return training.compile_to_train(
+        model, largest=(3, 12), device=test_training.CPU, dtype=torch.float32
+    )
+
+
 @needs_a_compiler
 def test_compiled_layers_learn_as_defined_and_all_code_is_of_the_trial():
     config, graphs = test_training.settings(), None
@@ -95,8 +102,7 @@ def test_compiled_layers_learn_as_defined_and_all_code_is_of_the_trial():
 
     def compile_first(model):
         nonlocal graphs
-        reason = training.compile_to_train(model, device=test_training.CPU, dtype=torch.float32)
-        assert reason is None
+        assert compile_to_train(model) is None
         graphs = counters["stats"]["unique_graphs"]
         assert all(weight.grad is None for weight in model.parameters())
 
@@ -114,16 +120,36 @@ def test_a_trial_of_gradients_is_finite_where_the_embedding_of_padding_is_zero()
     model = tiny.model("llama", num_hidden_layers=20, pad_token_id=0)
     assert not model.get_input_embeddings().weight[0].any()
 
-    found = training._trial(model.train(), device=test_training.CPU, autocast=False)
+    found = training._trial(model.train(), largest=(2, 3), device=test_training.CPU, autocast=False)
 
     assert found.isfinite().all()
+
+
+class FailsBackwards(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, given):
+        return given.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        raise RuntimeError("no code for this")
+
+
+def test_a_backward_pass_that_fails_leaves_nothing_to_learn(monkeypatch):
+    def of_a_compiler(call, **_options):
+        return lambda *args, **inputs: FailsBackwards.apply(call(*args, **inputs))
+
+    monkeypatch.setattr(torch, "compile", of_a_compiler)
+    model = tiny.model("llama")
+
+    assert compile_to_train(model) == "RuntimeError: no code for this"
+    assert all(weight.grad is None for weight in model.parameters())
 
 
 def test_a_model_with_dropout_learns_uncompiled(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda call, **_options: call)
     model = test_training.tiny_model(dropout=0.5)
-    reason = training.compile_to_train(model, device=test_training.CPU, dtype=torch.float32)
-    assert reason == "its losses would change"
+    assert compile_to_train(model) == "its losses would change"
     assert not are_compiled(model)
 
 

@@ -17,6 +17,7 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
     get_or_create_autoscaling_coordinator,
 )
 
+from s2l_ray import resources, trainer
 from s2l_ray.artifacts import Parts, StageDir, part_name
 from s2l_ray.config import RandomModel, ReferenceConfig, WorkerRange, load
 from s2l_ray.errors import ConfigError, ModelError
@@ -29,6 +30,15 @@ from tests import small_run, tiny
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
 NUM_ROWS, STEPS = (9, 0, 7, 4), 300
+
+
+@pytest.mark.parametrize(("gpus", "hidden"), [(0, True), (1, False)])
+def test_trainings_without_gpus_see_none(tmp_path, gpus, hidden):
+    out = StageDir(Location.of(tmp_path), "target", {})
+    settings = trainer._run_config(out, resources.Workers("target", 2, 2, gpus=gpus))
+    variables = settings.worker_runtime_env["env_vars"]
+    assert (variables.get("CUDA_VISIBLE_DEVICES") == "") is hidden
+    assert variables["OMP_NUM_THREADS"] == "1"
 
 
 @pytest.fixture
