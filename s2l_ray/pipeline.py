@@ -39,6 +39,10 @@ def run(
     Raises:
         UserError: whatever the user can change; nothing of the stage that failed is visible.
     """
+    if from_stage and until and STAGES.index(until) < STAGES.index(from_stage):
+        raise ConfigError(
+            f"--until {until} stops before --from {from_stage}: give a later --until, or none"
+        )
     place = Location.of(config.run_dir)
     check_run(place)
     planned = plan(config, place)

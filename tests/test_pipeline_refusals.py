@@ -34,6 +34,14 @@ def test_what_the_pool_is_too_small_for_costs_no_finished_work(tree, key, value,
     assert (place / "selection" / MANIFEST).exists()
 
 
+def test_an_end_before_the_beginning_is_refused_and_nothing_is_lost(tree):
+    place = finish(tree, until="selection")
+
+    with pytest.raises(ConfigError, match="--until reference stops before --from selection"):
+        run(changed(tree, "seed", 7), from_stage="selection", until="reference")
+    assert (place / "selection" / MANIFEST).exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
