@@ -161,9 +161,19 @@ def attempts(tmp_path) -> Location:
     return Location.of(tmp_path / "attempts")
 
 
+@pytest.fixture
+def nothing_reserved(ray_cluster):
+    """What a program has asked of the cluster stands for three minutes after it was killed."""
+    import ray
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator
+
+    ray.kill(default_autoscaling_coordinator.get_or_create_autoscaling_coordinator())
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 class TestOnTwoCpus:
+    @pytest.mark.usefixtures("nothing_reserved")
     def test_no_unit_waits_for_a_busy_worker_and_one_without_work_is_let_go(
         self, attempts, tmp_path
     ):
