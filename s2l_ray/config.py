@@ -186,8 +186,7 @@ class TrajectoriesConfig(ActorPool):
     path: str | None = None
     """Existing parquet files with example_id, loss_nats and optionally stratum (a glob)."""
     tokens_per_batch: PositiveInt = 16_384
-    """Tokens in one forward pass, padding included; on a CPU 2,048 is faster, on a large GPU with a
-    small model 65,536."""
+    """Tokens in one forward pass, padding included; faster: on CPUs 2,048, on large GPUs 65,536."""
     max_response_tokens: PositiveInt | None = None
     """Score only so many first tokens of a response; about 1,000 do (arXiv:2606.26797)."""
     embeddings: bool = False

@@ -65,6 +65,7 @@ class Hardware:
         flops_per_second: of each, in products of matrices, or as measured in passes of a model;
             None if that is unknown.
         unknown: why it is, in words.
+        on_gpu: whether each has one, or a share of one.
     """
 
     workers: int
@@ -212,11 +213,9 @@ def _gpus(section: Section) -> float:
     """Of each worker; where that is left open, as many as this machine has for it."""
     import torch
 
-    return (
-        int(torch.cuda.is_available())
-        if section.gpus_per_worker is None
-        else section.gpus_per_worker
-    )
+    if section.gpus_per_worker is None:
+        return int(torch.cuda.is_available())
+    return section.gpus_per_worker
 
 
 def _wanted(section: Section) -> int:

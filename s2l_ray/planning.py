@@ -318,11 +318,13 @@ def _costs(
         for step in costly
     ]
     remarks = _unknown(config, of_stage)
-    timed = {step.stage for step, cost in zip(costly, estimated, strict=True) if cost.seconds}
+    timed = {
+        stage: hardware
+        for stage, (work, hardware) in of_stage.items()
+        if costs.seconds(stage, work, hardware) is not None
+    }
     if timed:
-        remarks += costs.remarks(
-            {stage: of_stage[stage][1] for stage in costs.SHARE if stage in timed}
-        )
+        remarks += costs.remarks(timed)
     return estimated, remarks
 
 

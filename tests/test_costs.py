@@ -92,14 +92,15 @@ def test_time_is_a_start_and_operations_shared_by_the_workers_that_have_work(
 
 def test_a_worker_on_a_gpu_starts_later():
     work = Work(tokens=1, flops=0.0, batch=ROWS, units=None)
-    section = TrajectoriesConfig(gpus_per_worker=1)
-    assert costs.seconds("trajectories", work, costs.given(section, 1e12)) == 32.0
-    assert costs.seconds("trajectories", work, costs.given(TrajectoriesConfig(), 1e12)) == 4.0
+    for gpus, seconds in ((1, costs.START_SECONDS_ON_GPU), (0, costs.START_SECONDS)):
+        hardware = costs.given(TrajectoriesConfig(gpus_per_worker=gpus), 1e12)
+        assert costs.seconds("trajectories", work, hardware) == seconds["trajectories"]
 
 
 @pytest.mark.parametrize("workers", [3, WorkerRange(min=1, max=3)])
 def test_given_hardware_has_the_most_workers_that_the_section_allows(workers):
-    assert costs.given(TrajectoriesConfig(workers=workers), 2e12) == Hardware(3, 2e12)
+    section = TrajectoriesConfig(workers=workers, gpus_per_worker=0)
+    assert costs.given(section, 2e12) == Hardware(3, 2e12)
 
 
 def test_this_machine_has_no_more_workers_than_cpus(monkeypatch):

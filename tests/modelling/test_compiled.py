@@ -110,8 +110,7 @@ def test_compiled_layers_learn_as_defined_and_all_code_is_of_the_trial():
 
     assert are_compiled(engine.model)
     assert counters["stats"]["unique_graphs"] == graphs > 0
-    losses = [report.loss_nats for report in reports]
-    np.testing.assert_allclose(losses, expected_losses, rtol=1e-5)
+    np.testing.assert_allclose([r.loss_nats for r in reports], expected_losses, rtol=1e-5)
     test_training.assert_close(test_training.weights(engine), expected)
 
 
