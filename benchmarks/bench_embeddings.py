@@ -18,10 +18,10 @@ import torch
 from bench_scoring import SHAPES, pool, record, seconds
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ray.artifacts import EMBEDDINGS, NORMS
-from s2l_ray.modelling.checkpoints import DTYPES
-from s2l_ray.modelling.scoring import score
-from s2l_ray.scored import Kept
+from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS
+from s2l_ray.models.checkpoints import DTYPES
+from s2l_ray.models.scoring import score
+from s2l_ray.trajectories.scored_files import Kept
 
 
 def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:

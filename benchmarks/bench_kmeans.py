@@ -29,8 +29,9 @@ from bench_scoring import record
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from threadpoolctl import threadpool_limits
 
-from s2l_ray.config import ClustersConfig
-from s2l_ray.maths import fitting, kmeans
+from s2l_ray.clusters import kmeans
+from s2l_ray.clusters import minibatch as fitting
+from s2l_ray.config.sections import ClustersConfig
 
 ACCURATE = 3e-5
 OURS = ("ours", "ours-accurate")

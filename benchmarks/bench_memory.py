@@ -21,12 +21,12 @@ import torch
 from bench_scoring import record
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ray import resources, runtime
-from s2l_ray.artifacts import Parts, part_name
-from s2l_ray.config import TrajectoriesConfig
-from s2l_ray.modelling import schedule
-from s2l_ray.stages import trajectories
-from s2l_ray.storage import Location
+from s2l_ray.artifacts.manifest import Parts, part_name
+from s2l_ray.config.sections import TrajectoriesConfig
+from s2l_ray.distributed import resources, session
+from s2l_ray.storage.location import Location
+from s2l_ray.training import schedule
+from s2l_ray.trajectories import stage as trajectories
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
 SHAPE |= {"num_attention_heads": 2, "vocab_size": 512}
@@ -78,7 +78,7 @@ def measured(rows: int, given: argparse.Namespace) -> dict[str, Any]:
         units: Sequence[dict[str, Any]] = schedule.scoring_units(
             len(prepared.files()), len(STEPS), 1
         )
-        results = runtime.map_units(
+        results = session.map_units(
             Watched,
             units,
             resources.Workers("trajectories", 1, 1),
@@ -104,7 +104,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     given = parser.parse_args()
     torch.manual_seed(0)
-    with runtime.cluster(None):
+    with session.cluster(None):
         record(given, "memory-cpu.json", measured, given.rows)
 
 

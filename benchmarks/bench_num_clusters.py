@@ -20,8 +20,8 @@ import numpy as np
 from bench_kmeans import of_run, synthetic
 from bench_scoring import record
 
-from s2l_ray.config import MOST_CLUSTERS
-from s2l_ray.maths import agreement, choosing, kmeans
+from s2l_ray.clusters import kmeans, num_clusters, quality
+from s2l_ray.config.sections import MOST_CLUSTERS
 
 AGREEMENT = 0.9
 ROWS_IN_SILHOUETTE = 1_000
@@ -73,15 +73,15 @@ def pools(seed: int, given: argparse.Namespace) -> dict[str, np.ndarray]:
 def by_agreement(loss_NT: np.ndarray, seed: int) -> dict[str, int]:
     """The numbers that silhouette and stability choose."""
     silhouettes, stabilities = {}, {}
-    loss_NT = loss_NT[: choosing.ROWS_TRIED]
-    for number in choosing.ladder(len(loss_NT) // 2, MOST_CLUSTERS)[1:]:
+    loss_NT = loss_NT[: num_clusters.ROWS_TRIED]
+    for number in num_clusters.ladder(len(loss_NT) // 2, MOST_CLUSTERS)[1:]:
         halves = [
             kmeans.initial_centroids(loss_NT[half::2], number, seed + half) for half in (0, 1)
         ]
         label_N, other_N = (kmeans.nearest(loss_NT, centroid_KT)[0] for centroid_KT in halves)
-        stabilities[number] = agreement.adjusted_rand_index(label_N, other_N)
+        stabilities[number] = quality.adjusted_rand_index(label_N, other_N)
         few_S = slice(0, ROWS_IN_SILHOUETTE)
-        silhouettes[number] = agreement.silhouette(loss_NT[few_S], label_N[few_S])
+        silhouettes[number] = quality.silhouette(loss_NT[few_S], label_N[few_S])
     stable = [number for number, value in stabilities.items() if value >= AGREEMENT]
     return {
         "silhouette": max(silhouettes, key=lambda number: silhouettes[number]),
@@ -95,7 +95,7 @@ def chosen(loss_NT: np.ndarray, seed: int) -> tuple[dict[str, int], float]:
     kmeans.initial_centroids(loss_NT, 100, seed)
     start = time.perf_counter() - started
     started = time.perf_counter()
-    tried = choosing.attempt(
+    tried = num_clusters.attempt(
         loss_NT, np.ones(len(loss_NT), np.int64), most=MOST_CLUSTERS, seed=seed
     )
     starts = (time.perf_counter() - started) / start

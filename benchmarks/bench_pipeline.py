@@ -24,8 +24,9 @@ from typing import Any
 
 import psutil
 
-from s2l_ray import config, steps
-from s2l_ray.storage import Location
+from s2l_ray.config import sections
+from s2l_ray.pipeline import steps
+from s2l_ray.storage.location import Location
 
 RESULTS = Path(__file__).parent / "results"
 TOKENS = {
@@ -79,7 +80,7 @@ def watched(command: list[str]) -> tuple[float, Memory]:
     return time.monotonic() - started, memory
 
 
-def rows(loaded: config.RunConfig) -> list[dict[str, Any]]:
+def rows(loaded: sections.RunConfig) -> list[dict[str, Any]]:
     """One line per step of the finished run."""
     found = []
     for step in steps.plan(loaded, Location.of(loaded.run_dir)).steps:
@@ -95,7 +96,7 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     arguments = parser.parse_args()
-    loaded = config.load(arguments.config, arguments.overrides)
+    loaded = sections.load(arguments.config, arguments.overrides)
     if Path(loaded.run_dir).exists():
         sys.exit(f"{loaded.run_dir} exists: a finished stage would take no time. Give a new one.")
     overrides = [part for override in arguments.overrides for part in ("--set", override)]

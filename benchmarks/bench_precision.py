@@ -29,11 +29,12 @@ from sklearn.metrics import adjusted_rand_score
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from s2l_ray import config, pipeline
-from s2l_ray.artifacts import Parts, StageDir
-from s2l_ray.config import TrajectoriesConfig
-from s2l_ray.stages import trajectories
-from s2l_ray.storage import Location
+from s2l_ray.artifacts.manifest import Parts, StageDir
+from s2l_ray.config import sections
+from s2l_ray.config.sections import TrajectoriesConfig
+from s2l_ray.pipeline import run as pipeline
+from s2l_ray.storage.location import Location
+from s2l_ray.trajectories import stage as trajectories
 
 BUDGETS = (0.01, 0.05, 0.11, 0.3)
 PRODUCTS = ("linear", "matmul", "mm", "addmm", "bmm", "baddbmm")
@@ -142,7 +143,7 @@ def result(run: str, losses: Path, folder: Path, seed: int) -> dict[str, np.ndar
         "clusters": known["clusters"],
         "selection": {key: value for key, value in selection.items() if value is not None},
     }
-    pipeline.run(config.from_tree(tree, "precision"), until="selection")
+    pipeline.run(sections.from_tree(tree, "precision"), until="selection")
     table = pq.read_table(folder / "selection" / "ranking.parquet").sort_by("example_id")
     return {name: table[name].to_numpy() for name in ("stratum", "cluster", "rank")}
 

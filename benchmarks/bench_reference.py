@@ -30,10 +30,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from s2l_ray.config import Training
-from s2l_ray.modelling import training
-from s2l_ray.modelling.batches import Rows, global_batches
-from s2l_ray.modelling.checkpoints import DTYPES
+from s2l_ray.config.sections import Training
+from s2l_ray.models.checkpoints import DTYPES
+from s2l_ray.training import loop
+from s2l_ray.training.batches import Rows, global_batches
 
 IGNORED = -100
 
@@ -127,11 +127,11 @@ def ours(
     device, dtype = torch.device(given.device), DTYPES[given.precision]
     if device.type == "cuda":
         largest = config.micro_batch_size, int(parts.read(0).num_tokens_N.max()) - 1
-        reason = training.compile_to_train(model, largest=largest, device=device, dtype=dtype)
+        reason = loop.compile_to_train(model, largest=largest, device=device, dtype=dtype)
         assert reason is None, f"uncompiled: {reason}"
-    engine = training.Replica(model, config, device=device, dtype=dtype)
+    engine = loop.Replica(model, config, device=device, dtype=dtype)
     ends, losses = [], []
-    for report in training.steps(engine, parts, config, seed=0, total_steps=given.steps):
+    for report in loop.steps(engine, parts, config, seed=0, total_steps=given.steps):
         ends.append(time.perf_counter())
         losses.append(report.loss_nats)
     return list(np.diff(ends)), losses

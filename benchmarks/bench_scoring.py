@@ -30,9 +30,9 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from s2l_ray.maths import flops
-from s2l_ray.modelling.dimensions import shape_of
-from s2l_ray.modelling.scoring import score
+from s2l_ray.models import flops
+from s2l_ray.models.dimensions import shape_of
+from s2l_ray.models.scoring import score
 
 HERE = Path(__file__).parent
 SHAPES: dict[str, dict[str, Any]] = {

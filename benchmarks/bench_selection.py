@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts import (
+from s2l_ray.artifacts.manifest import (
     EMBEDDINGS,
     QUERIES,
     Parts,
@@ -38,10 +38,10 @@ from s2l_ray.artifacts import (
     part_name,
     trajectory_table,
 )
-from s2l_ray.config import SelectionConfig
-from s2l_ray.maths.selection import METHODS
-from s2l_ray.stages import selection
-from s2l_ray.storage import Location
+from s2l_ray.config.sections import SelectionConfig
+from s2l_ray.selection import stage as selection
+from s2l_ray.selection.methods import METHODS
+from s2l_ray.storage.location import Location
 
 RESULTS = Path(__file__).parent / "results"
 ROWS_PER_PART = 4_096

@@ -29,14 +29,14 @@ import torch
 from bench_scoring import HERE, SHAPES, machine, pool
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ray import resources, runtime
-from s2l_ray.artifacts import Parts, part_name
-from s2l_ray.config import TrajectoriesConfig
-from s2l_ray.modelling import schedule
-from s2l_ray.modelling.checkpoints import DTYPES, load_model
-from s2l_ray.modelling.scoring import score
-from s2l_ray.stages import trajectories
-from s2l_ray.storage import Location
+from s2l_ray.artifacts.manifest import Parts, part_name
+from s2l_ray.config.sections import TrajectoriesConfig
+from s2l_ray.distributed import resources, session
+from s2l_ray.models.checkpoints import DTYPES, load_model
+from s2l_ray.models.scoring import score
+from s2l_ray.storage.location import Location
+from s2l_ray.training import schedule
+from s2l_ray.trajectories import stage as trajectories
 
 SHAPES = SHAPES | {
     "small": {
@@ -110,7 +110,7 @@ def on_ray(folder: Path, given: argparse.Namespace) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as out:
         place = Location.of(out)
         started = time.time()
-        results = runtime.map_units(
+        results = session.map_units(
             trajectories.Scorer,
             schedule.scoring_units(num_parts(given), 1, given.workers),
             resources.Workers("trajectories", given.workers, given.workers, gpus=gpus),
@@ -147,7 +147,7 @@ def main() -> None:
     if given.parts < 4 * given.workers or given.parts % given.workers:
         parser.error("--parts must be a multiple of --workers, four or more of it")
     shares, starts, rates = [], [], []
-    with tempfile.TemporaryDirectory() as name, runtime.cluster(None):
+    with tempfile.TemporaryDirectory() as name, session.cluster(None):
         folder = Path(name)
         tokens = write_inputs(folder, given)
         for _ in range(given.repeats):

@@ -18,7 +18,7 @@ import torch
 from bench_scoring import SHAPES, pool
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ray.modelling.scoring import score
+from s2l_ray.models.scoring import score
 
 SHAPES = SHAPES | {
     # Sizes of heads that lengths of rows may equal.

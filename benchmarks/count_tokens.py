@@ -10,10 +10,10 @@ import argparse
 
 import numpy as np
 
-from s2l_ray.artifacts import Parts
-from s2l_ray.modelling import prefixes, scoring
-from s2l_ray.stages.trajectories import token_arrays
-from s2l_ray.storage import Location
+from s2l_ray.artifacts.manifest import Parts
+from s2l_ray.models import scoring, shared_prefix
+from s2l_ray.storage.location import Location
+from s2l_ray.trajectories.stage import token_arrays
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
             ids = token_arrays(table)
             num_read_N = np.array([len(row) - 1 for row in ids])
             num_prompt_N = np.maximum(table["num_prompt_tokens"].to_numpy(), 1)
-            for group in prefixes.groups(ids, num_prompt_N, min_saved=size):
+            for group in shared_prefix.groups(ids, num_prompt_N, min_saved=size):
                 own_G = num_read_N[group.row_G] - group.num_shared
                 found = scoring.plan_batches(
                     own_G + 1,

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
-from s2l_ray import sources
-from s2l_ray.config import FieldNames
-from s2l_ray.modelling import checkpoints, prefixes, prompts
+from s2l_ray.config.sections import FieldNames
+from s2l_ray.data import sources, tokenise
+from s2l_ray.models import checkpoints, shared_prefix
 
 NUM_ROWS, MAX_TOKENS = 512, 512
 
@@ -30,16 +30,16 @@ def main() -> None:
     files = sources.expand([arguments.pool])
     pool = [row.fields for file in files for row in sources.read_rows(file) if row.fields]
     chosen = np.random.default_rng(0).choice(len(pool), NUM_ROWS, replace=False)
-    examples = [prompts.read_example(pool[index], FieldNames()) for index in chosen]
-    template = prompts.load_template("alpaca")
+    examples = [tokenise.read_example(pool[index], FieldNames()) for index in chosen]
+    template = tokenise.load_template("alpaca")
     tokenizer = checkpoints.load_tokenizer(arguments.tokenizer)
-    found = prompts.tokenise(examples, template, tokenizer, MAX_TOKENS)
-    rows = [item for item in found if not isinstance(item, prompts.RowError)]
+    found = tokenise.tokenise(examples, template, tokenizer, MAX_TOKENS)
+    rows = [item for item in found if not isinstance(item, tokenise.RowError)]
     num_prompt_N = np.array([row.num_prompt_tokens for row in rows])
     num_tokens_N = np.array([len(row.input_ids) for row in rows])
     num_shared_N = np.zeros(len(rows), np.int64)
     ids = [np.array(row.input_ids) for row in rows]
-    for group in prefixes.groups(ids, num_prompt_N, min_saved=1):
+    for group in shared_prefix.groups(ids, num_prompt_N, min_saved=1):
         num_shared_N[group.row_G] = group.num_shared
     with arguments.out.open("w", newline="") as out:
         writer = csv.writer(out, lineterminator="\n")

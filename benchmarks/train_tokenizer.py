@@ -8,19 +8,18 @@ made configs/tokenizers/math-4k from the pool of configs/math-mix-cpu.yaml.
 import argparse
 from collections.abc import Iterator
 
-from s2l_ray import sources
-from s2l_ray.config import FieldNames
-from s2l_ray.modelling import prompts
-from s2l_ray.modelling.tokenizers import train_tokenizer
+from s2l_ray.config.sections import FieldNames
+from s2l_ray.data import sources, tokenise
+from s2l_ray.models.tokenizers import train_tokenizer
 
 
 def rendered(pool: str) -> Iterator[str]:
     """Prompt and response of every usable row, as the `alpaca` template has them."""
-    template = prompts.load_template("alpaca")
+    template = tokenise.load_template("alpaca")
     for file in sources.expand([pool]):
         for row in sources.read_rows(file):
             if row.fields is not None:
-                example = prompts.read_example(row.fields, FieldNames())
+                example = tokenise.read_example(row.fields, FieldNames())
                 yield template.render_prompt(example) + example.response
 
 

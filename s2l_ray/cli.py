@@ -9,10 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from s2l_ray import __version__, config, extensions, finished, pipeline, runtime, steps
+from s2l_ray import __version__
+from s2l_ray.artifacts import extensions
+from s2l_ray.config import sections
+from s2l_ray.distributed import session
 from s2l_ray.errors import ConfigError, UserError
+from s2l_ray.pipeline import run as pipeline
+from s2l_ray.pipeline import steps, subset
 from s2l_ray.progress import duration
-from s2l_ray.storage import Location, is_uri
+from s2l_ray.storage.location import Location, is_uri
 
 INTERRUPTED = 130
 
@@ -158,7 +163,7 @@ def _add_run(commands: Any) -> None:
 
 
 def _add_select(commands: Any) -> None:
-    from s2l_ray.maths.selection import METHODS, WITHIN
+    from s2l_ray.selection.methods import METHODS, WITHIN
 
     listed = "\n".join(f"  {name:<23}{method.description}" for name, method in METHODS.items())
     parser = commands.add_parser(
@@ -262,12 +267,12 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     path = demo.write_inputs(Path(arguments.out))
     overrides = demo.overrides(Path(arguments.out))
-    _run_config(config.load(path, overrides), address=arguments.address)
+    _run_config(sections.load(path, overrides), address=arguments.address)
     print("\n" + demo.explanation())
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    loaded = config.load(arguments.config, arguments.overrides)
+    loaded = sections.load(arguments.config, arguments.overrides)
     _run_config(
         loaded,
         address=arguments.address,
@@ -277,13 +282,13 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _run_config(
-    loaded: config.RunConfig,
+    loaded: sections.RunConfig,
     *,
     address: str | None,
     from_stage: str | None = None,
     until: str | None = None,
 ) -> None:
-    if runtime.joins_cluster(address):
+    if session.joins_cluster(address):
         _check_absolute(loaded)
     started = time.monotonic()
     print(f"s2l_ray {__version__}: {loaded.run_dir}", flush=True)
@@ -298,11 +303,11 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def _summarise(loaded: config.RunConfig, stages: Sequence[str], seconds: float) -> None:
+def _summarise(loaded: sections.RunConfig, stages: Sequence[str], seconds: float) -> None:
     """What was asked for; what came of a later stage may be of another subset."""
     run = Location.of(loaded.run_dir)
     if "evaluation" in stages and (run / "evaluation" / "metrics.json").exists():
-        from s2l_ray.stages.report import summary_lines
+        from s2l_ray.report.stage import summary_lines
 
         print("\n" + "\n".join(summary_lines(run, loaded)))
     places = [("selection", "selected", f"selected.{kind}") for kind in ("jsonl", "parquet")]
@@ -321,7 +326,7 @@ def _shortest(place: Location) -> str:
     return str(place)
 
 
-def _check_absolute(loaded: config.RunConfig) -> None:
+def _check_absolute(loaded: sections.RunConfig) -> None:
     """On a joined cluster, refuse paths that would land in a job's temporary directory."""
     data = loaded.data
     paths = {"run_dir": [loaded.run_dir]}
@@ -348,19 +353,19 @@ def _check_paths_absolute(paths: Mapping[str, Sequence[str]]) -> None:
 
 
 def _plan(arguments: argparse.Namespace) -> None:
-    from s2l_ray import planning
+    from s2l_ray.estimate import plan as planning
 
-    loaded = config.load(arguments.config, arguments.overrides)
+    loaded = sections.load(arguments.config, arguments.overrides)
     print("\n".join(planning.lines(loaded, arguments.tflops)))
 
 
 def _select(arguments: argparse.Namespace) -> None:
-    budget = config.parse_budget(arguments.budget, "--budget")
+    budget = sections.parse_budget(arguments.budget, "--budget")
     if arguments.seed is not None and arguments.seed < 0:
         raise ConfigError(f"--seed {arguments.seed} is below zero")
     out, run = Location.of(arguments.out) if arguments.out else None, Location.of(arguments.run_dir)
     extended = not arguments.without_extensions
-    place, count = finished.write_subset(
+    place, count = subset.write_subset(
         run,
         budget,
         arguments.method,
@@ -376,10 +381,11 @@ def _select(arguments: argparse.Namespace) -> None:
 
 
 def _extend(arguments: argparse.Namespace) -> None:
-    from s2l_ray import extending, outcomes
+    from s2l_ray.extend import plan as extending
+    from s2l_ray.report import outcomes
 
     address = arguments.address
-    if runtime.joins_cluster(address):
+    if session.joins_cluster(address):
         _check_paths_absolute({"RUN_DIR": [arguments.run_dir], "DATA": arguments.data})
     started, run = time.monotonic(), Location.of(arguments.run_dir)
     print(f"s2l_ray {__version__}: {arguments.run_dir}", flush=True)
@@ -396,4 +402,4 @@ def _extend(arguments: argparse.Namespace) -> None:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    print(_shortest(finished.rebuild_report(Location.of(arguments.run_dir))))
+    print(_shortest(subset.rebuild_report(Location.of(arguments.run_dir))))

@@ -15,9 +15,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from s2l_ray.artifacts import open_run
+from s2l_ray.artifacts.manifest import open_run
 from s2l_ray.errors import ConfigError
-from s2l_ray.storage import Location
+from s2l_ray.storage.location import Location
 
 SEED = 42
 NUM_TRAIN = 3_500
@@ -161,7 +161,7 @@ def train_counts(num_train: int = NUM_TRAIN) -> list[int]:
 
 def write_tokenizer(train: Path, directory: Path, *, vocab_size: int = VOCAB_SIZE) -> None:
     """`directory` is a tokenizer learned from the rows of `train` as TEMPLATE renders them."""
-    from s2l_ray.modelling.tokenizers import train_tokenizer
+    from s2l_ray.models.tokenizers import train_tokenizer
 
     train_tokenizer(_rendered(train), vocab_size).save_pretrained(str(directory))
 

@@ -11,14 +11,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests import small_extension, small_run
 
 ROOT = Path(__file__).parent.parent
 
-# The same examples on every machine; `pytest --hypothesis-profile=default` looks for new ones.
-settings.register_profile("fixed", derandomize=True)
+# The same examples on every machine, however slow; `pytest --hypothesis-profile=default` looks for
+# new ones.
+settings.register_profile(
+    "fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
 settings.load_profile("fixed")
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray import config, pipeline, steps
-from s2l_ray.artifacts import (
+from s2l_ray.artifacts.manifest import (
     EMBEDDINGS,
     NORMS,
     QUERIES,
@@ -21,8 +20,11 @@ from s2l_ray.artifacts import (
     rows_table,
     trajectory_table,
 )
-from s2l_ray.steps import Step
-from s2l_ray.storage import Location
+from s2l_ray.config import sections
+from s2l_ray.pipeline import run as pipeline
+from s2l_ray.pipeline import steps
+from s2l_ray.pipeline.steps import Step
+from s2l_ray.storage.location import Location
 
 NUM_ROWS, NUM_CLUSTERS = 30, 5
 IDS = [f"e{number}" for number in range(NUM_ROWS)]
@@ -74,13 +76,13 @@ def changed(tree: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def planned(tree: dict[str, Any]) -> list[Step]:
-    loaded = config.from_tree(tree, "test")
+    loaded = sections.from_tree(tree, "test")
     return steps.plan(loaded, Location.of(loaded.run_dir)).steps
 
 
 def run(tree: dict[str, Any], **options: Any) -> list[str]:
     """The labels of the steps that ran, in this process: stages that need Ray must be finished."""
-    loaded = config.from_tree(tree, "test")
+    loaded = sections.from_tree(tree, "test")
     done = pipeline.run(loaded, say=lambda line: None, **options)
     return [step.label for step in done]
 
@@ -92,7 +94,7 @@ def finish(tree: dict[str, Any], until: str = "report") -> Location:
     """
     run = Location.of(tree["run_dir"])
     open_run(run)
-    loaded = config.from_tree(tree, "test")
+    loaded = sections.from_tree(tree, "test")
     (run / "config.json").write_json(loaded.model_dump(mode="json", exclude_none=True))
     for step in steps.plan(loaded, run).through(until):
         step.out.begin()

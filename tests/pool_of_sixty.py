@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts import (
+from s2l_ray.artifacts.manifest import (
     EMBEDDINGS,
     NORMS,
     QUERIES,
@@ -19,9 +19,9 @@ from s2l_ray.artifacts import (
     rows_table,
     trajectory_table,
 )
-from s2l_ray.config import SelectionConfig
-from s2l_ray.stages import selection
-from s2l_ray.storage import Location
+from s2l_ray.config.sections import SelectionConfig
+from s2l_ray.selection import stage as selection
+from s2l_ray.storage.location import Location
 
 NUM_ROWS = 60
 IDS = [f"e{number}" for number in range(NUM_ROWS)]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ray import cli, steps
-from s2l_ray.artifacts import RUN_MARK
+from s2l_ray import cli
+from s2l_ray.artifacts.manifest import RUN_MARK
+from s2l_ray.pipeline import steps
 from tests.command_line import refused, tree_of, working_directory
 
 ROOT = Path(__file__).parents[1]

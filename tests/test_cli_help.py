@@ -2,8 +2,9 @@
 
 import pytest
 
-from s2l_ray import cli, steps
-from s2l_ray.maths.selection import METHODS
+from s2l_ray import cli
+from s2l_ray.pipeline import steps
+from s2l_ray.selection.methods import METHODS
 
 COMMANDS = ("demo", "plan", "run", "select", "extend", "report")
 

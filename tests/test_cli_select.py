@@ -8,8 +8,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from s2l_ray import cli
-from s2l_ray.artifacts import RUN_MARK, StageDir
-from s2l_ray.storage import Location
+from s2l_ray.artifacts.manifest import RUN_MARK, StageDir
+from s2l_ray.storage.location import Location
 from tests.command_line import refused, tree_of, working_directory
 
 

@@ -72,7 +72,7 @@ def test_another_seed_writes_another_pool(pool, tmp_path):
 
 def test_the_tokenizer_loads_and_gives_the_text_back(pool, tmp_path):
     transformers = pytest.importorskip("transformers")
-    from s2l_ray.modelling import tokenizers
+    from s2l_ray.models import tokenizers
 
     demo.write_tokenizer(pool / "train.jsonl", tmp_path)
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)

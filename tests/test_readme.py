@@ -6,27 +6,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from s2l_ray import config
-from s2l_ray.maths.selection import METHODS, WITHIN
+from s2l_ray.config import sections
+from s2l_ray.selection.methods import METHODS, WITHIN
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTIONS = {
-    "data": config.DataConfig,
-    "data.fields": config.FieldNames,
-    "reference": config.ReferenceConfig,
-    "trajectories": config.TrajectoriesConfig,
-    "clusters": config.ClustersConfig,
-    "selection": config.SelectionConfig,
-    "target": config.TargetConfig,
-    "target.lora": config.LoraConfig,
-    "evaluation": config.EvaluationConfig,
+    "data": sections.DataConfig,
+    "data.fields": sections.FieldNames,
+    "reference": sections.ReferenceConfig,
+    "trajectories": sections.TrajectoriesConfig,
+    "clusters": sections.ClustersConfig,
+    "selection": sections.SelectionConfig,
+    "target": sections.TargetConfig,
+    "target.lora": sections.LoraConfig,
+    "evaluation": sections.EvaluationConfig,
 }
 
 
 @pytest.mark.parametrize(("name", "section"), SECTIONS.items())
 def test_every_key_is_in_the_table_of_the_configuration(name, section):
-    shared = set(config.Training.model_fields) if issubclass(section, config.Training) else set()
+    shared = (
+        set(sections.Training.model_fields) if issubclass(section, sections.Training) else set()
+    )
     keys = [f"*.{key}" if key in shared else f"{name}.{key}" for key in section.model_fields]
     missing = [key for key in keys if f"| `{key}`" not in README and key != "data.fields"]
     assert missing == []

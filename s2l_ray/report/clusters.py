@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from s2l_ray.clusters.scaling import Scale, in_nats
 from s2l_ray.errors import first
-from s2l_ray.maths.scaling import Scale, in_nats
 from s2l_ray.report import plots
 
 
@@ -35,7 +35,7 @@ class ClusterView:
     silhouette: float | None = None
     stability: float | None = None
     tried: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Stratum -> `maths.choosing.Tried` as it stands in a manifest, where numbers were chosen."""
+    """Stratum -> `num_clusters.Tried` as it stands in a manifest, where numbers were chosen."""
     choice: str = ""
     """Why these numbers, in a sentence."""
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from jinja2 import Environment, StrictUndefined
 
 from s2l_ray.report.clusters import ClusterView, cluster_facts, figures, quality
-from s2l_ray.report.extended import ExtensionsView
+from s2l_ray.report.extensions import ExtensionsView
 
 MAX_STRATA = 100
 MAX_EXCERPT = 600

@@ -1,0 +1,330 @@
+"""Stage 7: the trained target is judged on held-out rows, by loss and by final answers.
+
+The driver stages every set as units of a few batches of rows (heldout.py). A unit is scored and
+answered by itself, so its results depend on nobody else's, and a finished one is never redone.
+
+Shapes: N items.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+
+from s2l_ray.artifacts.manifest import Parts, StageDir, original_rows, part_name, rows_name
+from s2l_ray.config.sections import DataConfig, EvaluationConfig
+from s2l_ray.data import tokenise
+from s2l_ray.data.sources import InputFile
+from s2l_ray.distributed import resources, session
+from s2l_ray.errors import DataError, first
+from s2l_ray.evaluation import answers, comparison
+from s2l_ray.evaluation.heldout import Failure, check_usable, staged_units
+from s2l_ray.models.checkpoints import DTYPES, compute_in, device_for, load_model, load_tokenizer
+from s2l_ray.models.generation import generate
+from s2l_ray.models.scoring import score
+from s2l_ray.progress import Progress
+from s2l_ray.storage.location import Location
+
+ITEMS = pa.schema(
+    [
+        ("set", pa.string()),
+        ("item", pa.int64()),
+        ("file", pa.string()),
+        ("stratum", pa.string()),
+        ("prompt", pa.string()),
+        ("gold", pa.string()),
+        ("completion", pa.string()),
+        ("predicted", pa.string()),
+        ("correct", pa.bool_()),
+        ("loss_nats", pa.float32()),
+        ("num_response_tokens", pa.int32()),
+    ]
+)
+NO_ROOM = "no response tokens left"
+
+
+def run(
+    config: EvaluationConfig,
+    data: DataConfig,
+    sets: Mapping[str, Sequence[InputFile]],
+    model: Location,
+    out: StageDir,
+    *,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Score and answer the held-out rows of every set.
+
+    Args:
+        sets: the files of each of `config.sets`.
+        model: a Hugging Face directory with its tokenizer.
+
+    Writes  items.parquet   set, file, stratum, prompt, gold, completion, predicted: string,
+                            item: int64 (row in the file), correct: bool, loss_nats: float32 (null
+                            where no response token fits), num_response_tokens: int32
+            metrics.json    means with intervals by set, over strata equally, and by stratum
+    Raises  DataError when too many rows of a set cannot be used, a loss is not finite, or a unit
+            killed its worker too often.
+    """
+    staged, place = out.location / "staged", out.location / "metrics.json"
+    if not place.exists():
+        plan = staged_units(config, data, sets, staged)
+        results = _evaluated(config, data, model, plan["units"], out.location, progress)
+        for name, counts in plan["sets"].items():
+            failures = counts["failures"] + _failures(results, name)
+            check_usable(name, counts["rows"], failures, data.max_rejected)
+        numbers = _merge_items(staged, len(results), out.location / "items.parquet")
+        place.write_json(_metrics(plan["sets"], results, numbers))
+    return _summary(place.read_json())
+
+
+def _evaluated(
+    config: EvaluationConfig,
+    data: DataConfig,
+    model: Location,
+    units: Sequence[Mapping[str, Any]],
+    folder: Location,
+    progress: Progress,
+) -> list[dict[str, Any]]:
+    """What the worker of each unit reports, in the order of the units."""
+    wanted = resources.workers(
+        "evaluation", config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
+    )
+    progress.start(sum(unit["rows"] for unit in units), "items")
+    results: list[dict[str, Any]] = [{} for _ in units]
+    for result in session.map_units(
+        Evaluator,
+        units,
+        wanted,
+        folder / "attempts",
+        model=model,
+        config=config,
+        data=data,
+        staged=folder / "staged",
+        gpus=wanted.gpus,
+    ):
+        progress.update(result["rows"], result["tokens"] if result["fresh"] else 0)
+        results[result["unit"]] = result
+    return results
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A row that is evaluated; `tokens` is None where no response token fits."""
+
+    file: str
+    number: int
+    example: tokenise.Example
+    tokens: tokenise.TokenisedExample | None
+
+    @property
+    def place(self) -> str:
+        return f"{self.file} row {self.number}"
+
+    @property
+    def num_response_tokens(self) -> int:
+        tokens = self.tokens
+        return len(tokens.input_ids) - tokens.num_prompt_tokens if tokens else 0
+
+
+class Evaluator:
+    """Holds the trained target; scores and answers the rows of one unit."""
+
+    def __init__(
+        self,
+        model: Location,
+        config: EvaluationConfig,
+        data: DataConfig,
+        staged: Location,
+        gpus: float,
+    ) -> None:
+        torch.set_num_threads(config.cpus_per_worker)
+        self.config, self.data, self.staged = config, data, staged
+        self.device = device_for(gpus)
+        self.precision = compute_in(config.precision, self.device)
+        self.dtype = DTYPES[self.precision]
+        self.template = tokenise.load_template(data.template)
+        with model.local() as path:
+            self.model = load_model(str(path), dtype=self.dtype)
+            self.tokenizer = load_tokenizer(str(path))
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        done = self.staged / f"done-{unit['unit']:06d}.json"
+        fresh = not done.exists()
+        if fresh:
+            done.write_json(self._evaluate(unit))
+        return {**done.read_json(), "fresh": fresh}
+
+    def _evaluate(self, unit: Mapping[str, Any]) -> dict[str, Any]:
+        items, failures = self._read(self.staged / rows_name(unit["unit"]))
+        losses, completions = self._losses(unit["set"], items), self._completions(items)
+        table = _items_table(unit["set"], items, losses, completions)
+        (self.staged / part_name(unit["unit"])).write_table(table)
+        return {
+            **unit,
+            "failures": failures,
+            "tokens": sum(len(item.tokens.input_ids) for item in items if item.tokens),
+            "cut": sum(self._is_cut(item) for item in items),
+            "precision": self.precision,
+        }
+
+    def _read(self, file: Location) -> tuple[list[_Item], list[Failure]]:
+        """The items of a unit, and the rows that the tokenizer's chat template refuses."""
+        table = file.read_table()
+        examples = [tokenise.read_example(row, self.data.fields) for row in original_rows(table)]
+        tokens = tokenise.tokenise(examples, self.template, self.tokenizer, self.data.max_tokens)
+        items, failures = [], []
+        for uri, number, example, outcome in zip(
+            table["file"].to_pylist(), table["row"].to_pylist(), examples, tokens, strict=True
+        ):
+            if not isinstance(outcome, tokenise.RowError):
+                items.append(_Item(uri, number, example, outcome))
+            elif outcome.reason == NO_ROOM:
+                items.append(_Item(uri, number, example, None))
+            else:
+                failures.append((outcome.reason, f"{uri} row {number}"))
+        return items, failures
+
+    def _losses(self, name: str, items: Sequence[_Item]) -> list[float | None]:
+        """Mean loss of each item's response; None where none of it fits.
+
+        Raises:
+            DataError: a loss is not finite.
+        """
+        scored = [item for item in items if item.tokens]
+        if not scored:
+            return [None] * len(items)
+        loss_N = score(
+            self.model,
+            [np.array(item.tokens.input_ids, np.int32) for item in scored if item.tokens],
+            np.array([item.tokens.num_prompt_tokens for item in scored if item.tokens]),
+            tokens_per_batch=self.config.rows_per_batch * self.data.max_tokens,
+            dtype=self.dtype,
+            device=self.device,
+        )
+        bad = [item.place for item, loss in zip(scored, loss_N, strict=True) if not _finite(loss)]
+        if bad:
+            raise DataError(
+                f"evaluation: {len(bad):,} items of set {name} have no finite loss (first: "
+                f"{first(bad)}). The target diverged, or bf16 overflows: lower "
+                "target.learning_rate, or set evaluation.precision=fp32."
+            )
+        losses = iter(loss_N.tolist())
+        return [next(losses) if item.tokens else None for item in items]
+
+    def _completions(self, items: Sequence[_Item]) -> list[str]:
+        examples = [item.example for item in items]
+        return generate(
+            self.model,
+            self.tokenizer,
+            tokenise.prompt_ids(examples, self.template, self.tokenizer),
+            max_new_tokens=self.config.max_new_tokens,
+            rows_per_batch=self.config.rows_per_batch,
+            dtype=self.dtype,
+            device=self.device,
+        )
+
+    def _is_cut(self, item: _Item) -> bool:
+        """Whether some of the response, but not all, is beyond `max_tokens`."""
+        tokens = item.tokens
+        return tokens is not None and tokens.input_ids[-1] != self.tokenizer.eos_token_id
+
+
+def _finite(loss: float) -> bool:
+    return bool(np.isfinite(loss))
+
+
+def _items_table(
+    name: str,
+    items: Sequence[_Item],
+    losses: Sequence[float | None],
+    completions: Sequence[str],
+) -> pa.Table:
+    rows = []
+    for item, loss, completion in zip(items, losses, completions, strict=True):
+        example = item.example
+        gold = example.answer or answers.extract(example.response)
+        predicted = answers.extract(completion)
+        rows.append(
+            {
+                "set": name,
+                "item": item.number,
+                "file": item.file,
+                "stratum": example.stratum,
+                "prompt": example.prompt,
+                "gold": gold,
+                "completion": completion,
+                "predicted": predicted,
+                "correct": answers.equal(predicted, gold),
+                "loss_nats": loss,
+                "num_response_tokens": item.num_response_tokens,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=ITEMS)
+
+
+def _failures(results: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    return [failure for r in results if r["set"] == name for failure in r["failures"]]
+
+
+def _merge_items(staged: Location, num_units: int, place: Location) -> pa.Table:
+    """Write all items in order; what the metrics are made of, a few bytes for each."""
+    parts = Parts(staged)
+    assert len(parts.files()) == num_units, "every unit leaves one part"
+    numbers = []
+    with (
+        place.open_atomic() as stream,
+        pq.ParquetWriter(stream, ITEMS, compression="zstd") as writer,
+    ):
+        for table in parts.tables():
+            writer.write_table(table)
+            numbers.append(table.select(["set", *comparison.MEASURED]))
+    return pa.concat_tables(numbers)
+
+
+def _metrics(
+    counts: Mapping[str, Any], results: Sequence[Mapping[str, Any]], numbers: pa.Table
+) -> dict[str, Any]:
+    return {
+        "confidence": comparison.CONFIDENCE,
+        "method": comparison.METHODS,
+        "precision": results[0]["precision"],
+        "tokens": sum(result["tokens"] for result in results),
+        "sets": {
+            name: {
+                "rows": of_set["rows"],
+                "unusable": Counter(
+                    reason for reason, _ in of_set["failures"] + _failures(results, name)
+                ),
+                "cut": sum(result["cut"] for result in results if result["set"] == name),
+                **comparison.measure(numbers.filter(pc.equal(numbers["set"], name))),
+            }
+            for name, of_set in counts.items()
+        },
+    }
+
+
+def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifest and the last lines of a run say: one number of each kind for a set."""
+    sets = metrics["sets"]
+    return {
+        "rows": sum(found["items"] for found in sets.values()),
+        "tokens": metrics["tokens"],
+        "precision": metrics["precision"],
+        "sets": {
+            name: {
+                "items": found["items"],
+                "unusable": sum(found["unusable"].values()),
+                "loss_nats": found["loss_nats"]["mean"],
+                "exact_match": found["exact_match"]["rate"],
+                "macro_loss_nats": found["macro"]["loss_nats"]["mean"],
+                "macro_exact_match": found["macro"]["exact_match"]["rate"],
+            }
+            for name, found in sets.items()
+        },
+    }

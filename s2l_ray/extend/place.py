@@ -1,0 +1,121 @@
+"""The rows of an extension in clusters: in those that are there, or in ones that all rows move."""
+
+import io
+import itertools
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from s2l_ray.artifacts import extensions
+from s2l_ray.artifacts.extensions import Extension
+from s2l_ray.artifacts.manifest import Parts, StageDir
+from s2l_ray.clusters import fit as drift
+from s2l_ray.clusters.scaling import UNIT, Scale
+from s2l_ray.errors import first
+from s2l_ray.extend.base_run import Base
+from s2l_ray.progress import Progress
+from s2l_ray.storage.location import Location
+
+
+def place(
+    base: Base, chain: Sequence[Extension], out: StageDir, progress: Progress, *, moves: bool
+) -> dict[str, Any]:
+    """Place the rows of the last extension in the clusters of the run and of those before it.
+
+    Where it moves the centroids, all rows before it are placed as well.
+    """
+    from s2l_ray.clusters import stage as clusters
+
+    section, before, extension = base.config.clusters, chain[:-1], chain[-1]
+    assert section is not None
+    folder, known, fitted = _known(base, before)
+    stored = _stored(folder, known["stratum_of_cluster"])
+    scales = {name: Scale.of_json(value) for name, value in known.get("scales", {}).items()}
+    old, pool = extensions.pool(base.run, list(before)), extensions.pool(base.run, list(chain))
+    summary = clusters.run(
+        section,
+        pool.trajectories if moves else Parts(extension.folder("trajectories")),
+        out,
+        seed=base.config.seed,
+        progress=progress,
+        stored=stored,
+        stored_scales=scales,
+        moving=drift.num_fitted(fitted, known["stratum_of_cluster"]) if moves else None,
+    )
+    strata, num_known = summary["stratum_of_cluster"], known["num_clusters"]
+    unseen, unit = Counter(strata[num_known:]), UNIT[section.scaling]
+    files, notes = Parts(out.location).files(), list(summary.get("notes", []))
+    if moves:
+        num_old = len(old.trajectories.files())
+        fitted = [drift.Fitted(files[:num_old], summary["size_of_cluster"], range(num_known))]
+        notes.append(_moved(old.clusters.files(), files[:num_old], stored, out.location, unit))
+        files = files[num_old:]
+    if unseen:
+        notes.append(
+            f"new strata: {len(unseen):,} (first: {first(list(unseen))}), each clustered by "
+            f"itself; {unseen.total():,} new clusters in all"
+        )
+    fit = drift.compared(fitted, files, strata, moved=moves)
+    return {
+        **summary,
+        "new_strata": dict(unseen),
+        "fit": {**fit, "unit": unit},
+        "notes": notes,
+    }
+
+
+def _known(
+    base: Base, before: Sequence[Extension]
+) -> tuple[Location, Mapping[str, Any], list[drift.Fitted]]:
+    """The newest centroids' folder, what is said of them there, and what they were fitted to."""
+    folder, known = base.run / "clusters", base.summary("clusters")
+    fitted = [_fitted(folder, known, 0)]
+    for earlier in before:
+        start, folder = known["num_clusters"], earlier.folder("clusters")
+        known = earlier.summary("clusters") or {}
+        if earlier.has_moved:
+            fitted, start = [], 0
+        fitted.append(_fitted(folder, known, start))
+    return folder, known, fitted
+
+
+def _fitted(folder: Location, summary: Mapping[str, Any], start: int) -> drift.Fitted:
+    numbers = range(start, summary["num_clusters"])
+    return drift.Fitted(Parts(folder).files(), summary["size_of_cluster"], numbers)
+
+
+def _moved(
+    before: Sequence[Location],
+    after: Sequence[Location],
+    stored: Mapping[str, np.ndarray],
+    folder: Location,
+    unit: str = "nats",
+) -> str:
+    """How far stored centroids have moved, and how many old rows changed their cluster."""
+    before_KT = np.concatenate(list(stored.values())).astype(np.float64)
+    content = io.BytesIO((folder / "centroids.npy").read_bytes())
+    after_KT = np.load(content, allow_pickle=False)[: len(before_KT)]
+    way_K = np.sqrt(((after_KT - before_KT) ** 2).sum(axis=1))
+    rows = changed = 0
+    for old, new in zip(before, after, strict=True):
+        cluster_N, other_N = (file.read_table(["cluster"])["cluster"] for file in (old, new))
+        rows += len(cluster_N)
+        changed += int((cluster_N.to_numpy() != other_N.to_numpy()).sum())
+    return (
+        f"centroids moved by {np.median(way_K):.3g} {unit} (median; {way_K.max():.3g} at most); "
+        f"{changed:,} of {rows:,} old rows changed their cluster"
+    )
+
+
+def _stored(folder: Location, stratum_of_cluster: Sequence[str]) -> dict[str, np.ndarray]:
+    """Centroids by stratum, in the order of their numbers."""
+    content = io.BytesIO((folder / "centroids.npy").read_bytes())
+    centroid_KT = np.load(content, allow_pickle=False)
+    stored, start = {}, 0
+    for name, numbers in itertools.groupby(stratum_of_cluster):
+        count = len(list(numbers))
+        stored[name] = centroid_KT[start : start + count]
+        start += count
+    return stored

@@ -1,0 +1,345 @@
+"""Models, tokenizers and checkpoint directories: checked, loaded and saved.
+
+Weights come from safetensors or GGUF files only, never from pickles, and no code that comes with a
+model is run.
+"""
+
+import difflib
+import json
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+
+from s2l_ray.config.sections import ModelSpec, RandomModel
+from s2l_ray.errors import ConfigError, ModelError, UserError, first
+from s2l_ray.models.origins import located, opened
+from s2l_ray.storage.location import is_uri
+
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
+_LOADING_ERRORS = (
+    OSError,
+    ValueError,
+    RuntimeError,
+    ImportError,
+    KeyError,
+    SafetensorError,
+    StrictDataclassError,
+)
+
+
+def load_tokenizer(spec: ModelSpec, *, offline: bool = False) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to `spec`; it is sure to have an end-of-sequence token.
+
+    Args:
+        offline: of a name on the hub, only what is in this machine's cache is found.
+
+    Raises:
+        ModelError: it cannot be found or read, or has no end-of-sequence token.
+    """
+    name = spec.tokenizer if isinstance(spec, RandomModel) else spec
+    with _explained(f"tokenizer {name}"), opened(name) as (location, options):
+        tokenizer = AutoTokenizer.from_pretrained(
+            location, trust_remote_code=False, local_files_only=offline, **options
+        )
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"tokenizer {name} has no end-of-sequence token, which closes every response; "
+            f"set `eos_token` in its tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def load_model(
+    spec: ModelSpec, *, dtype: torch.dtype = torch.float32, seed: int = 0
+) -> PreTrainedModel:
+    """A causal LM on the CPU, its weights in `dtype`, whatever type they are stored in.
+
+    Args:
+        spec: a name as in `origins`, or a RandomModel.
+        seed: decides a RandomModel's weights; torch's own random state is left as it was.
+
+    Raises:
+        ModelError: there is no such model, or its weights are missing, damaged or pickled.
+    """
+    if isinstance(spec, RandomModel):
+        return _initialised(_random_config(spec), dtype, seed)
+    with _explained(f"model {spec}"), opened(spec) as (location, options):
+        if "gguf_file" in options:
+            # Otherwise its weights may stay quantised, and could be neither trained nor saved.
+            options["quantization_config"] = GgufConfig(dequantize=True)
+        elif Path(location).is_dir():
+            _check_weights(Path(location))
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            location,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+            **options,
+        )
+    model, loading = loaded
+    missing = sorted(loading["missing_keys"])
+    if missing:
+        raise ModelError(
+            f"model {spec}: {len(missing):,} weights are not in its files ({first(missing)}); "
+            f"was it saved as a causal language model?"
+        )
+    return model.eval()
+
+
+def load_outline(spec: ModelSpec) -> PreTrainedModel:
+    """A causal LM whose weights have shapes and no content; nothing is asked of the hub.
+
+    Raises:
+        ModelError: it is not on this machine, or its configuration cannot be used.
+    """
+    with _explained(f"model {spec}"):
+        config = _offline_config(spec)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
+
+
+def load_sample(spec: ModelSpec, *, liked: float, most: float) -> PreTrainedModel | None:
+    """A causal LM as wide as `spec`, with as many of its layers and tokens as are liked.
+
+    Its weights are random, in float32.
+
+    Args:
+        liked: weights that all layers have at most, unless one layer has more, and embeddings.
+        most: weights of a layer beyond which there is no sample.
+
+    Raises:
+        ModelError: as for `load_outline`.
+    """
+    with _explained(f"model {spec}"):
+        config = _offline_config(spec)
+        text = config.get_text_config()
+        with torch.device("meta"):
+            outline = AutoModelForCausalLM.from_config(config)
+        embedding, output = outline.get_input_embeddings(), outline.get_output_embeddings()
+        apart = {id(layer.weight) for layer in (embedding, output) if layer is not None}
+        in_layers = sum(w.numel() for w in outline.parameters() if id(w) not in apart)
+        per_layer = in_layers / text.num_hidden_layers
+        if per_layer > most:
+            return None
+        kinds = list(getattr(text, "layer_types", None) or [])
+        # One of each kind at least.
+        least = max((kinds.index(kind) + 1 for kind in kinds), default=1)
+        text.num_hidden_layers = int(min(max(liked / per_layer, least), text.num_hidden_layers))
+        if kinds:
+            with suppress(AttributeError):  # some derive them from the number
+                text.layer_types = kinds[: text.num_hidden_layers]
+        text.vocab_size = int(min(max(liked / embedding.embedding_dim, 1), text.vocab_size))
+        if text.pad_token_id is not None and text.pad_token_id >= text.vocab_size:
+            text.pad_token_id = None
+        return _initialised(config, torch.float32, seed=0)
+
+
+def _offline_config(spec: ModelSpec) -> PreTrainedConfig:
+    if isinstance(spec, RandomModel):
+        return _random_config(spec, offline=True)
+    location, options = located(spec)
+    return AutoConfig.from_pretrained(
+        location, trust_remote_code=False, local_files_only=True, **options
+    )
+
+
+def save_checkpoint(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path
+) -> None:
+    """Leave a Hugging Face directory: configuration, safetensors and tokenizer."""
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+
+
+def check_model(spec: ModelSpec) -> None:
+    """Nothing, unless a first look, without weights and network, finds something wrong.
+
+    Raises:
+        ModelError: a file that it names is missing or cut short, or its architecture has no such
+            argument.
+    """
+    name = spec.tokenizer if isinstance(spec, RandomModel) else spec
+    if isinstance(spec, RandomModel):
+        _architecture(spec)
+    if is_uri(name):
+        return
+    location, options = located(name)
+    if not isinstance(spec, RandomModel) and Path(location).is_dir() and not options:
+        check_checkpoint(Path(location))
+
+
+def check_checkpoint(directory: Path) -> None:
+    """Nothing, for a directory that holds a whole model and its tokenizer.
+
+    Raises:
+        ModelError: names the file that is missing or cut short.
+    """
+    _check_weights(directory)
+    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(f"{directory} has no tokenizer (tokenizer.json); save it beside the model")
+
+
+def device_for(gpus: float) -> torch.device:
+    """Where a worker that was given so many GPUs computes.
+
+    Raises:
+        ModelError: it was given one that torch cannot use.
+    """
+    if gpus <= 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ModelError(
+            f"{gpus:g} GPUs were asked for, but torch {torch.__version__} sees none here; "
+            f"install a CUDA build of torch or set gpus_per_worker: 0"
+        )
+    return torch.device("cuda")
+
+
+def compute_in(precision: str, device: torch.device) -> str:
+    """The precision in which this process computes from now on, by its name in `DTYPES`.
+
+    `auto` is bf16 where the hardware multiplies it natively, else fp32. Products of fp32 are
+    rounded to TF32 only where that is asked for.
+
+    Raises:
+        ConfigError: the device does not know TF32.
+    """
+    if precision == "tf32" and not (device.type == "cuda" and torch.cuda.is_tf32_supported()):
+        raise ConfigError(
+            f"precision: tf32 is one of NVIDIA's GPUs since Ampere, and a worker computes on "
+            f"{device}. Use fp32, bf16 or auto."
+        )
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        cpu = torch.cpu.get_capabilities()
+        native = bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
+    return "bf16" if native else "fp32"
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Errors of the libraries that read models become one line of ours."""
+    try:
+        yield
+    except UserError:
+        raise
+    except _LOADING_ERRORS as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(f"{what} cannot be loaded: {reason}") from error
+
+
+def _architecture(spec: RandomModel) -> tuple[str, dict[str, Any]]:
+    """The model type of `spec` and the arguments of its configuration, all known to it."""
+    arguments = dict(spec.architecture)
+    name = arguments.pop("model_type", None)
+    if name is None:
+        raise ModelError("a model initialised at random needs `model_type` in its architecture")
+    with _explained(f"architecture {name}"):
+        _refuse_unknown(arguments, AutoConfig.for_model(name), name)
+    return name, arguments
+
+
+def _random_config(spec: RandomModel, *, offline: bool = False) -> PreTrainedConfig:
+    name, arguments = _architecture(spec)
+    tokenizer = load_tokenizer(spec, offline=offline)
+    with _explained(f"architecture {name}"):
+        config = AutoConfig.for_model(name, **_token_arguments(tokenizer) | arguments)
+    if config.vocab_size < len(tokenizer):
+        raise ModelError(
+            f"architecture {name}: vocab_size {config.vocab_size:,} is less than the "
+            f"{len(tokenizer):,} tokens of tokenizer {spec.tokenizer}; leave it out"
+        )
+    return config
+
+
+def _token_arguments(tokenizer: PreTrainedTokenizerBase) -> dict[str, int | None]:
+    pad = tokenizer.pad_token_id
+    return {
+        "vocab_size": len(tokenizer),
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        # Models never train the embedding of their padding token, so it must not be another's.
+        "pad_token_id": None if pad == tokenizer.eos_token_id else pad,
+    }
+
+
+def _refuse_unknown(arguments: dict[str, Any], default: PreTrainedConfig, name: str) -> None:
+    for key in arguments:
+        if not hasattr(default, key):
+            near = difflib.get_close_matches(key, [*default.to_dict(), *default.attribute_map], n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ModelError(f"architecture {name} has no {key!r}{hint}")
+
+
+def _initialised(config: PreTrainedConfig, dtype: torch.dtype, seed: int) -> PreTrainedModel:
+    with torch.random.fork_rng(devices=[]), _explained(f"architecture {config.model_type}"):
+        torch.default_generator.manual_seed(seed)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    # Drawn in float32 for any dtype. Buffers (rotary frequencies) must stay as they are.
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    model.config.dtype = dtype
+    return model.eval()
+
+
+def _check_weights(directory: Path) -> None:
+    if not (directory / "config.json").is_file():
+        raise ModelError(f"{directory} has no config.json; expected a Hugging Face model directory")
+    for name in _weight_files(directory):
+        _check_safetensors(directory / name)
+
+
+def _weight_files(directory: Path) -> list[str]:
+    index = directory / "model.safetensors.index.json"
+    if (directory / "model.safetensors").is_file():
+        return ["model.safetensors"]
+    if index.is_file():
+        with _explained(str(index)):
+            return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    if any(directory.glob("*.bin")):
+        raise ModelError(
+            f"{directory} has pickled weights only (*.bin), which can run code when loaded. If you "
+            f"trust them, convert them once: AutoModelForCausalLM.from_pretrained(directory, "
+            f"use_safetensors=False).save_pretrained(directory)"
+        )
+    raise ModelError(f"{directory} has no model.safetensors")
+
+
+def _check_safetensors(path: Path) -> None:
+    """The header and the file's size agree, which a file that was cut short cannot satisfy."""
+    if not path.is_file():
+        raise ModelError(f"{path} is missing, though the index beside it names it")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length_bytes = file.read(8)
+        (length,) = struct.unpack("<Q", length_bytes) if len(length_bytes) == 8 else (size,)
+        if 8 + length > size:
+            raise ModelError(f"{path} is cut short: {size:,} bytes do not hold its header")
+        with _explained(str(path)):
+            header = json.loads(file.read(length))
+            ends = [item["data_offsets"][1] for key, item in header.items() if key[:2] != "__"]
+    if size != 8 + length + max(ends, default=0):
+        raise ModelError(
+            f"{path} is cut short: {size:,} of {8 + length + max(ends, default=0):,} bytes"
+        )

@@ -1,0 +1,115 @@
+"""Greedy responses to many prompts, in batches of similar length.
+
+Rows are padded on the left, so that every row's next token stands in the same column.
+
+Shapes: N prompts, B rows in a batch, L positions.
+"""
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from s2l_ray.errors import ModelError, first
+from s2l_ray.models.scoring import inference
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    *,
+    max_new_tokens: int,
+    rows_per_batch: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    on_batch: Callable[[int], None] | None = None,
+) -> list[str]:
+    """The most likely response to every prompt, in the order of `prompts`, token by token.
+
+    A response ends before an end-of-sequence token (the tokenizer's, or one of the model's own),
+    after `max_new_tokens`, or where the model has no more positions. What the model's repository
+    suggests for generation (sampling, penalties) is not used.
+
+    Args:
+        prompts: N token lists, none empty.
+        dtype: as for `scoring.score`.
+        on_batch: called with the number of prompts of every finished batch.
+
+    Returns:
+        N texts without special tokens.
+
+    Raises:
+        ModelError: a prompt leaves the model no position to answer in.
+    """
+    num_tokens_N = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+    assert (num_tokens_N > 0).all(), "a prompt needs a token"
+    num_positions = _num_positions(model)
+    _refuse_too_long(num_tokens_N, num_positions)
+    response: dict[int, str] = {}
+    order_N = np.argsort(num_tokens_N, kind="stable")
+    with inference(model, dtype=dtype, device=device), _greedy(model, tokenizer) as ends:
+        for start in range(0, len(prompts), rows_per_batch):
+            row_B = order_N[start : start + rows_per_batch].tolist()
+            room = int(min(max_new_tokens, num_positions - num_tokens_N[row_B].max()))
+            batch = _left_padded([prompts[row] for row in row_B], device)
+            output_BL = model.generate(**batch, max_new_tokens=room)  # type: ignore[operator]
+            new_BL = output_BL[:, batch["input_ids"].shape[1] :]
+            for row, ids in zip(row_B, new_BL.tolist(), strict=True):
+                response[row] = _text(ids, ends, tokenizer)
+            if on_batch is not None:
+                on_batch(len(row_B))
+    return [response[row] for row in range(len(prompts))]
+
+
+def _num_positions(model: PreTrainedModel) -> int:
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    return sys.maxsize if limit is None else limit
+
+
+def _refuse_too_long(num_tokens_N: np.ndarray, num_positions: int) -> None:
+    long_N = np.flatnonzero(num_tokens_N >= num_positions)
+    if len(long_N):
+        raise ModelError(
+            f"generation: {len(long_N):,} of {len(num_tokens_N):,} prompts fill all "
+            f"{num_positions:,} positions of the model (first, from 0: {first(long_N.tolist())}). "
+            f"Shorten them, or leave them out of the evaluation set."
+        )
+
+
+@contextmanager
+def _greedy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[frozenset[int]]:
+    """Inside, `model` generates greedily and stops at the tokens that are yielded."""
+    own = model.generation_config
+    own_ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
+    ends = frozenset({tokenizer.eos_token_id, *own_ends} - {None})
+    # A setting that is not given to `generate` would be taken from the model's configuration.
+    model.generation_config = GenerationConfig(
+        do_sample=False,
+        eos_token_id=sorted(ends),
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    try:
+        yield ends
+    finally:
+        model.generation_config = own
+
+
+def _left_padded(prompts: Sequence[list[int]], device: torch.device) -> dict[str, torch.Tensor]:
+    length = max(len(prompt) for prompt in prompts)
+    input_ids_BL = torch.zeros(len(prompts), length, dtype=torch.int64)
+    attention_mask_BL = torch.zeros_like(input_ids_BL)
+    for row, prompt in enumerate(prompts):
+        input_ids_BL[row, length - len(prompt) :] = torch.tensor(prompt)
+        attention_mask_BL[row, length - len(prompt) :] = 1
+    return {"input_ids": input_ids_BL.to(device), "attention_mask": attention_mask_BL.to(device)}
+
+
+def _text(ids: list[int], ends: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> str:
+    end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    return str(
+        tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    )

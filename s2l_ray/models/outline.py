@@ -1,0 +1,64 @@
+"""What a model's configuration tells of it; no weights are read, and nothing is downloaded."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from s2l_ray.config.sections import ModelSpec, RandomModel
+from s2l_ray.errors import ModelError
+from s2l_ray.models.checkpoints import load_outline, load_sample, load_tokenizer
+from s2l_ray.models.dimensions import shape_of
+from s2l_ray.models.flops import Shape
+from s2l_ray.models.origins import is_hub_name
+from s2l_ray.storage.location import is_uri
+
+LIKED_WEIGHTS, MOST_WEIGHTS = 1.2e8, 5e8
+"""Of a sample's layers, and its embeddings: more than caches hold, so that passes are as slow as
+the whole model's. Of a single layer: 2 GB in float32."""
+
+Loaded = TypeVar("Loaded")
+
+
+def shape(spec: ModelSpec) -> Shape | None:
+    """The sizes of a model's matrices; None for one that is not on this machine.
+
+    Raises:
+        ModelError: it is here, and its configuration cannot be used.
+    """
+    model = _if_here(spec, load_outline)
+    try:
+        return None if model is None else shape_of(model)
+    except AttributeError:  # an architecture that names its sizes in a way of its own
+        return None
+
+
+def sample(spec: ModelSpec) -> PreTrainedModel | None:
+    """A small random model as wide as `spec`; None where that is not here, or a layer too large.
+
+    Raises:
+        ModelError: as for `shape`.
+    """
+    return _if_here(spec, partial(load_sample, liked=LIKED_WEIGHTS, most=MOST_WEIGHTS))
+
+
+def tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase | None:
+    """The tokenizer of a model; None for one that is not on this machine.
+
+    Raises:
+        ModelError: it is here, and cannot be used.
+    """
+    return _if_here(spec, partial(load_tokenizer, offline=True))
+
+
+def _if_here(spec: ModelSpec, load: Callable[[ModelSpec], Loaded]) -> Loaded | None:
+    name = spec.tokenizer if isinstance(spec, RandomModel) else spec
+    if is_uri(name):
+        return None
+    try:
+        return load(spec)
+    except ModelError:
+        if is_hub_name(name):
+            return None
+        raise

@@ -1,0 +1,182 @@
+"""Which rows are in which global batch, and which of them a rank takes.
+
+The composition of every global batch follows from the parts, the batch size and the seed alone,
+never from the number of workers.
+
+Shapes: N rows, B rows of a micro-batch, L tokens of its longest row, M response positions.
+"""
+
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from s2l_ray.training.schedule import steps_per_epoch
+
+ROWS_PER_WINDOW = 65_536
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Tokenised examples, joined end to end.
+
+    token_ids: int32, every row's tokens one after the other; offset: int64 (N + 1,), where each
+    begins and the last ends; num_prompt_N: int64 (N,), tokens that are not learned.
+    """
+
+    token_ids: np.ndarray
+    offset: np.ndarray
+    num_prompt_N: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.num_prompt_N)
+
+    @property
+    def num_tokens_N(self) -> np.ndarray:
+        return np.diff(self.offset)
+
+    @property
+    def num_response(self) -> int:
+        """Tokens that a loss is computed for: a row's very first token has no prediction."""
+        return int((self.num_tokens_N - np.maximum(self.num_prompt_N, 1)).sum())
+
+    def row(self, index: int) -> np.ndarray:
+        return self.token_ids[self.offset[index] : self.offset[index + 1]]
+
+    def take(self, index_N: np.ndarray) -> "Rows":
+        return Rows.of([self.row(i) for i in index_N], self.num_prompt_N[index_N])
+
+    @classmethod
+    def of(cls, token_ids: Sequence[np.ndarray], num_prompt_N: np.ndarray) -> "Rows":
+        offset = np.cumsum([0, *(len(ids) for ids in token_ids)], dtype=np.int64)
+        joined = np.concatenate([np.empty(0, np.int32), *token_ids])
+        return cls(joined.astype(np.int32), offset, np.asarray(num_prompt_N, np.int64))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
+        """All rows of `parts`, in order."""
+        lengths = np.concatenate([np.empty(0, np.int64), *(part.num_tokens_N for part in parts)])
+        return cls(
+            np.concatenate([np.empty(0, np.int32), *(part.token_ids for part in parts)]),
+            np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
+            np.concatenate([np.empty(0, np.int64), *(part.num_prompt_N for part in parts)]),
+        )
+
+
+class PartReader(Protocol):
+    """A pool that is read part by part."""
+
+    num_rows: Sequence[int]
+    """Rows of every part."""
+
+    def read(self, part: int) -> Rows: ...
+
+
+def global_batches(
+    parts: PartReader,
+    *,
+    batch_size: int,
+    seed: int,
+    start: int = 0,
+    rows_per_window: int = ROWS_PER_WINDOW,
+) -> Iterator[Rows]:
+    """Global batches without end, from batch number `start` on; every epoch holds each row once.
+
+    Parts are permuted in every epoch, gathered into windows of about `rows_per_window` rows, and
+    the rows of a window are shuffled. Only one window is in memory; parts before `start` are not
+    read. The last batch of an epoch may be smaller.
+    """
+    epoch, skipped = divmod(start, steps_per_epoch(sum(parts.num_rows), batch_size))
+    for number in itertools.count(epoch):
+        windows = _windows(parts, seed, number, skipped * batch_size, rows_per_window)
+        yield from _batches(windows, batch_size)
+        skipped = 0
+
+
+def _windows(
+    parts: PartReader, seed: int, epoch: int, skipped: int, rows_per_window: int
+) -> Iterator[tuple[Rows, np.ndarray]]:
+    """Each window's rows, and the order in which they come; the first `skipped` rows left out."""
+    order = _random(seed, epoch, 0).permutation(len(parts.num_rows))
+    for number, window in enumerate(_groups(order, parts.num_rows, rows_per_window), 1):
+        size = sum(parts.num_rows[part] for part in window)
+        if skipped >= size:
+            skipped -= size
+            continue
+        order_N = _random(seed, epoch, number).permutation(size)[skipped:]
+        skipped = 0
+        yield Rows.joined([parts.read(part) for part in window]), order_N
+
+
+def _groups(order: np.ndarray, num_rows: Sequence[int], at_least: int) -> Iterator[list[int]]:
+    group: list[int] = []
+    for part in order.tolist():
+        group.append(part)
+        if sum(num_rows[member] for member in group) >= at_least:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _batches(windows: Iterator[tuple[Rows, np.ndarray]], batch_size: int) -> Iterator[Rows]:
+    carried = Rows.joined([])
+    for rows, order_N in windows:
+        while len(carried) + len(order_N) >= batch_size:
+            cut = batch_size - len(carried)
+            yield Rows.joined([carried, rows.take(order_N[:cut])])
+            carried, order_N = Rows.joined([]), order_N[cut:]
+        carried = Rows.joined([carried, rows.take(order_N)])
+    if len(carried):
+        yield carried
+
+
+def _random(seed: int, epoch: int, window: int) -> np.random.Generator:
+    # The length leads: trailing zeros alone would not change the generator.
+    return np.random.default_rng([3, seed, epoch, window])
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward pass takes; `mask_BL` marks positions whose *next* token is learned."""
+
+    input_ids_BL: torch.Tensor
+    mask_BL: torch.Tensor
+    target_M: torch.Tensor
+    weight: float
+    """0 for a stand-in that keeps ranks in step and teaches nothing."""
+
+
+def micro_batches(rows: Rows, *, rank: int, num_ranks: int, size: int) -> list[MicroBatch]:
+    """This rank's share of a global batch, in as many pieces as every other rank's.
+
+    Rows are sorted by length and dealt out, so that padding is small and no rank has the long ones:
+    all wait for the slowest. A rank short of rows gets stand-ins.
+    """
+    share = np.argsort(rows.num_tokens_N, kind="stable")[rank::num_ranks]
+    pieces = math.ceil(math.ceil(len(rows) / num_ranks) / size)
+    shortest = np.array([np.argmin(rows.num_tokens_N)])
+    return [
+        _padded(rows.take(index_B), 1.0) if len(index_B) else _padded(rows.take(shortest), 0.0)
+        for index_B in np.array_split(share, pieces)
+    ]
+
+
+def _padded(rows: Rows, weight: float) -> MicroBatch:
+    length_B = rows.num_tokens_N
+    ids_BL = np.zeros((len(rows), length_B.max()), np.int64)
+    column_L = np.arange(ids_BL.shape[1])
+    ids_BL[column_L < length_B[:, None]] = rows.token_ids
+    # A row's last token is predicted, never read.
+    column_L = column_L[:-1]
+    first_B = np.maximum(rows.num_prompt_N, 1) - 1
+    mask_BL = (column_L >= first_B[:, None]) & (column_L < length_B[:, None] - 1)
+    read_BL = np.ascontiguousarray(ids_BL[:, :-1])
+    target_M = ids_BL[:, 1:][mask_BL]
+    return MicroBatch(
+        torch.from_numpy(read_BL), torch.from_numpy(mask_BL), torch.from_numpy(target_M), weight
+    )

@@ -1,0 +1,293 @@
+"""Fine-tuning in which the global batch, and nothing about the workers, decides what is learned.
+
+The order of the rows, what is in every global batch, the steps and the learning rates follow from
+the data, the configuration and the seed. A rank only takes its interleaved share of each batch.
+The loss of a step is the sum over the response tokens of the whole batch, divided by their number,
+which every rank knows beforehand because it reads the whole batch.
+
+Shapes: M response positions of a micro-batch, V vocabulary.
+"""
+
+import contextlib
+import itertools
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from safetensors.torch import load_file, save_file
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
+
+from s2l_ray.config.sections import Training
+from s2l_ray.errors import ModelError
+from s2l_ray.models.losses import token_losses
+from s2l_ray.models.output_layer import response_logits
+from s2l_ray.models.torch_compile import CLOSE, compile_layers, trials
+from s2l_ray.models.transfer import sent
+from s2l_ray.training.batches import MicroBatch, PartReader, global_batches, micro_batches
+from s2l_ray.training.schedule import learning_rate
+
+STATE, TENSORS = "state.json", "state.safetensors"
+SMALL = 1e-3
+"""Of the length of the whole gradient: a weight's own is not compared below it."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """The mean loss per response token of a global batch, before the update that it caused."""
+
+    loss_nats: float
+    grad_norm: float
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """One optimizer step, counted from 1."""
+
+    step: int
+    loss_nats: float
+    learning_rate: float
+    num_rows: int
+    num_tokens: int
+
+
+class Engine(Protocol):
+    """A model that learns: one of its replicas, or a shard of it."""
+
+    def update(
+        self, batches: Sequence[MicroBatch], *, learning_rate: float, num_response: int
+    ) -> Update: ...
+
+
+def steps(
+    engine: Engine,
+    parts: PartReader,
+    config: Training,
+    *,
+    seed: int,
+    total_steps: int,
+    start: int = 0,
+    rank: int = 0,
+    num_ranks: int = 1,
+) -> Iterator[StepReport]:
+    """Train from step `start` to `total_steps`, and say after each step how it went.
+
+    Raises:
+        ModelError: a loss or gradient is not finite, on every rank at the same step.
+    """
+    batches = global_batches(parts, batch_size=config.batch_size, seed=seed, start=start)
+    for step, rows in zip(range(start, total_steps), batches, strict=False):
+        rate = learning_rate(step, total_steps, config)
+        pieces = micro_batches(rows, rank=rank, num_ranks=num_ranks, size=config.micro_batch_size)
+        torch.manual_seed(_dropout_seed(seed, step, rank))
+        update = engine.update(pieces, learning_rate=rate, num_response=rows.num_response)
+        if not (math.isfinite(update.loss_nats) and math.isfinite(update.grad_norm)):
+            raise ModelError(
+                f"training: the loss is {update.loss_nats} and its gradient's norm "
+                f"{update.grad_norm} at step {step + 1} of {total_steps}. Lower learning_rate, "
+                f"raise warmup, or set precision: fp32."
+            )
+        num_tokens = len(rows.token_ids)
+        yield StepReport(step + 1, update.loss_nats, rate, len(rows), num_tokens)
+
+
+def _dropout_seed(seed: int, step: int, rank: int) -> int:
+    return int(np.random.SeedSequence([4, seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def batch_loss(
+    model: torch.nn.Module, batch: MicroBatch, *, device: torch.device, autocast: bool
+) -> torch.Tensor:
+    """The summed loss of a micro-batch's response tokens, in nats; zero for a stand-in.
+
+    `autocast` computes in bfloat16 with weights that are kept in float32.
+    """
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
+        logits_MV = response_logits(model, sent(batch.input_ids_BL, device), batch.mask_BL)
+    return token_losses(logits_MV, sent(batch.target_M, device)).sum() * batch.weight
+
+
+def compile_to_train(
+    model: PreTrainedModel, *, largest: tuple[int, int], device: torch.device, dtype: torch.dtype
+) -> str | None:
+    """Move a float32 model to `device`, and have its layers compiled; see `compile_layers`.
+
+    Where dropout makes losses differ from one time to the next, the layers run as they are.
+
+    Args:
+        largest: rows of a micro-batch, and tokens read of the longest row. It is tried, too,
+            because code for large batches may be another.
+
+    Returns:
+        Why the layers run uncompiled; None if they do not.
+    """
+    model.to(device).train()  # type: ignore[arg-type]
+    autocast = dtype == torch.bfloat16
+    trial = partial(_trial, model, largest=largest, device=device, autocast=autocast)
+    try:
+        return compile_layers(model, trial, close=CLOSE[dtype])
+    finally:
+        # What a failure in the middle of a backward pass leaves would be learned.
+        model.zero_grad(set_to_none=True)
+
+
+def _trial(
+    model: PreTrainedModel, *, largest: tuple[int, int], device: torch.device, autocast: bool
+) -> torch.Tensor:
+    """Losses, and logarithms of gradients' lengths, of tokens that all workers have in common."""
+    found = []
+    config = model.config.get_text_config()
+    # The embedding of padding is zero, which a norm divides by: gradients would overflow.
+    padding = config.vocab_size if config.pad_token_id is None else config.pad_token_id
+    for num_rows, num_tokens in [*trials(config, largest[1]), largest]:
+        ids = torch.arange(num_rows * num_tokens) % (config.vocab_size - 1)
+        ids += ids >= padding
+        ids_BL = ids.view(num_rows, num_tokens)
+        # One logit of a row: the output layer is not compiled, and its logits may be large.
+        mask_BL = torch.zeros(num_rows, num_tokens, dtype=torch.bool)
+        mask_BL[:, -1] = True
+        batch = MicroBatch(ids_BL, mask_BL, ids_BL[:, 0].clone(), 1 / num_rows)
+        loss = batch_loss(model, batch, device=device, autocast=autocast)
+        loss.backward()
+        norms = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
+        model.zero_grad(set_to_none=True)
+        norm_W = torch.stack(norms)
+        # What is nearly zero beside the others is rounding.
+        found += [loss.detach()[None], (norm_W + SMALL * norm_W.norm()).log()]
+    return torch.cat(found)
+
+
+def weight_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
+    """AdamW's parameter groups: no decay for biases and the gains of norms (vectors)."""
+    weights = [weight for weight in model.parameters() if weight.requires_grad]
+    groups = [
+        {"params": [w for w in weights if w.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [w for w in weights if w.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+class Replica:
+    """A whole model on every rank, gradients averaged by DistributedDataParallel."""
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        config: Training,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        num_ranks: int = 1,
+    ) -> None:
+        self.model = model.to(device).train()
+        self.device, self.num_ranks = device, num_ranks
+        self.autocast = dtype == torch.bfloat16
+        self.max_grad_norm = config.max_grad_norm
+        groups = weight_groups(model, config.weight_decay)
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        self.forward: torch.nn.Module = self.model
+        if num_ranks > 1:
+            # With find_unused_parameters the gradient buckets are never rebuilt: a resumed run
+            # sums in the same order as an uninterrupted one, bit for bit.
+            self.forward = DistributedDataParallel(
+                self.model, broadcast_buffers=False, find_unused_parameters=True
+            )
+
+    def update(
+        self, batches: Sequence[MicroBatch], *, learning_rate: float, num_response: int
+    ) -> Update:
+        loss_sum = torch.zeros((), device=self.device)
+        for number, batch in enumerate(batches, 1):
+            with self._gradients_synchronised(number == len(batches)):
+                loss = batch_loss(self.forward, batch, device=self.device, autocast=self.autocast)
+                # DDP divides by the number of ranks.
+                (loss * (self.num_ranks / num_response)).backward()
+            loss_sum += loss.detach()
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return Update(summed_over_ranks(loss_sum, self.num_ranks) / num_response, norm.item())
+
+    def _gradients_synchronised(self, wanted: bool) -> contextlib.AbstractContextManager[None]:
+        if wanted or not isinstance(self.forward, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self.forward.no_sync()
+
+    def save(self, folder: Path) -> None:
+        """Weights and moments, as safetensors; the same on every rank, so one writes it."""
+        tensors = {}
+        for name, weight in self.model.named_parameters():
+            tensors[f"weight.{name}"] = weight.detach()
+            for key, moment in self.optimizer.state.get(weight, {}).items():
+                tensors[f"{key}.{name}"] = moment
+        save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, folder / TENSORS)
+
+    def load(self, folder: Path) -> None:
+        """Continue exactly where `save` was called."""
+        tensors = load_file(folder / TENSORS)
+        for name, weight in self.model.named_parameters():
+            with torch.no_grad():
+                weight.copy_(tensors[f"weight.{name}"])
+            state = {
+                key: tensors[f"{key}.{name}"].to(self.device)
+                for key in ("step", "exp_avg", "exp_avg_sq")
+                if f"{key}.{name}" in tensors
+            }
+            if state:
+                self.optimizer.state[weight] = state
+
+
+def summed_over_ranks(value: torch.Tensor, num_ranks: int) -> float:
+    if num_ranks > 1:
+        dist.all_reduce(value)
+    return float(value.item())
+
+
+# --- what a restart continues from --------------------------------------------------------------
+
+
+@dataclass
+class History:
+    """What training has seen up to its last step: one loss for each step."""
+
+    loss_nats: list[float] = field(default_factory=list)
+    num_tokens: int = 0
+    workers: list[list[int]] = field(default_factory=list)
+    """[steps done before, number of workers from then on]."""
+
+    @property
+    def step(self) -> int:
+        return len(self.loss_nats)
+
+    def add(self, report: StepReport) -> None:
+        self.loss_nats.append(report.loss_nats)
+        self.num_tokens += report.num_tokens
+
+    def on(self, num_workers: int) -> None:
+        """From here on, so many workers train."""
+        if not self.workers or self.workers[-1][1] != num_workers:
+            self.workers.append([self.step, num_workers])
+
+    def write(self, folder: Path) -> None:
+        (folder / STATE).write_text(json.dumps(asdict(self)))
+
+    @classmethod
+    def read(cls, folder: Path) -> "History":
+        return cls(**json.loads((folder / STATE).read_text()))
+
+    def curve(self, points: int = 100) -> list[tuple[int, float]]:
+        """(step, mean loss since the point before), at most `points` of them."""
+        ends = np.unique(np.linspace(0, self.step, min(points, self.step) + 1).round().astype(int))
+        return [
+            (int(end), float(np.mean(self.loss_nats[begin:end])))
+            for begin, end in itertools.pairwise(ends)
+        ]

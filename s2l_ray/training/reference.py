@@ -1,0 +1,160 @@
+"""Fine-tune the small model on the whole pool, and keep checkpoints of it on the way."""
+
+from typing import Any
+
+from s2l_ray.artifacts.manifest import Parts, StageDir
+from s2l_ray.config.sections import ReferenceConfig, WorkerRange
+from s2l_ray.errors import ConfigError
+from s2l_ray.progress import Progress
+from s2l_ray.storage.location import Location
+from s2l_ray.training import ray_train, schedule
+from s2l_ray.training.token_parts import LocatedParts
+
+
+def run(
+    config: ReferenceConfig,
+    prepared: Parts,
+    out: StageDir,
+    *,
+    seed: int,
+    progress: Progress,
+    tokenizer: str | None = None,
+) -> dict[str, Any]:
+    """Train the reference and keep T checkpoints, or point at existing ones.
+
+    Reads   prepared.files    input_ids: list<int32>, num_prompt_tokens: int32
+    Writes  reference/step-*  Hugging Face directories with the weights as trained, in float32
+    Returns path (of existing checkpoints; None for those written here), names and steps of the
+            checkpoints in numeric order, and how training went.
+    Raises  ConfigError when there are fewer steps than checkpoints, ModelError when the model or
+            an existing checkpoint cannot be used, or the loss is not finite.
+
+    `tokenizer` is the one that prepared the rows, where it is not the model's own; it is kept
+    with every checkpoint.
+    """
+    if config.path is not None:
+        return existing(config.path)
+    parts = LocatedParts.of(prepared.files())
+    num_rows = sum(parts.num_rows)
+    total_steps = schedule.num_steps(num_rows, config)
+    names = planned(config, num_rows)
+    assert config.model is not None, "a section with neither model nor path is refused"
+    model = ray_train.absolute(config.model)
+    settings = {
+        "config": config,
+        "model": model,
+        "tokenizer": model if tokenizer is None else ray_train.absolute(tokenizer),
+        "parts": parts,
+        "folder": out.location,
+        "seed": seed,
+        "total_steps": total_steps,
+        "names": names,
+    }
+    trained = ray_train.fit(
+        _loop, settings, config, out, total_steps=total_steps, progress=progress
+    )
+    return {
+        "path": None,
+        "names": list(names.values()),
+        "steps": list(names),
+        "num_rows": num_rows,
+        "num_steps": total_steps,
+        **trained,
+    }
+
+
+def planned(config: ReferenceConfig, num_rows: int) -> dict[int, str]:
+    """The names of the checkpoints that training on so many rows will leave, by their steps.
+
+    Raises:
+        ConfigError: there are fewer steps than checkpoints.
+    """
+    total_steps = schedule.num_steps(num_rows, config)
+    steps = schedule.checkpoint_steps(total_steps, config.checkpoints)
+    return {step: f"step-{step:06d}" for step in steps}
+
+
+def existing(path: str) -> dict[str, Any]:
+    """The checkpoints in folder `path`, all of them whole; nothing is copied.
+
+    Raises:
+        ConfigError: there is none.
+        ModelError: one of them is not a whole Hugging Face directory, or two are of one step.
+    """
+    from s2l_ray.models import checkpoints, origins
+
+    folder = Location.of(path)
+    found = origins.list_checkpoints(folder.names())
+    if not found:
+        raise ConfigError(
+            f"reference.path: {folder} holds no checkpoints. It must be a folder with "
+            f"step-NUMBER or checkpoint-NUMBER directories."
+        )
+    for _, name in found:
+        with (folder / name).local() as directory:
+            checkpoints.check_checkpoint(directory)
+    steps, names = [step for step, _ in found], [name for _, name in found]
+    return {"path": str(folder), "names": names, "steps": steps}
+
+
+def _loop(worker: ray_train.Worker, given: dict[str, Any]) -> dict[str, Any]:
+    """Train on one worker; rank 0 writes the checkpoints."""
+    # Models' libraries take seconds to import; the driver of a training does without.
+    from s2l_ray.models import checkpoints, dimensions
+    from s2l_ray.models.torch_compile import UNCOMPILED
+    from s2l_ray.training import loop
+
+    config, folder = given["config"], given["folder"]
+    with ray_train.together():
+        precision = checkpoints.compute_in(config.precision, worker.device)
+        dtype = checkpoints.DTYPES[precision]
+        tokenizer = checkpoints.load_tokenizer(given["tokenizer"])
+        model = checkpoints.load_model(given["model"], seed=given["seed"])
+        num_tokens = given["parts"].num_tokens_of_longest
+        dimensions.check_reach(model, num_tokens=num_tokens, num_ids=len(tokenizer))
+    notes = []
+    if worker.device.type == "cuda":
+        largest = config.micro_batch_size, num_tokens - 1
+        reason = loop.compile_to_train(model, largest=largest, device=worker.device, dtype=dtype)
+        notes += [f"{UNCOMPILED} ({reason})"] if reason else []
+    engine = loop.Replica(
+        model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks
+    )
+
+    def after_step(step: int) -> None:
+        if step in given["names"]:
+            with ray_train.together():
+                if worker.rank == 0:
+                    _keep(model, tokenizer, folder / given["names"][step])
+
+    history = ray_train.train(
+        worker,
+        engine,
+        given["parts"],
+        config,
+        seed=given["seed"],
+        total_steps=given["total_steps"],
+        state=ray_train.State(engine.save, engine.load, on_every_rank=False),
+        after_step=after_step,
+    )
+    elastic = isinstance(config.workers, WorkerRange)
+    return {
+        "workers": history.workers if elastic else worker.num_ranks,
+        "num_tokens": history.num_tokens,
+        "loss_nats": history.loss_nats[-1],
+        "curve": history.curve(),
+        "precision": precision,
+        "device": worker.device.type,
+        **({"notes": notes} if notes else {}),
+    }
+
+
+def _keep(model: Any, tokenizer: Any, place: Location) -> None:
+    from s2l_ray.models import checkpoints
+
+    # One that is whole stays as it is, whatever restarts repeat: it may have been scored already.
+    if (place / "config.json").exists():
+        return
+    with ray_train.scratch() as folder:
+        checkpoints.save_checkpoint(model, tokenizer, folder)
+        place.upload(folder)

@@ -1,0 +1,192 @@
+"""Fine-tune the large model on the selected examples alone."""
+
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from s2l_ray.artifacts.manifest import StageDir, original_rows, part_name
+from s2l_ray.config.sections import DataConfig, ModelSpec, TargetConfig
+from s2l_ray.data import tokenise as prompts
+from s2l_ray.errors import DataError, first
+from s2l_ray.models import checkpoints
+from s2l_ray.progress import Progress
+from s2l_ray.storage.location import Location
+from s2l_ray.training import ray_train, schedule
+from s2l_ray.training.token_parts import LocatedParts
+
+TOKENS, MODEL = "tokens", "model"
+SCHEMA = pa.schema(
+    {
+        "example_id": pa.string(),
+        "input_ids": pa.list_(pa.int32()),
+        "num_prompt_tokens": pa.int32(),
+        "num_tokens": pa.int32(),
+    }
+)
+
+
+def run(
+    config: TargetConfig,
+    data: DataConfig,
+    selected: Location,
+    out: StageDir,
+    *,
+    seed: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Train the target on the rows of `selected`; `model` appears when all of it is written.
+
+    Reads   selected            rows as they came and example_id: .jsonl, or .parquet
+    Writes  target/model/       a Hugging Face directory, adapters merged
+    Returns how many rows were trained on, which were not, and how training went.
+    Raises  DataError when more rows than data.max_rejected have no response token left under the
+            target's own tokenizer, ModelError when the model cannot be used.
+    """
+    model = ray_train.absolute(config.model)
+    tokens = out.location / TOKENS
+    num_rows, rejected = tokenise(selected, tokens, data, model)
+    parts = LocatedParts.of([tokens / name for name in tokens.names()])
+    total_steps = schedule.num_steps(sum(parts.num_rows), config)
+    settings = {
+        "config": config.model_copy(update={"model": model}),
+        "parts": parts,
+        "folder": out.location,
+        "seed": seed,
+        "total_steps": total_steps,
+    }
+    trained = ray_train.fit(
+        _loop, settings, config, out, total_steps=total_steps, progress=progress
+    )
+    tokens.remove()
+    return {
+        "num_rows": num_rows - len(rejected),
+        "num_rejected": len(rejected),
+        "rejected": rejected[:100],
+        "num_steps": total_steps,
+        "workers": config.workers,
+        **trained,
+    }
+
+
+def tokenise(
+    selected: Location, tokens: Location, data: DataConfig, model: ModelSpec
+) -> tuple[int, list[str]]:
+    """Write the selected rows as tokens, part by part.
+
+    Returns:
+        The number of rows, and the ids of those that are left out because the target's tokenizer
+        leaves them no response token.
+
+    Raises:
+        DataError: there are more of those than `data.max_rejected` allows, or no row at all.
+    """
+    template = prompts.load_template(data.template)
+    tokenizer = checkpoints.load_tokenizer(model)
+    tokens.remove()
+    num_rows, rejected = 0, []
+    rows = selected_rows(selected)
+    for part in itertools.count():
+        chunk = list(itertools.islice(rows, data.rows_per_part))
+        if not chunk:
+            break
+        table, without_response = _tokenised(chunk, data, template, tokenizer)
+        (tokens / part_name(part)).write_table(table)
+        num_rows += len(chunk)
+        rejected += without_response
+    if len(rejected) > data.max_rejected * num_rows or len(rejected) == num_rows:
+        raise DataError(
+            f"target: {len(rejected):,} of {num_rows:,} selected rows have no response token left "
+            f"within {data.max_tokens} tokens of the target's tokenizer ({first(rejected)}). "
+            f"Raise data.max_tokens or data.max_rejected."
+        )
+    return num_rows, rejected
+
+
+def selected_rows(selected: Location) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(example id, row as it came) of a subset, one after the other."""
+    with selected.local() as file:
+        if selected.name.endswith(".jsonl"):
+            with file.open(encoding="utf-8") as lines:
+                for line in lines:
+                    row = json.loads(line)
+                    yield row.pop("example_id"), row
+            return
+        parquet = pq.ParquetFile(file)
+        for batch in parquet.iter_batches(batch_size=1024):
+            table = pa.Table.from_batches([batch], schema=parquet.schema_arrow)
+            yield from zip(table["example_id"].to_pylist(), original_rows(table), strict=True)
+
+
+def _tokenised(
+    rows: Sequence[tuple[str, dict[str, Any]]],
+    data: DataConfig,
+    template: prompts.Template,
+    tokenizer: Any,
+) -> tuple[pa.Table, list[str]]:
+    examples = [prompts.read_example(row, data.fields) for _, row in rows]
+    found = prompts.tokenise(examples, template, tokenizer, data.max_tokens)
+    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    rejected = []
+    for (example_id, _), item in zip(rows, found, strict=True):
+        if isinstance(item, prompts.RowError):
+            rejected.append(example_id)
+            continue
+        values = (example_id, item.input_ids, item.num_prompt_tokens, len(item.input_ids))
+        for column, value in zip(columns.values(), values, strict=True):
+            column.append(value)
+    return pa.table(columns, schema=SCHEMA), rejected
+
+
+def _loop(worker: ray_train.Worker, given: dict[str, Any]) -> dict[str, Any]:
+    """Train one shard; rank 0 writes the model that all of them make up."""
+    # DeepSpeed takes seconds to import, and only a worker needs it.
+    from s2l_ray.models import dimensions
+    from s2l_ray.training import zero
+
+    config = given["config"]
+    with ray_train.together():
+        precision = checkpoints.compute_in(config.precision, worker.device)
+        dtype = checkpoints.DTYPES[precision]
+        tokenizer = checkpoints.load_tokenizer(config.model)
+        model = zero.load_target(config, dtype=dtype, seed=given["seed"])
+        dimensions.check_reach(model, num_tokens=given["parts"].num_tokens_of_longest)
+    engine = zero.ZeroEngine(
+        model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks
+    )
+    shard = f"shard-{worker.rank:05d}.safetensors"
+    history = ray_train.train(
+        worker,
+        engine,
+        given["parts"],
+        config,
+        seed=given["seed"],
+        total_steps=given["total_steps"],
+        state=ray_train.State(
+            save=lambda folder: engine.save_shard(folder / shard),
+            load=lambda folder: engine.load_shard(folder / shard),
+            on_every_rank=True,
+        ),
+        after_step=lambda step: None,
+    )
+    weights = engine.gathered(worker.rank)
+    with ray_train.together():
+        if worker.rank == 0:
+            _keep(model, weights, tokenizer, given["folder"] / MODEL)
+    return {
+        "num_tokens": history.num_tokens,
+        "loss_nats": history.loss_nats[-1],
+        "curve": history.curve(),
+        "precision": precision,
+        "device": worker.device.type,
+    }
+
+
+def _keep(model: Any, weights: dict[str, Any], tokenizer: Any, place: Location) -> None:
+    with ray_train.scratch() as folder:
+        model.save_pretrained(folder, state_dict=weights)
+        tokenizer.save_pretrained(folder)
+        place.upload(folder)

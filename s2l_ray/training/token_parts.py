@@ -1,0 +1,38 @@
+"""Parts of tokenised rows, as trainings read them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow.compute as pc
+
+from s2l_ray.storage.location import Location
+from s2l_ray.training.batches import Rows
+
+
+@dataclass(frozen=True)
+class LocatedParts:
+    """Parquet parts of rows: input_ids list<int32>, num_prompt_tokens and num_tokens int32."""
+
+    files: Sequence[Location]
+    num_rows: Sequence[int]
+    num_tokens_of_longest: int
+
+    @classmethod
+    def of(cls, files: Sequence[Location]) -> "LocatedParts":
+        kept, num_rows, longest = [], [], 0
+        for file in files:
+            num_tokens = file.read_table(["num_tokens"])["num_tokens"]
+            if len(num_tokens):
+                kept.append(file)
+                num_rows.append(len(num_tokens))
+                longest = max(longest, pc.max(num_tokens).as_py())
+        return cls(kept, num_rows, longest)
+
+    def read(self, part: int) -> Rows:
+        table = self.files[part].read_table(["input_ids", "num_prompt_tokens"])
+        lists = table["input_ids"].combine_chunks()
+        offset = lists.offsets.to_numpy().astype(np.int64)
+        token_ids = lists.values.to_numpy()[offset[0] : offset[-1]]
+        num_prompt_N = table["num_prompt_tokens"].to_numpy().astype(np.int64)
+        return Rows(token_ids, offset - offset[0], num_prompt_N)

@@ -1,0 +1,234 @@
+"""Stage 3 without a model: trajectories that were computed elsewhere become parts of this run.
+
+They are checked once, here: columns, lengths, finite values. A file of any size is cut into parts
+of ROWS_PER_PART rows, numbered by file and place, so that what is in a part depends on the files
+alone.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from s2l_ray.artifacts.manifest import StageDir, part_name, trajectory_table
+from s2l_ray.distributed import resources, session
+from s2l_ray.errors import DataError, first
+from s2l_ray.progress import Progress
+from s2l_ray.storage.location import Location
+
+ROWS_PER_PART = 65_536
+
+
+def run(uris: Sequence[str], out: StageDir, *, progress: Progress) -> dict[str, Any]:
+    """Copy the trajectories of parquet files into parts.
+
+    Reads   any parquet files   example_id: string, loss_nats: list or fixed_size_list of float32
+                                or float64, optionally stratum: string; other columns are ignored
+    Writes  part-*.parquet      example_id, stratum: string, loss_nats: fixed_size_list<float32>[T]
+    Raises  DataError for a missing column, unequal lengths, a null, NaN or infinite loss.
+    """
+    rows_of_file = [_num_rows(uri) for uri in uris]
+    if not sum(rows_of_file):
+        raise DataError(f"trajectories.path: no rows in {len(uris)} file(s) ({first(uris)}).")
+    parts_of_file = [-(-rows // ROWS_PER_PART) for rows in rows_of_file]
+    starts = np.concatenate([[0], np.cumsum(parts_of_file)])
+    units = [
+        {"uri": uri, "first_part": int(start)} for uri, start in zip(uris, starts, strict=False)
+    ]
+    progress.start(sum(rows_of_file))
+    uri_of_length: dict[int, str] = {}
+    for result in session.map_units(
+        Importer,
+        units,
+        resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0),
+        out.location / "attempts",
+        folder=out.location,
+    ):
+        progress.update(result["rows"])
+        if result["rows"]:
+            uri_of_length.setdefault(result["checkpoints"], result["uri"])
+    length = common_length(uri_of_length)
+    return {"steps": list(range(1, length + 1)), "rows": sum(rows_of_file)}
+
+
+def common_length(uri_of_length: Mapping[int, str]) -> int:
+    """The number of checkpoints that all files have.
+
+    Args:
+        uri_of_length: a file for each number of checkpoints that was found.
+
+    Raises:
+        DataError: there are several.
+    """
+    if len(uri_of_length) > 1:
+        (length, uri), (other, other_uri) = list(uri_of_length.items())[:2]
+        raise DataError(
+            f"trajectories.path: loss_nats has {length} values per row in {uri} and {other} in "
+            f"{other_uri}. All trajectories must have the same checkpoints."
+        )
+    [length] = uri_of_length
+    return length
+
+
+def look(uri: str) -> tuple[int, int]:
+    """Rows and checkpoints of a file, from its footer alone; no checkpoints where it has no rows.
+
+    Raises:
+        DataError: it is no parquet, or lacks a column.
+    """
+    with _readable(uri):
+        file = _open(uri)
+    _columns(file.schema_arrow.names, uri)
+    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    num_losses = sum(
+        column.num_values
+        for group in groups
+        for column in map(group.column, range(group.num_columns))
+        if column.path_in_schema.split(".")[0] == "loss_nats"
+    )
+    num_rows = file.metadata.num_rows
+    return num_rows, round(num_losses / max(num_rows, 1))
+
+
+def _num_rows(uri: str) -> int:
+    with _readable(uri):
+        return int(_open(uri).metadata.num_rows)
+
+
+def _open(uri: str) -> pq.ParquetFile:
+    fs, path = Location.of(uri).filesystem()
+    return pq.ParquetFile(path, filesystem=fs)
+
+
+@contextlib.contextmanager
+def _readable(uri: str) -> Iterator[None]:
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        cause = " ".join(str(error).split())
+        raise DataError(
+            f"trajectories.path: {uri} cannot be read as parquet: {cause}. Restore the file or "
+            "leave it out."
+        ) from None
+
+
+class Importer:
+    """Checks one file and writes its parts."""
+
+    def __init__(self, folder: Location) -> None:
+        self.folder = folder
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        rows = length = 0
+        for number, batch in enumerate(_batches(unit["uri"])):
+            loss_NT = _losses(batch, rows, unit["uri"])
+            if rows and loss_NT.shape[1] != length:
+                raise _unequal(unit["uri"], rows, length, loss_NT.shape[1])
+            length, rows = loss_NT.shape[1], rows + len(loss_NT)
+            table = trajectory_table(batch["example_id"], batch["stratum"], loss_NT)
+            (self.folder / part_name(unit["first_part"] + number)).write_table(table)
+        return {"uri": unit["uri"], "rows": rows, "checkpoints": length}
+
+
+def _batches(uri: str) -> Iterator[pa.Table]:
+    """Tables of exactly ROWS_PER_PART rows (the last one shorter), stratum always there."""
+    held: list[pa.RecordBatch] = []
+    with _readable(uri):
+        file = _open(uri)
+        columns = _columns(file.schema_arrow.names, uri)
+        for batch in file.iter_batches(ROWS_PER_PART, columns=columns):
+            held.append(batch)
+            table = pa.Table.from_batches(held)
+            if table.num_rows >= ROWS_PER_PART:
+                yield _with_stratum(table.slice(0, ROWS_PER_PART), uri)
+                held = table.slice(ROWS_PER_PART).to_batches()
+    if held and (rest := pa.Table.from_batches(held)).num_rows:
+        yield _with_stratum(rest, uri)
+
+
+def _columns(names: Sequence[str], uri: str) -> list[str]:
+    missing = [name for name in ("example_id", "loss_nats") if name not in names]
+    if missing:
+        raise DataError(
+            f"trajectories.path: {uri} has no column {missing[0]!r} (it has {first(names, 8)}). "
+            "Needed are example_id and loss_nats, and optionally stratum."
+        )
+    return [name for name in ("example_id", "stratum", "loss_nats") if name in names]
+
+
+def _with_stratum(table: pa.Table, uri: str) -> pa.Table:
+    if "stratum" in table.column_names:
+        stratum = _text(table, "stratum", uri).fill_null("")
+    else:
+        stratum = pa.array([""] * table.num_rows, pa.string())
+    example_ids = _text(table, "example_id", uri)
+    return pa.table(
+        {"example_id": example_ids, "stratum": stratum, "loss_nats": table["loss_nats"]}
+    )
+
+
+def _text(table: pa.Table, name: str, uri: str) -> pa.ChunkedArray:
+    try:
+        return table[name].cast(pa.string())
+    except pa.ArrowException:
+        kind = table[name].type
+        raise DataError(f"trajectories.path: {name} in {uri} is {kind}, not text.") from None
+
+
+def _losses(table: pa.Table, row_before: int, uri: str) -> np.ndarray:
+    """float32 (N, T), every value finite."""
+    if table["example_id"].null_count:
+        row = row_before + table["example_id"].to_pylist().index(None)
+        raise DataError(f"trajectories.path: row {row} of {uri} has no example_id.")
+    column = table["loss_nats"].combine_chunks()
+    ids = table["example_id"]
+    if not _is_list(column.type) or not pa.types.is_floating(column.type.value_type):
+        raise DataError(
+            f"trajectories.path: loss_nats in {uri} is {column.type}, not a list of float."
+        )
+    if column.null_count:
+        bad = [ids[i].as_py() for i in np.flatnonzero(column.is_null())[:4]]
+        raise DataError(
+            f"trajectories.path: {column.null_count:,} examples in {uri} have no loss_nats "
+            f"(first: {first(bad)})."
+        )
+    lengths_N = pa.compute.list_value_length(column).to_numpy(zero_copy_only=False)
+    odd = np.flatnonzero(lengths_N != lengths_N[0])
+    if len(odd):
+        row = int(odd[0])
+        raise _unequal(uri, row_before + row, int(lengths_N[0]), int(lengths_N[row]), ids[row])
+    values = column.flatten()
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        flat = values.to_numpy(zero_copy_only=False).astype(np.float32)
+    loss_NT = flat.reshape(len(column), int(lengths_N[0]))
+    _check_finite(loss_NT, ids, uri)
+    return loss_NT
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    types = pa.types
+    return types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+
+
+def _check_finite(loss_NT: np.ndarray, ids: pa.ChunkedArray, uri: str) -> None:
+    bad = np.flatnonzero(~np.isfinite(loss_NT).all(axis=1))
+    if len(bad):
+        names = [ids[int(row)].as_py() for row in bad[:4]]
+        raise DataError(
+            f"trajectories.path: {len(bad):,} examples in {uri} have a NaN or infinite loss "
+            f"(first: {first(names)}). Remove or recompute them."
+        )
+    if not loss_NT.shape[1]:
+        raise DataError(f"trajectories.path: loss_nats in {uri} is empty: no checkpoint at all.")
+
+
+def _unequal(uri: str, row: int, length: int, other: int, example_id: Any = "") -> DataError:
+    which = f" (example {example_id})" if example_id else ""
+    return DataError(
+        f"trajectories.path: loss_nats has {length} values in the first row of {uri} and {other} "
+        f"in row {row}{which}. All trajectories must have the same checkpoints."
+    )

@@ -1,0 +1,254 @@
+"""The configuration: strict, frozen, and helpful when it is wrong."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from s2l_ray.artifacts.manifest import section_inputs
+from s2l_ray.config import sections, selection
+from s2l_ray.errors import ConfigError
+from s2l_ray.selection.methods import METHODS, WITHIN
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+TREE = {
+    "run_dir": "runs/x",
+    "data": {"train": ["a.jsonl"], "eval": {"gsm8k": "b.jsonl"}},
+    "reference": {"model": "small", "epochs": 3},
+    "trajectories": {"workers": {"min": 1, "max": 4}},
+    "clusters": {},
+    "selection": {"budget": 0.11},
+    "target": {"model": "large"},
+    "evaluation": {"sets": ["gsm8k"]},
+}
+
+
+def changed(key, value):
+    """TREE with one dotted key set."""
+    tree = {name: dict(part) if isinstance(part, dict) else part for name, part in TREE.items()}
+    node = tree
+    *parents, leaf = key.split(".")
+    for name in parents:
+        node[name] = dict(node.get(name, {}))
+        node = node[name]
+    node[leaf] = value
+    return tree
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_configuration_loads(path):
+    assert sections.load(path).run_dir
+
+
+def test_there_are_configurations_to_load():
+    assert {"demo", "math-mix-cpu"} <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("selection.bugdet", 5, r"selection\.bugdet: unknown key; did you mean 'budget'\?"),
+        ("sed", 1, r"sed: unknown key; did you mean 'seed'\?"),
+        ("data.fields.promt", "x", r"data\.fields\.promt: unknown key; did you mean 'prompt'\?"),
+        ("trajectories.workers.mx", 3, r"trajectories\.workers\.mx: unknown key.*'max'"),
+        ("reference.epochs", "3", r"reference\.epochs: .*valid number, not '3'"),
+        ("reference.batch_size", 1.5, r"reference\.batch_size: .*integer"),
+        ("seed", True, r"seed: .*valid integer, not True"),
+        ("selection.budget", 0, "a budget must be above zero, not 0"),
+        ("selection.budget", -3, "a budget must be above zero, not -3"),
+        ("selection.budget", 1.5, r"fraction of the pool up to 1\.0, not 1\.5"),
+        ("selection.budget", True, "selection"),
+        ("clusters.num_clusters", 0, r"num_clusters: .*greater than 0 or 'auto', not 0$"),
+        ("clusters.num_clusters", "many", r"num_clusters: .*integer or 'auto', not 'many'$"),
+        ("clusters.scaling", "none", r"scaling: .*'raw', 'standardised' or 'shape', not 'none'$"),
+        ("evaluation.sets", ["svamp"], "'svamp' is not a set of `data.eval`"),
+        ("trajectories.workers", {"min": 5, "max": 4}, r"min \(5\) is above max \(4\)"),
+        (
+            "trajectories.workers",
+            0,
+            r"workers: Input should be greater than 0 or a mapping, not 0$",
+        ),
+        ("reference.path", "checkpoints", "either `model`"),
+        ("selection.baselines", ["s2l"], "repeats a method"),
+        ("selection.budget", "20M", r"selection\.budget: '20M' is no budget: .*20M tokens"),
+        ("selection.budget", "0 tokens", r"selection\.budget: .*above zero, not '0 tokens'$"),
+        ("selection.method", "best", r"selection\.method: Input should be 's2l', .*not 'best'$"),
+        ("selection.within", "near", r"within: Input should be 'random', 'nearest' or .*'near'$"),
+        ("selection.weights", 2.0, r"selection\.weights: Input should be a mapping, not 2\.0$"),
+        ("selection.weights", {"GSM8K": 0}, r"weights\.GSM8K: .*greater than 0, not 0$"),
+        ("selection.weights", {"int": -1.0}, r"selection\.weights.*greater than 0, not -1\.0$"),
+        ("selection.minimum", "x", r"minimum: .*valid integer or a mapping, not 'x'$"),
+        ("selection.minimum", {"A": -1}, r"minimum\.A: .*greater than or equal to 0, not -1$"),
+        ("selection.maximum", 0, r"maximum: .*greater than 0 or a mapping, not 0$"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(key, value, message):
+    with pytest.raises(ConfigError, match=message):
+        sections.from_tree(changed(key, value), "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"minimum": 3, "maximum": 2}, r"`minimum` \(3\) is above `maximum` \(2\)"),
+        ({"minimum": 3, "maximum": {"a": 2}}, r"`minimum` of stratum 'a' \(3\) is above"),
+        ({"minimum": {"a": 3}, "maximum": 2}, r"`minimum` of stratum 'a' \(3\) is above"),
+        ({"weights": {"a": 2.0}, "stratify": False}, "need `stratify: true`"),
+        ({"minimum": 1, "stratify": False, "baselines": ["balanced-random"]}, "need `stratify"),
+        ({"maximum": 9, "method": "random"}, "random knows no strata"),
+        ({"within": "nearest", "method": "s2l-authors"}, "orders the clusters of s2l"),
+    ],
+)
+def test_keys_of_the_selection_that_do_not_go_together_are_refused(section, message):
+    with pytest.raises(ConfigError, match=message):
+        sections.from_tree({**TREE, "selection": {"budget": 5, **section}}, "run.yaml")
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"minimum": {"a": 3}, "maximum": {"b": 2}},
+        {"weights": {"a": 2}, "method": "balanced-random", "stratify": False},
+        {"maximum": 9, "method": "random", "baselines": ["s2l"]},
+        {"within": "nearest", "method": "random", "baselines": ["s2l"]},
+    ],
+)
+def test_keys_of_the_selection_that_go_together_are_taken(section):
+    sections.from_tree({**TREE, "selection": {"budget": 5, **section}}, "run.yaml")
+
+
+def test_queries_need_embeddings():
+    section = {"queries": "asked.jsonl"}
+    with pytest.raises(ConfigError, match=r"`queries` are compared .* `embeddings: true`"):
+        sections.from_tree({**TREE, "trajectories": section}, "run.yaml")
+    loaded = sections.from_tree(
+        {**TREE, "trajectories": section | {"embeddings": True}}, "run.yaml"
+    )
+    assert loaded.trajectories.queries == ["asked.jsonl"]
+
+
+def test_a_budget_of_tokens_is_a_text_in_yaml_and_after_set(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "{run_dir: x, trajectories: {path: t}, clusters: {}, selection: {budget: 2M tokens}}"
+    )
+    assert sections.load(path).selection.budget == "2M tokens"
+    assert sections.load(path, ["selection.budget=5K tokens"]).selection.budget == "5K tokens"
+
+
+def test_a_budget_of_tokens_has_one_spelling():
+    loaded = sections.from_tree(changed("selection.budget", "20_000_000 tokens"), "run.yaml")
+    assert loaded.selection.budget == "20M tokens"
+    assert sections.from_tree(loaded.model_dump(mode="json"), "config.json") == loaded
+
+
+def test_methods_and_orders_are_those_that_there_are():
+    assert list(get_args(selection.Method)) == list(METHODS)
+    within = selection.SelectionConfig.model_fields["within"].annotation
+    assert list(get_args(within)) == list(WITHIN)
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("data", "`trajectories` needs `data`"),
+        ("reference", "`trajectories` needs `reference`"),
+        ("trajectories", "`clusters` needs `trajectories`"),
+        ("clusters", "`selection` needs `clusters`"),
+        ("selection", "`target` needs `selection`"),
+        ("target", "`evaluation` needs `target`"),
+    ],
+)
+def test_a_section_whose_origin_is_missing_is_refused(missing, message):
+    tree = {name: part for name, part in TREE.items() if name != missing}
+    with pytest.raises(ConfigError, match=message):
+        sections.from_tree(tree, "run.yaml")
+
+
+def test_trajectories_from_elsewhere_need_nothing_before_them():
+    tree = {
+        "run_dir": "x",
+        "trajectories": {"path": "t/*.parquet"},
+        "clusters": {},
+        "selection": {"budget": 5},
+    }
+    assert sections.from_tree(tree, "run.yaml").data is None
+
+
+@pytest.mark.parametrize("text", ["2e-5", "2.0e-5", "2E-5", "+2e-5", "0.00002"])
+def test_a_learning_rate_may_be_written_as_yaml_1_2_reads_it(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"run_dir: x\ndata: {{train: [a]}}\nreference: {{model: m, learning_rate: {text}}}"
+    )
+    assert sections.load(path).reference.learning_rate == 2e-5
+    overridden = sections.load(path, [f"reference.learning_rate={text}"])
+    assert overridden.reference.learning_rate == 2e-5
+
+
+def test_set_overrides_one_key_and_makes_sections(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("run_dir: x\ndata: {train: [a]}\n")
+    loaded = sections.load(path, ["data.fields.prompt=question", "seed=7"])
+    assert (loaded.data.fields.prompt, loaded.seed) == ("question", 7)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("seed", "expected KEY=VALUE"), ("run_dir.x=1", "run_dir is not a section")],
+)
+def test_a_malformed_override_is_refused(tmp_path, override, message):
+    path = tmp_path / "run.yaml"
+    path.write_text("run_dir: x\n")
+    with pytest.raises(ConfigError, match=message):
+        sections.load(path, [override])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "is not YAML"),
+        ("- 1", "holds no configuration"),
+        ("run_dir: !!python/object/apply:os.getcwd []", "is not YAML"),
+    ],
+)
+def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        sections.load(path)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        sections.load(tmp_path / "nowhere.yaml")
+
+
+def test_a_sample_has_rows_enough_for_its_clusters_unless_told_otherwise():
+    size = {k: sections.ClustersConfig(num_clusters=k).sample_size for k in (5, 800, 2_000)}
+    assert size == {5: 25_600, 800: 25_600, 2_000: 50_000}
+    assert sections.ClustersConfig(num_clusters=1_000, method="authors").sample_size == 25_600
+    assert sections.ClustersConfig(num_clusters=100, rows_per_sample=300).sample_size == 300
+    with pytest.raises(ValueError, match=r"rows_per_sample \(300\) is below num_clusters \(301\)"):
+        sections.ClustersConfig(num_clusters=301, rows_per_sample=300)
+
+
+def test_a_number_of_clusters_that_is_chosen_has_rows_for_the_largest_or_those_given():
+    assert sections.ClustersConfig(num_clusters="auto").sample_size >= 25 * sections.MOST_CLUSTERS
+    assert sections.ClustersConfig(num_clusters="auto", rows_per_sample=30).sample_size == 30
+
+
+@pytest.mark.parametrize(
+    "changes", [{"scaling": "shape"}, {"scaling": "standardised"}, {"num_clusters": "auto"}]
+)
+def test_the_authors_k_means_scales_and_chooses_nothing(changes):
+    sections.ClustersConfig(**changes)
+    with pytest.raises(ValueError, match="`method: authors` is the k-means of the authors' code"):
+        sections.ClustersConfig(method="authors", **changes)
+
+
+def test_a_scaling_that_is_left_raw_is_no_input_of_what_was_finished_without_it():
+    plain = section_inputs("clusters", sections.ClustersConfig())
+    assert "clusters.scaling" not in plain and plain["clusters.num_clusters"] == 100
+    shaped = section_inputs("clusters", sections.ClustersConfig(scaling="shape"))
+    assert shaped == {**plain, "clusters.scaling": "shape"}

@@ -1,0 +1,47 @@
+"""Rows that cannot be used: what is said of them, and how many are borne."""
+
+import pytest
+
+from s2l_ray.errors import DataError
+from s2l_ray.storage.location import Location
+from tests.data.test_prepare import jsonl, prepare_here, rejected, row, settings
+
+
+def test_an_excerpt_tells_what_is_wrong_and_begins_the_row(tmp_path):
+    bad = [row(0, output=5), row(1, output="", note="n" * 500), b"{nonsense"]
+    path = jsonl(tmp_path / "pool.jsonl", [*bad, row(3)])
+    prepare_here(tmp_path / "out", [path], settings())
+    found = (Location.of(tmp_path / "out") / "rejected.parquet").read_table()
+    wrong, empty, broken = found["excerpt"].to_pylist()
+    assert wrong.startswith('\'output\' is of type int, not text: {"instruction": "say 0"')
+    assert empty.startswith("'output' holds no text: ") and len(empty) == 200
+    assert broken == "{nonsense"
+
+
+def test_too_many_rejected_rows_are_listed_by_reason_with_their_first_places(tmp_path):
+    rows = [b"{", row(1), row(2, output=None), *[b"{"] * 4, *(row(i) for i in range(7, 20))]
+    path = jsonl(tmp_path / "pool.jsonl", rows)
+    with pytest.raises(DataError) as caught:
+        prepare_here(tmp_path / "out", [path], settings(max_rejected=0.29))
+    assert str(caught.value).splitlines() == [
+        "data.train: 6 of 20 rows cannot be used (30.00%; the limit data.max_rejected is 29.00%):",
+        f"  5 malformed JSON (first: {path} row 0; {path} row 3; {path} row 4)",
+        f"  1 missing field (first: {path} row 2)",
+        f"All of them are listed in {tmp_path}/out/rejected.parquet. Mend the data or data.fields, "
+        "or raise data.max_rejected.",
+    ]
+    assert len(rejected(tmp_path / "out")) == 6
+
+
+def test_a_rejected_share_at_the_limit_is_accepted_and_zero_forbids_any(tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", [b"{", *(row(i) for i in range(3))])
+    assert prepare_here(tmp_path / "at", [path], settings(max_rejected=0.25))["kept"] == 3
+    with pytest.raises(DataError, match="1 of 4 rows"):
+        prepare_here(tmp_path / "zero", [path], settings(max_rejected=0.0))
+
+
+def test_a_pool_without_a_usable_row_is_refused_whatever_the_limit(tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", [b"{"] * 5)
+    with pytest.raises(DataError, match=r"5 of 5 rows cannot be used") as caught:
+        prepare_here(tmp_path / "out", [path], settings(max_rejected=1.0))
+    assert "raise data.max_rejected" not in str(caught.value)

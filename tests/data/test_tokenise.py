@@ -1,0 +1,294 @@
+"""The text and the mask of every template, on small tokenizers trained here."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+from s2l_ray.config.sections import NAMED_TEMPLATES, FieldNames
+from s2l_ray.data import tokenise
+from s2l_ray.data.tokenise import RowError, read_example
+from s2l_ray.errors import ConfigError
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+BARE = (  # no end-of-sequence anywhere
+    "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant: {% endif %}"
+)
+THINKING = (  # asks for an answer differently from how it shows one
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content | trim }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n<think>\n{% endif %}"
+)
+STRICT = (
+    "{% if messages[0].role == 'system' %}{{ raise_exception('no system') }}{% endif %}" + CHATML
+)
+SPECIAL = ["<s>", "</s>", "<|im_start|>", "<|im_end|>"]
+FIELDS = FieldNames()
+CHAT_FIELDS = FieldNames(messages="messages")
+
+PLAIN = read_example({"instruction": "Add 1 and 2.", "output": "The answer is 3."}, FIELDS)
+WITH_INPUT = read_example(
+    {"instruction": "Sum up.", "input": "A {prompt}!", "output": "So."}, FIELDS
+)
+
+ALPACA_PLAIN = (
+    "Below is an instruction that describes a task. Write a response that appropriately completes "
+    "the request.\n\n### Instruction:\nAdd 1 and 2.\n\n### Response:"
+)
+ALPACA_INPUT = (
+    "Below is an instruction that describes a task, paired with an input that provides further "
+    "context. Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\nSum up.\n\n### Input:\nA {prompt}!\n\n### Response:"
+)
+RADIOLOGY_PLAIN = (
+    "Below are the findings in a radiology report. Write an impression that diagnostically "
+    "summarizes the findings.\n\n### Findings:\nAdd 1 and 2.\n\n### Impression:"
+)
+
+
+def tokenizer(*, adds=(), eos="</s>", chat_template=None):
+    """A byte-level BPE tokenizer that puts `adds` (bos, eos) around a text by itself."""
+    inner = Tokenizer(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=SPECIAL,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    inner.train_from_iterator([ALPACA_PLAIN, ALPACA_INPUT, "The answer is 3. \n\n\n"] * 4, trainer)
+    if adds:
+        shape = " ".join({"bos": "<s>", "text": "$A", "eos": "</s>"}[part] for part in adds)
+        ids = [(token, inner.token_to_id(token)) for token in ("<s>", "</s>")]
+        inner.post_processor = processors.TemplateProcessing(single=shape, special_tokens=ids)
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=eos, model_max_length=64)
+    made.chat_template = chat_template
+    return made
+
+
+NO_BOS = tokenizer()
+BOS = tokenizer(adds=("bos", "text"))
+BOS_EOS = tokenizer(adds=("bos", "text", "eos"))
+CHAT = tokenizer(eos="<|im_end|>", chat_template=CHATML)
+
+
+def tokens(example, template, with_tokenizer, max_tokens=10_000):
+    (item,) = tokenise.tokenise(
+        [example], tokenise.load_template(template), with_tokenizer, max_tokens
+    )
+    return item
+
+
+def masked(item, with_tokenizer):
+    return with_tokenizer.decode(item.input_ids[: item.num_prompt_tokens])
+
+
+def learned(item, with_tokenizer):
+    return with_tokenizer.decode(item.input_ids[item.num_prompt_tokens :])
+
+
+def chat(*said):
+    return read_example({"messages": [{"role": r, "content": c} for r, c in said]}, CHAT_FIELDS)
+
+
+@pytest.mark.parametrize(
+    ("name", "example", "text"),
+    [
+        ("alpaca", PLAIN, ALPACA_PLAIN + "\n"),
+        ("alpaca", WITH_INPUT, ALPACA_INPUT + "\n"),
+        ("alpaca-official", PLAIN, ALPACA_PLAIN),
+        ("alpaca-official", WITH_INPUT, ALPACA_INPUT),
+        ("radiology", PLAIN, RADIOLOGY_PLAIN),
+    ],
+)
+@pytest.mark.parametrize(("made", "bos"), [(NO_BOS, ""), (BOS, "<s>")])
+def test_the_masked_tokens_spell_the_prompt_and_the_others_the_response(
+    name, example, text, made, bos
+):
+    item = tokens(example, name, made)
+
+    assert tokenise.load_template(name).render_prompt(example) == text
+    assert masked(item, made) == bos + text
+    assert learned(item, made) == example.response + "</s>"
+
+
+def test_a_tokenizer_that_closes_texts_itself_closes_the_prompt_only_in_the_joint_template():
+    apart, joint = (tokens(PLAIN, name, BOS_EOS) for name in ("alpaca", "alpaca-official"))
+
+    assert masked(apart, BOS_EOS) == "<s>" + ALPACA_PLAIN + "\n"
+    assert learned(apart, BOS_EOS) == "The answer is 3.</s>"
+    # The authors count the tokens of the prompt tokenised alone, its own closing one included.
+    text = "<s>" + ALPACA_PLAIN + "The answer is 3.</s></s>"
+    assert BOS_EOS.decode(joint.input_ids) == text
+    assert joint.num_prompt_tokens == len(BOS_EOS(ALPACA_PLAIN)["input_ids"])
+
+
+def test_the_joint_template_lets_tokens_span_the_border():
+    example = read_example({"instruction": "Q", "output": "\n\nA"}, FIELDS)
+    text = tokenise.load_template("alpaca-official").render_prompt(example) + "\n\nA</s>"
+
+    assert tokens(example, "alpaca-official", BOS).input_ids == BOS(text)["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["alpaca", "alpaca-official", "chat"])
+def test_rows_do_not_influence_one_another(name):
+    template = tokenise.load_template(name)
+    rows = [PLAIN, WITH_INPUT, chat(("user", "Hi"), ("assistant", "Hello"))]
+
+    together = tokenise.tokenise(rows, template, CHAT, 512)
+
+    assert together == [tokenise.tokenise([row], template, CHAT, 512)[0] for row in rows]
+    assert tokenise.tokenise([], template, CHAT, 512) == []
+    assert tokenise.prompt_ids([], template, CHAT) == []
+
+
+@pytest.mark.parametrize("name", ["alpaca", "radiology", "chat"])
+def test_generation_starts_from_the_masked_tokens(name):
+    template = tokenise.load_template(name)
+    items = tokenise.tokenise([PLAIN, WITH_INPUT], template, CHAT, 512)
+
+    assert tokenise.prompt_ids([PLAIN, WITH_INPUT], template, CHAT) == [
+        item.input_ids[: item.num_prompt_tokens] for item in items
+    ]
+
+
+@pytest.mark.parametrize("name", ["alpaca", "alpaca-official", "chat"])
+def test_a_long_row_is_cut_on_the_right_and_refused_when_no_response_is_left(name):
+    whole = tokens(PLAIN, name, CHAT)
+    n = whole.num_prompt_tokens
+
+    one_left = tokens(PLAIN, name, CHAT, max_tokens=n + 1)
+    none_left = tokens(PLAIN, name, CHAT, max_tokens=n)
+
+    assert one_left.input_ids == whole.input_ids[: n + 1]
+    assert one_left.num_prompt_tokens == n
+    assert isinstance(none_left, RowError)
+    assert none_left.reason == "no response tokens left"
+    assert f"{n} tokens of {n} allowed" in none_left.detail
+
+
+@given(text=st.text(min_size=1).filter(str.strip), limit=st.integers(2, 80))
+@settings(max_examples=60, deadline=None)
+def test_any_text_comes_back_whole_or_cut(text, limit):
+    example = read_example({"instruction": "Q", "output": text}, FieldNames())
+    whole, cut = tokens(example, "alpaca", BOS), tokens(example, "alpaca", BOS, limit)
+
+    response = BOS(text, add_special_tokens=False)["input_ids"]
+    assert whole.input_ids[whole.num_prompt_tokens :] == [*response, BOS.eos_token_id]
+    if isinstance(cut, RowError):
+        assert whole.num_prompt_tokens >= limit
+    else:
+        assert cut.input_ids == whole.input_ids[:limit]
+
+
+def test_a_chat_is_masked_up_to_the_last_answer_and_ends_with_one_end_of_sequence():
+    said = ("system", "Be kind."), ("user", "Q1"), ("assistant", "A1"), ("user", "Q2")
+    item = tokens(chat(*said, ("assistant", "A2")), "chat", CHAT)
+
+    assert masked(item, CHAT) == (
+        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n"
+        "<|im_start|>assistant\nA1<|im_end|>\n<|im_start|>user\nQ2<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+    assert learned(item, CHAT) == "A2<|im_end|>"
+
+
+def test_the_chat_template_adds_the_special_tokens_not_the_tokenizer():
+    made = tokenizer(adds=("bos", "text", "eos"), chat_template=CHATML)
+
+    assert tokens(PLAIN, "chat", made).input_ids[0] == made.convert_tokens_to_ids("<|im_start|>")
+    assert learned(tokens(PLAIN, "chat", made), made) == "The answer is 3.<|im_end|>\n</s>"
+
+
+def test_an_end_of_sequence_that_the_chat_template_lacks_is_added():
+    made = tokenizer(chat_template=BARE)
+    item = tokens(chat(("user", "Q"), ("assistant", "a </s> b")), "chat", made)
+
+    assert masked(item, made) == "user: Q\nassistant: "
+    assert learned(item, made) == "a </s> b\n</s>"
+
+
+def test_a_template_that_opens_answers_differently_is_masked_up_to_the_answer_it_shows():
+    made = tokenizer(eos="<|im_end|>", chat_template=THINKING)
+    item = tokens(chat(("user", "Q"), ("assistant", " A \n")), "chat", made)
+
+    assert masked(item, made) == "<|im_start|>user\nQ<|im_end|><|im_start|>assistant\n"
+    assert learned(item, made) == "A<|im_end|>"
+
+
+def test_messages_that_the_chat_template_refuses_reject_their_row_alone():
+    made = tokenizer(eos="<|im_end|>", chat_template=STRICT)
+    refused = chat(("system", "S"), ("user", "Q"), ("assistant", "A"))
+
+    first, second = tokenise.tokenise([refused, PLAIN], tokenise.load_template("chat"), made, 99)
+
+    assert (first.reason, "no system" in first.detail) == ("wrong type", True)
+    assert learned(second, made) == "The answer is 3.<|im_end|>"
+    with pytest.raises(RowError, match="refuses the messages: no system"):
+        tokenise.prompt_ids([refused], tokenise.load_template("chat"), made)
+
+
+def test_an_answer_that_the_chat_template_rewrites_is_refused():
+    made = tokenizer(chat_template=THINKING.replace("m.content | trim", "m.content | upper"))
+    item = tokens(chat(("user", "Q"), ("assistant", "Two words.")), "chat", made)
+
+    assert (item.reason, "rewrites the response" in item.detail) == ("wrong type", True)
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused():
+    for call in (tokenise.prompt_ids, lambda *args: tokenise.tokenise(*args, 9)):
+        with pytest.raises(
+            ConfigError, match=r"has no chat template\. Use a tokenizer that has one"
+        ):
+            call([PLAIN], tokenise.load_template("chat"), NO_BOS)
+
+
+@pytest.mark.parametrize(
+    ("text", "plain", "with_input"),
+    [
+        (
+            "Q: {prompt}\nC: {context}\nA:",
+            "Q: Add 1 and 2.\nC: \nA:",
+            "Q: Sum up.\nC: A {prompt}!\nA:",
+        ),
+        ("Q: {prompt}\nA:\n", "Q: Add 1 and 2.\nA:\n", "Q: Sum up.\n\nA {prompt}!\nA:\n"),
+        ("{x} {{prompt}} {0}", "{x} {Add 1 and 2.} {0}", "{x} {Sum up.\n\nA {prompt}!} {0}"),
+    ],
+)
+def test_a_template_file_is_filled_in_literally(tmp_path: Path, text, plain, with_input):
+    path = tmp_path / "mine.txt"
+    path.write_text(text, encoding="utf-8")
+    template = tokenise.load_template(str(path))
+
+    assert template.render_prompt(PLAIN) == plain
+    assert template.render_prompt(WITH_INPUT) == with_input
+    assert masked(tokens(PLAIN, str(path), BOS), BOS) == "<s>" + plain
+
+
+@pytest.mark.parametrize("name", NAMED_TEMPLATES)
+def test_every_name_in_the_configuration_is_a_template(name):
+    template = tokenise.load_template(name)
+
+    assert (template.name, template.joint) == (name, name == "alpaca-official")
+
+
+def test_what_is_no_template_is_refused_with_the_names_that_are(tmp_path: Path):
+    names = "Use one of alpaca, alpaca-official, radiology, chat, or a text file"
+    (tmp_path / "no-place.txt").write_text("Hello {context}")
+    (tmp_path / "binary.txt").write_bytes(b"\xff{prompt}")
+
+    with pytest.raises(ConfigError, match=rf"'alpacca' is neither a template nor a file\. {names}"):
+        tokenise.load_template("alpacca")
+    with pytest.raises(ConfigError, match="neither a template nor a file"):
+        tokenise.load_template(str(tmp_path))
+    with pytest.raises(ConfigError, match=rf"no-place.txt does not contain \{{prompt\}}\. {names}"):
+        tokenise.load_template(str(tmp_path / "no-place.txt"))
+    with pytest.raises(ConfigError, match=r"cannot read .*binary.txt"):
+        tokenise.load_template(str(tmp_path / "binary.txt"))

@@ -1,0 +1,84 @@
+"""Jobs on a cluster of its own: `ray start --head`, then `ray job submit`."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.own_ray import Head, head_node
+from tests.small_extension import STAGES, content
+from tests.small_run import stages_done
+
+pytestmark = pytest.mark.ray
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with head_node("--num-cpus=2") as found:
+        yield found
+
+
+@pytest.fixture
+def working_dir(tmp_path) -> Path:
+    """What is sent with a job: the package and a configuration that brings its trajectories."""
+    folder = tmp_path / "sent"
+    shutil.copytree(ROOT / "s2l_ray", folder / "s2l_ray", ignore=lambda *_: {"__pycache__"})
+    losses = [[float(i % 5), float(i % 3)] for i in range(40)]
+    pool = pa.table({"example_id": [f"e{i}" for i in range(40)], "loss_nats": losses})
+    pq.write_table(pool, tmp_path / "trajectories.parquet")
+    tree = {
+        "run_dir": "runs/small",
+        "trajectories": {"path": str(tmp_path / "trajectories.parquet")},
+        "clusters": {"num_clusters": 4},
+        "selection": {"budget": 10},
+    }
+    (folder / "small.yaml").write_text(yaml.safe_dump(tree))
+    return folder
+
+
+def submit(
+    head: Head, working_dir: Path, *arguments: object, command: str = "run"
+) -> tuple[str, str, int]:
+    """The id of a job that runs the program, its output and the exit code of `ray job submit`."""
+    configuration = ["small.yaml"] if command == "run" else []
+    program = ["python", "-m", "s2l_ray", command, *configuration, *arguments]
+    done = head.call("ray", "job", "submit", "--working-dir", working_dir, "--", *program)
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
+    found = re.search(r"raysubmit_\w+", shown)
+    assert found, shown
+    return found.group(), shown, done.returncode
+
+
+def test_jobs_run_on_a_cluster_that_outlives_them(head, working_dir, tmp_path):
+    good, shown, code = submit(head, working_dir, "--set", f"run_dir={tmp_path / 'run'}")
+    assert code == 0, shown
+    assert "joining the cluster" in shown
+    assert pq.read_table(tmp_path / "run" / "selection" / "ranking.parquet").num_rows == 40
+    assert (tmp_path / "run" / "report" / "index.html").exists()
+
+    bad, shown, code = submit(head, working_dir)
+    assert code == 1
+    assert "run_dir: 'runs/small' is relative" in shown and "Traceback" not in shown
+    assert "such as s3://bucket/" in shown
+
+    for job, status in ((good, "succeeded"), (bad, "failed")):
+        answer = head.call("ray", "job", "status", job)
+        assert answer.returncode == 0 and status in answer.stdout.lower()
+
+
+def test_a_job_extends_a_run(head, working_dir, copied, extended, new_data):
+    run = copied()
+    _, shown, code = submit(head, working_dir, run, new_data, command="extend")
+    assert code == 0, shown
+    assert "joining the cluster" in shown and stages_done(shown) == STAGES
+    assert content(run) == content(extended)
+
+    _, shown, code = submit(head, working_dir, run, "new.jsonl", command="extend")
+    assert code == 1 and "DATA: 'new.jsonl' is relative" in shown and "Traceback" not in shown

@@ -1,0 +1,158 @@
+"""Locations: whole files or none, the same on a local path and on an object store."""
+
+import resource
+import subprocess
+import sys
+
+import pyarrow as pa
+import pytest
+
+from s2l_ray.errors import StorageError
+from s2l_ray.storage import location
+from s2l_ray.storage.location import Location
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return Location.of(tmp_path)
+
+
+def test_what_was_written_is_read(folder):
+    table = pa.table({"example_id": ["a", "b"], "row": [1, 2]})
+    (folder / "deep" / "x.json").write_json({"a": [1, 2]})
+    (folder / "t.parquet").write_table(table)
+    assert (folder / "deep" / "x.json").read_json() == {"a": [1, 2]}
+    assert (folder / "t.parquet").read_table() == table
+    assert (folder / "t.parquet").read_table(["row"]).column_names == ["row"]
+    assert folder.names() == ["deep", "t.parquet"]
+
+
+def test_an_interrupted_write_leaves_the_old_content_and_nothing_else(folder, tmp_path):
+    place = folder / "x"
+    place.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), place.open_atomic() as stream:
+        stream.write(b"half")
+        raise KeyboardInterrupt
+    assert place.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_an_uploaded_folder_replaces_what_was_there(folder, tmp_path):
+    source = tmp_path / "source"
+    (source / "sub").mkdir(parents=True)
+    (source / "sub" / "new").write_bytes(b"1")
+    (folder / "model" / "old").write_bytes(b"2")
+    (folder / "model").upload(source)
+    assert (folder / "model").names() == ["sub"]
+    with (folder / "model").local() as path:
+        assert (path / "sub" / "new").read_bytes() == b"1"
+
+
+def test_removing_what_is_not_there_is_no_error(folder):
+    (folder / "nothing").remove()
+    assert not (folder / "nothing").exists()
+
+
+def test_a_read_only_place_is_explained():
+    with pytest.raises(StorageError, match=r"cannot write /proc/s2l/x"):
+        Location.of("/proc/s2l/x").write_bytes(b"")
+
+
+def test_a_full_disk_is_explained():
+    # /dev/full answers every write with ENOSPC, as a full disk does.
+    with (
+        pytest.raises(StorageError, match="no space left"),
+        Location.of("/tmp/s2l-full").open_atomic(),  # noqa: S108 - never created
+        open("/dev/full", "wb") as full,
+    ):
+        full.write(b"x" * 100_000)
+
+
+def test_a_folder_that_does_not_fit_leaves_what_was_there(folder, tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "weights").write_bytes(bytes(5_000))
+    (folder / "model" / "weights").write_bytes(b"old")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, limits[1]))
+    try:
+        with pytest.raises(
+            StorageError, match=r"cannot write .*model: \[Errno 27\] File too large"
+        ):
+            (folder / "model").upload(tmp_path / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert folder.names() == ["model", "new"]
+    assert (folder / "model" / "weights").read_bytes() == b"old"
+
+
+def test_a_missing_file_and_broken_json_are_named(folder):
+    with pytest.raises(StorageError, match=r"cannot read .*nothing: there is no such file"):
+        (folder / "nothing").read_bytes()
+    (folder / "x.json").write_bytes(b"{")
+    with pytest.raises(StorageError, match=r"x\.json is not JSON"):
+        (folder / "x.json").read_json()
+
+
+HOLDER = """
+import sys
+from s2l_ray.storage.location import Location, exclusive
+with exclusive(Location.of(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_held_folder_is_refused_until_its_holder_dies(folder):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, folder.uri],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as holder:
+        assert holder.stdout.readline() == b"held\n"
+        with (
+            pytest.raises(StorageError, match=f"in use by another run .process {holder.pid}"),
+            location.exclusive(folder),
+        ):
+            pass
+        holder.kill()
+        holder.wait()
+    with location.exclusive(folder):
+        pass
+
+
+@pytest.mark.ray
+class TestObjectStore:
+    """The same promises against a real S3 protocol server."""
+
+    @pytest.fixture
+    def bucket(self, s3_bucket):
+        return Location.of(s3_bucket) / "run"
+
+    def test_what_was_written_is_read(self, bucket, tmp_path):
+        table = pa.table({"example_id": ["a", "b"]})
+        (bucket / "p" / "t.parquet").write_table(table)
+        assert (bucket / "p" / "t.parquet").read_table() == table
+        assert (bucket / "p").names() == ["t.parquet"]
+        assert not (bucket / "q").exists() and (bucket / "q").names() == []
+        (tmp_path / "config.json").write_text("{}")
+        (bucket / "model").upload(tmp_path)
+        with (bucket / "model").local() as path:
+            assert (path / "config.json").read_text() == "{}"
+        (bucket / "p").remove()
+        assert (bucket / "p").names() == []
+
+    def test_an_interrupted_write_leaves_nothing(self, bucket):
+        with pytest.raises(KeyboardInterrupt), (bucket / "x").open_atomic() as stream:
+            stream.write(b"half")
+            raise KeyboardInterrupt
+        assert not (bucket / "x").exists()
+
+    def test_a_lease_keeps_others_out_while_it_is_held(self, bucket):
+        with (
+            location.exclusive(bucket),
+            pytest.raises(StorageError, match="in use by another run"),
+            location.exclusive(bucket),
+        ):
+            pass
+        with location.exclusive(bucket):
+            pass
