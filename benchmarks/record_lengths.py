@@ -17,6 +17,7 @@ import numpy as np
 from s2l_ray.config.sections import FieldNames
 from s2l_ray.data import sources, tokenise
 from s2l_ray.models import checkpoints, shared_prefix
+from s2l_ray.storage import input_files
 
 NUM_ROWS, MAX_TOKENS = 512, 512
 
@@ -27,7 +28,7 @@ def main() -> None:
     parser.add_argument("tokenizer")
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
-    files = sources.expand([arguments.pool])
+    files = input_files.expand([arguments.pool])
     pool = [row.fields for file in files for row in sources.read_rows(file) if row.fields]
     chosen = np.random.default_rng(0).choice(len(pool), NUM_ROWS, replace=False)
     examples = [tokenise.read_example(pool[index], FieldNames()) for index in chosen]

@@ -11,12 +11,13 @@ from collections.abc import Iterator
 from s2l_ray.config.sections import FieldNames
 from s2l_ray.data import sources, tokenise
 from s2l_ray.models.tokenizers import train_tokenizer
+from s2l_ray.storage import input_files
 
 
 def rendered(pool: str) -> Iterator[str]:
     """Prompt and response of every usable row, as the `alpaca` template has them."""
     template = tokenise.load_template("alpaca")
-    for file in sources.expand([pool]):
+    for file in input_files.expand([pool]):
         for row in sources.read_rows(file):
             if row.fields is not None:
                 example = tokenise.read_example(row.fields, FieldNames())

@@ -68,7 +68,7 @@ def given(
         moving: it moves the centroids, and every old row is now one cluster further.
     """
     base = base_of(run)
-    files = extending.sources.expand([path])
+    files = extending.input_files.expand([path])
     extension = extending._given(run, (extending._contents(run).sha(files[0]),))
     start = int(Path(path).stem.rpartition("-")[2])
     earlier = [item for item in extensions.of_run(run) if item.number < extension.number]

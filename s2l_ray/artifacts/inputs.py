@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.config.sections import NAMED_TEMPLATES, ModelSpec, RandomModel
-from s2l_ray.data import sources
 from s2l_ray.models import origins
+from s2l_ray.storage import input_files
 from s2l_ray.storage.location import Location, is_uri
 
 CONTENTS = "contents.json"
@@ -29,14 +29,14 @@ class Contents:
         place = run / CONTENTS
         return cls(place.read_json() if place.exists() else {})
 
-    def sha(self, file: sources.InputFile) -> str:
+    def sha(self, file: input_files.InputFile) -> str:
         known = self.cache.get(file.uri)
         if known is None or not file.modified or known[:2] != [file.size, file.modified]:
-            known = [file.size, file.modified, sources.content_sha(file)]
+            known = [file.size, file.modified, input_files.content_sha(file)]
             self.cache[file.uri] = known
         return str(known[2])
 
-    def shas(self, files: Sequence[sources.InputFile]) -> list[str]:
+    def shas(self, files: Sequence[input_files.InputFile]) -> list[str]:
         return [self.sha(file) for file in files]
 
     def hub_revision(self, name: str) -> str | None:
@@ -81,7 +81,7 @@ class Contents:
         if is_uri(path):
             place = Location.of(path)
             stored = [
-                (name, sources.InputFile(f"{place.uri}/{name}", size, date))
+                (name, input_files.InputFile(f"{place.uri}/{name}", size, date))
                 for name, size, date in place.files()
             ]
             return [f"{name} {self.sha(file)}" for name, file in stored]
@@ -90,6 +90,6 @@ class Contents:
         return [f"{item.relative_to(root)} {self.sha(_input_file(item))}" for item in files]
 
 
-def _input_file(path: Path) -> sources.InputFile:
+def _input_file(path: Path) -> input_files.InputFile:
     status = path.stat()
-    return sources.InputFile(str(path), status.st_size, str(status.st_mtime_ns))
+    return input_files.InputFile(str(path), status.st_size, str(status.st_mtime_ns))

@@ -23,11 +23,11 @@ from s2l_ray.artifacts.manifest import (
 )
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data import staging, tokenise
-from s2l_ray.data.sources import InputFile
 from s2l_ray.data.staging import Cutter, StagedPart, excerpt_of
 from s2l_ray.distributed import resources, session
 from s2l_ray.errors import DataError, check_rejected_share, first
 from s2l_ray.progress import Progress
+from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
 REJECTED = pa.schema(

@@ -23,8 +23,9 @@ from s2l_ray import hashing
 from s2l_ray.artifacts.manifest import Parts, original_rows, rows_table
 from s2l_ray.config.sections import FieldNames
 from s2l_ray.data import tokenise
-from s2l_ray.data.sources import InputFile, SourceRow, read_rows
+from s2l_ray.data.sources import SourceRow, read_rows
 from s2l_ray.errors import DataError, first
+from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
 STAGED = pa.schema(

@@ -11,8 +11,10 @@ from typing import Any
 
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data import sources, tokenise
-from s2l_ray.data.sources import InputFile, SourceRow
+from s2l_ray.data.sources import SourceRow
 from s2l_ray.errors import DataError, first
+from s2l_ray.storage import input_files
+from s2l_ray.storage.input_files import InputFile
 
 READ_ROWS, LEAST_READ = 20_000, 1_000
 """First rows that are read: of all files together, and of each file at least."""
@@ -146,7 +148,7 @@ def brought(pattern: str, summary: Mapping[str, Any] | None) -> tuple[int, int]:
 
     if summary is not None:
         return summary["rows"], len(summary["steps"])
-    uris = [file.uri for file in sources.expand([pattern], "trajectories.path")]
+    uris = [file.uri for file in input_files.expand([pattern], "trajectories.path")]
     found = [(uri, *import_existing.look(uri)) for uri in uris]
     uri_of_length = {length: uri for uri, rows, length in found if rows}
     if not uri_of_length:
@@ -172,7 +174,7 @@ def _sampled(
     Raises:
         DataError: there is none, or no row has a response.
     """
-    files = sources.expand(patterns, key)
+    files = input_files.expand(patterns, key)
     most_read = max(READ_ROWS // len(files), LEAST_READ)
     most_counted = max(COUNTED_ROWS // len(files), LEAST_COUNTED)
     found, refused = [], ""

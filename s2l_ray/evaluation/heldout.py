@@ -15,8 +15,9 @@ from s2l_ray import hashing
 from s2l_ray.artifacts.manifest import rows_name, rows_table
 from s2l_ray.config.sections import DataConfig, EvaluationConfig, FieldNames
 from s2l_ray.data import tokenise
-from s2l_ray.data.sources import InputFile, read_rows
+from s2l_ray.data.sources import read_rows
 from s2l_ray.errors import DataError, check_rejected_share
+from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
 BATCHES_PER_UNIT = 4

@@ -20,7 +20,6 @@ import torch
 from s2l_ray.artifacts.manifest import Parts, StageDir, original_rows, part_name, rows_name
 from s2l_ray.config.sections import DataConfig, EvaluationConfig
 from s2l_ray.data import tokenise
-from s2l_ray.data.sources import InputFile
 from s2l_ray.distributed import resources, session
 from s2l_ray.errors import DataError, first
 from s2l_ray.evaluation import answers, comparison
@@ -29,6 +28,7 @@ from s2l_ray.models.checkpoints import DTYPES, compute_in, device_for, load_mode
 from s2l_ray.models.generation import generate
 from s2l_ray.models.scoring import score
 from s2l_ray.progress import Progress
+from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
 ITEMS = pa.schema(

@@ -15,7 +15,7 @@ from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.extensions import UPDATED, Extension
 from s2l_ray.artifacts.inputs import CONTENTS, Contents
 from s2l_ray.artifacts.manifest import Parts, StageDir, section_inputs
-from s2l_ray.data import sources, staging
+from s2l_ray.data import staging
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.extend import place as placing
 from s2l_ray.extend.base_run import Base, base_of, check_losses, check_unchanged, checkpoint_places
@@ -25,7 +25,9 @@ from s2l_ray.pipeline.subset import config_of
 from s2l_ray.progress import Progress
 from s2l_ray.selection import choice
 from s2l_ray.selection.methods import METHODS
-from s2l_ray.storage.location import Location, absolute, absolute_if_file, exclusive
+from s2l_ray.storage import input_files
+from s2l_ray.storage.location import Location, absolute, absolute_if_file
+from s2l_ray.storage.lock import exclusive
 
 KEPT = ("prepare", "trajectories")
 """Finished work of these stages is never redone for a run that has changed."""
@@ -65,7 +67,7 @@ def extend(
     """
     # A folder without a run gets no lock.
     config_of(run)
-    files = sources.expand([absolute(name) for name in patterns], "DATA") if patterns else []
+    files = input_files.expand([absolute(name) for name in patterns], "DATA") if patterns else []
     with exclusive(run):
         base = base_of(run)
         contents = _contents(run)
@@ -134,7 +136,7 @@ def _remove_unprepared(run: Location, given: Extension | None, say: Callable[[st
 def plan(
     base: Base,
     given: Extension | None,
-    files: Sequence[sources.InputFile] = (),
+    files: Sequence[input_files.InputFile] = (),
     *,
     moving: Extension | None = None,
 ) -> list[Step]:
@@ -223,7 +225,7 @@ class _Builder:
 
     base: Base
     chain: list[Extension]
-    files: Sequence[sources.InputFile]
+    files: Sequence[input_files.InputFile]
     moving: Extension | None
     made: list[Step] = field(default_factory=list)
 
@@ -299,7 +301,7 @@ class _Builder:
 def _prepare(
     base: Base,
     earlier: Sequence[Extension],
-    files: Sequence[sources.InputFile],
+    files: Sequence[input_files.InputFile],
     out: StageDir,
     progress: Progress,
 ) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from s2l_ray.pipeline.steps import FOLDERS, STAGES, Step, plan
 from s2l_ray.progress import LABEL_WIDTH, Progress, duration
 from s2l_ray.selection import choice, columns
 from s2l_ray.selection.methods import METHODS
-from s2l_ray.storage.location import Location, exclusive
+from s2l_ray.storage.location import Location
+from s2l_ray.storage.lock import exclusive
 from s2l_ray.training.schedule import checkpoint_steps, num_steps
 
 COSTLY = ("reference", "trajectories", "target")

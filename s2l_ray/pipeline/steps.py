@@ -17,9 +17,9 @@ from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.manifest import Parts, StageDir, section_inputs
 from s2l_ray.config import budgets
 from s2l_ray.config.sections import RandomModel, RunConfig, SelectionConfig, WorkerRange
-from s2l_ray.data import sources
 from s2l_ray.models.origins import first_checkpoint
 from s2l_ray.progress import Progress
+from s2l_ray.storage import input_files
 from s2l_ray.storage.location import Location, absolute, absolute_if_file
 from s2l_ray.trajectories import queries
 
@@ -147,7 +147,7 @@ class _Builder:
     def _prepare(self) -> tuple[dict[str, Any], Callable[..., Any]]:
         data = self.config.data
         assert data is not None
-        files = sources.expand([absolute(pattern) for pattern in data.train], "data.train")
+        files = input_files.expand([absolute(pattern) for pattern in data.train], "data.train")
         tokenizer = self._tokenizer()
         inputs = {
             **section_inputs("data", data),
@@ -211,7 +211,7 @@ class _Builder:
         section = self.config.trajectories
         assert section is not None
         if section.path is not None:
-            files = sources.expand([absolute(section.path)], "trajectories.path")
+            files = input_files.expand([absolute(section.path)], "trajectories.path")
 
             def bring(out: StageDir, progress: Progress) -> dict[str, Any]:
                 from s2l_ray.trajectories import import_existing
@@ -220,7 +220,7 @@ class _Builder:
 
             return {"trajectories.path": self.contents.shas(files)}, bring
 
-        asked = sources.expand([absolute(name) for name in section.queries], queries.KEY)
+        asked = input_files.expand([absolute(name) for name in section.queries], queries.KEY)
 
         def work(out: StageDir, progress: Progress) -> dict[str, Any]:
             from s2l_ray.trajectories import stage as trajectories
@@ -237,7 +237,7 @@ class _Builder:
         inputs = section_inputs("trajectories", section) | self._after("prepare", "reference")
         return {**inputs, queries.KEY: self.contents.shas(asked) or None}, work
 
-    def _queries(self, files: list[sources.InputFile]) -> queries.Queries | None:
+    def _queries(self, files: list[input_files.InputFile]) -> queries.Queries | None:
         """Files of query rows, which are read and tokenised as the pool is."""
         data, tokenizer = self.config.data, self.contents.pinned(self._tokenizer())
         if data is None or not files:
@@ -352,7 +352,7 @@ class _Builder:
         section, data = self.config.evaluation, self.config.data
         assert section is not None and data is not None
         sets = {
-            name: sources.expand([absolute(data.eval[name])], f"data.eval.{name}")
+            name: input_files.expand([absolute(data.eval[name])], f"data.eval.{name}")
             for name in section.sets
         }
 

@@ -6,17 +6,14 @@ store because an object is visible only once its upload is complete.
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import shutil
 import tempfile
-import threading
-import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,11 +21,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from s2l_ray.background import beside
 from s2l_ray.errors import StorageError
-
-LEASE_SECONDS = 60.0
-SETTLE_SECONDS = 2.0
 
 
 def is_uri(path: str) -> bool:
@@ -86,25 +79,24 @@ class Location:
         """The pyarrow filesystem and the path in it."""
         if self.is_local:
             return pafs.LocalFileSystem(), self.uri
-        scheme, _, path = self.uri.partition("://")
-        with _explained(self, "open"):
-            return _bucket_filesystem(f"{scheme}://{path.partition('/')[0]}"), path
+        with explained(self, "open"):
+            return open_uri(self.uri)[:2]
 
     def exists(self) -> bool:
-        with _explained(self, "look up"):
+        with explained(self, "look up"):
             fs, path = self.filesystem()
             return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
 
     def names(self) -> list[str]:
         """Names of the direct children, sorted, without temporary ones; empty if there is none."""
-        with _explained(self, "list"):
+        with explained(self, "list"):
             fs, path = self.filesystem()
             found = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
         return sorted(item.base_name for item in found if not item.base_name.startswith("."))
 
     def files(self) -> list[tuple[str, int, str]]:
         """Relative name, size in bytes and date of every file below this folder, by name."""
-        with _explained(self, "list"):
+        with explained(self, "list"):
             fs, path = self.filesystem()
             found = fs.get_file_info(pafs.FileSelector(path, recursive=True))
         return sorted(
@@ -114,7 +106,7 @@ class Location:
         )
 
     def read_bytes(self) -> bytes:
-        with _explained(self, "read"):
+        with explained(self, "read"):
             fs, path = self.filesystem()
             with fs.open_input_stream(path) as stream:
                 return bytes(stream.read())
@@ -127,7 +119,7 @@ class Location:
             raise StorageError(f"{self} is not JSON ({error}). Was it edited by hand?") from None
 
     def read_table(self, columns: list[str] | None = None) -> pa.Table:
-        with _explained(self, "read"):
+        with explained(self, "read"):
             fs, path = self.filesystem()
             return pq.read_table(path, columns=columns, filesystem=fs, use_threads=False)
 
@@ -145,7 +137,7 @@ class Location:
     @contextlib.contextmanager
     def open_atomic(self) -> Iterator[IO[bytes]]:
         """A stream whose content becomes this file when the block ends without an error."""
-        with _explained(self, "write"):
+        with explained(self, "write"):
             if self.is_local:
                 Path(self.uri).parent.mkdir(parents=True, exist_ok=True)
             folder = str(Path(self.uri).parent) if self.is_local else None
@@ -169,7 +161,7 @@ class Location:
 
         `config.json` goes last, so that a model directory without it is an unfinished one.
         """
-        with _explained(self, "write"):
+        with explained(self, "write"):
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             if self.is_local:
                 staged = Path(self.uri).with_name(f".{self.name}.{uuid.uuid4().hex}")
@@ -198,7 +190,7 @@ class Location:
             return
         with tempfile.TemporaryDirectory(prefix="s2l-") as folder:
             target = Path(folder) / self.name
-            with _explained(self, "download"):
+            with explained(self, "download"):
                 fs, path = self.filesystem()
                 if fs.get_file_info(path).type == pafs.FileType.Directory:
                     target.mkdir()
@@ -207,7 +199,7 @@ class Location:
 
     def remove(self) -> None:
         """Nothing is here afterwards, whatever was here before."""
-        with _explained(self, "remove"):
+        with explained(self, "remove"):
             fs, path = self.filesystem()
             kind = fs.get_file_info(path).type
             if kind == pafs.FileType.Directory:
@@ -223,75 +215,28 @@ class Location:
                 sink.write(block)
 
 
-@cache
-def _bucket_filesystem(bucket: str) -> pafs.FileSystem:
-    """Opened once in a process: finding out a bucket's region takes a request."""
-    return pafs.FileSystem.from_uri(bucket)[0]
+def open_uri(uri: str) -> tuple[pafs.FileSystem, str, str]:
+    """Return a file system, a path on it, and the prefix that makes a URI of such a path again.
 
-
-@contextlib.contextmanager
-def exclusive(folder: Location) -> Iterator[None]:
-    """Only one process holds `folder` at a time; a dead holder's claim lapses.
-
-    Locally `flock`, which the kernel drops with the process. On an object store a lease of
-    LEASE_SECONDS, renewed while the block runs.
+    Args:
+        uri: a local path, absolute or relative to the working directory; or SCHEME://BUCKET/KEY.
 
     Raises:
-        StorageError: another process holds it.
+        OSError, pyarrow.ArrowInvalid: the scheme is unknown, or its store does not answer.
     """
-    guard = _flock(folder) if folder.is_local else _lease(folder)
-    with guard:
-        yield
+    scheme, separator, rest = uri.partition("://")
+    if not separator or scheme == "file":
+        prefix = f"{scheme}://" if separator else ""
+        return pafs.LocalFileSystem(), os.path.abspath(rest if separator else uri), prefix
+    # Only the bucket goes through URI parsing: a key may hold spaces, '%' and '#'.
+    bucket = f"{scheme}://{rest.partition('/')[0]}"
+    return _bucket_filesystem(bucket), rest.rstrip("/"), f"{scheme}://"
 
 
-@contextlib.contextmanager
-def _flock(folder: Location) -> Iterator[None]:
-    path = Path(folder.uri) / ".lock"
-    with _explained(folder, "write"):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StorageError(_held(folder, os.read(handle, 100).decode().strip())) from None
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"process {os.getpid()}".encode(), 0)
-        yield
-    finally:
-        os.close(handle)
-
-
-@contextlib.contextmanager
-def _lease(folder: Location) -> Iterator[None]:
-    claim, mine = folder / "lease.json", uuid.uuid4().hex
-    if claim.exists() and (left := claim.read_json()["until"] - time.time()) > 0:
-        raise StorageError(_held(folder, f"a lease for {left:.0f} s more"))
-    _renew(claim, mine)
-    # Of two that saw it free at the same moment, the one that wrote last has it.
-    time.sleep(SETTLE_SECONDS)
-    if claim.read_json()["holder"] != mine:
-        raise StorageError(_held(folder, "a lease that was taken at the same moment"))
-    try:
-        with beside(partial(_keep, claim, mine)):
-            yield
-    finally:
-        if claim.read_json()["holder"] == mine:
-            claim.remove()
-
-
-def _renew(claim: Location, mine: str) -> None:
-    claim.write_json({"holder": mine, "until": time.time() + LEASE_SECONDS})
-
-
-def _keep(claim: Location, mine: str, stop: threading.Event) -> None:
-    """Renew the lease until it is no longer wanted, or somebody else's."""
-    while not stop.wait(LEASE_SECONDS / 6):
-        # A store that does not answer once has five more tries before the lease lapses.
-        with contextlib.suppress(StorageError):
-            if claim.read_json()["holder"] != mine:
-                return
-            _renew(claim, mine)
+@cache
+def _bucket_filesystem(bucket: str) -> pafs.FileSystem:
+    """Open the file system of `bucket` once in a process: to learn its region takes a request."""
+    return pafs.FileSystem.from_uri(bucket)[0]
 
 
 @contextlib.contextmanager
@@ -311,15 +256,8 @@ def temporary_space(*failures: type[Exception]) -> Iterator[None]:
         ) from error
 
 
-def _held(folder: Location, holder: str) -> str:
-    return (
-        f"{folder} is in use by another run ({holder}). Wait for it, stop it, or give this run "
-        f"another run_dir."
-    )
-
-
 @contextlib.contextmanager
-def _explained(place: Location, verb: str) -> Iterator[None]:
+def explained(place: Location, verb: str) -> Iterator[None]:
     """Turn what the system says about `place` into a message that a user can act on."""
     try:
         yield

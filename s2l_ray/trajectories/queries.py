@@ -9,8 +9,9 @@ import pyarrow as pa
 from s2l_ray.artifacts.manifest import Parts, part_name
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data import tokenise
-from s2l_ray.data.sources import InputFile, read_rows
+from s2l_ray.data.sources import read_rows
 from s2l_ray.errors import DataError, check_rejected_share, first
+from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
 KEY = "trajectories.queries"

@@ -14,9 +14,9 @@ from s2l_ray.artifacts.manifest import Parts, StageDir, original_rows
 from s2l_ray.config.sections import DataConfig, FieldNames
 from s2l_ray.data import prepare, staging
 from s2l_ray.data.examples import REASONS
-from s2l_ray.data.sources import expand
 from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
+from s2l_ray.storage.input_files import expand
 from s2l_ray.storage.location import Location
 from tests import tiny
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from s2l_ray.data import records, sources
 from s2l_ray.errors import DataError
+from s2l_ray.storage import input_files
 
 ROWS = [{"instruction": f"käse {i}", "output": "x" * i, "n": i} for i in range(7)]
 COMPRESS = {
@@ -40,7 +41,7 @@ def write(tmp_path):
 
 
 def read(path):
-    (file,) = sources.expand([str(path)])
+    (file,) = input_files.expand([str(path)])
     return list(sources.read_rows(file))
 
 
@@ -224,12 +225,12 @@ def test_damage_in_the_middle_of_a_parquet_file_is_named(tmp_path):
 
 def test_a_file_that_vanishes_after_expansion_is_named(write):
     path = write("a.jsonl", "{}")
-    (file,) = sources.expand([str(path)])
+    (file,) = input_files.expand([str(path)])
     path.unlink()
     with pytest.raises(DataError, match=r"a\.jsonl is missing"):
         list(sources.read_rows(file))
     with pytest.raises(DataError, match=r"a\.jsonl is missing"):
-        sources.content_sha(file)
+        input_files.content_sha(file)
 
 
 @pytest.fixture
@@ -257,18 +258,18 @@ def tree(write, tmp_path):
 )
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_a_pattern_names_its_files_in_order(tree, scheme, pattern, names):
-    files = sources.expand([f"{scheme}{tree}/{pattern}"])
+    files = input_files.expand([f"{scheme}{tree}/{pattern}"])
     assert [file.uri for file in files] == [f"{scheme}{tree}/{name}" for name in names]
     assert all(file.size == 1 and int(file.modified) > 0 for file in files)
 
 
 def test_a_relative_pattern_becomes_an_absolute_path(tree, monkeypatch):
     monkeypatch.chdir(tree)
-    assert sources.expand(["./deep/../b.jsonl"])[0].uri == f"{tree}/b.jsonl"
+    assert input_files.expand(["./deep/../b.jsonl"])[0].uri == f"{tree}/b.jsonl"
 
 
 def test_files_come_in_the_order_of_the_patterns(tree):
-    files = sources.expand([f"{tree}/deep", f"{tree}/a.csv", "hf://org/name:test[:5]"])
+    files = input_files.expand([f"{tree}/deep", f"{tree}/a.csv", "hf://org/name:test[:5]"])
     assert [file.uri.rpartition("/")[2] for file in files] == [
         "c.parquet",
         "d.json.gz",
@@ -288,38 +289,38 @@ def test_files_come_in_the_order_of_the_patterns(tree):
 )
 def test_a_pattern_that_names_nothing_readable_is_refused(tree, pattern, message):
     with pytest.raises(DataError, match=message):
-        sources.expand([f"{tree}/{pattern}"])
+        input_files.expand([f"{tree}/{pattern}"])
 
 
 def test_a_compressed_parquet_file_and_an_empty_directory_are_refused(write, tmp_path):
     write("a.parquet.gz", "x")
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="suffix"):
-        sources.expand([f"{tmp_path}/a.parquet.gz"])
+        input_files.expand([f"{tmp_path}/a.parquet.gz"])
     with pytest.raises(DataError, match="empty matches no file"):
-        sources.expand([f"{tmp_path}/empty"])
+        input_files.expand([f"{tmp_path}/empty"])
 
 
 def test_a_file_named_twice_is_refused(tree):
     with pytest.raises(DataError, match=r"1 of 3 files are named more than once .*b\.jsonl"):
-        sources.expand([f"{tree}/b.jsonl", f"{tree}/[ab].*"])
+        input_files.expand([f"{tree}/b.jsonl", f"{tree}/[ab].*"])
 
 
 @pytest.mark.parametrize("uri", ["http://host/a.jsonl", "ftp://host/a.jsonl"])
 def test_an_unknown_scheme_is_refused(uri):
     with pytest.raises(DataError, match=r"cannot be read\. Use a local path"):
-        sources.expand([uri])
+        input_files.expand([uri])
 
 
 def test_a_malformed_hub_name_is_refused():
     with pytest.raises(DataError, match="is not hf://org/name"):
-        sources.expand(["hf://org/name/file.jsonl"])
+        input_files.expand(["hf://org/name/file.jsonl"])
 
 
 def test_the_content_sha_is_that_of_the_stored_bytes(write):
     content = gzip.compress(lines(ROWS).encode())
-    (file,) = sources.expand([str(write("a.jsonl.gz", content))])
-    assert sources.content_sha(file) == hashlib.sha256(content).hexdigest()
+    (file,) = input_files.expand([str(write("a.jsonl.gz", content))])
+    assert input_files.content_sha(file) == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.ray
@@ -342,12 +343,12 @@ def test_files_of_an_object_store_are_found_and_read(monkeypatch):
         ):
             client.put_object(Bucket="pool", Key=name, Body=content)
 
-        files = sources.expand(["s3://pool/a b/", "s3://pool/*.csv"])
+        files = input_files.expand(["s3://pool/a b/", "s3://pool/*.csv"])
         assert [file.uri for file in files] == [f"s3://pool/{name}" for name in names]
         rows = [row.fields["a"] for file in files for row in sources.read_rows(file)]
         assert rows == [1, 2, "3"]
-        assert sources.content_sha(files[1]) == hashlib.sha256(b'{"a": 2}').hexdigest()
+        assert input_files.content_sha(files[1]) == hashlib.sha256(b'{"a": 2}').hexdigest()
         with pytest.raises(DataError, match=r"s3://pool/none\.jsonl matches no file"):
-            sources.expand(["s3://pool/none.jsonl"])
+            input_files.expand(["s3://pool/none.jsonl"])
     finally:
         server.stop()

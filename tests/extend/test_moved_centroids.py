@@ -160,7 +160,7 @@ def test_without_extensions_there_is_nothing_to_move_by(run):
 
 def test_rows_that_are_all_known_move_nothing(run, tmp_path):
     path = data(tmp_path)
-    base, files = base_of(run), extending.sources.expand([path])
+    base, files = base_of(run), extending.input_files.expand([path])
     extension = extending._given(run, (extending._contents(run).sha(files[0]),))
     (prepare, *_) = extending.plan(base, extension, files)
     prepare.out.begin()

@@ -73,7 +73,7 @@ def test_a_finished_extension_is_left_as_it_is_whatever_its_file_is_called(run, 
 def test_the_order_in_which_files_are_named_changes_nothing(run, tmp_path):
     one, two = data(tmp_path, 0), data(tmp_path, 10)
     contents = extending._contents(run)
-    shas = [contents.sha(file) for file in extending.sources.expand([one, two])]
+    shas = [contents.sha(file) for file in extending.input_files.expand([one, two])]
     names = {extending._given(run, tuple(sorted(order))).name for order in (shas, shas[::-1])}
     assert len(names) == 1
 
@@ -211,7 +211,7 @@ def test_losses_at_checkpoints_that_are_no_more_are_not_thrown_away(run, tree, t
 
 def test_rows_that_are_all_known_make_no_extension(run, tmp_path):
     path = data(tmp_path)
-    base, files = base_of(run), extending.sources.expand([path])
+    base, files = base_of(run), extending.input_files.expand([path])
     extension = extending._given(run, (extending._contents(run).sha(files[0]),))
     (prepare, *_) = extending.plan(base, extension, files)
     prepare.out.begin()

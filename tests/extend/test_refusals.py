@@ -9,7 +9,8 @@ from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import base_of
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import subset
-from s2l_ray.storage.location import Location, exclusive
+from s2l_ray.storage.location import Location
+from s2l_ray.storage.lock import exclusive
 from tests.extended_by_hand import data, extend, finished_run, given, inputs
 from tests.handmade import changed, finish
 
@@ -83,7 +84,7 @@ def test_a_checkpoint_that_is_gone_is_named(run, tmp_path):
 
 def prepare_alone(run: Location, path: str, strata: dict[str, int]) -> extensions.Extension:
     """The extension of a file whose rows are prepared and not scored."""
-    base, files = base_of(run), extending.sources.expand([path])
+    base, files = base_of(run), extending.input_files.expand([path])
     extension = extending._given(run, (extending._contents(run).sha(files[0]),))
     (prepare, *_) = extending.plan(base, extension, files)
     prepare.out.begin()

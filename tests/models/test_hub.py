@@ -120,13 +120,14 @@ def shown(environment: dict[str, str], code: str, *arguments: object) -> list[st
 
 
 READ = """
-from s2l_ray import sources
+from s2l_ray.data import sources
+from s2l_ray.storage import input_files
 from s2l_ray.errors import DataError
 for name in ("hf://org/sums", "hf://org/sums:test", "hf://org/nothing"):
-    (file,) = sources.expand([name], "data.train")
+    (file,) = input_files.expand([name], "data.train")
     try:
         rows = list(sources.read_rows(file))
-        print(len(rows), rows[7].row, rows[7].fields, sources.content_sha(file))
+        print(len(rows), rows[7].row, rows[7].fields, input_files.content_sha(file))
     except DataError as error:
         print(error)
 """
@@ -155,9 +156,10 @@ print(origins.hub_revision("org/small"), origins.hub_revision("org/other"))
 """
 
 COUNT = """
-from s2l_ray import sources
+from s2l_ray.data import sources
+from s2l_ray.storage import input_files
 for name in ("hf://org/sums", "hf://org/sums:train[:7]"):
-    (file,) = sources.expand([name], "data.train")
+    (file,) = input_files.expand([name], "data.train")
     print(sources.estimated_rows(file, [{}] * 5))
 """
 

@@ -4,8 +4,8 @@ import pytest
 
 from s2l_ray.artifacts.manifest import MANIFEST, StageDir, open_run
 from s2l_ray.errors import ConfigError, DataError, StorageError, UserError
-from s2l_ray.storage import location
 from s2l_ray.storage.location import Location
+from s2l_ray.storage.lock import exclusive
 from tests import handmade
 from tests.handmade import changed, finish, run
 from tests.small_run import NOBODY
@@ -150,7 +150,7 @@ def test_a_run_that_another_process_holds_is_refused_and_left_alone(tree):
 
     # A lock is held by an open file, so the one taken here keeps out the run below as well.
     with (
-        location.exclusive(place),
+        exclusive(place),
         pytest.raises(StorageError, match=r"run is in use by another run"),
     ):
         run(tree, until="selection")

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from s2l_ray.errors import StorageError
-from s2l_ray.storage import location
 from s2l_ray.storage.location import Location
+from s2l_ray.storage.lock import exclusive
 
 
 @pytest.fixture
@@ -95,7 +95,8 @@ def test_a_missing_file_and_broken_json_are_named(folder):
 
 HOLDER = """
 import sys
-from s2l_ray.storage.location import Location, exclusive
+from s2l_ray.storage.location import Location
+from s2l_ray.storage.lock import exclusive
 with exclusive(Location.of(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -111,12 +112,12 @@ def test_a_held_folder_is_refused_until_its_holder_dies(folder):
         assert holder.stdout.readline() == b"held\n"
         with (
             pytest.raises(StorageError, match=f"in use by another run .process {holder.pid}"),
-            location.exclusive(folder),
+            exclusive(folder),
         ):
             pass
         holder.kill()
         holder.wait()
-    with location.exclusive(folder):
+    with exclusive(folder):
         pass
 
 
@@ -149,10 +150,10 @@ class TestObjectStore:
 
     def test_a_lease_keeps_others_out_while_it_is_held(self, bucket):
         with (
-            location.exclusive(bucket),
+            exclusive(bucket),
             pytest.raises(StorageError, match="in use by another run"),
-            location.exclusive(bucket),
+            exclusive(bucket),
         ):
             pass
-        with location.exclusive(bucket):
+        with exclusive(bucket):
             pass

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from s2l_ray.config.sections import DataConfig, FieldNames
-from s2l_ray.data import sources, tokenise
+from s2l_ray.data import tokenise
 from s2l_ray.errors import DataError
+from s2l_ray.storage import input_files
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories import queries
 from tests import tiny
@@ -24,7 +25,7 @@ def asked(tmp_path):
         (tmp_path / "queries.jsonl").write_text("".join(f"{line}\n" for line in lines))
         fields = FieldNames(prompt="ask", response="reply")
         data = DataConfig(train=["pool.jsonl"], fields=fields, max_tokens=200, **changes)
-        files = sources.expand([str(tmp_path / "queries.jsonl")])
+        files = input_files.expand([str(tmp_path / "queries.jsonl")])
         return queries.Queries(files, data, str(tmp_path / "tokenizer"))
 
     return made

@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM, GPTNeoXForCausalLM
 
 from s2l_ray.artifacts.manifest import Parts, StageDir, part_name, section_inputs
 from s2l_ray.config.sections import DataConfig, TrajectoriesConfig, WorkerRange
-from s2l_ray.data import sources
 from s2l_ray.errors import DataError, ModelError
 from s2l_ray.progress import Progress
+from s2l_ray.storage import input_files
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories import queries
 from s2l_ray.trajectories import stage as trajectories
@@ -139,7 +139,7 @@ def test_queries_are_counted_and_embedded_in_the_precision_of_the_pool(
     tiny.tokenizer().save_pretrained(tmp_path / "tokenizer")
     rows = [json.dumps({"instruction": f"say {word}", "output": word}) for word in ("a", "bb")]
     (tmp_path / "asked.jsonl").write_text("\n".join([*rows, "{"]))
-    files = sources.expand([str(tmp_path / "asked.jsonl")])
+    files = input_files.expand([str(tmp_path / "asked.jsonl")])
     data = DataConfig(train=["pool.jsonl"], max_rejected=0.5)
     asked = queries.Queries(files, data, str(tmp_path / "tokenizer"))
     out = StageDir(Location.of(tmp_path / "out"), "trajectories", {})
