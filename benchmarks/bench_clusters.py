@@ -44,7 +44,7 @@ def write_pool(num_rows: int, num_strata: int, folder: Path) -> None:
 
 def digest(run: Path) -> str:
     """Of the centroids and the ranking."""
-    total = hashlib.sha256((run / "clusters" / "centroids.npy").read_bytes())
+    total = hashlib.sha256((run / "clusters" / "_centroids.npy").read_bytes())
     ranking = pq.ParquetFile(run / "selection" / "ranking.parquet")
     for batch in ranking.iter_batches(columns=["example_id", "cluster"]):
         total.update("".join(batch["example_id"].to_pylist()).encode())
@@ -70,7 +70,7 @@ def measured(folder: Path, workers: int, given: argparse.Namespace) -> dict[str,
         [sys.executable, "-m", "s2l_ray", "run", str(file), "--until", "selection"]
     )
     manifests = {
-        stage: json.loads((run / stage / "manifest.json").read_text())
+        stage: json.loads((run / stage / "_manifest.json").read_text())
         for stage in ("trajectories", "clusters", "selection")
     }
     return {

@@ -11,12 +11,14 @@ from typing import Any, TextIO
 
 from s2l_ray import __version__
 from s2l_ray.artifacts import extensions
+from s2l_ray.artifacts.finished import finished_stages
 from s2l_ray.config import sections
 from s2l_ray.distributed import session
 from s2l_ray.errors import ConfigError, UserError
 from s2l_ray.pipeline import run as pipeline
-from s2l_ray.pipeline import steps, subset
+from s2l_ray.pipeline import subset
 from s2l_ray.progress import duration
+from s2l_ray.stages import NAMES, STAGES
 from s2l_ray.storage.location import Location, is_uri
 
 INTERRUPTED = 130
@@ -146,7 +148,7 @@ def _add_plan(commands: Any) -> None:
 
 
 def _add_run(commands: Any) -> None:
-    stages = ", ".join(steps.STAGES)
+    stages = ", ".join(NAMES)
     parser = commands.add_parser(
         "run",
         help="run what is not yet done of a configuration",
@@ -155,7 +157,7 @@ def _add_run(commands: Any) -> None:
         epilog="example: s2l run configs/demo.yaml --set seed=7 --until selection",
     )
     _add_config(parser)
-    choices = {"choices": steps.STAGES, "metavar": "STAGE"}
+    choices = {"choices": NAMES, "metavar": "STAGE"}
     parser.add_argument("--from", dest="from_stage", help="redo STAGE and all after it", **choices)
     parser.add_argument("--until", help="stop after STAGE", **choices)
     _add_address(parser)
@@ -295,8 +297,8 @@ def _run_config(
     done = pipeline.run(loaded, from_stage=from_stage, until=until, address=address, say=_say)
     if not done:
         print("nothing to do: every stage is finished, and its inputs are unchanged")
-    last = steps.STAGES.index(until) if until else len(steps.STAGES)
-    _summarise(loaded, steps.STAGES[: last + 1], time.monotonic() - started)
+    last = NAMES.index(until) if until else len(NAMES)
+    _summarise(loaded, NAMES[: last + 1], time.monotonic() - started)
 
 
 def _say(line: str) -> None:
@@ -309,13 +311,14 @@ def _summarise(loaded: sections.RunConfig, stages: Sequence[str], seconds: float
     if "evaluation" in stages and (run / "evaluation" / "metrics.json").exists():
         from s2l_ray.report.stage import summary_lines
 
-        print("\n" + "\n".join(summary_lines(run, loaded)))
-    places = [("selection", "selected", f"selected.{kind}") for kind in ("jsonl", "parquet")]
-    places += [("target", "model", "model")] if loaded.target else []
+        print("\n" + "\n".join(summary_lines(finished_stages(run, STAGES), loaded)))
     print()
-    for stage, name, place in [*places, ("report", "report", "index.html")]:
-        if stage in stages and (run / stage / place).exists():
-            print(f"{name:<10}{_shortest(run / stage / place)}")
+    for stage in STAGES:
+        if stage.name in stages and stage.is_wanted(loaded):
+            for name, paths in stage.results.items():
+                made = [run / path for path in paths if (run / path).exists()]
+                if made:
+                    print(f"{name:<10}{_shortest(made[0])}")
     print(f"{'took':<10}{duration(seconds)}")
 
 

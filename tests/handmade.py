@@ -20,10 +20,10 @@ from s2l_ray.artifacts.manifest import (
     rows_table,
     trajectory_table,
 )
+from s2l_ray.artifacts.stage import Step
 from s2l_ray.config import sections
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import steps
-from s2l_ray.pipeline.steps import Step
 from s2l_ray.storage.location import Location
 
 NUM_ROWS, NUM_CLUSTERS = 30, 5
@@ -161,7 +161,7 @@ def write_clusters(folder: Location) -> dict[str, Any]:
         (folder / part_name(part)).write_table(table)
     centroids = io.BytesIO()
     np.save(centroids, np.ones((NUM_CLUSTERS, 3), np.float32))
-    (folder / "centroids.npy").write_bytes(centroids.getvalue())
+    (folder / "_centroids.npy").write_bytes(centroids.getvalue())
     return {
         "num_clusters": NUM_CLUSTERS,
         "stratum_of_cluster": [""] * NUM_CLUSTERS,

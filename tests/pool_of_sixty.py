@@ -11,7 +11,6 @@ from s2l_ray.artifacts.manifest import (
     NORMS,
     QUERIES,
     Parts,
-    StageDir,
     embedding_table,
     norm_table,
     part_name,
@@ -21,6 +20,7 @@ from s2l_ray.artifacts.manifest import (
 )
 from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.selection import stage as selection
+from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.storage.location import Location
 
 NUM_ROWS = 60
@@ -95,11 +95,11 @@ def in_order(num_parts: int) -> list[list[int]]:
 
 def selected(folder: Location, parts=None, rows: Parts | None = None, seed: int = 1, **changes):
     """The stage's summary and folder."""
-    out = StageDir(folder, "selection", {})
+    out = SELECTION.directory(folder)
     config = SelectionConfig(**{"budget": 12, **changes})
     clusters = parts or write_clusters(folder / "clusters", in_order(4))
     losses = write_trajectories(Location.of(f"{folder}-losses"), in_order(7))
-    return selection.run(config, clusters, rows, out, seed=seed, trajectories=losses), folder
+    return selection.run(config, clusters, rows, out, seed=seed, trajectories=losses), out.location
 
 
 def ranking(folder: Location) -> pa.Table:
@@ -107,7 +107,10 @@ def ranking(folder: Location) -> pa.Table:
 
 
 def jsonl(folder: Location) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "selected.jsonl").read_bytes().splitlines()]
+    return [
+        json.loads(line)
+        for line in (folder.parent / "subset" / "selected.jsonl").read_bytes().splitlines()
+    ]
 
 
 def order_of(folder: Location) -> list[int]:

@@ -40,7 +40,7 @@ def extended_copy(
     assert "new rows  47 of 58; 10 were known, 1 rejected" in done.stdout
     assert "new strata: 1 (first: spell), each clustered by itself; 3 new clusters" in done.stdout
     assert re.search(r"^fit       \S.* rows", done.stdout, re.MULTILINE)
-    assert f"selected  {folder(run)}/selection/selected.jsonl" in done.stdout
+    assert f"selected  {folder(run)}/subset/selected.jsonl" in done.stdout
     assert {path: found for path, found in state(run).items() if path in before} == before
     return run
 
@@ -75,4 +75,4 @@ def kill_at(
         assert process.poll() is None, process.communicate()[0]
     os.killpg(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert not (folder(run) / "selection" / "manifest.json").exists()
+    assert not (folder(run) / "selection" / "_manifest.json").exists()

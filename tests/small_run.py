@@ -116,7 +116,7 @@ def stages_done(output: str) -> set[str]:
 
 
 def manifest(folder: Path) -> dict:
-    return json.loads((folder / "manifest.json").read_text())
+    return json.loads((folder / "_manifest.json").read_text())
 
 
 def table(folder: Path, pattern: str = "part-*.parquet") -> pa.Table:

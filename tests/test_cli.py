@@ -13,7 +13,7 @@ import pytest
 
 from s2l_ray import cli
 from s2l_ray.artifacts.manifest import RUN_MARK
-from s2l_ray.pipeline import steps
+from s2l_ray.stages import NAMES
 from tests.command_line import refused, tree_of, working_directory
 
 ROOT = Path(__file__).parents[1]
@@ -213,15 +213,15 @@ def test_a_command_line_that_is_not_understood_is_refused(place, capsys, argumen
 
 def test_an_unknown_stage_is_answered_with_the_stages(capsys):
     message = refused(capsys, "run", "run.yaml", "--from", "scoring")
-    assert all(stage in message for stage in steps.STAGES)
+    assert all(stage in message for stage in NAMES)
 
 
 def test_plan_shows_what_would_be_done_and_leaves_nothing(place, capsys):
     before = tree_of(place)
     assert cli.main(["plan", "run.yaml"]) == 0
     shown = capsys.readouterr().out
-    assert all(f"\n{stage} " in shown for stage in steps.STAGES)
-    assert shown.count("to do") == len(steps.STAGES) and "3 rows" in shown
+    assert all(f"\n{stage} " in shown for stage in NAMES)
+    assert shown.count("to do") == len(NAMES) and "3 rows" in shown
     assert "FLOPs unknown: not on this machine" in shown and "small and large" in shown
     assert tree_of(place) == before
 

@@ -3,8 +3,8 @@
 import pytest
 
 from s2l_ray import cli
-from s2l_ray.pipeline import steps
 from s2l_ray.selection.methods import METHODS
+from s2l_ray.stages import NAMES
 
 COMMANDS = ("demo", "plan", "run", "select", "extend", "report")
 
@@ -38,7 +38,7 @@ def test_help_lists_the_commands_and_examples(capsys):
 def test_help_of_run_lists_the_stages_in_order(capsys):
     with pytest.raises(SystemExit):
         cli.main(["run", "--help"])
-    assert ", ".join(steps.STAGES) in " ".join(capsys.readouterr().out.split())
+    assert ", ".join(NAMES) in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_examples_of_help_are_valid(capsys, monkeypatch):

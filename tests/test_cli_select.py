@@ -98,6 +98,6 @@ def test_what_is_no_run_has_neither_subsets_nor_a_report(place, capsys, argument
 
 
 def test_select_before_the_clusters_are_finished_is_refused(clustered, capsys):
-    (clustered / "clusters" / "manifest.json").unlink()
+    (clustered / "clusters" / "_manifest.json").unlink()
     message = refused(capsys, "select", str(clustered), "--budget", "5")
     assert "no finished clusters" in message

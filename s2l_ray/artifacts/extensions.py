@@ -6,12 +6,19 @@ lies in `extensions/NNN-HASH/`: a number that tells their order, and a hash of t
 
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from s2l_ray.artifacts.manifest import Manifest, Parts, StageDir, fingerprint
+from s2l_ray.artifacts.manifest import (
+    Manifest,
+    Parts,
+    centroids_file,
+    fingerprint,
+    read_manifest,
+)
+from s2l_ray.config.sections import RunConfig
 from s2l_ray.errors import DataError, first
-from s2l_ray.pipeline.steps import FOLDERS
 from s2l_ray.storage.location import Location
 
 FOLDER = "extensions"
@@ -20,6 +27,8 @@ UPDATED = "update_centroids"
 """A key of that file, and an input of clusters whose centroids were moved."""
 HOW_IT_WENT = ("notes", "num_losses_before", "num_query_rows", "rejected_query_rows")
 """What a summary says that is no part of what came out."""
+PREPARED, SCORED, CLUSTERED = "prepared", "trajectories", "clusters"
+"""The folders of a run, and of an extension, that the pool is read from."""
 _NAME = re.compile(r"([0-9]{3,})-([0-9a-f]{16})")
 
 
@@ -36,18 +45,28 @@ class Extension:
     def name(self) -> str:
         return f"{self.number:03d}-{data_hash(self.shas)}"
 
-    def folder(self, stage: str) -> Location:
-        return self.run / FOLDER / self.name / FOLDERS.get(stage, stage)
+    @property
+    def location(self) -> Location:
+        """The folder that its stages lie in."""
+        return self.run / FOLDER / self.name
 
-    def summary(self, stage: str) -> dict[str, Any] | None:
-        """What its finished stage says of itself; None of one that is not finished."""
-        manifest = _manifest(self, stage)
+    def folder(self, name: str) -> Location:
+        """Return the folder of one stage."""
+        return self.location / name
+
+    def manifest(self, name: str) -> Manifest | None:
+        """Return the manifest of the stage in folder `name`; None where it is not finished."""
+        return read_manifest(self.folder(name))
+
+    def summary(self, name: str) -> dict[str, Any] | None:
+        """Return what the finished stage in folder `name` says of itself, or None."""
+        manifest = self.manifest(name)
         return manifest.summary if manifest else None
 
     @property
     def strata(self) -> dict[str, int]:
         """Its prepared rows by stratum."""
-        prepared = self.summary("prepare")
+        prepared = self.summary(PREPARED)
         return prepared["strata"] if prepared else {}
 
     @property
@@ -65,18 +84,18 @@ class Extension:
 
     @property
     def _settings(self) -> Location:
-        return self.run / FOLDER / self.name / SETTINGS
+        return self.location / SETTINGS
 
     @property
     def has_moved(self) -> bool:
         """Whether its finished clusters hold the rows of all before it, in moved clusters."""
-        manifest = _manifest(self, "clusters")
+        manifest = self.manifest(CLUSTERED)
         return manifest is not None and manifest.inputs.get(UPDATED, False)
 
     @property
     def is_empty(self) -> bool:
         """Whether all its rows turned out to be known, or to be of no use."""
-        prepared = self.summary("prepare")
+        prepared = self.summary(PREPARED)
         return prepared is not None and not prepared["kept"]
 
 
@@ -96,8 +115,7 @@ def of_run(run: Location) -> list[Extension]:
         matched = _NAME.fullmatch(name)
         if matched is None:
             continue
-        place = run / FOLDER / name / FOLDERS["prepare"]
-        manifest = StageDir(place, "prepare", {}).manifest()
+        manifest = read_manifest(run / FOLDER / name / PREPARED)
         if manifest is not None:
             found.append(Extension(run, int(matched[1]), tuple(manifest.inputs["data"])))
     return sorted(found, key=lambda extension: extension.number)
@@ -108,23 +126,46 @@ def strata(run: Location) -> set[str]:
     return {name for item in of_run(run) for name in item.strata}
 
 
-def outcome(run: Location, manifest: Manifest) -> str:
-    """16 hex digits that change with what a stage of `run` came out as, even of equal inputs.
+def result_fingerprint(run: Location, manifest: Manifest) -> str:
+    """Return 16 hex digits that change with the result of a stage of `run`, even of equal inputs.
 
     Trainings do not repeat themselves to the last bit. Another one shows in the mean losses that
     trajectories sum up, and in the centroids.
     """
-    told = {key: value for key, value in manifest.summary.items() if key not in HOW_IT_WENT}
-    known = {"inputs": manifest.fingerprint, "summary": told}
-    if manifest.stage != "clusters":
+    summary = {key: value for key, value in manifest.summary.items() if key not in HOW_IT_WENT}
+    known = {"inputs": manifest.fingerprint, "summary": summary}
+    if manifest.stage != CLUSTERED:
         return fingerprint(known)
-    place = run / "clusters" / "centroids.npy"
-    content = place.read_bytes() if place.exists() else b""
+    file = centroids_file(run / CLUSTERED)
+    content = file.read_bytes() if file.exists() else b""
     return fingerprint({**known, "centroids": hashlib.sha256(content).hexdigest()})
 
 
 @dataclass(frozen=True)
-class Pool:
+class Base:
+    """A run that can be extended, and the manifests of its stages up to the clusters.
+
+    Attributes:
+        run: its folder.
+        config: that it was last run with.
+        manifests: by name of the stage.
+    """
+
+    run: Location
+    config: RunConfig
+    manifests: Mapping[str, Manifest]
+
+    def fingerprint(self, stage: str) -> str:
+        """Return a hash of what the stage came out as."""
+        return result_fingerprint(self.run, self.manifests[stage])
+
+    def summary(self, stage: str) -> dict[str, Any]:
+        """Return what the stage says of itself."""
+        return self.manifests[stage].summary
+
+
+@dataclass(frozen=True)
+class ExtendedPool:
     """A clustered pool: its labels, losses and original rows, and what enlarged it."""
 
     clusters: Parts
@@ -138,34 +179,34 @@ class Pool:
         return f"-with-{self.extensions[-1].number:03d}" if self.extensions else ""
 
 
-def pool(run: Location, extensions: list[Extension]) -> Pool:
+def pool(run: Location, extensions: list[Extension]) -> ExtendedPool:
     """The rows of `run` and, after them, those of its extensions.
 
     Labels are those of the last extension that moved the centroids, and of what came after it.
     """
-    folders = [run / "clusters", *(item.folder("clusters") for item in extensions)]
+    folders = [run / CLUSTERED, *(item.folder(CLUSTERED) for item in extensions)]
     start = max((n for n, item in enumerate(extensions, 1) if item.has_moved), default=0)
-    return Pool(
+    return ExtendedPool(
         Parts(folders[start], more=tuple(folders[start + 1 :])),
-        Parts(run / "trajectories", more=tuple(item.folder("trajectories") for item in extensions)),
-        Parts(run / "prepared", "rows", tuple(item.folder("prepare") for item in extensions)),
+        Parts(run / SCORED, more=tuple(item.folder(SCORED) for item in extensions)),
+        Parts(run / PREPARED, "rows", tuple(item.folder(PREPARED) for item in extensions)),
         extensions,
     )
 
 
-def extended_pool(run: Location) -> Pool:
+def extended_pool(run: Location) -> ExtendedPool:
     """The pool of `run` with every extension that has new rows.
 
     Raises:
         DataError: an extension is not finished, or does not fit the run or those before it.
     """
     found = [item for item in of_run(run) if not item.is_empty]
-    clusters = StageDir(run / "clusters", "clusters", {}).manifest()
+    clusters = read_manifest(run / CLUSTERED)
     assert clusters is not None, "the caller has looked"
     _check_complete(run, found)
-    stages = [_manifest(item, "clusters") for item in found]
+    stages = [item.manifest(CLUSTERED) for item in found]
     placed = [manifest.fingerprint if manifest else "" for manifest in stages]
-    now = outcome(run, clusters) if found else ""
+    now = result_fingerprint(run, clusters) if found else ""
     unfit = [
         item.name
         for number, (item, manifest) in enumerate(zip(found, stages, strict=True))
@@ -190,7 +231,7 @@ def _check_complete(run: Location, found: list[Extension]) -> None:
     prints: list[str] = []
     unfit = []
     for item in found:
-        prepared = _manifest(item, "prepare")
+        prepared = item.manifest(PREPARED)
         assert prepared is not None, "of_run has looked"
         if prepared.inputs["earlier"] != prints:
             unfit.append(item.name)
@@ -202,7 +243,3 @@ def _check_complete(run: Location, found: list[Extension]) -> None:
             "these and extend the run with their data again, or leave all out with "
             "--without-extensions."
         )
-
-
-def _manifest(extension: Extension, stage: str) -> Manifest | None:
-    return StageDir(extension.folder(stage), stage, {}).manifest()

@@ -21,7 +21,13 @@ from s2l_ray.config.section import Section, default_of
 from s2l_ray.errors import StorageError, first
 from s2l_ray.storage.location import Location
 
-MANIFEST = "manifest.json"
+MANIFEST = "_manifest.json"
+"""Readers of a folder of Parquet files skip names that begin with an underscore."""
+OLD_MANIFEST = "manifest.json"
+"""The name that runs of version 0.1 have."""
+SUBSET = "subset"
+"""The folder of the selected rows; older runs have them beside the ranking."""
+CENTROIDS, OLD_CENTROIDS = "_centroids.npy", "centroids.npy"
 UNFINISHED = "unfinished.json"
 SCRATCH = ("staged", "units", "resume", "attempts")
 """Folders that a stage needs only until it is finished."""
@@ -62,22 +68,67 @@ class Manifest:
     versions: dict[str, str]
 
 
+def read_manifest(folder: Location) -> Manifest | None:
+    """Return the manifest of the finished stage in `folder`, whatever its inputs were."""
+    for name in (MANIFEST, OLD_MANIFEST):
+        if (folder / name).exists():
+            return Manifest(**(folder / name).read_json())
+    return None
+
+
+def centroids_file(folder: Location) -> Location:
+    """Return the file of the centroids in the folder of finished clusters."""
+    old = folder / OLD_CENTROIDS
+    return old if old.exists() else folder / CENTROIDS
+
+
+def subset_file(parent: Location, suffix: str) -> Location:
+    """Return the file of the selected rows of the run, arm or extension in `parent`."""
+    old = parent / "selection" / f"selected.{suffix}"
+    return old if old.exists() else parent / SUBSET / f"selected.{suffix}"
+
+
 @dataclass(frozen=True)
 class StageDir:
-    """The folder of one stage, and the inputs that its content must come from."""
+    """The folder of one stage, and the inputs that its content must come from.
+
+    Attributes:
+        location: the folder.
+        stage: the name of the stage.
+        inputs: all that shapes the result.
+        further: names of folders beside this one that the stage fills as well.
+        advice_on_memory: what to change when a worker had too little memory.
+    """
 
     location: Location
     stage: str
     inputs: dict[str, Any]
+    further: tuple[str, ...] = ()
+    advice_on_memory: str = ""
 
     @property
     def fingerprint(self) -> str:
+        """A hash of the inputs."""
         return fingerprint(self.inputs)
 
     def manifest(self) -> Manifest | None:
-        """The manifest of the finished stage that lies here, whatever its inputs were."""
-        place = self.location / MANIFEST
-        return Manifest(**place.read_json()) if place.exists() else None
+        """Return the manifest of the finished stage that lies here, whatever its inputs were."""
+        return read_manifest(self.location)
+
+    def beside(self, name: str) -> Location:
+        """Return a further folder."""
+        assert name in self.further, name
+        return self.location.parent / name
+
+    def remove(self) -> None:
+        """Remove this folder and the further ones."""
+        for location in (self.location, *(self.location.parent / name for name in self.further)):
+            location.remove()
+
+    def forget(self) -> None:
+        """Remove the manifest: what lies here no longer counts as finished."""
+        for name in (MANIFEST, OLD_MANIFEST):
+            (self.location / name).remove()
 
     def changed_keys(self) -> list[str]:
         """Inputs that differ from those of the finished stage; empty when it is current."""
@@ -94,12 +145,12 @@ class StageDir:
         """Whether no interrupted run with the same inputs left anything to go on from."""
         mark = self.location / UNFINISHED
         same = mark.exists() and mark.read_json()["fingerprint"] == self.fingerprint
-        return not same or (self.location / MANIFEST).exists()
+        return not same or self.manifest() is not None
 
     def begin(self) -> None:
         """Make the folder ready: what an interrupted run with the same inputs left is kept."""
         if self.is_new():
-            self.location.remove()
+            self.remove()
             mark = self.location / UNFINISHED
             mark.write_json({"fingerprint": self.fingerprint, "inputs": self.inputs})
 

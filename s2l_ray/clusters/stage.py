@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from s2l_ray.artifacts.manifest import Parts, StageDir
+from s2l_ray.artifacts.manifest import CENTROIDS, Parts, StageDir
 from s2l_ray.clusters import kmeans, minibatch, num_clusters
 from s2l_ray.clusters.minibatch import Centroids, Fit, Sums
 from s2l_ray.clusters.num_clusters import Tried
@@ -54,7 +54,7 @@ def run(
 
     Reads   trajectories part-*     example_id, stratum: string, loss_nats: float32[T]
     Writes  part-*.parquet          example_id, stratum: string, cluster: int32, sqdist: float32
-            centroids.npy           float32 (K, T), strata in the order of names
+            _centroids.npy          float32 (K, T), strata in the order of names
     Raises  DataError when there is no trajectory, or one is not finite.
 
     Centroids, distances and the inertia are in the space that rows are compared in: nats per token
@@ -232,7 +232,7 @@ def _first_numbers(centroids: Centroids) -> dict[str, int]:
 def _write_centroids(centroids: Centroids, folder: Location) -> None:
     buffer = io.BytesIO()
     np.save(buffer, np.concatenate(list(centroids.values())).astype(np.float32))
-    (folder / "centroids.npy").write_bytes(buffer.getvalue())
+    (folder / CENTROIDS).write_bytes(buffer.getvalue())
 
 
 def _shrunk(

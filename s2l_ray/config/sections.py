@@ -320,6 +320,11 @@ class RunConfig(Section):
     target: TargetConfig | None = None
     evaluation: EvaluationConfig | None = None
 
+    @property
+    def imports_trajectories(self) -> bool:
+        """Tell whether trajectories were computed elsewhere, so that nothing is scored here."""
+        return self.trajectories is not None and self.trajectories.path is not None
+
     @model_validator(mode="after")
     def _sections_fit(self) -> "RunConfig":
         scored = self.trajectories is not None and self.trajectories.path is None

@@ -1,10 +1,10 @@
 """What the workers of a stage take, and what a cluster has of it: now, free, and ever."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from s2l_ray.config.sections import RunConfig, WorkerRange
+from s2l_ray.config.sections import WorkerRange
 from s2l_ray.errors import ConfigError
 
 MAX_WORKERS = 1_024
@@ -79,19 +79,6 @@ def num_free(wanted: Workers) -> int:
         min(int(node.get(kind, 0) / each + 1e-9) for kind, each in wanted.asks.items() if each)
         for node in available_resources_per_node().values()
     )
-
-
-def check_sections(config: RunConfig, stages: Collection[str]) -> None:
-    """Refuse a run whose later stages the cluster could never hold, before the first one starts."""
-    for name in ("reference", "trajectories", "clusters", "target", "evaluation"):
-        section = getattr(config, name)
-        if name in stages and section is not None and getattr(section, "path", None) is None:
-            workers(
-                name,
-                section.workers,
-                cpus=getattr(section, "cpus_per_worker", 1),
-                gpus=getattr(section, "gpus_per_worker", 0),
-            )
 
 
 def _nodes() -> list[Mapping[str, float]]:

@@ -14,28 +14,16 @@ from s2l_ray.config.sections import (
     WorkerRange,
 )
 from s2l_ray.estimate.sizes import Amount, Pool
+from s2l_ray.evaluation.declaration import EVALUATION
 from s2l_ray.evaluation.heldout import BATCHES_PER_UNIT
 from s2l_ray.models import flops
 from s2l_ray.models.flops import Shape
 from s2l_ray.progress import LABEL_WIDTH, duration
+from s2l_ray.stages import STAGES
 from s2l_ray.training import schedule
 
-SHARE = {"reference": 0.20, "trajectories": 0.31, "target": 0.20, "evaluation": 0.38}
-"""Of a speed in plain matrix products that is given, what a worker of a stage reaches on average.
-
-From two runs on two CPU cores in fp32. A GPU has reached more in scoring; narrow models in bf16
-reach less.
-"""
-REACHED = {"reference": 0.54, "trajectories": 0.75, "target": 0.32, "evaluation": 0.85}
-"""Of a speed in passes that is measured, what a worker of a stage reaches: there are optimizer
-steps, other workers, and rows of unequal length, too. From two runs of docs/experiments.md on
-another pair of CPU cores, one in fp32 and one in bf16.
-"""
-START_SECONDS = {"reference": 12.0, "trajectories": 4.0, "target": 10.0, "evaluation": 4.0}
-"""From the beginning of a stage to its first computation, mostly imports; from the latter runs."""
-START_SECONDS_ON_GPU = {"reference": 65.0, "trajectories": 32.0, "target": 25.0, "evaluation": 17.0}
-"""With CUDA's own start and the compilation of layers; from runs on one H200, where 41 of the
-reference's 65 seconds are compilation that was measured apart."""
+SPEEDS = {stage.name: stage.speed for stage in STAGES if stage.speed is not None}
+"""Of the stages that compute with a model."""
 
 Section = Training | TrajectoriesConfig | EvaluationConfig
 
@@ -76,11 +64,12 @@ class Hardware:
 
     def share(self, stage: str) -> float:
         """Of that speed, what a worker of a stage reaches."""
-        return (REACHED if self.is_measured else SHARE)[stage]
+        return SPEEDS[stage].of_trial if self.is_measured else SPEEDS[stage].of_product
 
     def start_seconds(self, stage: str) -> float:
         """Before a worker of a stage computes."""
-        return (START_SECONDS_ON_GPU if self.on_gpu else START_SECONDS)[stage]
+        speed = SPEEDS[stage]
+        return speed.start_seconds_on_gpu if self.on_gpu else speed.start_seconds
 
 
 @dataclass(frozen=True)
@@ -292,6 +281,6 @@ def remarks(hardware: Mapping[str, Hardware]) -> list[str]:
         f"Starts and shares come from two CPU cores (docs/experiments.md); speeds {speeds}.",
         *(["Starts on GPUs come from one H200."] if on_gpu else []),
     ]
-    if "evaluation" in hardware:
+    if EVALUATION.name in hardware:
         shown.append("Evaluation takes at most this: every answer is counted at its full length.")
     return [*shown, "Not counted: prepare, clusters, selection, report, waiting for machines."]

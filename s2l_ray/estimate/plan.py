@@ -1,12 +1,13 @@
 """What a run would do, and roughly what it would cost, before anything runs."""
 
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import TypeVar
 
 from s2l_ray.artifacts.inputs import Contents
+from s2l_ray.artifacts.stage import Step
 from s2l_ray.config import budgets
 from s2l_ray.config.sections import (
     MOST_CLUSTERS,
@@ -18,17 +19,21 @@ from s2l_ray.config.sections import (
     RunConfig,
     SelectionConfig,
 )
+from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import ConfigError, first
 from s2l_ray.estimate import costs, sizes
 from s2l_ray.estimate.costs import Cost, Hardware, Section, Work
 from s2l_ray.estimate.sizes import Amount, Pool, TokenCounter
+from s2l_ray.evaluation.declaration import EVALUATION
 from s2l_ray.models.flops import Shape
 from s2l_ray.models.origins import first_checkpoint, list_checkpoints
+from s2l_ray.pipeline import preflight, steps
 from s2l_ray.pipeline import run as pipeline
-from s2l_ray.pipeline import steps
 from s2l_ray.progress import LABEL_WIDTH
 from s2l_ray.storage.location import Location
 from s2l_ray.training import schedule
+from s2l_ray.training.declaration import REFERENCE, TARGET
+from s2l_ray.trajectories.declaration import TRAJECTORIES
 
 Looked = TypeVar("Looked")
 
@@ -75,7 +80,7 @@ def lines(config: RunConfig, tflops: float | None = None) -> list[str]:
     whole_plan = steps.plan(config, run)
     planned = whole_plan.steps
     stale = pipeline.stale(planned, None)
-    pipeline.check_files(config, stale)
+    preflight.check_files(config, stale)
     todo = {id(step) for step in stale}
     shown = [f"run_dir   {config.run_dir}", ""]
     shown += [f"{step.label:<{LABEL_WIDTH}}{_state(step, id(step) in todo)}" for step in planned]
@@ -96,14 +101,14 @@ def _pinned(config: RunConfig, contents: Contents) -> RunConfig:
     if data is not None:
         tokenizer = contents.pinned(data.tokenizer)
         sections["data"] = data.model_copy(update={"tokenizer": tokenizer})
-    for name in ("reference", "target"):
+    for name in (REFERENCE.section, TARGET.section):
         if (section := getattr(config, name)) is not None:
             model = contents.pinned(section.model)
             sections[name] = section.model_copy(update={"model": model})
     return config.model_copy(update=sections)
 
 
-def _state(step: steps.Step, is_stale: bool) -> str:
+def _state(step: Step, is_stale: bool) -> str:
     if not is_stale:
         return "finished"
     if step.out.manifest() is None:
@@ -115,7 +120,7 @@ def _state(step: steps.Step, is_stale: bool) -> str:
 
 
 def quantities(
-    config: RunConfig, planned: Sequence[steps.Step], stale: Collection[str]
+    config: RunConfig, planned: Sequence[Step], stale: Collection[str]
 ) -> tuple[Quantities, list[str]]:
     """How much each stage has to do, and remarks on how that was counted.
 
@@ -135,10 +140,10 @@ def quantities(
     remarks: list[str] = []
     data = config.data
     if (path := _brought(config)) is not None:
-        brought = sizes.brought(path, summaries.get("trajectories"))
+        brought = sizes.brought(path, summaries.get(TRAJECTORIES.name))
     if data is not None:
-        evaluated = config.evaluation if "evaluation" in stale else None
-        prepared = summaries.get("prepare")
+        evaluated = config.evaluation if EVALUATION.name in stale else None
+        prepared = summaries.get(PREPARE.name)
         counter = sizes.by_characters(data)
         if evaluated is not None or prepared is None or not prepared["tokens"]:
             counter, remarks = _counter(config, data)
@@ -162,8 +167,8 @@ def _counter(config: RunConfig, data: DataConfig) -> tuple[TokenCounter, list[st
     """How tokens of rows are counted: by the pool's tokenizer, if it is on this machine."""
     from s2l_ray.models import outline
 
-    small = None if _brought(config) else _model(config, "reference")
-    spec = data.tokenizer or small or _model(config, "target")
+    small = None if _brought(config) else _model(config, REFERENCE.name)
+    spec = data.tokenizer or small or _model(config, TARGET.name)
     tokenizer = outline.tokenizer(spec) if spec else None
     if tokenizer is not None:
         return sizes.by_tokenizer(data, tokenizer), []
@@ -174,7 +179,7 @@ def _counter(config: RunConfig, data: DataConfig) -> tuple[TokenCounter, list[st
 
 def _model(config: RunConfig, stage: str) -> ModelSpec | None:
     """The model of a stage; of existing checkpoints the first."""
-    if stage in ("target", "evaluation"):
+    if stage in (TARGET.name, EVALUATION.name):
         return config.target.model if config.target else None
     reference = config.reference
     if reference is None or reference.path is None:
@@ -293,13 +298,13 @@ def _evaluation(config: EvaluationConfig, found: Quantities) -> str:
 
 def _computes(config: RunConfig, stage: str) -> bool:
     """Whether a stage passes tokens through a model, rather than take what was brought along."""
-    if stage not in costs.SHARE:
+    if stage not in costs.SPEEDS:
         return False
     return getattr(getattr(config, stage), "path", None) is None
 
 
 def _costs(
-    config: RunConfig, found: Quantities, costly: Sequence[steps.Step], tflops: float | None
+    config: RunConfig, found: Quantities, costly: Sequence[Step], tflops: float | None
 ) -> tuple[list[Cost], list[str]]:
     """The cost of every step of `costly`, and remarks on it."""
     from s2l_ray.models import outline
@@ -331,13 +336,14 @@ def _costs(
 
 
 def _of_models(
-    config: RunConfig, stages: Collection[str], look: Callable[[ModelSpec], Looked | None]
+    config: RunConfig, stages: Set[str], look: Callable[[ModelSpec], Looked | None]
 ) -> dict[str, Looked | None]:
     """For every stage what `look` makes of its model, where this machine has what it takes."""
-    known: dict[str, Looked | None] = dict.fromkeys(costs.SHARE)
-    for pair in (("reference", "trajectories"), ("target", "evaluation")):
-        spec = _model(config, pair[0]) if any(stage in stages for stage in pair) else None
-        known |= dict.fromkeys(pair, look(spec) if spec is not None else None)
+    known: dict[str, Looked | None] = dict.fromkeys(costs.SPEEDS)
+    for pair in ((REFERENCE, TRAJECTORIES), (TARGET, EVALUATION)):
+        names = [stage.name for stage in pair]
+        spec = _model(config, names[0]) if stages & set(names) else None
+        known |= dict.fromkeys(names, look(spec) if spec is not None else None)
     return known
 
 
@@ -350,17 +356,20 @@ def _works(
         return works
     amount = found.pool.amount
     if (section := config.reference) is not None:
-        works["reference"] = section, costs.training(section, amount, shapes["reference"])
+        works[REFERENCE.name] = section, costs.training(section, amount, shapes[REFERENCE.name])
     if (scoring := config.trajectories) is not None:
-        work = costs.scoring(scoring, found.pool, found.num_checkpoints, shapes["trajectories"])
-        works["trajectories"] = scoring, work
+        work = costs.scoring(scoring, found.pool, found.num_checkpoints, shapes[TRAJECTORIES.name])
+        works[TRAJECTORIES.name] = scoring, work
     if (target := config.target) is not None:
         # Average rows, in the pool's tokens; the target's own tokenizer may make fewer or more.
         subset = amount.scaled_to(found.num_selected)
-        works["target"] = target, costs.training(target, subset, shapes["target"])
+        works[TARGET.name] = target, costs.training(target, subset, shapes[TARGET.name])
     if (evaluated := config.evaluation) is not None and found.held_out:
         sets = list(found.held_out.values())
-        works["evaluation"] = evaluated, costs.evaluation(evaluated, sets, shapes["evaluation"])
+        works[EVALUATION.name] = (
+            evaluated,
+            costs.evaluation(evaluated, sets, shapes[EVALUATION.name]),
+        )
     return works
 
 

@@ -1,35 +1,17 @@
 """What of a finished run new rows depend on, and whether it is still there as it was."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
-from s2l_ray.artifacts import extensions
-from s2l_ray.artifacts.extensions import Extension
+from s2l_ray.artifacts.extensions import PREPARED, SCORED, Base, Extension
+from s2l_ray.artifacts.finished import finished_stages
 from s2l_ray.artifacts.inputs import Contents
-from s2l_ray.artifacts.manifest import Manifest, Parts
-from s2l_ray.config.sections import RunConfig
+from s2l_ray.artifacts.manifest import Parts
+from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import DataError, ModelError, first
 from s2l_ray.pipeline.subset import config_of
+from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
-
-NEEDED = ("prepare", "reference", "trajectories", "clusters")
-
-
-@dataclass(frozen=True)
-class Base:
-    """A run that can be extended, and the manifests of its stages up to the clusters."""
-
-    run: Location
-    config: RunConfig
-    manifests: Mapping[str, Manifest]
-
-    def fingerprint(self, stage: str) -> str:
-        """Of what the stage came out as."""
-        return extensions.outcome(self.run, self.manifests[stage])
-
-    def summary(self, stage: str) -> dict[str, Any]:
-        return self.manifests[stage].summary
+from s2l_ray.training.declaration import REFERENCE, reference_checkpoints
 
 
 def base_of(run: Location) -> Base:
@@ -50,16 +32,15 @@ def base_of(run: Location) -> Base:
             f"{run} has no clusters to place new rows in. Add a `clusters` section to its "
             "configuration, and run it: s2l run."
         )
-    from s2l_ray.report.stage import finished_stages
-
-    finished = finished_stages(run)
-    missing = [stage for stage in NEEDED if stage not in finished]
+    finished = finished_stages(run, STAGES)
+    needed = [stage.name for stage in STAGES if stage.needed_to_extend]
+    missing = [name for name in needed if name not in finished]
     if missing:
         raise DataError(
-            f"{run}: {len(missing)} of the {len(NEEDED)} stages that new rows need are not "
+            f"{run}: {len(missing)} of the {len(needed)} stages that new rows need are not "
             f"finished (first: {first(missing)}). Finish it with s2l run."
         )
-    return Base(run, config, {stage: finished[stage].manifest for stage in NEEDED})
+    return Base(run, config, {name: finished[name].manifest for name in needed})
 
 
 def check_unchanged(base: Base, contents: Contents) -> None:
@@ -72,11 +53,11 @@ def check_unchanged(base: Base, contents: Contents) -> None:
     data = base.config.data
     assert data is not None
     now = {
-        **contents.of_model("data.tokenizer contents", base.summary("prepare")["tokenizer"]),
+        **contents.of_model("data.tokenizer contents", base.summary(PREPARE.name)["tokenizer"]),
         **contents.of_template(data.template),
-        **contents.of_model("reference.path contents", base.summary("reference")["path"]),
+        **contents.of_model("reference.path contents", base.summary(REFERENCE.name)["path"]),
     }
-    for stage in ("prepare", "reference"):
+    for stage in (PREPARE.name, REFERENCE.name):
         for key in ("data.tokenizer contents", "data.template contents", "reference.path contents"):
             before = base.manifests[stage].inputs.get(key)
             if before is not None and now.get(key) != before:
@@ -85,7 +66,7 @@ def check_unchanged(base: Base, contents: Contents) -> None:
                     "found from here, so new rows could not be compared with old ones. Restore it, "
                     "or make a new run of all data."
                 )
-    places = checkpoint_places(base)
+    places = list(reference_checkpoints(base.run, base.summary(REFERENCE.name)).values())
     gone = [str(place) for place in places if not (place / "config.json").exists()]
     if gone:
         raise ModelError(
@@ -100,11 +81,11 @@ def check_losses(run: Location, found: Sequence[Extension]) -> None:
     Raises:
         DataError: some are gone, of the run or of one of its extensions that were scored.
     """
-    folders = [(run / "prepared", run / "trajectories")]
+    folders = [(run / PREPARED, run / SCORED)]
     folders += [
-        (item.folder("prepare"), item.folder("trajectories"))
+        (item.folder(PREPARED), item.folder(SCORED))
         for item in found
-        if item.summary("trajectories") is not None
+        if item.summary(SCORED) is not None
     ]
     missing = [
         str(losses / name)
@@ -117,9 +98,3 @@ def check_losses(run: Location, found: Sequence[Extension]) -> None:
             "Centroids move to where all rows are, old and new: restore them, or extend the run "
             "without --update-centroids."
         )
-
-
-def checkpoint_places(base: Base) -> list[Location]:
-    reference = base.summary("reference")
-    place = Location(reference["path"]) if reference["path"] else base.run / "reference"
-    return [place / name for name in reference["names"]]

@@ -3,12 +3,16 @@
 import time
 
 from s2l_ray.artifacts import extensions
-from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.finished import finished_stages
+from s2l_ray.artifacts.manifest import read_manifest
+from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config import sections
 from s2l_ray.config.budgets import Budget
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.pipeline.run import CONFIG
 from s2l_ray.pipeline.steps import arm_name
+from s2l_ray.report.declaration import REPORT
+from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
 
 
@@ -50,14 +54,13 @@ def write_subset(
         DataError, ConfigError: clusters are not finished or extensions do not fit them, the pool
             cannot give the budget, or numbers that the method or the budget needs are missing.
     """
-    from s2l_ray.report import stage as report
     from s2l_ray.selection import stage as selection
 
     known = config_of(run)
     method = method or (known.selection.method if known.selection else "s2l")
     if out is not None and _is_of(run, out) and out.exists():
         raise DataError(f"--out {out}: that file belongs to the run. Name another one.")
-    if "clusters" not in report.finished_stages(run):
+    if CLUSTERS.name not in finished_stages(run, STAGES):
         raise DataError(f"{run} has no finished clusters that fit its data. Run it: s2l run.")
     seed = known.seed if seed is None else seed
     section = _section(known, budget, method, within)
@@ -109,9 +112,9 @@ def rebuild_report(run: Location) -> Location:
     from s2l_ray.report import stage as report
 
     known = config_of(run)
-    before = StageDir(run / "report", "report", {}).manifest()
-    out = StageDir(run / "report", "report", before.inputs if before else {})
+    before = read_manifest(run / REPORT.folder)
+    out = REPORT.directory(run, before.inputs if before else {})
     started = time.monotonic()
-    summary = report.run(run, known, out)
+    summary = report.run(run, known, finished_stages(run, STAGES), out)
     out.finish(summary, time.monotonic() - started)
     return out.location / "index.html"

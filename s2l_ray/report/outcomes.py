@@ -4,24 +4,28 @@ from typing import Any
 
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.extensions import Extension
+from s2l_ray.artifacts.manifest import read_manifest, subset_file
 from s2l_ray.clusters import fit as drift
+from s2l_ray.clusters.declaration import CLUSTERS
+from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import DataError
 from s2l_ray.report.extensions import ExtensionLine, ExtensionsView, OldAndNew
+from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.storage.location import Location
 
 
 def selected(run: Location) -> list[Location]:
     """The subset of the whole pool, where the run's configuration asks for one."""
     chain = [item for item in extensions.of_run(run) if not item.is_empty]
-    if not chain or chain[-1].summary("selection") is None:
+    if not chain or chain[-1].summary(SELECTION.folder) is None:
         return []
-    places = [chain[-1].folder("selection") / f"selected.{kind}" for kind in ("jsonl", "parquet")]
+    places = [subset_file(chain[-1].location, suffix) for suffix in ("jsonl", "parquet")]
     return [place for place in places if place.exists()]
 
 
 def summary_lines(extension: Extension) -> list[tuple[str, str]]:
     """What came of the given rows, each line with its name."""
-    prepared, placed = extension.summary("prepare"), extension.summary("clusters")
+    prepared, placed = extension.summary(PREPARE.folder), extension.summary(CLUSTERS.folder)
     assert prepared is not None
     rejected = sum(prepared["rejected"].values())
     counts = f"{prepared['kept']:,} of {prepared['rows']:,}; {prepared['known']:,} were known"
@@ -52,8 +56,8 @@ def extensions_view(run: Location) -> ExtensionsView | None:
     if not found:
         return None
     used = [item for item in found if not item.is_empty]
-    placed = used[-1].summary("clusters") if used else None
-    fits = [summary["fit"] for item in used if (summary := item.summary("clusters"))]
+    placed = used[-1].summary(CLUSTERS.folder) if used else None
+    fits = [summary["fit"] for item in used if (summary := item.summary(CLUSTERS.folder))]
     return ExtensionsView(
         [_line(item) for item in found],
         fit=drift.sentence(placed["fit"]) if placed else "",
@@ -64,7 +68,7 @@ def extensions_view(run: Location) -> ExtensionsView | None:
 
 def _hindrance(run: Location) -> str:
     """Why the extensions cannot be used as they are; empty where they can."""
-    if not (run / "clusters" / "manifest.json").exists():
+    if read_manifest(run / CLUSTERS.folder) is None:
         return ""
     try:
         extensions.extended_pool(run)
@@ -74,7 +78,7 @@ def _hindrance(run: Location) -> str:
 
 
 def _line(item: Extension) -> ExtensionLine:
-    prepared, placed = item.summary("prepare"), item.summary("clusters")
+    prepared, placed = item.summary(PREPARE.folder), item.summary(CLUSTERS.folder)
     assert prepared is not None, "of_run has looked"
     rejected = sum(prepared["rejected"].values())
     counts = {"num_new": prepared["kept"], "num_known": prepared["known"], "num_rejected": rejected}

@@ -8,7 +8,7 @@ Shapes: K clusters, T checkpoints.
 
 import io
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,40 +17,39 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from s2l_ray.artifacts.manifest import Manifest, Parts, StageDir, original_rows
+from s2l_ray.artifacts.finished import Finished
+from s2l_ray.artifacts.manifest import Parts, StageDir, centroids_file, original_rows
+from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config import budgets
 from s2l_ray.config.sections import DataConfig, RunConfig
+from s2l_ray.data.declaration import PREPARE
 from s2l_ray.data.examples import read_example
 from s2l_ray.evaluation.comparison import CONFIDENCE, compare
+from s2l_ray.evaluation.declaration import EVALUATION
 from s2l_ray.report import outcomes, page, table
 from s2l_ray.report.clusters import ClusterView, clusters_view
 from s2l_ray.report.page import ArmScore, Comparison, ReportData, StratumLine
+from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.storage.location import Location
+from s2l_ray.training.declaration import TARGET
+from s2l_ray.trajectories.declaration import TRAJECTORIES
 
-FOLDERS = {
-    "prepare": "prepared",
-    "reference": "reference",
-    "trajectories": "trajectories",
-    "clusters": "clusters",
-    "selection": "selection",
-    "target": "target",
-    "evaluation": "evaluation",
-}
-ARM_STAGES = ("selection", "target", "evaluation")
 EXAMPLES_PER_END = 2
 """Clusters that show an example, among the biggest and among the smallest."""
 ROWS_PER_READ = 1 << 16
 COMPARED = ("set", "file", "item", "stratum", "correct", "loss_nats")
 
 
-def run(run_dir: Location, config: RunConfig, out: StageDir) -> dict[str, Any]:
+def run(
+    run_dir: Location, config: RunConfig, finished: Mapping[str, Finished], out: StageDir
+) -> dict[str, Any]:
     """Write `index.html`, a self-contained page of whatever the run has finished.
 
-    Reads   */manifest.json, clusters/centroids.npy, selection/ranking.parquet, prepared/rows-*,
+    Reads   */_manifest.json, clusters/_centroids.npy, selection/ranking.parquet, prepared/rows-*,
             evaluation/metrics.json and items.parquet, of the run and of its arms, and manifests of
             its extensions
     """
-    report = collect(run_dir, config)
+    report = collect(run_dir, config, finished)
     (out.location / "index.html").write_bytes(page.render(report).encode())
     return {
         "stages": len(report.stages),
@@ -60,64 +59,14 @@ def run(run_dir: Location, config: RunConfig, out: StageDir) -> dict[str, Any]:
     }
 
 
-def summary_lines(run_dir: Location, config: RunConfig) -> list[str]:
+def summary_lines(finished: Mapping[str, Finished], config: RunConfig) -> list[str]:
     """For each evaluation set a table of the arms, and a sentence that compares them."""
-    judged = judged_arms(finished_stages(run_dir), config)
+    judged = judged_arms(finished, config)
     return table.lines(arm_scores(judged), paired_differences(judged), CONFIDENCE)
 
 
-@dataclass(frozen=True)
-class Finished:
-    """A finished stage of the run itself (`arm` is empty) or of another arm."""
-
-    stage: str
-    arm: str
-    folder: Location
-    manifest: Manifest
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        return self.manifest.summary
-
-    @property
-    def label(self) -> str:
-        return _label(self.stage, self.arm)
-
-
-def finished_stages(run_dir: Location) -> dict[str, Finished]:
-    """By label, every finished stage but those that came from a stage that has been redone."""
-    found: dict[str, Finished] = {}
-    fingerprints: dict[str, str | None] = {}
-    for stage, arm, folder in _folders(run_dir):
-        manifest = StageDir(folder, stage, {}).manifest()
-        if manifest is None:
-            continue
-        label, inputs = _label(stage, arm), manifest.inputs
-        fits = all(inputs.get(name, known) == known for name, known in fingerprints.items())
-        # None fits nobody: what came from an outdated stage is outdated too.
-        fingerprints[label] = manifest.fingerprint if fits else None
-        if fits:
-            found[label] = Finished(stage, arm, folder, manifest)
-    return found
-
-
-def _folders(run_dir: Location) -> Iterator[tuple[str, str, Location]]:
-    """Stage, arm and folder of everything that can be there, earlier stages first."""
-    for stage, name in FOLDERS.items():
-        yield stage, "", run_dir / name
-    for arm in (run_dir / "arms").names():
-        for stage in ARM_STAGES:
-            yield stage, arm, run_dir / "arms" / arm / FOLDERS[stage]
-
-
-def _label(stage: str, arm: str) -> str:
-    """As the inputs of later stages call it."""
-    return f"{stage} ({arm})" if arm else stage
-
-
-def collect(run_dir: Location, config: RunConfig) -> ReportData:
+def collect(run_dir: Location, config: RunConfig, finished: Mapping[str, Finished]) -> ReportData:
     """All that the page shows of the run in `run_dir`."""
-    finished = finished_stages(run_dir)
     judged = judged_arms(finished, config)
     return ReportData(
         name=run_dir.name,
@@ -146,9 +95,9 @@ def _stage_line(item: Finished) -> page.StageLine:
 
 
 def _pool_counts(finished: Mapping[str, Finished]) -> page.PoolCounts | None:
-    if "prepare" not in finished:
+    if PREPARE.name not in finished:
         return None
-    counts = finished["prepare"].summary
+    counts = finished[PREPARE.name].summary
     return page.PoolCounts(
         num_rows=counts["rows"],
         num_kept=counts["kept"],
@@ -160,31 +109,31 @@ def _pool_counts(finished: Mapping[str, Finished]) -> page.PoolCounts | None:
 
 def cluster_view(finished: Mapping[str, Finished]) -> ClusterView | None:
     """The clusters with what was taken from each; steps and selection where they are known."""
-    if "clusters" not in finished:
+    if CLUSTERS.name not in finished:
         return None
-    clusters = finished["clusters"]
-    content = io.BytesIO((clusters.folder / "centroids.npy").read_bytes())
+    clusters = finished[CLUSTERS.name]
+    content = io.BytesIO(centroids_file(clusters.folder).read_bytes())
     centroid_KT = np.load(content, allow_pickle=False)
     size_K = np.asarray(clusters.summary["size_of_cluster"], np.int64)
     selected_K = None
-    if "selection" in finished:
+    if SELECTION.name in finished:
         # Counts end at the last cluster that gave an example.
-        given = finished["selection"].summary["selected_of_cluster"]
+        given = finished[SELECTION.name].summary["selected_of_cluster"]
         selected_K = np.pad(np.asarray(given, np.int64), (0, len(size_K) - len(given)))
-    scored = finished.get("trajectories")
+    scored = finished.get(TRAJECTORIES.name)
     steps = scored.summary.get("steps") if scored else None
     return clusters_view(centroid_KT, clusters.summary, steps or None, selected_K)
 
 
 def strata_lines(finished: Mapping[str, Finished]) -> list[StratumLine]:
     """Pool and subset by stratum; nothing without a selection, or when no example has a stratum."""
-    if not {"clusters", "selection"} <= finished.keys():
+    if not {CLUSTERS.name, SELECTION.name} <= finished.keys():
         return []
-    selected = finished["selection"].summary["strata"]
-    pool = _pool_strata(finished["clusters"])
+    selected = finished[SELECTION.name].summary["strata"]
+    pool = _pool_strata(finished[CLUSTERS.name])
     if pool.keys() == {""}:
         return []
-    names = Counter(finished["clusters"].summary["stratum_of_cluster"])
+    names = Counter(finished[CLUSTERS.name].summary["stratum_of_cluster"])
     return [
         StratumLine(name, pool[name], selected.get(name, 0), names[name] if any(names) else None)
         for name in sorted(pool)
@@ -215,10 +164,10 @@ class JudgedArm:
 
     @property
     def is_own(self) -> bool:
-        return self.stages["evaluation"].arm == ""
+        return self.stages[EVALUATION.name].arm == ""
 
     def items(self) -> pa.Table:
-        place = self.stages["evaluation"].folder / "items.parquet"
+        place = self.stages[EVALUATION.name].folder / "items.parquet"
         return place.read_table(list(COMPARED))
 
 
@@ -231,10 +180,10 @@ def judged_arms(finished: Mapping[str, Finished], config: RunConfig) -> list[Jud
         JudgedArm(
             arm_title(arm, config),
             stages,
-            (stages["evaluation"].folder / "metrics.json").read_json(),
+            (stages[EVALUATION.name].folder / "metrics.json").read_json(),
         )
         for arm, stages in by_arm.items()
-        if "evaluation" in stages
+        if EVALUATION.name in stages
     ]
     return [arm for arm in judged if _settings(arm) == _settings(judged[0])]
 
@@ -252,7 +201,7 @@ def _settings(arm: JudgedArm) -> dict[str, Any]:
     """What must be equal for a comparison to say something of the selection."""
     return {
         key: value
-        for stage in ("target", "evaluation")
+        for stage in (TARGET.name, EVALUATION.name)
         if stage in arm.stages
         for key, value in arm.stages[stage].manifest.inputs.items()
         if key.startswith((f"{stage}.", "data."))
@@ -313,13 +262,13 @@ def selected_examples(
     finished: Mapping[str, Finished], data: DataConfig | None
 ) -> list[page.SelectedExample]:
     """The first-ranked selected row of the biggest and the smallest clusters, where rows exist."""
-    if data is None or not {"prepare", "clusters", "selection"} <= finished.keys():
+    if data is None or not {PREPARE.name, CLUSTERS.name, SELECTION.name} <= finished.keys():
         return []
-    selection, sizes = finished["selection"], finished["clusters"].summary["size_of_cluster"]
+    selection, sizes = finished[SELECTION.name], finished[CLUSTERS.name].summary["size_of_cluster"]
     shown = end_clusters(sizes, selection.summary["selected_of_cluster"])
     ranking = selection.folder / "ranking.parquet"
     id_by_cluster = _first_ranked(ranking, shown, selection.summary["selected"])
-    rows = Parts(finished["prepare"].folder, "rows")
+    rows = Parts(finished[PREPARE.name].folder, "rows")
     row_by_id = _rows_of(rows, list(id_by_cluster.values()))
     examples = []
     for cluster, example_id in id_by_cluster.items():

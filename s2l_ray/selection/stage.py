@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2l_ray import hashing
-from s2l_ray.artifacts.manifest import Parts, StageDir, original_rows
+from s2l_ray.artifacts.manifest import SUBSET, Parts, StageDir, original_rows
 from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.selection.choice import Choice, choose
@@ -57,7 +57,7 @@ def run(
                                     tokens
             trajectories part-*     loss_nats, where the method looks at them
     Writes  ranking.parquet         example_id, stratum: string, cluster: int32, rank: int64
-            selected.jsonl          the chosen rows in input order, with example_id (or .parquet)
+            ../subset/selected.jsonl  the chosen rows in input order, with example_id (or .parquet)
     Raises  DataError or ConfigError for a budget that the pool cannot give, for a stratum that it
             does not have, and where numbers that the method or the budget needs are missing.
     """
@@ -66,7 +66,7 @@ def run(
     chosen_R = chosen.order_N[: chosen.num_selected]
     _write_ranking(pool, chosen.order_N, out.location / "ranking.parquet")
     if rows is not None:
-        place = out.location / f"selected.{config.format}"
+        place = out.beside(SUBSET) / f"selected.{config.format}"
         write_selected(pool.key_N[chosen_R], rows, place)
     tokens = {} if chosen.num_tokens is None else {"selected_tokens": chosen.num_tokens}
     return {

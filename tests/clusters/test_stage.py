@@ -111,7 +111,7 @@ def labels(folder: Location) -> pa.Table:
 
 
 def centroids(folder: Location) -> np.ndarray:
-    with (folder / "centroids.npy").local() as path:
+    with (folder / "_centroids.npy").local() as path:
         return np.load(path)
 
 
@@ -148,7 +148,7 @@ def test_centroids_and_labels_do_not_depend_on_how_rows_lie_in_parts(folder, met
     summary, content = clustered(folder / "one", files, config)
     other_summary, other_content = clustered(folder / "other", others, config)
 
-    assert content["centroids.npy"] == other_content["centroids.npy"]
+    assert content["_centroids.npy"] == other_content["_centroids.npy"]
     assert labels(folder / "one").sort_by("example_id") == labels(folder / "other").sort_by(
         "example_id"
     )
@@ -191,7 +191,7 @@ def test_over_all_clusters_are_those_of_one_stratum_that_holds_everything(folder
     summary, content = clustered(folder / "one", one_stratum, settings(per_stratum=True))
     over_all, content_over_all = clustered(folder / "all", several, settings(per_stratum=False))
 
-    assert content["centroids.npy"] == content_over_all["centroids.npy"]
+    assert content["_centroids.npy"] == content_over_all["_centroids.npy"]
     assert labels(folder / "one")["cluster"] == labels(folder / "all")["cluster"]
     assert over_all["stratum_of_cluster"] == [""] * 5
     assert summary["stratum_of_cluster"] == ["x"] * 5
@@ -224,8 +224,8 @@ def test_authors_centroids_are_fitted_to_the_sample_alone(folder, per_stratum):
     files = write_parts(folder / "changed_in", SEVEN_PARTS, loss_NT=loss_NT)
     _, with_another = clustered(folder / "three", files, config)
 
-    assert content["centroids.npy"] == without_others["centroids.npy"]
-    assert content["centroids.npy"] != with_another["centroids.npy"]
+    assert content["_centroids.npy"] == without_others["_centroids.npy"]
+    assert content["_centroids.npy"] != with_another["_centroids.npy"]
 
 
 def test_authors_centroids_are_those_of_scikit_learn(folder):
@@ -280,7 +280,7 @@ def test_another_seed_finds_other_centroids(folder):
     _, content = clustered(folder / "one", files, settings(), seed=3)
     _, other = clustered(folder / "two", files, settings(), seed=4)
 
-    assert content["centroids.npy"] != other["centroids.npy"]
+    assert content["_centroids.npy"] != other["_centroids.npy"]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -326,7 +326,7 @@ def test_a_part_without_rows_stays_a_part_without_rows(folder):
     _, expected = clustered(folder / "one", write_parts(folder / "full", SEVEN_PARTS), settings())
     _, content = clustered(folder / "out", files, settings(), [[1], [0, 2, 3, 4, 5, 6, 7]])
 
-    assert content["centroids.npy"] == expected["centroids.npy"]
+    assert content["_centroids.npy"] == expected["_centroids.npy"]
     assert (folder / "out" / part_name(1)).read_table().num_rows == 0
     assert labels(folder / "out") == labels(folder / "one")
 

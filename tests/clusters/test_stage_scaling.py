@@ -7,11 +7,11 @@ import pytest
 
 from s2l_ray.artifacts.extensions import Extension
 from s2l_ray.artifacts.manifest import Parts, StageDir
+from s2l_ray.clusters import placement as placing
 from s2l_ray.clusters import stage as clusters
 from s2l_ray.clusters.scaling import Scale
 from s2l_ray.clusters.worker import MomentsWorker
 from s2l_ray.config.sections import RunConfig
-from s2l_ray.extend import place as placing
 from s2l_ray.extend.base_run import Base
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location

@@ -277,13 +277,13 @@ def test_a_raised_limit_goes_on_from_the_work_that_is_there(
     with pytest.raises(DataError, match="10 of 19 rows"):
         run(tmp_path / "out", paths, strict, tokenizer)
     before = times(tmp_path / "out")
-    assert len(before) == 12 and not (tmp_path / "out" / "manifest.json").exists()
+    assert len(before) == 12 and not (tmp_path / "out" / "_manifest.json").exists()
     assert len(rejected(tmp_path / "out")) == 10
 
     manifest = run(tmp_path / "out", paths, tolerant, tokenizer)
     assert times(tmp_path / "out") == before
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(
-        [*before, "manifest.json", "rejected.parquet"]
+        [*before, "_manifest.json", "rejected.parquet"]
     )
     assert manifest.summary == prepare_here(tmp_path / "here", paths, tolerant, tokenizer)
     assert part_bytes(tmp_path / "out") == part_bytes(tmp_path / "here")

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config import sections
 from s2l_ray.config.sections import WorkerRange
 from s2l_ray.distributed import resources
 from s2l_ray.errors import ConfigError
+from s2l_ray.pipeline import preflight
+from s2l_ray.trajectories.declaration import TRAJECTORIES
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,8 +62,8 @@ def test_a_late_stage_that_never_fits_is_refused_before_an_early_one_runs():
     )
 
     with pytest.raises(ConfigError, match=r"clusters: 3 worker\(s\) of 1 CPU"):
-        resources.check_sections(run, ["trajectories", "clusters"])
-    resources.check_sections(run, ["trajectories"])
+        preflight.check_resources(run, [TRAJECTORIES, CLUSTERS])
+    preflight.check_resources(run, [TRAJECTORIES])
 
 
 TWO_NODES = """

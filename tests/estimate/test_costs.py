@@ -68,7 +68,7 @@ def test_without_a_model_there_are_tokens_and_nothing_else():
     assert costs.seconds("reference", work, Hardware(2, 1e9)) is None
 
 
-@pytest.mark.parametrize(("is_measured", "shares"), [(False, costs.SHARE), (True, costs.REACHED)])
+@pytest.mark.parametrize(("is_measured", "share"), [(False, "of_product"), (True, "of_trial")])
 @pytest.mark.parametrize(
     ("stage", "units", "workers", "busy"),
     [
@@ -81,20 +81,23 @@ def test_without_a_model_there_are_tokens_and_nothing_else():
     ],
 )
 def test_time_is_a_start_and_operations_shared_by_the_workers_that_have_work(
-    stage, units, workers, busy, is_measured, shares
+    stage, units, workers, busy, is_measured, share
 ):
     work = Work(tokens=1, flops=6e12, batch=ROWS, units=units)
     found = costs.seconds(stage, work, Hardware(workers, 1e9, is_measured))
 
-    expected = costs.START_SECONDS[stage] + 6e12 / (busy * 1e9 * shares[stage])
+    speed = costs.SPEEDS[stage]
+    expected = speed.start_seconds + 6e12 / (busy * 1e9 * getattr(speed, share))
     assert found == pytest.approx(expected)
 
 
 def test_a_worker_on_a_gpu_starts_later():
     work = Work(tokens=1, flops=0.0, batch=ROWS, units=None)
-    for gpus, seconds in ((1, costs.START_SECONDS_ON_GPU), (0, costs.START_SECONDS)):
+    for gpus, seconds in ((1, "start_seconds_on_gpu"), (0, "start_seconds")):
         hardware = costs.given(TrajectoriesConfig(gpus_per_worker=gpus), 1e12)
-        assert costs.seconds("trajectories", work, hardware) == seconds["trajectories"]
+        assert costs.seconds("trajectories", work, hardware) == (
+            getattr(costs.SPEEDS["trajectories"], seconds)
+        )
 
 
 @pytest.mark.parametrize("workers", [3, WorkerRange(min=1, max=3)])
@@ -169,11 +172,10 @@ def test_what_the_times_are_made_of_is_said_for_the_stages_that_are_shown():
     on_cpus, on_gpus = Hardware(1, 1e9), Hardware(1, 1e9, is_measured=True, on_gpu=True)
     shown = " ".join(costs.remarks({"target": on_cpus, "evaluation": on_cpus}))
 
-    assert f"target {costs.START_SECONDS['target']:g} s, {costs.SHARE['target']:.0%}" in shown
+    target = costs.SPEEDS["target"]
+    assert f"target {target.start_seconds:g} s, {target.of_product:.0%}" in shown
     assert "reference" not in shown and "speeds are given" in shown
     assert "at most" in shown and "H200" not in shown
     shown = " ".join(costs.remarks({"target": on_gpus}))
-    assert (
-        f"target {costs.START_SECONDS_ON_GPU['target']:g} s, {costs.REACHED['target']:.0%}" in shown
-    )
+    assert f"target {target.start_seconds_on_gpu:g} s, {target.of_trial:.0%}" in shown
     assert "at most" not in shown and "H200" in shown

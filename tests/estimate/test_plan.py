@@ -138,7 +138,8 @@ def test_the_cost_follows_from_rows_steps_checkpoints_and_the_model(tree):
     # 1,892 and 767. Layers have 4,096 weights, the output layer 4,128; attention is 32 wide.
     passed = 2 * 4_096 * 1_892 + 2 * 4_128 * 767 + 4 * 32 * 41.13 * 1_892
     assert found["reference"][:2] == ["1,892", f"{3 * passed / 1e6:.1f} MFLOP"]
-    seconds = costs.START_SECONDS["reference"] + 3 * passed / (1e6 * costs.SHARE["reference"])
+    speed = costs.SPEEDS["reference"]
+    seconds = speed.start_seconds + 3 * passed / (1e6 * speed.of_product)
     assert found["reference"][2:] == [duration(seconds), "1 x 1 MFLOP/s"]
     assert found["trajectories"][0] == "3,702"  # the pool at three checkpoints
     # Six rows have 247 tokens; an epoch is a step of 4 and one of 2, so five steps take 16 rows.

@@ -7,8 +7,8 @@ import pytest
 
 from s2l_ray.artifacts import extensions
 from s2l_ray.clusters import fit
+from s2l_ray.clusters import placement as placing
 from s2l_ray.errors import DataError
-from s2l_ray.extend import place as placing
 from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import base_of
 from s2l_ray.pipeline import run as pipeline
@@ -144,7 +144,7 @@ def test_old_trajectories_that_are_gone_are_named(run, tmp_path, of_run):
     place = run / "trajectories" / "part-000001.parquet"
     if not of_run:
         place = first.folder("trajectories") / "part-000000.parquet"
-        (first.folder("prepare") / place.name).write_bytes(b"")
+        (first.folder("prepared") / place.name).write_bytes(b"")
     place.remove()
     before = content(run)
     with pytest.raises(DataError, match=r"1 parts of old trajectories are gone") as caught:
@@ -193,9 +193,9 @@ def test_how_far_centroids_moved_and_how_many_rows_changed(run, tmp_path):
     old = extensions.pool(run, []).clusters.files()
     now = extension.folder("clusters")
     moved_KT = np.ones((2, 3), np.float32) * [[4.0], [1.0]]
-    with (tmp_path / "centroids.npy").open("wb") as stream:
+    with (tmp_path / "_centroids.npy").open("wb") as stream:
         np.save(stream, moved_KT.astype(np.float32))
-    (now / "centroids.npy").write_bytes((tmp_path / "centroids.npy").read_bytes())
+    (now / "_centroids.npy").write_bytes((tmp_path / "_centroids.npy").read_bytes())
     stored = {"a": np.ones((1, 3), np.float32), "b": np.ones((1, 3), np.float32)}
     files = [now / f"part-{part:06d}.parquet" for part in range(3)]
     # Three nats in each of three checkpoints, and none.
@@ -216,7 +216,7 @@ def test_stored_centroids_come_by_stratum_in_the_order_of_their_numbers(tmp_path
     centroid_KT = np.arange(10, dtype=np.float32).reshape(5, 2)
     buffer = io.BytesIO()
     np.save(buffer, centroid_KT)
-    (Location.of(tmp_path) / "centroids.npy").write_bytes(buffer.getvalue())
+    (Location.of(tmp_path) / "_centroids.npy").write_bytes(buffer.getvalue())
     stored = placing._stored(Location.of(tmp_path), ["b", "b", "c", "a", "a"])
 
     assert list(stored) == ["b", "c", "a"]

@@ -137,7 +137,7 @@ def test_rows_are_placed_again_when_the_same_inputs_gave_other_clusters(run, tre
     clusters = planned(tree)[3].out
     buffer = io.BytesIO()
     np.save(buffer, np.full((handmade.NUM_CLUSTERS, 3), 2, np.float32))
-    (clusters.location / "centroids.npy").write_bytes(buffer.getvalue())
+    (clusters.location / "_centroids.npy").write_bytes(buffer.getvalue())
 
     with pytest.raises(DataError, match=r"1 of 1 extension\(s\).*clusters that are no more"):
         subset.write_subset(run, 5, "s2l", None, None)

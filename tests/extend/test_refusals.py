@@ -28,7 +28,7 @@ def run(tree, tmp_path) -> Location:
 def test_a_run_in_use_is_refused(run, tmp_path):
     with exclusive(run):
         # Whoever uses it may be redoing its stages: nothing is said of them.
-        (run / "clusters" / "manifest.json").remove()
+        (run / "clusters" / "_manifest.json").remove()
         with pytest.raises(StorageError, match="is in use by another run"):
             extend(run, data(tmp_path))
 
@@ -140,4 +140,4 @@ def test_an_extension_with_a_stratum_that_is_named_can_be_made_again(run, tree, 
     (run / "extensions").remove()
     # Nothing is prepared yet, so no one knows of the stratum.
     extending._check_strata(base_of(run))
-    assert extension.summary("prepare") is None
+    assert extension.summary("prepared") is None

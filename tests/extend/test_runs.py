@@ -70,12 +70,12 @@ def test_a_row_has_the_losses_and_the_embedding_that_it_has_in_the_run(extended)
 
 def test_rows_are_in_the_nearest_stored_cluster_of_their_stratum(extended):
     place = folder(extended)
-    centroid_KT = np.load(extended / "clusters" / "centroids.npy")
+    centroid_KT = np.load(extended / "clusters" / "_centroids.npy")
     strata = manifest(extended / "clusters")["summary"]["stratum_of_cluster"]
     now = manifest(place / "clusters")["summary"]["stratum_of_cluster"]
     assert now[: len(strata)] == strata and set(now[len(strata) :]) == {"spell"}
     np.testing.assert_array_equal(
-        np.load(place / "clusters" / "centroids.npy")[: len(strata)], centroid_KT
+        np.load(place / "clusters" / "_centroids.npy")[: len(strata)], centroid_KT
     )
     losses = np.stack(table(place / "trajectories")["loss_nats"].to_numpy()).astype(float)
     for loss_T, item in zip(losses, table(place / "clusters").to_pylist(), strict=True):
@@ -94,7 +94,10 @@ def test_the_budget_is_spread_over_all_rows(extended, finished):
     assert len({row["example_id"] for row in ranking}) == 60 + len(NEW)
     assert {row["stratum"] for row in ranking} == {"add", "copy", "shout", "spell"}
     head = {row["example_id"] for row in ranking if row["rank"] < int(0.4 * 107)}
-    chosen = [json.loads(line) for line in (place / "selected.jsonl").read_text().splitlines()]
+    chosen = [
+        json.loads(line)
+        for line in (place.parent / "subset" / "selected.jsonl").read_text().splitlines()
+    ]
     assert {row["example_id"] for row in chosen} == head and len(chosen) == len(head)
     untouched = [{k: v for k, v in row.items() if k != "example_id"} for row in chosen]
     assert all(row in rows() + NEW for row in untouched)
@@ -108,10 +111,8 @@ def test_a_subset_comes_from_old_and_new_rows(extended, finished, s2l, tmp_path)
         assert done.returncode == 0, done.stderr
         assert ("from the run with 1 extension(s)" in done.stdout) == (flag is None)
         places[flag] = out.read_bytes()
-    assert places[None] == (folder(extended) / "selection" / "selected.jsonl").read_bytes()
-    assert (
-        places["--without-extensions"] == (finished / "selection" / "selected.jsonl").read_bytes()
-    )
+    assert places[None] == (folder(extended) / "subset" / "selected.jsonl").read_bytes()
+    assert places["--without-extensions"] == (finished / "subset" / "selected.jsonl").read_bytes()
 
 
 def test_whatever_is_killed_the_end_is_the_same(extended, copied, new_data, s2l, s2l_environment):

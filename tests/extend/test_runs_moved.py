@@ -63,7 +63,7 @@ def test_all_rows_are_in_the_nearest_of_the_moved_clusters(moved):
     place = folder(run) / "clusters"
     value_NT, strata, ids = compared(run)
     before, after = (manifest(where)["summary"] for where in (run / "clusters", place))
-    stored_KT, now_KT = (np.load(where / "centroids.npy") for where in (run / "clusters", place))
+    stored_KT, now_KT = (np.load(where / "_centroids.npy") for where in (run / "clusters", place))
     sqdist_NK = sqdist(value_NT, strata, now_KT, after["stratum_of_cluster"])
 
     found = table(place)

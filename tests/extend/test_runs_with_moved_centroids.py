@@ -21,7 +21,7 @@ def losses_and_strata(places: list[Path]) -> tuple[np.ndarray, np.ndarray, list[
 
 def nearest(losses, strata, place: Path) -> tuple[np.ndarray, float]:
     """Labels from the definition, and the inertia, in the clusters that lie there."""
-    centroid_KT = np.load(place / "centroids.npy").astype(float)
+    centroid_KT = np.load(place / "_centroids.npy").astype(float)
     of_cluster = np.array(manifest(place)["summary"]["stratum_of_cluster"])
     sqdist_NK = ((losses[:, None] - centroid_KT) ** 2).sum(axis=2)
     sqdist_NK[strata[:, None] != of_cluster] = np.inf

@@ -62,7 +62,7 @@ def test_a_finished_run_has_these_folders_and_nothing_half_written(finished):
 
 
 def test_every_manifest_says_what_its_stage_came_from(finished):
-    folders = [path.parent for path in finished.rglob("manifest.json")]
+    folders = [path.parent for path in finished.rglob("_manifest.json")]
     assert len(folders) == 8 + 3
     for folder in folders:
         found = manifest(folder)
@@ -139,7 +139,7 @@ def test_every_example_is_in_a_cluster_of_its_stratum(finished):
         "cluster": "int32",
         "sqdist": "float",
     }
-    centroid_KT = np.load(finished / "clusters" / "centroids.npy", allow_pickle=False)
+    centroid_KT = np.load(finished / "clusters" / "_centroids.npy", allow_pickle=False)
     assert centroid_KT.shape == (9, 4) and centroid_KT.dtype == np.float32
     owner = manifest(finished / "clusters")["summary"]["stratum_of_cluster"]
     assert [owner[k] for k in clustered["cluster"].to_pylist()] == clustered["stratum"].to_pylist()
@@ -160,7 +160,7 @@ def test_selected_rows_are_the_head_of_the_ranking_untouched(finished, arm):
     assert sorted(ranking["rank"].to_pylist()) == list(range(sum(NUM_ROWS.values())))
     head = {row["example_id"] for row in ranking.to_pylist() if row["rank"] < NUM_SELECTED}
 
-    text = (finished / arm / "selection" / "selected.jsonl").read_text()
+    text = (finished / arm / "subset" / "selected.jsonl").read_text()
     selected = [json.loads(line) for line in text.splitlines()]
     assert {row.pop("example_id") for row in selected} == head
     assert len(selected) == NUM_SELECTED
@@ -187,7 +187,7 @@ def test_the_target_loads_as_any_hugging_face_model_does(finished, arm):
 
 def test_the_two_arms_trained_on_different_rows(finished):
     places = (finished, finished / "arms" / ARM)
-    texts = [(place / "selection" / "selected.jsonl").read_text() for place in places]
+    texts = [(place / "subset" / "selected.jsonl").read_text() for place in places]
     weights = [(place / "target/model/model.safetensors").read_bytes() for place in places]
     assert texts[0] != texts[1] and weights[0] != weights[1]
 

@@ -41,7 +41,7 @@ def test_subsets_of_a_finished_run_are_nested(finished, s2l, tmp_path):
     assert [len(found) for found in ids.values()] == [6, 24, 45]
     assert ids[6] < ids[24] < ids[0.75]
     assert (tmp_path / "24.jsonl").read_bytes() == (
-        finished / "selection" / "selected.jsonl"
+        finished / "subset" / "selected.jsonl"
     ).read_bytes()
 
 
@@ -77,7 +77,7 @@ def test_another_budget_redoes_selection_and_report_alone(copied, config, s2l):
 
     assert done.returncode == 0, done.stderr
     assert stages_done(done.stdout) == {"selection", "report"}
-    assert len((run / "selection" / "selected.jsonl").read_text().splitlines()) == 12
+    assert len((run / "subset" / "selected.jsonl").read_text().splitlines()) == 12
     assert state(run / "clusters") == before
 
 
@@ -110,7 +110,7 @@ def test_from_redoes_a_stage_and_ends_what_came_from_it(copied, config, s2l):
     assert stages_done(done.stdout) == {"selection"}
     assert (run / "selection" / "ranking.parquet").read_bytes() == ranking
     assert state(run / "clusters") == before
-    assert not (run / "target" / "manifest.json").exists()
+    assert not (run / "target" / "_manifest.json").exists()
     until = ["--until", "selection", *sets(run_dir=run)]
     again = s2l("run", config, "--address", NOBODY, *until)
     assert again.returncode == 0 and "nothing to do" in again.stdout
@@ -130,7 +130,7 @@ def test_a_cluster_that_is_not_there_costs_no_finished_work(copied, config, s2l)
     stage = ["--from", "reference", "--address", NOBODY]
     message = refusal(s2l("run", config, *stage, *sets(run_dir=run)))
     assert f"no Ray cluster answers at {NOBODY}" in message
-    assert (run / "reference" / "manifest.json").exists() and (run / "target" / "model").exists()
+    assert (run / "reference" / "_manifest.json").exists() and (run / "target" / "model").exists()
 
 
 def test_a_cluster_that_is_too_small_is_named_before_any_work(copied, config, s2l):
@@ -138,7 +138,7 @@ def test_a_cluster_that_is_too_small_is_named_before_any_work(copied, config, s2
     overrides = sets(run_dir=run, target__workers=99)
     message = refusal(s2l("run", config, "--from", "reference", *overrides))
     assert "target: 99 worker(s)" in message and "Lower target.workers" in message
-    assert (run / "reference" / "manifest.json").exists() and (run / "target" / "model").exists()
+    assert (run / "reference" / "_manifest.json").exists() and (run / "target" / "model").exists()
 
 
 def without_eos(folder: Path) -> str:
@@ -168,7 +168,7 @@ def test_a_pool_that_cannot_be_used_is_explained(config, s2l, tmp_path, given, p
     overrides = sets(run_dir=tmp_path / "run", **given(tmp_path))
     message = refusal(s2l("run", config, "--until", "prepare", *overrides))
     assert [piece for piece in pieces if piece not in message] == []
-    assert not (tmp_path / "run" / "prepared" / "manifest.json").exists()
+    assert not (tmp_path / "run" / "prepared" / "_manifest.json").exists()
 
 
 def cut_short(folder: Path) -> str:
@@ -207,7 +207,7 @@ def test_what_a_prepared_pool_cannot_give_is_explained(
     same = {"run_dir": run, "data__tokenizer": config.parent / "tokenizer"}
     message = refusal(s2l("run", config, *sets(**same, **given(tmp_path))))
     assert [piece for piece in pieces if piece not in message] == []
-    assert not (run / "reference" / "manifest.json").exists()
+    assert not (run / "reference" / "_manifest.json").exists()
 
 
 def trajectories(folder: Path, losses: list[list[float]], name: str = "example_id") -> Path:
@@ -239,7 +239,8 @@ def test_brought_trajectories_and_rows_are_enough_for_a_subset(s2l, tmp_path):
     folder = tmp_path / "run" / "selection"
     ranking = pq.read_table(folder / "ranking.parquet").to_pylist()
     head = {row["example_id"] for row in ranking if row["rank"] < 5}
-    selected = [json.loads(line) for line in (folder / "selected.jsonl").read_text().splitlines()]
+    subset = (folder.parent / "subset" / "selected.jsonl").read_text()
+    selected = [json.loads(line) for line in subset.splitlines()]
     assert len(ranking) == 12 and {row["example_id"] for row in selected} == head
     assert selected == [row | {"example_id": row["id"]} for row in rows if row["id"] in head]
 

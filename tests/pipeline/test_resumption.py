@@ -34,8 +34,8 @@ SAME = {
         "error_norms-000014.parquet",
         "queries/embeddings-000000.parquet",
     ],
-    "clusters": ["part-000003.parquet", "centroids.npy"],
-    "selection": ["ranking.parquet", "selected.jsonl"],
+    "clusters": ["part-000003.parquet", "_centroids.npy"],
+    "selection": ["ranking.parquet"],
     "target": ["model/model.safetensors"],
 }
 
@@ -68,7 +68,7 @@ def kill_in(stage: str, run: Location, arguments: list[str], environment: dict[s
     else:
         os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
-    assert not (folder / "manifest.json").exists()
+    assert not (folder / "_manifest.json").exists()
 
 
 def begun(folder: Location, beginning: str) -> bool:

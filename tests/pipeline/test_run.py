@@ -14,8 +14,8 @@ from s2l_ray.artifacts.manifest import MANIFEST
 from s2l_ray.config import sections
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.pipeline import run as pipeline
-from s2l_ray.pipeline.steps import STAGES
 from s2l_ray.progress import duration
+from s2l_ray.stages import NAMES as STAGES
 from s2l_ray.storage.location import Location
 from tests import handmade
 from tests.handmade import changed, finish, planned, run
@@ -136,7 +136,7 @@ def test_another_budget_redoes_selection_and_report_alone(tree):
 
     assert run(changed(tree, "selection.budget", 11)) == ["selection", "report"]
     assert (place / "clusters" / MANIFEST).read_bytes() == clusters
-    lines = (place / "selection" / "selected.jsonl").read_bytes().splitlines()
+    lines = (place / "subset" / "selected.jsonl").read_bytes().splitlines()
     assert len(lines) == 11
     assert {**json.loads(lines[0])}.keys() == {
         "id",
@@ -191,7 +191,7 @@ def test_relative_paths_count_from_the_working_directory(tree, tmp_path, monkeyp
     relative = changed(changed(tree, "run_dir", "run"), "data.train", ["pool.jsonl"])
 
     assert run(relative, until="selection") == ["selection"]
-    assert (tmp_path / "run" / "selection" / "selected.jsonl").exists()
+    assert (tmp_path / "run" / "subset" / "selected.jsonl").exists()
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_trajectories_of_ones_own_become_a_ranking_and_each_stage_runs_once(s2l,
 
     first = s2l("run", tmp_path / "run.yaml")
     assert first.returncode == 0, first.stderr
-    selected = tmp_path / "run" / "selection" / "selected.jsonl"
+    selected = tmp_path / "run" / "subset" / "selected.jsonl"
     ids = [json.loads(line)["example_id"] for line in selected.read_text().splitlines()]
     assert len(ids) == 6 and ids == sorted(ids, key=handmade.IDS.index)
     stages = ("prepared", "trajectories", "clusters")
@@ -266,7 +266,7 @@ def steps_of_a_training(tree, seen):
 
     return (
         dataclasses.replace(reference, work=train),
-        dataclasses.replace(trajectories, ahead=ahead, work=lambda progress: {"notes": ["slow"]}),
+        dataclasses.replace(trajectories, early=ahead, work=lambda progress: {"notes": ["slow"]}),
     )
 
 

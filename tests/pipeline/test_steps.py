@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from s2l_ray.errors import DataError
-from s2l_ray.pipeline.steps import STAGES, Contents
+from s2l_ray.pipeline.steps import Contents
+from s2l_ray.stages import NAMES as STAGES
 from s2l_ray.storage.location import Location
 from tests import handmade
 from tests.handmade import changed, planned
@@ -318,4 +319,4 @@ def test_scoring_begins_with_a_reference_that_trains_here_on_a_fixed_number_of_w
         step.label: step
         for step in planned({**tree, key: value} if "." not in key else changed(tree, key, value))
     }
-    assert [label for label, step in steps.items() if step.ahead] == ["trajectories"] * begins
+    assert [label for label, step in steps.items() if step.early] == ["trajectories"] * begins

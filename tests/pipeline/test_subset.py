@@ -53,7 +53,7 @@ def test_it_is_the_subset_that_a_run_with_that_budget_selects(tree, run, budget)
     loaded = sections.from_tree(changed(tree, "selection.budget", budget), "test")
     pipeline.run(loaded, until="selection", say=lambda line: None)
 
-    assert found == ids(run / "selection" / "selected.jsonl")
+    assert found == ids(run / "subset" / "selected.jsonl")
 
 
 def test_it_is_spread_over_strata_as_the_run_spreads_its_own(tree):

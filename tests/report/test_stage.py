@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from s2l_ray.artifacts.finished import finished_stages
 from s2l_ray.artifacts.manifest import Parts, StageDir, part_name, rows_name, rows_table
 from s2l_ray.config import sections
 from s2l_ray.evaluation import comparison
@@ -18,6 +19,8 @@ from s2l_ray.report import stage as report
 from s2l_ray.report import table
 from s2l_ray.report.page import ArmScore, Comparison, StratumLine
 from s2l_ray.selection import stage as selection
+from s2l_ray.selection.declaration import SELECTION
+from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
 
 RNG = np.random.default_rng(3)
@@ -93,7 +96,7 @@ def add_clusters(run_dir: Location, *, per_stratum: bool = True) -> None:
         (place / part_name(part)).write_table(pa.table(columns))
     content = io.BytesIO()
     np.save(content, RNG.gamma(2.0, size=(5, 2)).astype(np.float32))
-    (place / "centroids.npy").write_bytes(content.getvalue())
+    (place / "_centroids.npy").write_bytes(content.getvalue())
     strata = ["common", "common", "rare", "rare", "rare"] if per_stratum else [""] * 5
     sizes = np.bincount(CLUSTER).tolist()
     finish(
@@ -105,7 +108,7 @@ def add_clusters(run_dir: Location, *, per_stratum: bool = True) -> None:
 
 def add_selection(run_dir: Location, budget: float = 0.5) -> dict[str, Any]:
     section = sections.SelectionConfig(budget=budget, stratify=False)
-    out = StageDir(run_dir / "selection", "selection", {})
+    out = SELECTION.directory(run_dir)
     summary = selection.run(section, Parts(run_dir / "clusters"), None, out, seed=7)
     out.finish(summary, seconds=0.1)
     return summary
@@ -154,7 +157,7 @@ def whole(tmp_path) -> Location:
 def test_the_page_is_written_and_shows_every_part_of_the_run(whole, tmp_path):
     out = StageDir(whole / "report", "report", {})
 
-    summary = report.run(whole, run_config(tmp_path), out)
+    summary = report.run(whole, run_config(tmp_path), finished_stages(whole, STAGES), out)
 
     html = (out.location / "index.html").read_bytes().decode()
     assert summary == {"stages": 8, "arms": 2, "sets": 1, "examples": 4}
@@ -167,7 +170,12 @@ def test_the_page_is_written_and_shows_every_part_of_the_run(whole, tmp_path):
 def test_the_same_run_gives_the_same_page(whole, tmp_path):
     pages = []
     for name in ("one", "two"):
-        report.run(whole, run_config(tmp_path), StageDir(whole / name, "report", {}))
+        report.run(
+            whole,
+            run_config(tmp_path),
+            finished_stages(whole, STAGES),
+            StageDir(whole / name, "report", {}),
+        )
         pages.append((whole / name / "index.html").read_bytes())
 
     assert pages[0] == pages[1]
@@ -176,10 +184,15 @@ def test_the_same_run_gives_the_same_page(whole, tmp_path):
 def test_a_run_that_has_finished_nothing_has_a_page(tmp_path):
     run_dir = Location.of(tmp_path)
 
-    summary = report.run(run_dir, run_config(tmp_path), StageDir(run_dir / "report", "report", {}))
+    summary = report.run(
+        run_dir,
+        run_config(tmp_path),
+        finished_stages(run_dir, STAGES),
+        StageDir(run_dir / "report", "report", {}),
+    )
 
     assert summary == {"stages": 0, "arms": 0, "sets": 0, "examples": 0}
-    assert report.summary_lines(run_dir, run_config(tmp_path)) == []
+    assert report.summary_lines(finished_stages(run_dir, STAGES), run_config(tmp_path)) == []
 
 
 def test_clusters_and_a_selection_are_enough(tmp_path):
@@ -189,7 +202,9 @@ def test_clusters_and_a_selection_are_enough(tmp_path):
     only = {name: None for name in ("data", "reference", "target", "evaluation")}
     brought = only | {"trajectories": {"path": "losses/*.parquet"}}
 
-    found = report.collect(run_dir, run_config(tmp_path, **brought))
+    found = report.collect(
+        run_dir, run_config(tmp_path, **brought), finished_stages(run_dir, STAGES)
+    )
 
     assert found.counts is None and found.examples == [] and found.clusters.steps is None
     assert found.clusters.selected_K.tolist() == summary["selected_of_cluster"]
@@ -200,7 +215,7 @@ def test_without_a_selection_the_clusters_are_shown_alone(tmp_path):
     run_dir = Location.of(tmp_path)
     add_clusters(run_dir)
 
-    found = report.collect(run_dir, run_config(tmp_path))
+    found = report.collect(run_dir, run_config(tmp_path), finished_stages(run_dir, STAGES))
 
     assert found.clusters.selected_K is None
     assert found.strata == [] and found.examples == []
@@ -211,7 +226,7 @@ def test_clusters_after_the_last_one_that_gave_an_example_gave_none(tmp_path):
     add_clusters(run_dir)
     finish(run_dir / "selection", "selection", {"strata": {}, "selected_of_cluster": [0, 2]})
 
-    view = report.cluster_view(report.finished_stages(run_dir))
+    view = report.cluster_view(finished_stages(run_dir, STAGES))
 
     assert view.selected_K.tolist() == [0, 2, 0, 0, 0]
 
@@ -222,7 +237,7 @@ def test_strata_are_counted_whether_or_not_clusters_span_them(tmp_path, per_stra
     add_clusters(run_dir, per_stratum=per_stratum)
     taken = add_selection(run_dir)["strata"]
 
-    lines = report.strata_lines(report.finished_stages(run_dir))
+    lines = report.strata_lines(finished_stages(run_dir, STAGES))
 
     pool = Counter(STRATUM)
     num_clusters = {"common": 2, "rare": 3} if per_stratum else {}
@@ -234,7 +249,7 @@ def test_strata_are_counted_whether_or_not_clusters_span_them(tmp_path, per_stra
 def test_examples_are_the_first_ranked_rows_of_the_biggest_and_smallest_clusters(whole, tmp_path):
     ranking = (whole / "selection" / "ranking.parquet").read_table().to_pylist()
 
-    examples = report.collect(whole, run_config(tmp_path)).examples
+    examples = report.collect(whole, run_config(tmp_path), finished_stages(whole, STAGES)).examples
 
     assert [(shown.cluster, shown.size) for shown in examples] == [(0, 9), (1, 4), (3, 2), (4, 1)]
     for shown in examples:
@@ -248,7 +263,7 @@ def test_examples_are_the_first_ranked_rows_of_the_biggest_and_smallest_clusters
 def test_examples_come_from_selected_rows_only(whole, tmp_path):
     selected = add_selection(whole, budget=0.1)["selected_of_cluster"]
 
-    examples = report.collect(whole, run_config(tmp_path)).examples
+    examples = report.collect(whole, run_config(tmp_path), finished_stages(whole, STAGES)).examples
 
     assert len(examples) == 2
     assert {shown.cluster for shown in examples} == set(np.flatnonzero(selected).tolist())
@@ -266,11 +281,11 @@ def test_a_stage_whose_origin_was_redone_is_left_out_with_what_follows(whole, tm
     finish(whole / "selection", "selection", {"strata": {}}, clusters=old)
     selected = StageDir(whole / "selection", "selection", {"clusters": old}).fingerprint
     finish(whole / "target", "target", {}, selection=selected)
-    assert "target" in report.finished_stages(whole)
+    assert "target" in finished_stages(whole, STAGES)
 
     finish(whole / "clusters", "clusters", {}, **{"clusters.num_clusters": 9})
 
-    found = report.finished_stages(whole)
+    found = finished_stages(whole, STAGES)
     assert {"selection", "target", "evaluation"}.isdisjoint(found)
     assert {"clusters", f"evaluation ({RANDOM})"} <= found.keys()
 
@@ -278,7 +293,7 @@ def test_a_stage_whose_origin_was_redone_is_left_out_with_what_follows(whole, tm
 def test_an_arm_that_was_trained_otherwise_is_no_match(whole, tmp_path):
     add_evaluation(whole, "balanced-random-0.5-7", OTHER, rate=1e-3)
 
-    judged = report.judged_arms(report.finished_stages(whole), run_config(tmp_path))
+    judged = report.judged_arms(finished_stages(whole, STAGES), run_config(tmp_path))
 
     assert [arm.name for arm in judged] == ["s2l", "random"]
 
@@ -305,7 +320,7 @@ def test_an_arm_of_a_budget_of_tokens_is_called_by_its_method(tmp_path):
 
 
 def test_strata_count_equally_in_scores_and_differences(whole, tmp_path):
-    found = report.collect(whole, run_config(tmp_path))
+    found = report.collect(whole, run_config(tmp_path), finished_stages(whole, STAGES))
 
     own, other = found.evaluation
     assert (own.arm, own.num_items, other.arm) == ("s2l", 5, "random")
@@ -322,7 +337,7 @@ def test_items_count_equally_in_a_set_of_one_stratum(tmp_path):
     run_dir = Location.of(tmp_path)
     add_evaluation(run_dir, "", items([1.0, 2.0, 6.0], [True, False, False], ["a"] * 3))
 
-    found = report.collect(run_dir, run_config(tmp_path))
+    found = report.collect(run_dir, run_config(tmp_path), finished_stages(run_dir, STAGES))
 
     assert found.evaluation[0].loss_nats == pytest.approx(3.0)
     assert found.evaluation[0].exact_match == pytest.approx(1 / 3)
@@ -334,15 +349,17 @@ def test_what_says_nothing_of_its_spread_is_shown_without_an_interval(tmp_path):
     add_evaluation(run_dir, "", items([1.0], [True], ["a"]))
     add_evaluation(run_dir, RANDOM, items([None], [True], ["a"]))
 
-    lines = report.summary_lines(run_dir, run_config(tmp_path))
+    lines = report.summary_lines(finished_stages(run_dir, STAGES), run_config(tmp_path))
     html = StageDir(run_dir / "report", "report", {})
-    report.run(run_dir, run_config(tmp_path), html)
+    report.run(run_dir, run_config(tmp_path), finished_stages(run_dir, STAGES), html)
 
     assert [line.split()[2:3] for line in lines[2:4]] == [["1.0000"], ["n/a"]]
 
 
 def test_the_terminal_shows_a_table_of_arms_and_one_of_differences(whole, tmp_path):
-    title, header, own, other, *paired = report.summary_lines(whole, run_config(tmp_path))
+    title, header, own, other, *paired = report.summary_lines(
+        finished_stages(whole, STAGES), run_config(tmp_path)
+    )
 
     assert title == "sums: means of 2 strata, each counting the same"
     assert header.endswith("loss, nats per token (95% interval)  exact match (95% interval)")

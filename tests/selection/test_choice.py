@@ -7,11 +7,12 @@ import pyarrow as pa
 import pytest
 
 from s2l_ray import hashing
-from s2l_ray.artifacts.manifest import Parts, StageDir, part_name
+from s2l_ray.artifacts.manifest import Parts, part_name
 from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.errors import DataError
 from s2l_ray.selection import choice, columns
 from s2l_ray.selection import stage as selection
+from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.selection.methods import METHODS
 from s2l_ray.storage.location import Location
 from tests.pool_of_sixty import (
@@ -106,7 +107,7 @@ def test_more_tokens_than_the_pool_has_are_refused(folder):
     rows = write_rows(folder / "rows", in_order(4))
     with pytest.raises(DataError, match=rf"more than the pool .*\({sum(TOKENS):,} tokens\)"):
         selected(folder / "out", rows=rows, budget=f"{sum(TOKENS) + 1} tokens")
-    assert not (folder / "out" / "ranking.parquet").exists()
+    assert not (folder / "out" / "selection" / "ranking.parquet").exists()
 
 
 @pytest.mark.parametrize("change", [{"budget": "50 tokens"}, {"method": "longest-responses"}])
@@ -145,7 +146,7 @@ def test_an_example_without_losses_is_not_laid_to_its_data(folder):
     losses, more = (write_trajectories(folder / n, [p]) for n, p in (("a", [0]), ("b", [1, 2])))
     clusters = write_clusters(folder / "clusters", in_order(4))
     config = SelectionConfig(budget=5, method="least-confidence")
-    out = StageDir(folder / "out", "selection", {})
+    out = SELECTION.directory(folder / "out")
     message = r"57 of 60 .*/a and 1 more \(first: .*/b\) \(first: e3, .*redo them with `--from traj"
 
     with pytest.raises(DataError, match=message) as caught:
@@ -177,7 +178,7 @@ def test_losses_that_are_gone_are_asked_for(folder):
                 config,
                 clusters,
                 None,
-                StageDir(folder / "out", "selection", {}),
+                SELECTION.directory(folder / "out"),
                 seed=1,
                 trajectories=gone,
             )
@@ -247,7 +248,7 @@ def test_what_strata_cannot_give_is_refused(folder, change, message):
     rows = write_rows(folder / "rows", in_order(4))
     with pytest.raises(DataError, match=message):
         selected(folder / "out", rows=rows, **change)
-    assert not (folder / "out" / "ranking.parquet").exists()
+    assert not (folder / "out" / "selection" / "ranking.parquet").exists()
 
 
 def test_a_maximum_holds_for_every_budget_of_tokens_up_to_it(folder):
@@ -268,9 +269,9 @@ def test_a_stratum_that_is_elsewhere_may_be_named_and_changes_nothing(folder):
     def run(name: str, elsewhere: set[str], **change):
         config = SelectionConfig(budget=12, **change)
         choice.check_strata(config, sizes, elsewhere)
-        out = StageDir(folder / name, "selection", {})
+        out = SELECTION.directory(folder / name)
         selection.run(config, clusters, None, out, seed=1, elsewhere=elsewhere)
-        return (folder / name / "ranking.parquet").read_bytes()
+        return (folder / name / "selection" / "ranking.parquet").read_bytes()
 
     plain = run("plain", set(), weights={"math": 2.0}, minimum={"code": 1})
     named = run("named", {"art"}, weights={"math": 2.0, "art": 9.0}, minimum={"code": 1, "art": 5})

@@ -81,8 +81,8 @@ def test_nothing_depends_on_how_examples_lie_in_parts(folder, method):
     _, one = selected(folder / "one", rows=rows, method=method)
     _, other = selected(folder / "other", others, other_rows, method=method)
 
-    for name in ("ranking.parquet", "selected.jsonl"):
-        assert (one / name).read_bytes() == (other / name).read_bytes()
+    for name in ("selection/ranking.parquet", "subset/selected.jsonl"):
+        assert (one.parent / name).read_bytes() == (other.parent / name).read_bytes()
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -180,7 +180,7 @@ def test_parquet_holds_what_jsonl_holds(folder):
     _, as_jsonl = selected(folder / "jsonl", late, rows, budget=1.0)
     _, as_parquet = selected(folder / "parquet", late, rows, budget=1.0, format="parquet")
 
-    table = pq.read_table(str(as_parquet / "selected.parquet"))
+    table = pq.read_table(str(as_parquet.parent / "subset" / "selected.parquet"))
     found = [
         {name: value for name, value in row.items() if value is not None}
         for row in table.to_pylist()
@@ -196,8 +196,8 @@ def test_values_of_two_types_are_refused_as_parquet_and_their_field_named(folder
 
     with pytest.raises(DataError, match=r"'level'.*selection\.format: jsonl"):
         selected(folder / "parquet", parts, rows, format="parquet")
-    selected(folder / "jsonl", parts, rows)
-    assert jsonl(folder / "jsonl")
+    _, out = selected(folder / "jsonl", parts, rows)
+    assert jsonl(out)
 
 
 def test_types_that_differ_between_parts_are_refused_as_parquet(folder):
@@ -206,7 +206,7 @@ def test_types_that_differ_between_parts_are_refused_as_parquet(folder):
 
     with pytest.raises(DataError, match=r"selection\.format: jsonl"):
         selected(folder / "out", rows=rows, format="parquet")
-    assert not (folder / "out" / "selected.parquet").exists()
+    assert not (folder / "out" / "subset" / "selected.parquet").exists()
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
@@ -215,7 +215,7 @@ def test_the_selected_rows_load_as_a_dataset(folder, tmp_path, kind):
 
     loaded = datasets.load_dataset(
         {"jsonl": "json", "parquet": "parquet"}[kind],
-        data_files=f"{out}/selected.{kind}",
+        data_files=f"{out.parent}/subset/selected.{kind}",
         split="train",
         cache_dir=str(tmp_path / "cache"),
     )
@@ -232,7 +232,7 @@ def test_without_the_original_rows_there_is_a_ranking_alone(folder):
 def test_a_budget_above_the_pool_is_refused(folder):
     with pytest.raises(DataError, match="budget 61 is more than the pool of 60 examples"):
         selected(folder / "out", budget=61)
-    assert not (folder / "out" / "ranking.parquet").exists()
+    assert not (folder / "out" / "selection" / "ranking.parquet").exists()
 
 
 @pytest.mark.parametrize("budget", [0, -1, 1.5, True])
@@ -253,4 +253,4 @@ def test_selected_examples_without_a_row_are_refused(folder):
 
     with pytest.raises(DataError, match=r"30 of 60 selected examples have no row in .*/rows"):
         selected(folder / "out", rows=rows, budget=1.0)
-    assert not (folder / "out" / "selected.jsonl").exists()
+    assert not (folder / "out" / "subset" / "selected.jsonl").exists()

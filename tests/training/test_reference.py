@@ -182,13 +182,13 @@ def test_a_run_that_loses_a_worker_ends_with_the_same_bits(tmp_path, finished, c
         trajectories.run(run.trajectories, prepared, kept, scored, progress=shown)
 
     assert len(killer.starts) == 2 and killer.starts[1] % 20 == 0 < killer.starts[1]
-    expected = (whole / "manifest.json").read_json()["summary"]
+    expected = (whole / "_manifest.json").read_json()["summary"]
     assert json.loads(json.dumps(summary)) == expected
     assert summary["names"] == [f"step-{step:06d}" for step in (20, 40, 60, 80)]
     assert summary["num_rows"] == 60 and summary["num_steps"] == 80
     assert math.isfinite(summary["loss_nats"]) and len(summary["curve"]) == 80
     broken.finish(summary, seconds=1.0)
-    assert broken.location.names() == ["manifest.json", *summary["names"]]
+    assert broken.location.names() == ["_manifest.json", *summary["names"]]
     for name in summary["names"]:
         model = f"{name}/model.safetensors"
         assert (broken.location / model).read_bytes() == (whole / model).read_bytes()

@@ -118,7 +118,7 @@ def test_two_shards_leave_the_model_that_one_replica_learns(tmp_path, template, 
     assert summary["loss_nats"] == pytest.approx(reports[-1].loss_nats, rel=1e-5)
     assert (summary["num_rows"], summary["num_rejected"], summary["num_steps"]) == (20, 0, 4)
     out.finish(summary, seconds=1.0)
-    assert out.location.names() == ["manifest.json", "model"]
+    assert out.location.names() == ["_manifest.json", "model"]
     learned = AutoModelForCausalLM.from_pretrained(f"{out.location}/model")
     AutoTokenizer.from_pretrained(f"{out.location}/model")
     for name, weight in replica.model.named_parameters():

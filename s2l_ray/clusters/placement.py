@@ -9,12 +9,11 @@ from typing import Any
 import numpy as np
 
 from s2l_ray.artifacts import extensions
-from s2l_ray.artifacts.extensions import Extension
-from s2l_ray.artifacts.manifest import Parts, StageDir
+from s2l_ray.artifacts.extensions import CLUSTERED, SCORED, Base, Extension
+from s2l_ray.artifacts.manifest import Parts, StageDir, centroids_file
 from s2l_ray.clusters import fit as drift
 from s2l_ray.clusters.scaling import UNIT, Scale
 from s2l_ray.errors import first
-from s2l_ray.extend.base_run import Base
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 
@@ -36,7 +35,7 @@ def place(
     old, pool = extensions.pool(base.run, list(before)), extensions.pool(base.run, list(chain))
     summary = clusters.run(
         section,
-        pool.trajectories if moves else Parts(extension.folder("trajectories")),
+        pool.trajectories if moves else Parts(extension.folder(SCORED)),
         out,
         seed=base.config.seed,
         progress=progress,
@@ -70,11 +69,11 @@ def _known(
     base: Base, before: Sequence[Extension]
 ) -> tuple[Location, Mapping[str, Any], list[drift.Fitted]]:
     """The newest centroids' folder, what is said of them there, and what they were fitted to."""
-    folder, known = base.run / "clusters", base.summary("clusters")
+    folder, known = base.run / CLUSTERED, base.summary(CLUSTERED)
     fitted = [_fitted(folder, known, 0)]
     for earlier in before:
-        start, folder = known["num_clusters"], earlier.folder("clusters")
-        known = earlier.summary("clusters") or {}
+        start, folder = known["num_clusters"], earlier.folder(CLUSTERED)
+        known = earlier.summary(CLUSTERED) or {}
         if earlier.has_moved:
             fitted, start = [], 0
         fitted.append(_fitted(folder, known, start))
@@ -95,7 +94,7 @@ def _moved(
 ) -> str:
     """How far stored centroids have moved, and how many old rows changed their cluster."""
     before_KT = np.concatenate(list(stored.values())).astype(np.float64)
-    content = io.BytesIO((folder / "centroids.npy").read_bytes())
+    content = io.BytesIO(centroids_file(folder).read_bytes())
     after_KT = np.load(content, allow_pickle=False)[: len(before_KT)]
     way_K = np.sqrt(((after_KT - before_KT) ** 2).sum(axis=1))
     rows = changed = 0
@@ -111,7 +110,7 @@ def _moved(
 
 def _stored(folder: Location, stratum_of_cluster: Sequence[str]) -> dict[str, np.ndarray]:
     """Centroids by stratum, in the order of their numbers."""
-    content = io.BytesIO((folder / "centroids.npy").read_bytes())
+    content = io.BytesIO(centroids_file(folder).read_bytes())
     centroid_KT = np.load(content, allow_pickle=False)
     stored, start = {}, 0
     for name, numbers in itertools.groupby(stratum_of_cluster):

@@ -1,0 +1,62 @@
+"""The finished stages of a run, those of its arms included."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from s2l_ray.artifacts.manifest import Manifest, read_manifest
+from s2l_ray.artifacts.stage import Stage, label
+from s2l_ray.storage.location import Location
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished stage of the run itself (`arm` is empty) or of another arm."""
+
+    stage: str
+    arm: str
+    folder: Location
+    manifest: Manifest
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """What it says of itself."""
+        return self.manifest.summary
+
+    @property
+    def label(self) -> str:
+        """As the inputs of later stages call it."""
+        return label(self.stage, self.arm)
+
+
+def finished_stages(run: Location, stages: Sequence[Stage]) -> dict[str, Finished]:
+    """Return every finished stage by label, but those made from a stage that has been redone.
+
+    Args:
+        run: the folder of the run.
+        stages: the table of all stages; one that makes a page of the others is left out.
+    """
+    finished: dict[str, Finished] = {}
+    fingerprints: dict[str, str | None] = {}
+    for stage, arm, folder in _folders(run, stages):
+        manifest = read_manifest(folder)
+        if manifest is None:
+            continue
+        name, inputs = label(stage.name, arm), manifest.inputs
+        fits = all(inputs.get(other, known) == known for other, known in fingerprints.items())
+        # None fits nobody: what came from an outdated stage is outdated too.
+        fingerprints[name] = manifest.fingerprint if fits else None
+        if fits:
+            finished[name] = Finished(stage.name, arm, folder, manifest)
+    return finished
+
+
+def _folders(run: Location, stages: Sequence[Stage]) -> Iterator[tuple[Stage, str, Location]]:
+    """Yield stage, arm and folder of everything that can be there, earlier stages first."""
+    shown = [stage for stage in stages if stage.section]
+    for stage in shown:
+        yield stage, "", run / stage.folder
+    for arm in (run / "arms").names():
+        for stage in shown:
+            if stage.per_arm:
+                yield stage, arm, run / "arms" / arm / stage.folder

@@ -1,0 +1,67 @@
+"""The stage `clusters`: trajectories are grouped by k-means."""
+
+from functools import partial
+from typing import Any
+
+from s2l_ray.artifacts.extensions import CLUSTERED, UPDATED, Extension
+from s2l_ray.artifacts.manifest import StageDir, section_inputs
+from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
+from s2l_ray.progress import Progress
+from s2l_ray.trajectories.declaration import TRAJECTORIES
+
+
+def _task(plan: RunPlan, _: str) -> Task:
+    section = plan.config.clusters
+    assert section is not None
+    inputs = {
+        **section_inputs("clusters", section),
+        "seed": plan.config.seed,
+        **plan.after(CLUSTERS),
+    }
+    return Task(inputs, partial(_cluster, plan))
+
+
+def _cluster(plan: RunPlan, out: StageDir, progress: Progress) -> dict[str, Any]:
+    from s2l_ray.clusters import stage
+
+    section, seed = plan.config.clusters, plan.config.seed
+    assert section is not None
+    return stage.run(section, plan.parts(TRAJECTORIES), out, seed=seed, progress=progress)
+
+
+def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
+    earlier = plan.before(extension)
+    (scored,) = plan.fingerprints(TRAJECTORIES, [extension])
+    inputs: dict[str, Any] = {
+        "clusters of the run": plan.fingerprint_of_run(CLUSTERS),
+        "trajectories": scored,
+        "earlier": plan.fingerprints(CLUSTERS, earlier),
+    }
+    moves = extension == plan.moving or extension.moves_centroids
+    if moves:
+        inputs[UPDATED] = True
+    return Task(inputs, partial(_place, plan, extension, moves))
+
+
+def _place(
+    plan: ExtensionPlan, extension: Extension, moves: bool, out: StageDir, progress: Progress
+) -> dict[str, Any]:
+    """Place new rows in the clusters of the run and of earlier extensions."""
+    from s2l_ray.clusters import placement
+
+    chain = [*plan.before(extension), extension]
+    return placement.place(plan.base, chain, out, progress, moves=moves)
+
+
+CLUSTERS = Stage(
+    name="clusters",
+    task=_task,
+    folder=CLUSTERED,
+    section="clusters",
+    needs=(TRAJECTORIES.name,),
+    needed_to_extend=True,
+    advice_on_memory=(
+        "Raise clusters.workers, on a cluster with more machines, or use larger ones."
+    ),
+    extending=Extending(_extension_task),
+)

@@ -1,0 +1,109 @@
+"""The stage `prepare`: input rows become numbered parts of tokens."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from s2l_ray.artifacts.extensions import PREPARED, Extension
+from s2l_ray.artifacts.manifest import Parts, StageDir, section_inputs
+from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
+from s2l_ray.config.sections import DataConfig, RandomModel, RunConfig
+from s2l_ray.models.origins import first_checkpoint
+from s2l_ray.progress import Progress
+from s2l_ray.storage.input_files import InputFile, expand
+from s2l_ray.storage.location import absolute, absolute_if_file
+
+
+def pool_tokenizer(config: RunConfig) -> str | None:
+    """Return the tokenizer of `prepared/`; None where nothing is scored."""
+    data, reference = config.data, config.reference
+    if data is not None and data.tokenizer is not None:
+        return data.tokenizer
+    if reference is None or config.imports_trajectories:
+        return None
+    if reference.path is not None:
+        return f"{reference.path.rstrip('/')}/{first_checkpoint(reference.path)}"
+    model = reference.model
+    return model.tokenizer if isinstance(model, RandomModel) else model
+
+
+def with_absolute_template(data: DataConfig) -> DataConfig:
+    """Return the same section for workers, whose working directory is another one."""
+    return data.model_copy(update={"template": absolute_if_file(data.template)})
+
+
+def check_template(config: RunConfig) -> None:
+    """Refuse a template that cannot be used."""
+    if config.data is not None:
+        from s2l_ray.data.tokenise import load_template
+
+        load_template(config.data.template)
+
+
+def _task(plan: RunPlan, _: str) -> Task:
+    data = plan.config.data
+    assert data is not None
+    files = expand([absolute(pattern) for pattern in data.train], "data.train")
+    tokenizer = pool_tokenizer(plan.config)
+    inputs = {
+        **section_inputs("data", data),
+        "data.fields": data.fields.model_dump(exclude={"answer"}),
+        "data.train": plan.contents.shas(files),
+        "data.tokenizer": tokenizer,
+        **plan.contents.of_model("data.tokenizer contents", tokenizer),
+        **plan.contents.of_template(data.template),
+    }
+    return Task(inputs, partial(_prepare, plan, data, files))
+
+
+def _prepare(
+    plan: RunPlan,
+    data: DataConfig,
+    files: Sequence[InputFile],
+    out: StageDir,
+    progress: Progress,
+) -> dict[str, Any]:
+    from s2l_ray.data import prepare
+
+    tokenizer = absolute_if_file(plan.contents.pinned(pool_tokenizer(plan.config)))
+    return prepare.run(with_absolute_template(data), files, tokenizer, out, progress=progress)
+
+
+def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
+    inputs = {
+        "data": list(extension.shas),
+        "prepare of the run": plan.fingerprint_of_run(PREPARE),
+        "earlier": plan.fingerprints(PREPARE, plan.before(extension)),
+    }
+    return Task(inputs, partial(_prepare_new, plan, extension))
+
+
+def _prepare_new(
+    plan: ExtensionPlan, extension: Extension, out: StageDir, progress: Progress
+) -> dict[str, Any]:
+    """Prepare the rows that neither the run nor an earlier extension has."""
+    from s2l_ray.data import prepare, staging
+
+    base, earlier = plan.base, plan.before(extension)
+    assert base.config.data is not None
+    data = with_absolute_template(base.config.data)
+    pool = Parts(base.run / PREPARED, more=tuple(item.folder(PREPARED) for item in earlier))
+    tokenizer = base.summary(PREPARE.name)["tokenizer"]
+    summary = prepare.run(data, plan.files, tokenizer, out, progress=progress, pool=pool)
+    if not summary["known"]:
+        return summary
+    rows = Parts(pool.folder, "rows", pool.more)
+    notes = staging.check_ids(out.location / "staged", rows, data.fields)
+    return {**summary, "notes": notes} if notes else summary
+
+
+PREPARE = Stage(
+    name="prepare",
+    task=_task,
+    folder=PREPARED,
+    section="data",
+    needed_to_extend=True,
+    advice_on_memory="Lower data.rows_per_part, or use machines with more memory for each CPU.",
+    check=check_template,
+    extending=Extending(_extension_task, keeps=True),
+)

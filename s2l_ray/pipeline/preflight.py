@@ -1,0 +1,85 @@
+"""What is refused before a run, or the next step of it, begins.
+
+Every stage declares what it refuses; here is when.
+"""
+
+from collections.abc import Collection, Sequence
+
+from s2l_ray.artifacts import extensions
+from s2l_ray.artifacts.inputs import Contents
+from s2l_ray.artifacts.stage import PoolSize, Stage, Step
+from s2l_ray.config.sections import RunConfig
+from s2l_ray.data.declaration import PREPARE
+from s2l_ray.errors import ModelError, first
+from s2l_ray.stages import STAGES
+from s2l_ray.storage.location import Location
+from s2l_ray.trajectories.declaration import TRAJECTORIES
+
+
+def check_files(config: RunConfig, todo: Sequence[Step]) -> None:
+    """Look at models, template and selection of `todo` before any work is done for them.
+
+    Raises:
+        UserError: what can be seen without a network is missing, damaged or unknown.
+    """
+    names = {step.stage for step in todo}
+    for stage in STAGES:
+        # What scoring leaves is looked at before hours of it, however far this run is to go.
+        if stage.is_wanted(config) and names & {stage.name, *stage.check_also_before}:
+            stage.check(config)
+
+
+def check_revisions(contents: Contents) -> None:
+    """Refuse a model whose version would be left open: the run could not be repeated or resumed."""
+    if contents.unknown:
+        names = sorted(contents.unknown)
+        raise ModelError(
+            f"{len(names)} model(s) can only be on the hub, which does not answer, and are not in "
+            f"this machine's cache (first: {first(names)}). Try again, name a commit "
+            f"({names[0].partition('@')[0]}@<40 hexadecimal digits>), or give a directory."
+        )
+
+
+def check_pool(config: RunConfig, outdated: Collection[str] = ()) -> None:
+    """Refuse what the pool is too small for, as soon as its size is known.
+
+    Args:
+        outdated: stages that are to be redone, and whose manifests may still be there.
+    """
+    size = _pool_size(config, outdated)
+    if size is not None:
+        for stage in STAGES:
+            if stage.is_wanted(config):
+                stage.check_pool(config, size)
+
+
+def _pool_size(config: RunConfig, outdated: Collection[str]) -> PoolSize | None:
+    """Return the counts of the stage that knows them; None until it is finished."""
+    run = Location.of(config.run_dir)
+    current = [stage for stage in (PREPARE, TRAJECTORIES) if stage.name not in outdated]
+    summaries = {
+        stage.name: manifest.summary
+        for stage in current
+        if (manifest := stage.directory(run).manifest()) is not None
+    }
+    counted_by = TRAJECTORIES if config.imports_trajectories else PREPARE
+    if counted_by.name not in summaries:
+        return None
+    rows = summaries[counted_by.name]["rows" if counted_by is TRAJECTORIES else "kept"]
+    new_strata = frozenset(extensions.strata(run))
+    return PoolSize(rows, summaries.get(PREPARE.name), new_strata)
+
+
+def check_resources(config: RunConfig, stages: Collection[Stage]) -> None:
+    """Refuse a run whose later stages the cluster could never hold, before the first one starts."""
+    from s2l_ray.distributed import resources
+
+    for stage in stages:
+        section = stage.section_of(config)
+        if hasattr(section, "workers") and getattr(section, "path", None) is None:
+            resources.workers(
+                stage.name,
+                section.workers,
+                cpus=getattr(section, "cpus_per_worker", 1),
+                gpus=getattr(section, "gpus_per_worker", 0),
+            )

@@ -1,0 +1,31 @@
+"""The stage `report`: one page of whatever the run has finished."""
+
+from functools import partial
+from typing import Any
+
+from s2l_ray import __version__
+from s2l_ray.artifacts.finished import finished_stages
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.stage import RunPlan, Stage, Task
+from s2l_ray.progress import Progress
+
+
+def _task(plan: RunPlan, _: str) -> Task:
+    inputs = {step.label: step.out.fingerprint for step in plan.steps}
+    return Task({"version": __version__, **inputs}, partial(_report, plan))
+
+
+def _report(plan: RunPlan, out: StageDir, progress: Progress) -> dict[str, Any]:
+    from s2l_ray.report import stage
+
+    finished = finished_stages(plan.run, plan.stages)
+    return stage.run(plan.run, plan.config, finished, out)
+
+
+REPORT = Stage(
+    name="report",
+    task=_task,
+    folder="report",
+    results={"report": ("report/index.html",)},
+    uses_ray=False,
+)

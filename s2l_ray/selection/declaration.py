@@ -1,0 +1,168 @@
+"""The stage `selection`: a ranking of all examples, and the subset that is its beginning."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from s2l_ray.artifacts import extensions
+from s2l_ray.artifacts.extensions import Extension
+from s2l_ray.artifacts.manifest import QUERIES, SUBSET, StageDir, section_inputs
+from s2l_ray.artifacts.stage import Extending, ExtensionPlan, PoolSize, RunPlan, Stage, Task
+from s2l_ray.clusters.declaration import CLUSTERS
+from s2l_ray.config import budgets
+from s2l_ray.config.sections import RunConfig, SelectionConfig
+from s2l_ray.data.declaration import PREPARE
+from s2l_ray.errors import ConfigError, DataError, first
+from s2l_ray.progress import Progress
+from s2l_ray.selection import choice, columns
+from s2l_ray.selection.methods import METHODS
+from s2l_ray.trajectories.declaration import QUERIES_KEY, TRAJECTORIES
+
+
+def _task(plan: RunPlan, arm: str) -> Task:
+    inputs = {
+        **section_inputs("selection", plan.arms[arm]),
+        "seed": plan.config.seed,
+        **plan.after(SELECTION),
+    }
+    return Task(inputs, partial(_select, plan, arm))
+
+
+def _select(plan: RunPlan, arm: str, out: StageDir, progress: Progress) -> dict[str, Any]:
+    from s2l_ray.selection import stage
+
+    return stage.run(
+        plan.arms[arm],
+        plan.parts(CLUSTERS),
+        plan.parts(PREPARE, "rows") if plan.config.data else None,
+        out,
+        seed=plan.config.seed,
+        trajectories=plan.parts(TRAJECTORIES),
+        elsewhere=extensions.strata(plan.run),
+    )
+
+
+def _extension_task(plan: ExtensionPlan, _: Extension) -> Task:
+    section = plan.base.config.selection
+    assert section is not None
+    inputs = {
+        **section_inputs("selection", section),
+        "seed": plan.base.config.seed,
+        "prepare of the run": plan.fingerprint_of_run(PREPARE),
+        "clusters of the run": plan.fingerprint_of_run(CLUSTERS),
+        "clusters": plan.fingerprints(CLUSTERS, plan.chain),
+    }
+    return Task(inputs, partial(_select_from_all, plan, section))
+
+
+def _select_from_all(
+    plan: ExtensionPlan, section: SelectionConfig, out: StageDir, progress: Progress
+) -> dict[str, Any]:
+    """Rank old and new rows together."""
+    from s2l_ray.selection import stage
+
+    base = plan.base
+    pool = extensions.pool(base.run, list(plan.chain))
+    return stage.run(
+        section,
+        pool.clusters,
+        pool.rows,
+        out,
+        seed=base.config.seed,
+        trajectories=pool.trajectories,
+    )
+
+
+def _check(config: RunConfig) -> None:
+    """Refuse a selection that needs what no stage will leave."""
+    section = config.selection
+    if section is not None:
+        _check_counted(config, section)
+        _check_scored(config, section)
+
+
+def _check_counted(config: RunConfig, section: SelectionConfig) -> None:
+    """Refuse a selection that needs numbers of tokens where nothing will count them."""
+    if not choice.counts_tokens(section):
+        return
+    if config.data is None:
+        raise columns.no_counts("there is no `data`")
+    scored = config.trajectories is not None and config.trajectories.path is None
+    if config.data.tokenizer is None and not scored:
+        raise columns.no_counts("`data.tokenizer` is not given")
+
+
+def _check_scored(config: RunConfig, section: SelectionConfig) -> None:
+    """Refuse a selection that looks at embeddings or error norms which no stage will leave."""
+    methods = [section.method, *section.baselines]
+    comparing = [method for method in methods if METHODS[method].compares]
+    _check_switch(config, comparing, "embeddings", "compares embeddings")
+    weighing = [method for method in methods if columns.ERROR_NORM in METHODS[method].needs]
+    _check_switch(config, weighing, "error_norms", "looks at error norms")
+    asking = [method for method in comparing if QUERIES in METHODS[method].compares]
+    if asking and config.trajectories and not config.trajectories.queries:
+        raise ConfigError(
+            f"selection: {first(asking)} compares examples with queries. Name files of rows like "
+            f"those that are wanted in `{QUERIES_KEY}`; where losses are there already, redo "
+            "them with `--from trajectories`."
+        )
+
+
+def _check_switch(config: RunConfig, methods: Sequence[str], key: str, does: str) -> None:
+    """Refuse methods that need what scoring leaves only with the switch `key`."""
+    if not methods:
+        return
+    assert config.trajectories is not None, "a selection needs clusters, and these need them"
+    if config.trajectories.path is not None:
+        raise ConfigError(
+            f"selection: {first(methods)} {does}, which come with scoring; the "
+            "trajectories of `trajectories.path` have none. Choose another method."
+        )
+    if not getattr(config.trajectories, key):
+        raise ConfigError(
+            f"selection: {first(methods)} {does} of examples. Set "
+            f"`trajectories.{key}: true`; where losses are there already, redo them with "
+            "`--from trajectories`."
+        )
+
+
+def _check_pool(config: RunConfig, pool: PoolSize) -> None:
+    """Refuse a budget that is more than the pool has, and bounds of strata that do not fit it."""
+    section = config.selection
+    if section is None:
+        return
+    if isinstance(section.budget, int) and section.budget > pool.rows:
+        raise DataError(
+            f"selection.budget: {section.budget:,} examples are more than the pool has "
+            f"({pool.rows:,}). Lower it, or give a fraction such as 0.5."
+        )
+    wanted, prepared = budgets.num_tokens(section.budget), pool.prepared
+    if prepared is not None and wanted is not None and wanted > prepared["tokens"]:
+        of = f"of {prepared['kept']:,} examples"
+        raise budgets.too_many_tokens(wanted, prepared["tokens"], of)
+    if prepared is not None and prepared["strata"] and not config.imports_trajectories:
+        choice.check_strata(section, prepared["strata"], pool.new_strata)
+
+
+SELECTION = Stage(
+    name="selection",
+    task=_task,
+    folder="selection",
+    section="selection",
+    needs=(PREPARE.name, CLUSTERS.name),
+    further_folders=(SUBSET,),
+    results={
+        "selected": (
+            f"{SUBSET}/selected.jsonl",
+            f"{SUBSET}/selected.parquet",
+            "selection/selected.jsonl",
+            "selection/selected.parquet",
+        )
+    },
+    per_arm=True,
+    uses_ray=False,
+    check=_check,
+    check_also_before=(TRAJECTORIES.name,),
+    check_pool=_check_pool,
+    extending=Extending(_extension_task, ranks_pool=True),
+)

@@ -1,0 +1,144 @@
+"""The stages `reference` and `target`: the small model's fine-tuning, and the large model's."""
+
+from functools import partial
+from typing import Any
+
+from s2l_ray.artifacts.manifest import StageDir, section_inputs, subset_file
+from s2l_ray.artifacts.stage import PoolSize, RunPlan, Speed, Stage, Task
+from s2l_ray.config.sections import RunConfig
+from s2l_ray.data.declaration import (
+    PREPARE,
+    check_template,
+    pool_tokenizer,
+    with_absolute_template,
+)
+from s2l_ray.models.origins import first_checkpoint
+from s2l_ray.progress import Progress
+from s2l_ray.storage.location import Location
+from s2l_ray.training.schedule import checkpoint_steps, num_steps
+
+
+def reference_checkpoints(run: Location, summary: dict[str, Any]) -> dict[int, Location]:
+    """Return the folder of each checkpoint of a finished reference, by optimizer step.
+
+    Args:
+        run: the folder of the run.
+        summary: what the finished stage says of itself.
+    """
+    folder = Location(summary["path"]) if summary["path"] else run / REFERENCE.folder
+    return {
+        step: folder / name for step, name in zip(summary["steps"], summary["names"], strict=True)
+    }
+
+
+def _reference_task(plan: RunPlan, _: str) -> Task:
+    section = plan.config.reference
+    assert section is not None
+    inputs = {
+        **section_inputs("reference", section),
+        **plan.contents.of_model("reference.model contents", section.model),
+        **plan.contents.of_model("reference.path contents", section.path),
+    }
+    if section.path is None:
+        inputs |= {"seed": plan.config.seed, **plan.after(REFERENCE)}
+    else:
+        first_checkpoint(section.path)
+    return Task(inputs, partial(_train_reference, plan))
+
+
+def _train_reference(plan: RunPlan, out: StageDir, progress: Progress) -> dict[str, Any]:
+    from s2l_ray.training import reference
+
+    section = plan.config.reference
+    assert section is not None
+    return reference.run(
+        section.model_copy(update={"model": plan.contents.pinned(section.model)}),
+        plan.parts(PREPARE),
+        out,
+        seed=plan.config.seed,
+        progress=progress,
+        tokenizer=plan.contents.pinned(pool_tokenizer(plan.config)),
+    )
+
+
+def _check_reference(config: RunConfig) -> None:
+    _check_model(config.reference.model if config.reference else None)
+
+
+def _check_model(model: Any) -> None:
+    """Refuse a model of which it can be seen that it is missing, damaged or unknown."""
+    if model is not None:
+        from s2l_ray.models.checkpoints import check_model
+
+        check_model(model)
+
+
+def _check_steps(config: RunConfig, pool: PoolSize) -> None:
+    """Refuse fewer optimizer steps than checkpoints."""
+    section = config.reference
+    if section is not None and section.model is not None and pool.prepared is not None:
+        checkpoint_steps(num_steps(pool.rows, section), section.checkpoints)
+
+
+REFERENCE = Stage(
+    name="reference",
+    task=_reference_task,
+    folder="reference",
+    section="reference",
+    needs=(PREPARE.name,),
+    is_costly=True,
+    needed_to_extend=True,
+    skipped_if_imported=True,
+    check=_check_reference,
+    check_pool=_check_steps,
+    speed=Speed(0.20, 0.54, 12.0, 65.0),
+)
+
+
+def _target_task(plan: RunPlan, arm: str) -> Task:
+    section, data = plan.config.target, plan.config.data
+    assert section is not None and data is not None
+    inputs = {
+        **section_inputs("target", section),
+        **plan.contents.of_model("target.model contents", section.model),
+        "data.template": data.template,
+        "data.max_tokens": data.max_tokens,
+        **plan.contents.of_template(data.template),
+        "seed": plan.config.seed,
+        **plan.after(TARGET, arm),
+    }
+    return Task(inputs, partial(_train_target, plan, arm))
+
+
+def _train_target(plan: RunPlan, arm: str, out: StageDir, progress: Progress) -> dict[str, Any]:
+    from s2l_ray.training import target
+
+    section, data = plan.config.target, plan.config.data
+    assert section is not None and data is not None
+    return target.run(
+        section.model_copy(update={"model": plan.contents.pinned(section.model)}),
+        with_absolute_template(data),
+        subset_file(plan.parent(arm), plan.arms[arm].format),
+        out,
+        seed=plan.config.seed,
+        progress=progress,
+    )
+
+
+def _check_target(config: RunConfig) -> None:
+    check_template(config)
+    _check_model(config.target.model if config.target else None)
+
+
+TARGET = Stage(
+    name="target",
+    task=_target_task,
+    folder="target",
+    section="target",
+    needs=("selection",),
+    results={"model": ("target/model",)},
+    per_arm=True,
+    is_costly=True,
+    check=_check_target,
+    speed=Speed(0.20, 0.32, 10.0, 25.0),
+)

@@ -1,0 +1,130 @@
+"""The stage `trajectories`: the loss of every example at every checkpoint."""
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+from s2l_ray.artifacts.extensions import Extension
+from s2l_ray.artifacts.manifest import Parts, StageDir, section_inputs
+from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Speed, Stage, Task
+from s2l_ray.config.sections import RunConfig, WorkerRange
+from s2l_ray.data.declaration import PREPARE, pool_tokenizer, with_absolute_template
+from s2l_ray.progress import Progress
+from s2l_ray.storage.input_files import InputFile, expand
+from s2l_ray.storage.location import absolute, absolute_if_file
+from s2l_ray.training.declaration import REFERENCE, reference_checkpoints
+
+QUERIES_KEY = "trajectories.queries"
+
+
+def _task(plan: RunPlan, _: str) -> Task:
+    section = plan.config.trajectories
+    assert section is not None
+    if section.path is not None:
+        files = expand([absolute(section.path)], "trajectories.path")
+        return Task({"trajectories.path": plan.contents.shas(files)}, partial(_import, files))
+    queries = expand([absolute(name) for name in section.queries], QUERIES_KEY)
+    inputs = {
+        **section_inputs("trajectories", section),
+        **plan.after(TRAJECTORIES),
+        QUERIES_KEY: plan.contents.shas(queries) or None,
+    }
+    early = partial(_score_early, plan) if _can_begin_early(plan.config) else None
+    return Task(inputs, partial(_score, plan, queries), early)
+
+
+def _import(files: Sequence[InputFile], out: StageDir, progress: Progress) -> dict[str, Any]:
+    from s2l_ray.trajectories import import_existing
+
+    return import_existing.run([file.uri for file in files], out, progress=progress)
+
+
+def _score(
+    plan: RunPlan, queries: Sequence[InputFile], out: StageDir, progress: Progress
+) -> dict[str, Any]:
+    from s2l_ray.trajectories import stage
+    from s2l_ray.trajectories.queries import Queries
+
+    section, data = plan.config.trajectories, plan.config.data
+    assert section is not None and data is not None
+    rows = None
+    if queries:
+        tokenizer = absolute_if_file(plan.contents.pinned(pool_tokenizer(plan.config)))
+        rows = Queries(queries, with_absolute_template(data), tokenizer)
+    checkpoints = [
+        stage.Checkpoint(step, folder)
+        for step, folder in reference_checkpoints(plan.run, plan.summary(REFERENCE)).items()
+    ]
+    return stage.run(
+        section, plan.parts(PREPARE), checkpoints, out, progress=progress, queries=rows
+    )
+
+
+def _can_begin_early(config: RunConfig) -> bool:
+    """Tell whether a reference trains here, on as many workers to the end.
+
+    An elastic training would lose to scoring what it may grow by.
+    """
+    reference = config.reference
+    if reference is None or reference.path is not None:
+        return False
+    return not isinstance(reference.workers, WorkerRange)
+
+
+def _score_early(plan: RunPlan, out: StageDir, progress: Progress) -> AbstractContextManager[None]:
+    """Score the checkpoints of the reference that is training, as they come."""
+    from s2l_ray.training.reference import planned
+    from s2l_ray.trajectories import stage
+
+    section, reference = plan.config.trajectories, plan.config.reference
+    assert section is not None and reference is not None
+    names = planned(reference, plan.summary(PREPARE)["kept"])
+    folder = plan.folder(REFERENCE)
+    return stage.ahead(
+        section,
+        plan.parts(PREPARE),
+        [stage.Checkpoint(step, folder / name) for step, name in names.items()],
+        out,
+        reached=lambda: progress.reached,
+    )
+
+
+def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
+    (prepared,) = plan.fingerprints(PREPARE, [extension])
+    inputs = {
+        "trajectories of the run": plan.fingerprint_of_run(TRAJECTORIES),
+        "prepare": prepared,
+    }
+    return Task(inputs, partial(_score_new, plan, extension))
+
+
+def _score_new(
+    plan: ExtensionPlan, extension: Extension, out: StageDir, progress: Progress
+) -> dict[str, Any]:
+    """Score new rows at the run's checkpoints, in the precision of the run's own."""
+    from s2l_ray.trajectories import stage
+
+    base = plan.base
+    assert base.config.trajectories is not None
+    precision = base.summary(TRAJECTORIES.name)["precision"]
+    section = base.config.trajectories.model_copy(update={"precision": precision})
+    folders = reference_checkpoints(base.run, base.summary(REFERENCE.name))
+    checkpoints = [stage.Checkpoint(step, folder) for step, folder in folders.items()]
+    rows = Parts(extension.folder(PREPARE.folder))
+    return stage.run(section, rows, checkpoints, out, progress=progress)
+
+
+TRAJECTORIES = Stage(
+    name="trajectories",
+    task=_task,
+    folder="trajectories",
+    section="trajectories",
+    needs=(PREPARE.name, REFERENCE.name),
+    is_costly=True,
+    starts_during=REFERENCE.name,
+    needed_to_extend=True,
+    advice_on_memory="Lower trajectories.tokens_per_batch, or give each worker more memory.",
+    extending=Extending(_extension_task, keeps=True),
+    speed=Speed(0.31, 0.75, 4.0, 32.0),
+)
