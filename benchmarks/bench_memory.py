@@ -24,6 +24,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from s2l_ray.artifacts.manifest import Parts, part_name
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.distributed import resources, session
+from s2l_ray.distributed.map_units import map_units
 from s2l_ray.storage.location import Location
 from s2l_ray.training import schedule
 from s2l_ray.trajectories import stage as trajectories
@@ -78,7 +79,7 @@ def measured(rows: int, given: argparse.Namespace) -> dict[str, Any]:
         units: Sequence[dict[str, Any]] = schedule.scoring_units(
             len(prepared.files()), len(STEPS), 1
         )
-        results = session.map_units(
+        results = map_units(
             Watched,
             units,
             resources.Workers("trajectories", 1, 1),

@@ -6,7 +6,7 @@
 
 Alone: as many processes as workers, one thread each, call the scorer on their share of the parts,
 with the model loaded and nothing read or written; from a common start to the end of the last.
-On Ray: `runtime.map_units` as the stage uses it, reading parts and writing losses. Its speed is the
+On Ray: `map_units` as the stage uses it, reading parts and writing losses. Its speed is the
 slope of the number of written parts over time, without the first two for each worker, when models
 are loaded and, on a GPU, compiled. What comes before the first part is written, less the time of a
 part, is the start. They alternate, and medians count. Parts are alike, with the recorded lengths of
@@ -32,6 +32,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from s2l_ray.artifacts.manifest import Parts, part_name
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.distributed import resources, session
+from s2l_ray.distributed.map_units import map_units
 from s2l_ray.models.checkpoints import DTYPES, load_model
 from s2l_ray.models.scoring import score
 from s2l_ray.storage.location import Location
@@ -110,7 +111,7 @@ def on_ray(folder: Path, given: argparse.Namespace) -> tuple[float, float]:
     with tempfile.TemporaryDirectory() as out:
         place = Location.of(out)
         started = time.time()
-        results = session.map_units(
+        results = map_units(
             trajectories.Scorer,
             schedule.scoring_units(num_parts(given), 1, given.workers),
             resources.Workers("trajectories", given.workers, given.workers, gpus=gpus),

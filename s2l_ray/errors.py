@@ -36,6 +36,11 @@ def first(names: Sequence[object], limit: int = 3) -> str:
     return f"{shown}, ..." if len(names) > limit else shown
 
 
+def one_line(error: BaseException) -> str:
+    """Return the message of `error` without line breaks."""
+    return " ".join(str(error).split())
+
+
 def check_rejected_share(
     where: str,
     num_rows: int,

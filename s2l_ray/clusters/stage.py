@@ -29,6 +29,8 @@ from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 
+ADVICE_ON_MEMORY = "Raise clusters.workers, on a cluster with more machines, or use larger ones."
+
 
 def run(
     config: ClustersConfig,
@@ -60,7 +62,7 @@ def run(
     Centroids, distances and the inertia are in the space that rows are compared in: nats per token
     (squared), or as `scaling` makes it. What it made it by is `scales` in the summary.
     """
-    wanted = resources.workers("clusters", config.workers, cpus=1, gpus=0)
+    wanted = resources.workers("clusters", config.workers, cpus=1, gpus=0, advice=ADVICE_ON_MEMORY)
     files, scales = trajectories.files(), Scales()
     if config.scaling == "standardised":
         # These workers are gone, and what they took is free, before the others read the same rows.
@@ -77,7 +79,7 @@ def run(
 def scales_of(fleet: "Fleet") -> Scales:
     """What every stratum is standardised by, or all rows where they are clustered together."""
     merged: dict[str, Moments] = {}
-    for of_worker in fleet.everywhere("moments"):
+    for of_worker in fleet.call_all("moments"):
         for name, moments in of_worker.items():
             merged[name] = merged[name].merge(moments) if name in merged else moments
     return {name: moments.scale() for name, moments in merged.items() if moments.count}
@@ -93,7 +95,7 @@ def cluster(
     moving: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Cluster what the workers of `fleet` hold, write it to `folder`; the summary of it."""
-    rows_by_stratum = sum(fleet.everywhere("row_counts"), Counter[str]())
+    rows_by_stratum = sum(fleet.call_all("row_counts"), Counter[str]())
     num_rows = rows_by_stratum.total()
     if not num_rows:
         return {"rows": 0}
@@ -140,7 +142,7 @@ def _fit_samples(
 ) -> tuple[Fit, dict[str, Tried]]:
     """The authors' k-means: each stratum's centroids are fitted to its sample alone."""
     progress.start(config.lloyd_sweeps + 1, "sweeps")
-    fits = fleet.exchange(sorted(rows_by_stratum), "samples", "fitted_to_sample", {})
+    fits = fleet.shuffle(sorted(rows_by_stratum), "samples", "fitted_to_sample", {})
     progress.update(config.lloyd_sweeps)
     centroids = {name: centroid_KT for name, (centroid_KT, _, _) in fits.items()}
     sweeps = max(sweeps for _, sweeps, _ in fits.values())
@@ -155,9 +157,9 @@ def _fit_all(
     Where the number of clusters is left open, also what was tried on the sample of each stratum.
     """
     names = sorted(rows_by_stratum)
-    num_checkpoints = max(fleet.everywhere("num_checkpoints"))
+    num_checkpoints = max(fleet.call_all("num_checkpoints"))
     centres = minibatch.centres(partial(_merged, fleet), names, num_checkpoints)
-    starts = fleet.exchange(names, "samples", "started", centres)
+    starts = fleet.shuffle(names, "samples", "started", centres)
     start = {name: centroid_KT for name, (centroid_KT, _) in starts.items()}
     rows_in_start = dict.fromkeys(names, config.sample_size)
     found = _swept(fleet, start, rows_in_start, rows_by_stratum, config, progress)
@@ -198,7 +200,7 @@ def _judged(
     Means over the strata that have clusters to tell apart, weighted by their rows.
     """
     names = [name for name in sorted(rows_by_stratum) if len(centroids[name]) > 1]
-    judged = fleet.exchange(names, "samples_to_judge", "judged", centroids) if names else {}
+    judged = fleet.shuffle(names, "samples_to_judge", "judged", centroids) if names else {}
     found = {name: pair for name, pair in judged.items() if pair is not None}
     if not found:
         return {}
@@ -215,7 +217,7 @@ def _assign(
     fleet: "Fleet", centroids: Centroids, numbers: Mapping[str, int], folder: Location
 ) -> tuple[np.ndarray, float]:
     """Write every part's labels; sizes of all clusters, and the inertia."""
-    totals = fleet.everywhere("assign", centroids, dict(numbers), folder)
+    totals = fleet.call_all("assign", centroids, dict(numbers), folder)
     size_K = np.sum([size for size, _ in totals], axis=0)
     # Parts are summed in their own order, whoever computed them.
     inertia_by_part = sorted(item for _, parts in totals for item in parts.items())
@@ -250,7 +252,7 @@ def _shrunk(
 def _merged(fleet: "Fleet", centroids: Centroids, shares: Mapping[str, float]) -> Sums:
     """Sums of all workers, added by stratum."""
     merged: dict[str, list[kmeans.ClusterSums]] = {}
-    for of_worker in fleet.everywhere("sums", centroids, dict(shares)):
+    for of_worker in fleet.call_all("sums", centroids, dict(shares)):
         for name, sums in of_worker.items():
             merged.setdefault(name, []).append(sums)
     return {name: reduce(kmeans.ClusterSums.merge, merged[name]) for name in sorted(merged)}
@@ -259,10 +261,10 @@ def _merged(fleet: "Fleet", centroids: Centroids, shares: Mapping[str, float]) -
 class Fleet(Protocol):
     """Cluster workers, each with its share of the parts."""
 
-    def everywhere(self, method: str, *arguments: Any) -> list[Any]:
-        """What `method` returns on every worker."""
+    def call_all(self, method: str, *arguments: Any) -> list[Any]:
+        """Return what `method` returns on every worker."""
 
-    def exchange(
-        self, names: Sequence[str], give: str, take: str, *arguments: Any
+    def shuffle(
+        self, names: Sequence[str], mapper: str, reducer: str, *arguments: Any
     ) -> dict[str, Any]:
-        """By name, in order: what `take` makes on one worker of what `give` returns on all."""
+        """Map on all workers, and reduce each name on one of them."""

@@ -24,7 +24,8 @@ from s2l_ray.artifacts.manifest import (
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data import staging, tokenise
 from s2l_ray.data.staging import Cutter, StagedPart, excerpt_of
-from s2l_ray.distributed import resources, session
+from s2l_ray.distributed import resources
+from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, check_rejected_share, first
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
@@ -39,6 +40,7 @@ REJECTED = pa.schema(
     ]
 )
 PLACES_SHOWN = 3
+ADVICE_ON_MEMORY = "Lower data.rows_per_part, or use machines with more memory for each CPU."
 
 
 def run(
@@ -65,7 +67,9 @@ def run(
     Raises  DataError when the rejected share is above `max_rejected`, or no row is left.
     """
     staged = out.location / "staged"
-    wanted = resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0)
+    wanted = resources.workers(
+        "data", resources.one_per_cpu(), cpus=1, gpus=0, advice=ADVICE_ON_MEMORY
+    )
     cut = _cut(config, files, staged, wanted, progress)
     parts = [
         StagedPart(file=file, name=name, num_rows=num_rows)
@@ -86,7 +90,7 @@ def run(
     ]
     progress.start(sum(part.num_rows for part in parts))
     results: list[dict[str, Any]] = [{} for _ in units]
-    for result in session.map_units(
+    for result in map_units(
         Tokeniser,
         units,
         wanted,
@@ -114,7 +118,7 @@ def _cut(
     units = [{"number": number, **asdict(file)} for number, file in enumerate(files)]
     cut: list[list[tuple[str, int]]] = [[] for _ in files]
     progress.start(len(files), "files read")
-    for result in session.map_units(
+    for result in map_units(
         Cutter,
         units,
         wanted,

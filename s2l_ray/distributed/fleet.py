@@ -1,6 +1,6 @@
-"""Actors that hold a share of the parts each, and are asked together.
+"""Actors that each hold a share of the parts and are called together.
 
-The driver sees what they return, small as it is; what is large goes from actor to actor.
+Small results come to the driver; what is large goes from actor to actor.
 """
 
 from collections.abc import Sequence
@@ -10,87 +10,108 @@ from typing import Any
 
 import ray
 
-from s2l_ray.distributed import resources, session
+from s2l_ray.distributed import resources
+from s2l_ray.distributed.failures import MAX_ATTEMPTS, user_errors
+from s2l_ray.distributed.session import worker_environment
 from s2l_ray.errors import StorageError, first
 from s2l_ray.storage.location import Location
 
-MAX_RETRIES = session.MAX_ATTEMPTS - 1
-MAY_PASS = [StorageError, OSError, MemoryError, RuntimeError]
-"""What another attempt may not meet again."""
+MAX_RETRIES = MAX_ATTEMPTS - 1
+RETRIED_ERRORS = [StorageError, OSError, MemoryError, RuntimeError]
+"""Errors that another attempt may not meet again."""
 
 
 @dataclass(frozen=True)
 class RayFleet:
-    """Actors of a stage, and what each of them holds, in words."""
+    """The actors of one stage.
 
-    stage: str
+    Attributes:
+        wanted: their stage, and the advice for a message that memory ran out.
+        actors: Ray's handles.
+        names: each actor, as messages name it: by the parts that it holds.
+    """
+
+    wanted: resources.Workers
     actors: list[Any]
-    held: list[str]
+    names: list[str]
 
     @classmethod
     def start(
         cls, worker: type, files: Sequence[Location], wanted: resources.Workers, *arguments: Any
     ) -> "RayFleet":
-        """`worker(files by part number, *arguments)` on every actor; none without a part."""
+        """Start actors of `worker(files by part number, *arguments)`; each holds at least one part.
+
+        There are `wanted.max` actors, or one for each part if that is less.
+        """
         count = max(min(wanted.max, len(files)), 1)
-        # An actor that died is started again, reads its parts again, and repeats the call.
+        # Ray restarts an actor that died; it reads its parts again, and the call is repeated.
         actor = ray.remote(worker).options(
             num_cpus=wanted.cpus,
             max_restarts=MAX_RETRIES,
             max_task_retries=MAX_RETRIES,
-            runtime_env=session.worker_environment(cpus=1, gpus=0),
+            runtime_env=worker_environment(cpus=1, gpus=0),
         )
         shares = [
             {part: files[part] for part in range(index, len(files), count)}
             for index in range(count)
         ]
-        held = [f"{wanted.stage}: the worker of parts {first(list(share))}" for share in shares]
-        return cls(wanted.stage, [actor.remote(share, *arguments) for share in shares], held)
+        names = [f"{wanted.stage}: the worker of parts {first(list(share))}" for share in shares]
+        return cls(wanted, [actor.remote(share, *arguments) for share in shares], names)
 
-    def everywhere(self, method: str, *arguments: Any) -> list[Any]:
-        """What `method` returns on every actor.
+    def call_all(self, method: str, *arguments: Any) -> list[Any]:
+        """Return what `method` returns on every actor, in the order of the actors.
 
         Raises:
-            UserError: as an actor raised it, or an actor died or had too little memory, too often.
-            UnitError: an actor failed in another way, too often.
+            UserError: an actor raised it; or an actor died or had too little memory in
+                MAX_ATTEMPTS attempts.
+            UnitError: an actor failed in another way, MAX_ATTEMPTS times if it may be retried.
         """
         shared = [ray.put(argument) for argument in arguments]
         calls = [self._call(actor, method, *shared) for actor in self.actors]
-        return self._results(calls, self.held)
+        return self._results(calls, self.names)
 
-    def exchange(
-        self, names: Sequence[str], give: str, take: str, *arguments: Any
+    def shuffle(
+        self, names: Sequence[str], mapper: str, reducer: str, *arguments: Any
     ) -> dict[str, Any]:
-        """By name, in order: what `take` makes on one actor of what `give` returns on all.
+        """Map on all actors, and reduce each name on one of them.
+
+        Every actor calls `mapper(names, *arguments)`. The results for some of the names go to one
+        actor, which calls `reducer(*results)` and returns a dictionary by name.
 
         Args:
-            arguments: of `give`, after the names that are wanted.
+            names: dealt out over the actors.
+            mapper: a method that takes the names it is to compute.
+            reducer: a method that takes one result of `mapper` from each actor.
+            arguments: the further arguments of `mapper`.
+
+        Returns:
+            What the reducers return, by name, names ascending.
 
         Raises:
-            UserError, UnitError: as for `everywhere`.
+            UserError, UnitError: as for `call_all`.
         """
         count = min(len(self.actors), len(names))
         shares = [names[index::count] for index in range(count)]
-        # Only references come by here. All of it is asked for first, because an actor does its
-        # calls in order.
+        # The driver holds references only. All mappers are submitted before any reducer, because
+        # an actor does its calls in order.
         shared = [ray.put(argument) for argument in arguments]
-        given = [
-            [self._call(actor, give, share, *shared) for actor in self.actors] for share in shares
+        mapped = [
+            [self._call(actor, mapper, share, *shared) for actor in self.actors] for share in shares
         ]
         futures = [
-            self._call(actor, take, *shards)
-            for actor, shards in zip(self.actors, given, strict=False)
+            self._call(actor, reducer, *shards)
+            for actor, shards in zip(self.actors, mapped, strict=False)
         ]
-        who = [f"{held}, or one that it took from," for held in self.held]
-        taken = [item for of_actor in self._results(futures, who) for item in of_actor.items()]
-        return dict(sorted(taken, key=itemgetter(0)))
+        who = [f"{name}, or one that it took from," for name in self.names]
+        reduced = [item for of_actor in self._results(futures, who) for item in of_actor.items()]
+        return dict(sorted(reduced, key=itemgetter(0)))
 
     def _call(self, actor: Any, method: str, *arguments: Any) -> Any:
-        return getattr(actor, method).options(retry_exceptions=MAY_PASS).remote(*arguments)
+        return getattr(actor, method).options(retry_exceptions=RETRIED_ERRORS).remote(*arguments)
 
     def _results(self, futures: Sequence[Any], who: Sequence[str]) -> list[Any]:
         results = []
         for future, name in zip(futures, who, strict=False):
-            with session.user_errors(name, self.stage):
+            with user_errors(name, self.wanted.advice):
                 results.append(ray.get(future))
         return results

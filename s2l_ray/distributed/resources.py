@@ -1,4 +1,4 @@
-"""What the workers of a stage take, and what a cluster has of it: now, free, and ever."""
+"""The resources that workers of a stage need, and those that a cluster has or can get."""
 
 import json
 from collections.abc import Mapping
@@ -8,50 +8,74 @@ from s2l_ray.config.sections import WorkerRange
 from s2l_ray.errors import ConfigError
 
 MAX_WORKERS = 1_024
-"""Of a stage without a setting for it, on a cluster that grows."""
+"""The most workers of a stage that has no setting for their number, on a cluster that grows."""
 NODE_GROUP = "ray.io/node-group"
-"""Ray's label for the kind of a node that an autoscaler manages."""
+"""Ray's label that names the kind of a node which an autoscaler manages."""
 
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers a stage wants, and what each of them takes."""
+    """The workers that a stage wants.
+
+    Attributes:
+        stage: the name of the stage, as messages begin with it.
+        min, max: the fewest and the most workers.
+        cpus, gpus: what each of them takes.
+        advice: what to do when a worker runs out of memory, one or more sentences.
+    """
 
     stage: str
     min: int
     max: int
     cpus: float = 1
     gpus: float = 0
+    advice: str = ""
 
     @property
     def asks(self) -> dict[str, float]:
-        """Of each, under the names of Ray's resources."""
+        """The resources of one worker, under Ray's names."""
         return {"CPU": self.cpus, "GPU": self.gpus}
 
 
 def workers(
-    stage: str, count: int | WorkerRange, *, cpus: float, gpus: float | None = None
+    stage: str,
+    count: int | WorkerRange,
+    *,
+    cpus: float,
+    gpus: float | None = None,
+    advice: str = "",
 ) -> Workers:
-    """Workers with a GPU each where the cluster has GPUs and `gpus` was left open."""
+    """Return the workers of a stage, after a check that the cluster can hold the fewest of them.
+
+    Args:
+        gpus: GPUs of each; None for one where the cluster has GPUs, and none where it has none.
+        advice: what to do when a worker runs out of memory.
+
+    Raises:
+        ConfigError: as `check_resources`.
+    """
     low, high = (count.min, count.max) if isinstance(count, WorkerRange) else (count, count)
     if gpus is None:
         gpus = 1.0 if any(node.get("GPU", 0) >= 1 for node in _nodes()) else 0.0
-    wanted = Workers(stage, low, high, cpus, gpus)
+    wanted = Workers(stage, low, high, cpus, gpus, advice)
     check_resources(wanted)
     return wanted
 
 
 def one_per_cpu() -> WorkerRange:
-    """As many workers of one CPU as there are, or will be, CPUs; the work itself bounds them."""
+    """Return a range from one worker of one CPU to as many as the cluster has CPUs.
+
+    A cluster that can grow may have MAX_WORKERS. The number of units bounds the workers as well.
+    """
     cpus = int(sum(node.get("CPU", 0) for node in _nodes()))
     return WorkerRange(min=1, max=MAX_WORKERS if _can_grow() else max(cpus, 1))
 
 
 def check_resources(wanted: Workers) -> None:
-    """Refuse what the nodes of a cluster of fixed size will never hold.
+    """Refuse workers that a cluster of fixed size can never hold.
 
     Raises:
-        ConfigError: naming what was asked for and what there is.
+        ConfigError: the fewest workers do not fit; it names what they need and what there is.
     """
     if _can_grow():
         return
@@ -72,7 +96,7 @@ def check_resources(wanted: Workers) -> None:
 
 
 def num_free(wanted: Workers) -> int:
-    """How many such workers fit on resources that nothing has taken, as far as is known by now."""
+    """Return the number of such workers that fit on resources that are free, as last reported."""
     from ray._private.state import available_resources_per_node
 
     return sum(
@@ -82,18 +106,18 @@ def num_free(wanted: Workers) -> int:
 
 
 def _nodes() -> list[Mapping[str, float]]:
-    """The resources of every node that is there now."""
+    """Return the resources of every node that is alive."""
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
 
 def _can_grow() -> bool:
-    """Whether the cluster is managed by something that may add nodes, to which sizes unknown here.
+    """Return True if an autoscaler manages the cluster and may add nodes, of sizes unknown here.
 
-    Ray's newer autoscaler (KubeRay, `ray up`) labels nodes with their group; the older one reports
-    nodes by their types, where for nodes that were started by hand there is a type for each. What
-    they may add is in their own configuration, which jobs cannot read.
+    Ray's newer autoscaler (KubeRay, `ray up`) labels nodes with their group. The older one reports
+    nodes by type, and gives every node that was started by hand a type of its own. What they may
+    add is in their own configuration, which jobs cannot read.
     """
     import ray
     from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
@@ -104,6 +128,6 @@ def _can_grow() -> bool:
         return True
     status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
     report = status.get("autoscaler_report") or {}
-    own_types = {f"node_{node['NodeID']}" for node in ray.nodes()}
+    manual_types = {f"node_{node['NodeID']}" for node in ray.nodes()}
     types = {*report.get("active_nodes", {}), *(report.get("idle_nodes") or {})}
-    return bool(types - own_types)
+    return bool(types - manual_types)

@@ -1,7 +1,7 @@
-"""Units of work done early, on what a cluster has to spare.
+"""Units of work done early, on resources of the cluster that are free.
 
-Nothing may depend on it: whoever needs a unit does what was not done here, and the work itself
-gives way at once to whoever needs the resources.
+Nothing depends on this work: a unit that was not done here is done where it is needed. The work
+gives its resources back at once to whoever needs them.
 """
 
 import contextlib
@@ -15,51 +15,42 @@ import ray
 from ray.exceptions import RayError
 
 from s2l_ray.background import beside
-from s2l_ray.distributed import resources, session
+from s2l_ray.distributed import resources
+from s2l_ray.distributed.failures import MAX_ATTEMPTS
+from s2l_ray.distributed.session import worker_environment
 
 SECONDS_PER_LOOK = 0.5
 SECONDS_TO_START = 120.0
-"""After which actors that have not started are taken to wait for a place."""
+"""Actors that have not started after so long are taken to wait for resources that are gone."""
 
 Unit = Mapping[str, Any]
 
 
 @contextlib.contextmanager
-def working(
+def run_on_free_resources(
     worker: type,
     units: Sequence[Unit],
     num_due: Callable[[], int | None],
     wanted: resources.Workers,
     **constructor: Any,
 ) -> Iterator[None]:
-    """Inside, up to `wanted.max` actors do `worker(**constructor)(unit)` where resources are free.
+    """Do `worker(**constructor)(unit)` in up to `wanted.max` actors during the block.
 
-    Units are done in order, as soon as they are due, and their results are not looked at. No
-    actor is there while nothing is due. A unit whose actor fails is left out. After
-    `runtime.MAX_ATTEMPTS` failures, of actors or of those who wanted their resources back, there
-    are no more actors; those at work at the end are ended.
+    Actors run where resources are free. Units are done in order, as soon as they are due, and
+    their results are ignored. While nothing is due there is no actor. A unit whose actor fails is
+    left out. After MAX_ATTEMPTS failures no more actors start; it counts as one failure, too, when
+    the resources are wanted back while actors work. At the end of the block all actors are ended.
 
     Args:
-        num_due: how many of the first units may be done by now; None, and all resources are given
-            back at once. Asked twice a second, from a thread.
+        num_due: returns how many of the first units may be done by now, or None to give all
+            resources back at once. It is called twice a second, from a thread.
     """
-    crew = _Crew(worker, constructor, wanted, units)
-
-    def look(stop: threading.Event) -> None:
-        try:
-            while not stop.wait(SECONDS_PER_LOOK):
-                crew.look(num_due())
-        except RayError:
-            pass  # a cluster that is lost is others' to report
-        finally:
-            crew.let_go()
-
-    with beside(look):
+    with beside(_Crew(worker, constructor, wanted, units, num_due).work):
         yield
 
 
 class _Crew:
-    """Actors that come and go with the work that is due and the resources that are free."""
+    """Actors that start and end with the work that is due and the resources that are free."""
 
     def __init__(
         self,
@@ -67,11 +58,13 @@ class _Crew:
         constructor: Mapping[str, Any],
         wanted: resources.Workers,
         units: Sequence[Unit],
+        num_due: Callable[[], int | None],
     ) -> None:
+        self._num_due = num_due
         self._actor = ray.remote(worker).options(
             num_cpus=wanted.cpus,
             num_gpus=wanted.gpus,
-            runtime_env=session.worker_environment(cpus=wanted.cpus, gpus=wanted.gpus),
+            runtime_env=worker_environment(cpus=wanted.cpus, gpus=wanted.gpus),
         )
         self._constructor, self._wanted, self._units = constructor, wanted, units
         self._waiting = deque(range(len(units)))
@@ -80,12 +73,22 @@ class _Crew:
         self._busy: dict[Any, tuple[Any, int]] = {}
         self._failures = 0
 
-    def look(self, num_due: int | None) -> None:
-        """Take in what was done, and let actors work, start or end as `num_due` says."""
+    def work(self, stop: threading.Event) -> None:
+        """Do what is due until `stop` is set; then end all actors."""
+        try:
+            while not stop.wait(SECONDS_PER_LOOK):
+                self._step(self._num_due())
+        except RayError:
+            pass  # whoever needs the cluster reports that it is lost
+        finally:
+            self._end_all()
+
+    def _step(self, num_due: int | None) -> None:
+        """Collect finished units; give actors the next ones, start actors, or end them."""
         if num_due is None:
-            # The others may have failed because of the work that was done beside them.
+            # Those who want the resources may have failed because of this work.
             self._failures += bool(self._busy)
-            self.let_go()
+            self._end_all()
             return
         for actor in self._idle():
             if self._is_due(num_due):
@@ -94,11 +97,11 @@ class _Crew:
             else:
                 self._end([actor])
         if self._starting and time.monotonic() > self._deadline:
-            self._failures += 1  # the place that was free has gone to others
+            self._failures += 1  # others took the resources that were free
             self._end(self._starting.values())
             self._starting = {}
-        # Those that are starting take what looks free.
-        if self._is_due(num_due) and not self._starting and self._failures < session.MAX_ATTEMPTS:
+        # Resources of actors that are starting still count as free, so none is added meanwhile.
+        if self._is_due(num_due) and not self._starting and self._failures < MAX_ATTEMPTS:
             due = sum(number < num_due for number in self._waiting)
             room = min(resources.num_free(self._wanted), self._wanted.max - len(self._busy))
             for _ in range(min(room, due)):
@@ -106,8 +109,8 @@ class _Crew:
                 self._starting[actor.__ray_ready__.remote()] = actor
             self._deadline = time.monotonic() + SECONDS_TO_START
 
-    def let_go(self) -> None:
-        """End all actors; what they were at waits again."""
+    def _end_all(self) -> None:
+        """End all actors; the units that they were doing wait again."""
         actors = [*self._starting.values(), *(actor for actor, _ in self._busy.values())]
         self._waiting.extendleft(sorted((n for _, n in self._busy.values()), reverse=True))
         self._starting, self._busy = {}, {}
@@ -122,7 +125,7 @@ class _Crew:
         return bool(self._waiting) and self._waiting[0] < num_due
 
     def _idle(self) -> list[Any]:
-        """Actors that have just started, or finished a unit."""
+        """Return the actors that have just started or have finished a unit."""
         futures = [*self._starting, *self._busy]
         if not futures:
             return []
@@ -136,6 +139,6 @@ class _Crew:
             except RayError:
                 failed = True
                 self._end([actor])
-        # A node that is lost takes several actors with it.
+        # One failure however many: a node that is lost takes several actors with it.
         self._failures += failed
         return idle

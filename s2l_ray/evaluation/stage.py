@@ -20,7 +20,8 @@ import torch
 from s2l_ray.artifacts.manifest import Parts, StageDir, original_rows, part_name, rows_name
 from s2l_ray.config.sections import DataConfig, EvaluationConfig
 from s2l_ray.data import tokenise
-from s2l_ray.distributed import resources, session
+from s2l_ray.distributed import resources
+from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, first
 from s2l_ray.evaluation import answers, comparison
 from s2l_ray.evaluation.heldout import Failure, check_usable, staged_units
@@ -31,6 +32,7 @@ from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
+ADVICE_ON_MEMORY = "Lower evaluation.rows_per_batch, or give each worker more memory."
 ITEMS = pa.schema(
     [
         ("set", pa.string()),
@@ -93,11 +95,15 @@ def _evaluated(
 ) -> list[dict[str, Any]]:
     """What the worker of each unit reports, in the order of the units."""
     wanted = resources.workers(
-        "evaluation", config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
+        "evaluation",
+        config.workers,
+        cpus=config.cpus_per_worker,
+        gpus=config.gpus_per_worker,
+        advice=ADVICE_ON_MEMORY,
     )
     progress.start(sum(unit["rows"] for unit in units), "items")
     results: list[dict[str, Any]] = [{} for _ in units]
-    for result in session.map_units(
+    for result in map_units(
         Evaluator,
         units,
         wanted,

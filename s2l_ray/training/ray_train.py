@@ -29,8 +29,8 @@ from s2l_ray import errors
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.background import beside
 from s2l_ray.config.sections import ModelSpec, RandomModel, Training
-from s2l_ray.distributed import resources, session
-from s2l_ray.errors import DataError, StorageError, UserError
+from s2l_ray.distributed import failures, resources, session
+from s2l_ray.errors import DataError, StorageError, UserError, one_line
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import is_uri, temporary_space
 from s2l_ray.training.batches import PartReader
@@ -148,11 +148,11 @@ def _for_the_user(errors: Sequence[Exception], out: StageDir) -> UserError | Non
             return error
     for error in causes:
         died = isinstance(error, ray.exceptions.RayActorError)
-        if died or session.is_out_of_memory(error):
+        if died or failures.is_out_of_memory(error):
             return DataError(
                 f"{out.stage}: workers failed {MAX_FAILURES + 1} times; the last time one "
                 f"{'died' if died else 'had too little memory'} "
-                f"({session.one_line(error)[:200]}). If no machine was lost, memory did not "
+                f"({one_line(error)[:200]}). If no machine was lost, memory did not "
                 f"suffice: lower {out.stage}.micro_batch_size, or give each worker more of it. "
                 "The same command then goes on from the last saved state."
             )

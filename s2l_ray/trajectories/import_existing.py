@@ -15,7 +15,9 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from s2l_ray.artifacts.manifest import StageDir, part_name, trajectory_table
-from s2l_ray.distributed import resources, session
+from s2l_ray.data.prepare import ADVICE_ON_MEMORY
+from s2l_ray.distributed import resources
+from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, first
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
@@ -41,10 +43,10 @@ def run(uris: Sequence[str], out: StageDir, *, progress: Progress) -> dict[str, 
     ]
     progress.start(sum(rows_of_file))
     uri_of_length: dict[int, str] = {}
-    for result in session.map_units(
+    for result in map_units(
         Importer,
         units,
-        resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0),
+        resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0, advice=ADVICE_ON_MEMORY),
         out.location / "attempts",
         folder=out.location,
     ):

@@ -29,8 +29,10 @@ from torch import nn
 
 from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS, QUERIES, Parts, StageDir
 from s2l_ray.config.sections import TrajectoriesConfig
-from s2l_ray.distributed import resources, session, spare
-from s2l_ray.errors import ConfigError, DataError, first
+from s2l_ray.distributed import failures, resources
+from s2l_ray.distributed.map_units import map_units
+from s2l_ray.distributed.spare import run_on_free_resources
+from s2l_ray.errors import ConfigError, DataError, first, one_line
 from s2l_ray.models.checkpoints import DTYPES, compute_in, device_for, load_model
 from s2l_ray.models.scoring import check_embeds, score
 from s2l_ray.progress import Progress
@@ -43,6 +45,7 @@ MODEL_CACHE_BYTES = 4 << 30
 """Checkpoints that a worker keeps loaded; reading one again costs little next to scoring a part."""
 HANG_SECONDS = 1800.0
 """A worker that computes on one batch for so long is ended, and its unit given to another."""
+ADVICE_ON_MEMORY = "Lower trajectories.tokens_per_batch, or give each worker more memory."
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,7 @@ def _scored(
 ) -> Iterator[dict[str, Any]]:
     """What a Scorer brings of each unit, all in one precision: that which is given, if any."""
     wanted = _workers(config)
-    for result in session.map_units(
+    for result in map_units(
         Scorer,
         units,
         wanted,
@@ -187,7 +190,7 @@ def ahead(
         return step and num_parts * sum(checkpoint.step <= step for checkpoint in checkpoints)
 
     out.begin()
-    with spare.working(
+    with run_on_free_resources(
         Scorer,
         units,
         num_due,
@@ -207,7 +210,11 @@ def _names(out: StageDir, start: str) -> list[str]:
 
 def _workers(config: TrajectoriesConfig) -> resources.Workers:
     return resources.workers(
-        "trajectories", config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
+        "trajectories",
+        config.workers,
+        cpus=config.cpus_per_worker,
+        gpus=config.gpus_per_worker,
+        advice=ADVICE_ON_MEMORY,
     )
 
 
@@ -314,13 +321,13 @@ class Scorer:
                     on_norms=kept.get(NORMS),
                 )
             except Exception as error:
-                if not session.is_out_of_memory(error):
+                if not failures.is_out_of_memory(error):
                     raise
                 if self.tokens_per_batch <= len(token_ids[longest]):
                     raise DataError(
                         f"trajectories: memory does not suffice for example "
                         f"{table['example_id'][longest].as_py()} alone, which has "
-                        f"{len(token_ids[longest]):,} tokens ({session.one_line(error)[:200]}). "
+                        f"{len(token_ids[longest]):,} tokens ({one_line(error)[:200]}). "
                         "Lower data.max_tokens, or give each worker more memory."
                     ) from error
                 self.tokens_per_batch //= 2

@@ -34,14 +34,14 @@ class InProcess:
 
     workers: list[ClusterWorker]
 
-    def everywhere(self, method: str, *arguments: Any) -> list[Any]:
+    def call_all(self, method: str, *arguments: Any) -> list[Any]:
         return [getattr(worker, method)(*arguments) for worker in self.workers]
 
-    def exchange(self, names: Any, give: str, take: str, *arguments: Any) -> dict[str, Any]:
+    def shuffle(self, names: Any, mapper: str, reducer: str, *arguments: Any) -> dict[str, Any]:
         found = {}
         for index, name in enumerate(names):
-            shards = self.everywhere(give, [name], *arguments)
-            found |= getattr(self.workers[index % len(self.workers)], take)(*shards)
+            shards = self.call_all(mapper, [name], *arguments)
+            found |= getattr(self.workers[index % len(self.workers)], reducer)(*shards)
         return found
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from s2l_ray.distributed import resources, session
+from s2l_ray.distributed import resources
+from s2l_ray.distributed.failures import MAX_ATTEMPTS
 from s2l_ray.distributed.fleet import RayFleet
 from s2l_ray.errors import DataError, StorageError, UnitError
 from s2l_ray.storage.location import Location
@@ -16,7 +17,7 @@ from s2l_ray.storage.location import Location
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 FILES = [Location(f"/pool/part-{number}") for number in range(5)]
-TWO = resources.Workers("clusters", 2, 2)
+TWO = resources.Workers("clusters", 2, 2, advice="Raise clusters.workers.")
 
 
 class Holder:
@@ -73,17 +74,17 @@ def fleet(ray_cluster) -> Iterator[RayFleet]:
 
 
 def test_every_part_is_held_once(fleet):
-    assert fleet.everywhere("held", 10) == [[0, 20, 40], [10, 30]]
+    assert fleet.call_all("held", 10) == [[0, 20, 40], [10, 30]]
 
 
 def test_what_all_give_is_taken_once_by_name(fleet):
     names = ["c", "a", "b"]
-    assert fleet.exchange(names, "give", "take") == {"a": 10, "b": 10, "c": 10}
+    assert fleet.shuffle(names, "give", "take") == {"a": 10, "b": 10, "c": 10}
 
 
 @pytest.mark.parametrize("kind", ["storage", "memory"])
 def test_what_may_pass_is_tried_again(fleet, tmp_path, kind):
-    assert fleet.everywhere("fail", tmp_path, kind, session.MAX_ATTEMPTS - 1) == [0, 2]
+    assert fleet.call_all("fail", tmp_path, kind, MAX_ATTEMPTS - 1) == [0, 2]
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_what_may_pass_is_tried_again(fleet, tmp_path, kind):
 )
 def test_what_does_not_pass_is_said_with_its_place(fleet, tmp_path, kind, error, message, attempts):
     with pytest.raises(error, match=message):
-        fleet.everywhere("fail", tmp_path, kind, 99)
+        fleet.call_all("fail", tmp_path, kind, 99)
     assert len(list(tmp_path.iterdir())) == attempts
 
 
@@ -108,19 +109,19 @@ def test_no_actor_is_without_a_part(fleet):
     for actor in fleet.actors:
         ray.kill(actor)
     with started(FILES[:1], resources.Workers("clusters", 1, 9)) as one:
-        assert one.everywhere("held", 1) == [[0]]
+        assert one.call_all("held", 1) == [[0]]
 
 
 def test_an_actor_that_dies_is_made_again_and_not_for_ever(tmp_path):
     with started(FILES, TWO) as own:
-        times = session.MAX_ATTEMPTS - 1
-        assert own.everywhere("fail", tmp_path, "death", times) == [0, times]
+        times = MAX_ATTEMPTS - 1
+        assert own.call_all("fail", tmp_path, "death", times) == [0, times]
         message = "clusters: the worker of parts 1, 3 died 3 times, .*Raise clusters.workers"
         with pytest.raises(DataError, match=message):
-            own.everywhere("fail", tmp_path, "death", 99)
+            own.call_all("fail", tmp_path, "death", 99)
 
 
 def test_one_that_dies_while_it_gives_is_no_bug_of_who_takes():
     message = "or one that it took from, died 3 times"
     with started(FILES, TWO) as own, pytest.raises(DataError, match=message):
-        own.exchange(["a", "b"], "give_badly", "take")
+        own.shuffle(["a", "b"], "give_badly", "take")

@@ -70,7 +70,7 @@ TWO_NODES = """
 import os
 import ray
 from ray.cluster_utils import Cluster
-from s2l_ray import resources
+from s2l_ray.distributed import resources
 from s2l_ray.errors import ConfigError
 
 def look():

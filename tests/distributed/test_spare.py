@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from s2l_ray.distributed import resources, spare
+from s2l_ray.distributed import resources
+from s2l_ray.distributed.spare import run_on_free_resources
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
@@ -84,7 +85,7 @@ def everything_is_free(ray_cluster):
 def test_units_are_done_when_they_are_due_and_nobody_stays_who_has_nothing_to_do(tmp_path):
     units = [{"number": number} for number in range(5)]
     due = Due(0)
-    with spare.working(Writer, units, due, TWO, folder=tmp_path):
+    with run_on_free_resources(Writer, units, due, TWO, folder=tmp_path):
         for due.number in (2, 5):
             until(lambda: len(numbers(tmp_path)) == due.number, "units that are due")
             until(lambda: num_free() == 2, "actors without work")
@@ -94,7 +95,7 @@ def test_units_are_done_when_they_are_due_and_nobody_stays_who_has_nothing_to_do
 def test_what_others_hold_is_not_touched_and_what_others_want_is_given_back(tmp_path):
     units = [{"number": number, "waits": number > 0} for number in range(3)]
     due = Due(None)
-    with spare.working(Writer, units, due, TWO, folder=tmp_path):
+    with run_on_free_resources(Writer, units, due, TWO, folder=tmp_path):
         with all_cpus_taken():
             due.number = 3
             due.wait_for_looks()
@@ -117,7 +118,7 @@ def test_a_unit_that_fails_is_left_out_and_after_three_of_them_no_more_is_tried(
     units += [{"number": 4, "dies": 1}, {"number": 5}]
     one = resources.Workers("trajectories", 1, 1)
     due = Due(len(units))
-    with spare.working(Writer, units, due, one, folder=tmp_path):
+    with run_on_free_resources(Writer, units, due, one, folder=tmp_path):
         until(lambda: numbers(tmp_path, "begun") == [0, 1, 2, 3, 4], "all up to the third failure")
         until(lambda: num_free() == 2, "the actor that failed")
         due.wait_for_looks()
@@ -126,7 +127,7 @@ def test_a_unit_that_fails_is_left_out_and_after_three_of_them_no_more_is_tried(
 
 def test_at_the_end_nobody_is_left_at_work(tmp_path):
     units = [{"number": number, "waits": 1} for number in range(2)]
-    with spare.working(Writer, units, lambda: 2, TWO, folder=tmp_path):
+    with run_on_free_resources(Writer, units, lambda: 2, TWO, folder=tmp_path):
         until(lambda: numbers(tmp_path, "begun") == [0, 1], "two actors")
     until(lambda: num_free() == 2, "actors that were at work")
     assert not numbers(tmp_path)

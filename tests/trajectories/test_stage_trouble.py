@@ -13,7 +13,9 @@ import pytest
 import torch
 
 from s2l_ray.artifacts.manifest import Parts
-from s2l_ray.distributed import session
+from s2l_ray.distributed.failures import MAX_ATTEMPTS
+from s2l_ray.distributed.map_units import UnitRunner
+from s2l_ray.distributed.resources import Workers
 from s2l_ray.errors import DataError, ModelError
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories import stage as trajectories
@@ -101,23 +103,23 @@ def test_a_unit_in_which_workers_die_too_often_is_refused_and_only_that_one(
 ):
     attempts = Location.of(tmp_path) / "attempts"
     constructor = {"prepared": prepared, "checkpoints": checkpoints, "config": CONFIG, "gpus": 0}
-    worker = session._OneUnit(
+    worker = UnitRunner(
         trajectories.Scorer,
         constructor | {"folder": Location.of(tmp_path) / "out"},
-        "trajectories",
+        Workers("trajectories", 1, 1),
         attempts,
     )
     deadly, other = (
         {"number": number, "unit": json.dumps({"part": part, "group": [0, 1, 2]})}
         for number, part in enumerate((0, 2))
     )
-    for attempt in range(session.MAX_ATTEMPTS):
+    for attempt in range(MAX_ATTEMPTS):
         # Begun and no more, as if the process had ended.
         (attempts / "0" / str(attempt)).write_bytes(b"")
     refused = worker(deadly)
     assert refused["error"] == "DataError"
     assert 'trajectories: the worker died 3 times in unit {"part": 0' in refused["result"]
-    for _ in range(session.MAX_ATTEMPTS + 1):
+    for _ in range(MAX_ATTEMPTS + 1):
         assert worker(other)["error"] == ""
     assert list(part_bytes(tmp_path / "out")) == ["part-000002.parquet"]
 

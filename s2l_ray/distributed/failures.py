@@ -1,0 +1,53 @@
+"""Failures of workers, turned into an error for the user or into one that names a bug."""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+
+from s2l_ray.errors import DataError, UnitError, UserError, one_line
+
+MAX_ATTEMPTS = 3
+"""How often a piece of work is tried before its failure is reported."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return True if the machine or a device had too little memory."""
+    names = {kind.__name__ for kind in type(error).__mro__}
+    # The names are Python's, torch's for GPUs, and that of Ray's memory monitor. Torch's allocator
+    # for CPUs raises a plain RuntimeError.
+    return (
+        bool(names & {"MemoryError", "OutOfMemoryError"})
+        or getattr(error, "errno", None) == errno.ENOMEM
+        or "can't allocate mem" in str(error)
+    )
+
+
+@contextlib.contextmanager
+def user_errors(who: str, advice: str) -> Iterator[None]:
+    """Raise what Ray raises inside the block as an error of this program.
+
+    Args:
+        who: the actor, as the message names it.
+        advice: what to do when memory ran out, the last sentence of that message.
+
+    Raises:
+        UserError: the actor raised it; it has the same type and message here.
+        DataError: the actor died, or had too little memory.
+        UnitError: the actor failed in another way; the message holds its traceback.
+    """
+    from ray.exceptions import RayActorError, RayError, RayTaskError
+
+    try:
+        yield
+    except RayError as error:
+        # If an argument comes from another actor that failed, that failure is the cause as well.
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, UserError):
+            raise cause from None
+        if is_out_of_memory(cause):
+            what = f"had too little memory ({one_line(cause)[:200]})"
+        elif isinstance(cause, RayActorError):
+            what = f"died {MAX_ATTEMPTS} times, most likely for want of memory"
+        else:
+            raise UnitError(f"{who} failed with:\n{error}") from None
+        raise DataError(f"{who} {what}. {advice}") from error

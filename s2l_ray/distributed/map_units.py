@@ -1,0 +1,159 @@
+"""Units of work, done by an autoscaling pool of actors and tried again when they fail."""
+
+import contextlib
+import functools
+import json
+import traceback
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from s2l_ray import errors
+from s2l_ray.distributed import resources
+from s2l_ray.distributed.failures import MAX_ATTEMPTS, is_out_of_memory
+from s2l_ray.distributed.session import worker_environment
+from s2l_ray.errors import DataError, StorageError, UnitError, UserError, one_line
+from s2l_ray.storage.location import Location
+
+BUSY_SHARE_TO_GROW = 0.25
+"""While units wait, a pool grows as long as this share of its workers, started or not, is busy: to
+four times the busy ones."""
+
+
+def map_units(
+    worker: type,
+    units: Sequence[Mapping[str, Any]],
+    wanted: resources.Workers,
+    attempts: Location,
+    **constructor: Any,
+) -> Iterator[dict[str, Any]]:
+    """Yield `worker(**constructor)(unit)` for every unit, in the order in which they finish.
+
+    The units, small descriptions of work, are the dataset. Each worker reads and writes its own
+    parts. So nothing depends on block sizes, and no reader competes with the pool for cores.
+    A unit that fails is tried again. A unit whose worker dies is given to another worker. Ray would
+    repeat that for ever, so attempts are counted by files in the folder `attempts`.
+
+    Args:
+        worker: a class; each actor makes one object of it, at its first unit.
+        units: JSON values; so are the results.
+        wanted: the actors, and the advice for a message that memory ran out.
+        attempts: a folder for the counts; a unit that succeeds removes its own.
+        constructor: keyword arguments of `worker`.
+
+    Raises:
+        UserError: the worker raised it; it has the same type and message here. It is not tried
+            again unless it is a StorageError.
+        DataError: in MAX_ATTEMPTS attempts the worker died or had too little memory.
+        UnitError: a unit failed MAX_ATTEMPTS times in another way.
+    """
+    import ray.data
+
+    if not units:
+        return
+    dataset = ray.data.from_items(
+        [{"number": number, "unit": json.dumps(unit)} for number, unit in enumerate(units)],
+        override_num_blocks=len(units),
+    )
+    scaling = dataset.context.autoscaling_config
+    scaling.actor_pool_util_upscaling_threshold = BUSY_SHARE_TO_GROW
+    scaling.actor_pool_util_downscaling_threshold = 0.0
+    results = dataset.map(
+        UnitRunner,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min(wanted.min, len(units)),
+            max_size=min(wanted.max, len(units)),
+            # A unit queued behind another one would wait while other workers are idle.
+            max_tasks_in_flight_per_actor=1,
+        ),
+        fn_constructor_kwargs={
+            "worker": worker,
+            "constructor": constructor,
+            "wanted": wanted,
+            "attempts": attempts / uuid.uuid4().hex,
+        },
+        num_cpus=wanted.cpus,
+        num_gpus=wanted.gpus or None,
+        runtime_env=worker_environment(cpus=wanted.cpus, gpus=wanted.gpus),
+    )
+    for row in results.iter_rows():
+        if row["error"]:
+            raise getattr(errors, row["error"])(row["result"])
+        yield json.loads(row["result"])
+
+
+class UnitRunner:
+    """Adapts a worker of one unit to Ray Data's rows.
+
+    The worker is made at the first unit. If it were made in this constructor and failed, Ray would
+    restart the actor for ever and lose the error.
+    """
+
+    def __init__(
+        self,
+        worker: type,
+        constructor: dict[str, Any],
+        wanted: resources.Workers,
+        attempts: Location,
+    ) -> None:
+        self._make = functools.partial(worker, **constructor)
+        self._stage, self._advice, self._attempts = wanted.stage, wanted.advice, attempts
+        self._worker: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        begun, unit = self._attempts / str(row["number"]), row["unit"]
+        failure: dict[str, str] | None = None
+        for _ in range(MAX_ATTEMPTS):
+            attempt = None
+            try:
+                before = begun.names()
+                if len(before) >= MAX_ATTEMPTS:
+                    return self._given_up([begun / name for name in before], unit)
+                attempt = begun / f"{len(before)}-{uuid.uuid4().hex}"
+                attempt.write_bytes(b"")
+                self._worker = self._worker or self._make()
+                result = json.dumps(self._worker(json.loads(unit)))
+                begun.remove()
+                return {"error": "", "result": result}
+            except UserError as error:
+                failure = _as_row(error)
+                # An object store that fails once is no reason to end a run.
+                if not isinstance(error, StorageError):
+                    return failure
+            except Exception as error:
+                failure = self._failed(error, unit)
+                # This frees what the worker holds, such as memory of a device.
+                self._worker = None
+            if attempt is not None:
+                with contextlib.suppress(StorageError):
+                    attempt.write_json(failure)
+        assert failure is not None
+        return failure
+
+    def _given_up(self, attempts: Sequence[Location], unit: str) -> dict[str, str]:
+        """Return the failure that the last of earlier attempts recorded.
+
+        An attempt whose worker died recorded nothing. If all of them did, that is the failure.
+        """
+        recorded = [content for attempt in attempts if (content := attempt.read_bytes())]
+        if recorded:
+            last: dict[str, str] = json.loads(recorded[-1])
+            return last
+        return _as_row(
+            DataError(
+                f"{self._stage}: the worker died {len(attempts)} times in unit {unit[:100]}, most "
+                f"likely for want of memory. {self._advice}"
+            )
+        )
+
+    def _failed(self, error: Exception, unit: str) -> dict[str, str]:
+        if is_out_of_memory(error):
+            cause = f"the memory did not suffice for unit {unit[:100]} ({one_line(error)[:200]})"
+            return _as_row(DataError(f"{self._stage}: {cause}. {self._advice}"))
+        trace = "".join(traceback.format_exception(error))
+        cause = f"failed in {MAX_ATTEMPTS} attempts, the last time with:\n{trace}"
+        return _as_row(UnitError(f"{self._stage}: unit {unit[:100]} {cause}"))
+
+
+def _as_row(error: Exception) -> dict[str, str]:
+    return {"error": type(error).__name__, "result": str(error)}
