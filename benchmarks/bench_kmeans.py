@@ -96,8 +96,7 @@ def methods(
             num_clusters,
             seed=seed,
             rows_per_sample=config.sample_size,
-            max_sweeps=config.lloyd_sweeps,
-            tolerance=config.tolerance,
+            limits=fitting.Limits(config.lloyd_sweeps, config.tolerance),
             num_threads=threads,
         )[0]
 

@@ -95,7 +95,7 @@ def chosen(loss_NT: np.ndarray, seed: int) -> tuple[dict[str, int], float]:
     kmeans.initial_centroids(loss_NT, 100, seed)
     start = time.perf_counter() - started
     started = time.perf_counter()
-    tried = num_clusters.attempt(
+    tried = num_clusters.try_ladder(
         loss_NT, np.ones(len(loss_NT), np.int64), most=MOST_CLUSTERS, seed=seed
     )
     starts = (time.perf_counter() - started) / start

@@ -1,45 +1,46 @@
-"""The closest centroid of every trajectory, and sums per cluster that follow moving centroids.
+"""The closest centroid of every trajectory, and sums per cluster, updated as centroids move.
 
 Compiled by numba: a pass of k-means is a few operations per row and centroid, and in numpy each of
-them is a pass through memory. Rows are scanned in blocks, one to a lane of a register; squared
-distances in float32 leave the centroids that can be closest; these (one, for most rows) are
-measured in float64, one checkpoint after the other. So a row's result does not depend on the other
-rows, on their order or number, or on the width of a register.
+them is a pass through memory. Rows are scanned in blocks, one row to a lane of a register. Squared
+distances in float32 exclude all centroids that cannot be closest. The others (one, for most rows)
+are measured in float64, one checkpoint after the other. So the result of a row does not depend on
+the other rows, on their order or number, or on the width of a register.
 
 Shape letters: N rows, T checkpoints, K clusters, B rows of a block, G blocks, C candidates for the
 next centroid of a start.
 """
 
 # mypy: disable-error-code="no-untyped-def, assignment"
-# numba compiles a function for the types it is called with. Rows go to functions as an array and a
-# number: a slice would be counted by all threads at once.
+# numba compiles a function for the types it is called with. Rows are passed as an array and a row
+# number: slices of one array would make all threads contend for its reference count.
 
 from typing import NamedTuple
 
 import numpy as np
 
-from s2l_ray.clusters.jit import compiled as _compiled
+from s2l_ray.clusters.compilation import cached_njit
 
 LOSS_UNIT_NATS = 2.0**-24
 SQDIST_UNIT = 2.0**-20
 
 BLOCK = 128
-"""Of 64 checkpoints they still fit the nearest cache."""
+"""Rows of a block. With 64 checkpoints a block still fits the nearest cache."""
 _ROWS_AT_ONCE = 32 * BLOCK
 
 _UNDERFLOW = np.float32(1e-30).view(np.int32)
-"""Squares below this have lost digits in float32: as distances they count as none."""
+"""Squares below this have lost digits in float32; as distances they count as zero."""
 UNSEEN = -1
+"""The label of a row that no sweep has seen."""
 _ROUNDING = 2.0**-22
-"""More than what storing a distance in float32 changes, relative to it."""
+"""An upper bound of the relative change when a distance is stored in float32."""
 
 
-class Known(NamedTuple):
-    """What is remembered of every row.
+class RowState(NamedTuple):
+    """What the last sweep left of every row.
 
     Attributes:
         label_N: int32 (N,), `UNSEEN` for a row not seen before.
-        lower_N: float32 (N,), a lower bound of the distance to the second closest centroid, nats.
+        lower_N: float32 (N,), a lower bound of the distance to the second closest centroid: nats.
     """
 
     label_N: np.ndarray
@@ -47,11 +48,11 @@ class Known(NamedTuple):
 
 
 class Moves(NamedTuple):
-    """How centroids have moved, and which are neighbours.
+    """The moves of centroids, and the distance within which others are their neighbours.
 
     Attributes:
-        drift_K: float64 (K,), not less than how far each has moved since the last call, nats.
-        reach_K: float64 (K,), how near another one has to be to be a neighbour, nats. Decides how
+        drift_K: float64 (K,), an upper bound of how far each has moved since the last call, nats.
+        reach_K: float64 (K,), nats: a centroid within this distance is a neighbour. It decides how
             many rows are spared a scan, and nothing else.
     """
 
@@ -60,13 +61,13 @@ class Moves(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Sums over rows, by their labels.
+    """Sums over rows by their labels.
 
     Attributes:
         loss_sum_KT: int64 (K, T), in `LOSS_UNIT_NATS`.
-        count_K: int64 (K,), rows.
+        count_K: int64 (K,), numbers of rows.
         sqdist_sum_K: int64 (K,), in `SQDIST_UNIT`.
-        inexact_K: float64 (K,), the same in nats squared: tells whether integers hold them.
+        inexact_K: float64 (K,), the same sums in nats squared, to check that integers hold them.
     """
 
     loss_sum_KT: np.ndarray
@@ -75,13 +76,16 @@ class Totals(NamedTuple):
     inexact_K: np.ndarray
 
 
-def even(centroid_KT: np.ndarray) -> np.ndarray:
-    """float32, with one that is nowhere where their number is odd: two are measured at a time."""
-    nowhere_1T = np.full((len(centroid_KT) % 2, centroid_KT.shape[1]), np.inf)
-    return np.concatenate([centroid_KT, nowhere_1T], dtype=np.float32)
+def padded_to_even(centroid_KT: np.ndarray) -> np.ndarray:
+    """Return the centroids in float32, with one at infinity added if their number is odd.
+
+    Kernels compute the distances from two centroids at a time.
+    """
+    infinite_XT = np.full((len(centroid_KT) % 2, centroid_KT.shape[1]), np.inf)
+    return np.concatenate([centroid_KT, infinite_XT], dtype=np.float32)
 
 
-@_compiled
+@cached_njit
 def closest(loss_NT, even_KT, label_N, sqdist_N):
     """Fill `label_N` (ties: the lowest cluster) and `sqdist_N`, float64, nats squared."""
     lower_B = np.empty(BLOCK, np.float32)
@@ -91,30 +95,31 @@ def closest(loss_NT, even_KT, label_N, sqdist_N):
         _scan(loss_NT, rows, even_KT, label_N[start:end], sqdist_N[start:end], lower_B)
 
 
-@_compiled
+@cached_njit
 def distances(loss_NT, centroid_KT, label_N, sqdist_N):
-    """Fill `sqdist_N`, float64, with squared distances to the centroids of these labels."""
+    """Fill `sqdist_N`, float64, nats squared, with the distances to the centroids of the labels."""
     for n in range(len(loss_NT)):
         sqdist_N[n] = _sqdist(loss_NT, n, centroid_KT, label_N[n])
 
 
-@_compiled
-def follow(loss_NT, weight_N, even_KT, moves, known, totals):
-    """Bring labels, bounds and sums from the previous centroids to these; look at few rows twice.
+@cached_njit
+def update(loss_NT, weight_N, even_KT, moves, state, totals):
+    """Update labels, bounds and sums from the previous centroids to these; scan few rows.
 
-    A row whose centroid is closer than the lower bound of all others keeps it. Other rows are
-    scanned, and where the label changes their losses move from one sum to the other: sums are
-    integers, so they are what a sum from scratch would be.
+    If the centroid of a row is closer than the lower bound of all others, its label stays. Other
+    rows are scanned. If a label changes, the losses of the row move from one sum to the other. Sums
+    are integers, so they are equal to sums from scratch.
 
     Args:
         loss_NT: float32 (N, T).
-        weight_N: int64 (N,), how many rows each stands for; empty where it is one.
-        even_KT: float32, the centroids, as `even` makes them.
-        known, totals: changed; losses and counts are those of the rows seen before, distances zero.
+        weight_N: int64 (N,), how many rows each stands for; empty if each stands for one.
+        even_KT: float32, the centroids, as `padded_to_even` returns them.
+        state, totals: changed. In the call, losses and counts are those of the rows seen before,
+            and distances are zero.
 
     Source:
-        One bound per row is Hamerly's (2010), doi:10.1137/1.9781611972801.12; that neighbours alone
-        matter to it, Rysavy's and Hamerly's (2016), doi:10.1137/1.9781611974348.38.
+        One bound per row: Hamerly (2010), doi:10.1137/1.9781611972801.12. Bounds that depend on
+        neighbours alone: Rysavy and Hamerly (2016), doi:10.1137/1.9781611974348.38.
     """
     moved_K, apart_K = _neighbours(even_KT, moves)
     row_M = np.empty(_ROWS_AT_ONCE, np.int64)
@@ -123,37 +128,40 @@ def follow(loss_NT, weight_N, even_KT, moves, known, totals):
     lower_B = np.empty(BLOCK, np.float32)
     for start in range(0, len(loss_NT), _ROWS_AT_ONCE):
         rows = (start, min(start + _ROWS_AT_ONCE, len(loss_NT)))
-        num_open = _keep(loss_NT, weight_N, rows, even_KT, moved_K, apart_K, known, totals, row_M)
+        num_open = _confirm(
+            loss_NT, weight_N, rows, even_KT, moved_K, apart_K, state, totals, row_M
+        )
         for first in range(0, num_open, BLOCK):
             row_B = row_M[first : min(first + BLOCK, num_open)]
             _scan(loss_NT, row_B, even_KT, label_B, sqdist_B, lower_B)
             for b in range(len(row_B)):
                 n = row_B[b]
                 weight = weight_N[n] if len(weight_N) else 1
-                known.lower_N[n] = lower_B[b]
-                if label_B[b] != known.label_N[n]:
-                    _move(loss_NT, n, weight, known.label_N[n], label_B[b], totals)
-                    known.label_N[n] = label_B[b]
+                state.lower_N[n] = lower_B[b]
+                if label_B[b] != state.label_N[n]:
+                    _move(loss_NT, n, weight, state.label_N[n], label_B[b], totals)
+                    state.label_N[n] = label_B[b]
                 _add(sqdist_B[b], weight, label_B[b], totals)
 
 
-@_compiled
-def _keep(loss_NT, weight_N, rows, even_KT, moved_K, apart_K, known, totals, row_M):
-    """Add up the rows that keep their centroids; put the others in `row_M`; how many these are.
+@cached_njit
+def _confirm(loss_NT, weight_N, rows, even_KT, moved_K, apart_K, state, totals, row_M):
+    """Add up the rows whose labels stay; write the others to `row_M`; return how many these are.
 
-    As far away as before, less than their own ways, are the neighbours of a row's centroid; the
-    others are as far as they are from that centroid, less the row's distance from it.
+    The bound of a row has two parts. The neighbours of its centroid are at least as far from it as
+    before, less the farthest that one of them moved. All other centroids are at least as far from
+    it as they are from its centroid, less the row's own distance from that.
     """
     num_open = 0
     for n in range(*rows):
-        label = known.label_N[n]
+        label = state.label_N[n]
         if label != UNSEEN:
-            before, moved = np.float64(known.lower_N[n]), moved_K[label]
+            before, moved = np.float64(state.lower_N[n]), moved_K[label]
             sqdist = _sqdist(loss_NT, n, even_KT, label)
             bound = min(before - moved, apart_K[label] - np.sqrt(sqdist))
             bound -= _ROUNDING * (before + moved)
             if bound > 0 and sqdist < bound * bound:
-                known.lower_N[n] = bound
+                state.lower_N[n] = bound
                 _add(sqdist, weight_N[n] if len(weight_N) else 1, label, totals)
                 continue
         row_M[num_open] = n
@@ -161,9 +169,12 @@ def _keep(loss_NT, weight_N, rows, even_KT, moved_K, apart_K, known, totals, row
     return num_open
 
 
-@_compiled
+@cached_njit
 def _neighbours(even_KT, moves):
-    """By centroid, the longest way of a neighbour, and how far at least all the others are."""
+    """Return, for each centroid, the farthest move of a neighbour and a bound of the others.
+
+    The bound is a lower one, of the distances of all centroids that are no neighbours.
+    """
     num_clusters, num_checkpoints = len(moves.drift_K), even_KT.shape[1]
     moved_K, apart_K = np.empty(num_clusters), np.empty(num_clusters)
     centroid_TB = np.zeros((num_checkpoints, BLOCK), np.float32)
@@ -197,15 +208,15 @@ def _neighbours(even_KT, moves):
     return moved_K, apart_K
 
 
-@_compiled
+@cached_njit
 def _add(sqdist, weight, label, totals):
     totals.sqdist_sum_K[label] += weight * np.int64(np.rint(sqdist / SQDIST_UNIT))
     totals.inexact_K[label] += weight * sqdist
 
 
-@_compiled
+@cached_njit
 def _move(loss_NT, n, weight, old, label, totals):
-    """Take the row out of the sums of its old cluster, if it had one, and into those of the new."""
+    """Move the row from the sums of its old cluster, if it had one, to those of the new one."""
     totals.count_K[label] += weight
     if old != UNSEEN:
         totals.count_K[old] -= weight
@@ -216,10 +227,10 @@ def _move(loss_NT, n, weight, old, label, totals):
             totals.loss_sum_KT[old, t] -= units
 
 
-@_compiled
+@cached_njit
 def _scan(loss_NT, row_B, even_KT, label_B, sqdist_B, lower_B):
-    """Of at most `BLOCK` rows the closest centroids, their squared distances, and lower bounds of
-    the distances to the second closest.
+    """Fill in, for at most `BLOCK` rows, the closest centroids, their squared distances, and lower
+    bounds of the distances to the second closest.
     """
     num_checkpoints = loss_NT.shape[1]
     loss_TB = np.zeros((num_checkpoints, BLOCK), np.float32)
@@ -228,31 +239,31 @@ def _scan(loss_NT, row_B, even_KT, label_B, sqdist_B, lower_B):
             loss_TB[t, b] = loss_NT[row_B[b], t]
     sqdist_2B, least_2B = np.empty(2 * BLOCK, np.float32), np.empty(2 * BLOCK, np.float32)
     least_2B[:] = np.inf
-    place_B = np.zeros(BLOCK, np.int32)
+    nearest_B = np.zeros(BLOCK, np.int32)
     for k in range(0, len(even_KT), 2):
         _approximate(loss_TB, even_KT, k, sqdist_2B)
-        _compare(sqdist_2B, k, least_2B, place_B)
-    # The bits of floats that are not negative are in the order of the floats. One in the last
-    # place is at least 2^-24 of the value, and each of the T terms of a sum adds less than three
-    # of these errors to it, on either side of the comparison.
+        _compare(sqdist_2B, k, least_2B, nearest_B)
+    # The bits of floats that are not negative, read as integers, are in the order of the floats. A
+    # difference of one is at least 2^-24 of the value. Each of the T terms of a sum adds less than
+    # three such errors to it, on either side of the comparison.
     bits_2B = least_2B.view(np.int32)
     least_bits_B, second_bits_B = bits_2B[:BLOCK], bits_2B[BLOCK:]
     slack = np.int32(4 * num_checkpoints + 16)
     for b in range(len(row_B)):
         n = row_B[b]
-        label_B[b] = place_B[b]
-        sqdist_B[b] = _sqdist(loss_NT, n, even_KT, place_B[b])
+        label_B[b] = nearest_B[b]
+        sqdist_B[b] = _sqdist(loss_NT, n, even_KT, nearest_B[b])
         if second_bits_B[b] <= max(least_bits_B[b] + slack, _UNDERFLOW):
             label_B[b], sqdist_B[b] = _exactly(loss_NT, n, even_KT)
-            # Two that are this near each other bound nothing.
+            # No lower bound follows from two distances that are so nearly equal.
             second_bits_B[b] = slack
         second_bits_B[b] = max(second_bits_B[b] - slack, 0)
         lower_B[b] = np.sqrt(np.float64(least_2B[BLOCK + b])) * (1 - _ROUNDING)
 
 
-@_compiled
+@cached_njit
 def _approximate(loss_TB, even_KT, k, sqdist_2B):
-    """Squared distances of a block from centroids k and k + 1, in float32.
+    """Fill in the squared distances of a block from centroids k and k + 1, in float32.
 
     Four checkpoints and two centroids at a time spare loads and stores.
     """
@@ -280,10 +291,10 @@ def _approximate(loss_TB, even_KT, k, sqdist_2B):
         t += 1
 
 
-@_compiled
-def _compare(sqdist_2B, k, least_2B, place_B):
-    """Keep the two least of the squared distances from all centroids, and where the first is."""
-    place_one, place_other = np.int32(k), np.int32(k + 1)
+@cached_njit
+def _compare(sqdist_2B, k, least_2B, nearest_B):
+    """Update the two least squared distances so far, and the number of the closest centroid."""
+    number_one, number_other = np.int32(k), np.int32(k + 1)
     for b in range(BLOCK):
         one, other, least, second = (
             sqdist_2B[b],
@@ -299,13 +310,13 @@ def _compare(sqdist_2B, k, least_2B, place_B):
         second = beaten if beaten < second else second
         least_2B[b] = low if nearer else least
         least_2B[BLOCK + b] = high if high < second else second
-        place = place_other if swapped else place_one
-        place_B[b] = place if nearer else place_B[b]
+        number = number_other if swapped else number_one
+        nearest_B[b] = number if nearer else nearest_B[b]
 
 
-@_compiled
+@cached_njit
 def _exactly(loss_NT, n, even_KT):
-    """The closest centroid and its squared distance, all of them measured in float64."""
+    """Return the closest centroid and its squared distance; all are measured in float64."""
     label, least = np.int32(0), np.inf
     for k in range(len(even_KT)):
         sqdist = _sqdist(loss_NT, n, even_KT, k)
@@ -314,7 +325,7 @@ def _exactly(loss_NT, n, even_KT):
     return label, least
 
 
-@_compiled
+@cached_njit
 def _sqdist(loss_NT, n, centroid_KT, k):
     total = 0.0
     for t in range(loss_NT.shape[1]):
@@ -323,17 +334,18 @@ def _sqdist(loss_NT, n, centroid_KT, k):
     return total
 
 
-@_compiled
+@cached_njit
 def totals_after(loss_GTB, weight_GB, even_CT, sqdist_GB, total_C):
-    """Fill `total_C`, float64: weighted squared distances once a candidate is a centroid, too.
+    """Fill `total_C`, float64: for each candidate, the inertia if it were one more centroid.
 
-    Lanes are added up in their order, whatever the width of a register.
+    The inertia is the weighted sum of squared distances. Lanes are added up in their order,
+    whatever the width of a register.
 
     Args:
-        loss_GTB: float32 (G, T, B), the rows; what fills up the last block weighs nothing.
+        loss_GTB: float32 (G, T, B), the rows; the padding of the last block has no weight.
         weight_GB: int64 (G, B).
-        even_CT: float32, the candidates, as `even` makes them; each by itself.
-        sqdist_GB: float32 (G, B), squared distances from the centroids that there are.
+        even_CT: float32, the candidates, as `padded_to_even` returns them.
+        sqdist_GB: float32 (G, B), squared distances from the closest centroid so far.
     """
     sqdist_2B = np.empty(2 * BLOCK, np.float32)
     total_CB = np.zeros((len(even_CT), BLOCK))
@@ -351,11 +363,11 @@ def totals_after(loss_GTB, weight_GB, even_CT, sqdist_GB, total_C):
             total_C[c] += total_CB[c, b]
 
 
-@_compiled
+@cached_njit
 def add_centroid(loss_GTB, weight_GB, even_CT, sqdist_GB, cumulative_GB):
-    """Lower `sqdist_GB` to what they are with one more centroid, the first of `even_CT`.
+    """Lower `sqdist_GB` to the distances with one more centroid, the first of `even_CT`.
 
-    `cumulative_GB`, float64, is filled with their weighted sums up to each row.
+    Fill `cumulative_GB`, float64, with their weighted sums up to each row.
     """
     sqdist_2B = np.empty(2 * BLOCK, np.float32)
     total = 0.0
@@ -367,15 +379,16 @@ def add_centroid(loss_GTB, weight_GB, even_CT, sqdist_GB, cumulative_GB):
             cumulative_GB[g, b] = total
 
 
-@_compiled
+@cached_njit
 def waiting_times(loss_NT, key_N, mean_1T, mean_sqdist, time_N, rate_N):
-    """Fill `time_N` and `rate_N`, float64: when each row is drawn, exponentially at its rate.
+    """Fill `time_N` and `rate_N`, float64: the times are exponentially distributed at these rates.
 
-    The rate is 1/2 and half the squared distance from the mean, as a multiple of the average one.
+    The rate of a row is 1/2 + d / (2 D), with d its squared distance from the mean and D the mean
+    squared distance.
 
     Args:
-        key_N: uint64 (N,), hashes, whose upper bits are uniform numbers.
-        mean_1T, mean_sqdist: of the whole pool; with no distance, every rate is 1.
+        key_N: uint64 (N,), hashes, whose upper bits serve as uniform random numbers.
+        mean_1T, mean_sqdist: those of the whole pool; if `mean_sqdist` is 0, every rate is 1.
     """
     for n in range(len(loss_NT)):
         uniform = (np.float64(key_N[n] >> np.uint64(11)) + 0.5) * 2.0**-53

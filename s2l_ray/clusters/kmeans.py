@@ -1,11 +1,10 @@
-"""K-means on loss trajectories, in sums that do not depend on who adds them up.
+"""K-means on loss trajectories, by sums that are the same whatever worker adds them up.
 
 Workers hold rows and return `ClusterSums`; whoever holds the centroids merges them. Nothing here
-communicates. Sums are integers, and a row's label is a function of that row and the centroids
-alone, so centroids are bit-identical under any sharding, order or block size.
+communicates. Sums are integers, and the label of a row is a function of that row and the centroids
+alone. So centroids are bit-identical under any sharding, order or block size.
 
-Shape letters: N rows, T checkpoints, K clusters, S sample rows, B rows of a block,
-P (row, cluster) pairs, C candidates for the next centroid, D distinct rows.
+Shape letters: N rows, T checkpoints, K clusters, S sample rows, B rows of a block, D distinct rows.
 """
 
 from operator import itemgetter
@@ -16,22 +15,24 @@ from s2l_ray import hashing
 from s2l_ray.clusters import kernels
 from s2l_ray.clusters.fixed_point import LARGEST, OVERFLOW, ClusterSums
 from s2l_ray.clusters.kernels import LOSS_UNIT_NATS, SQDIST_UNIT
+from s2l_ray.clusters.kmeans_plus_plus import plus_plus
 
 MAX_LOSS_NATS = 2.0**16
 """Trajectories beyond this are refused; guessing evenly over a vocabulary costs about 11 nats."""
 
 _MAX_STARTS = 10
 _STARTS_TIMES_CENTROIDS = 300
-"""Few centroids get more starts: they are stuck in bad places more often, and cost less."""
+"""Fewer centroids get more starts: they end in poor local minima more often, and cost less."""
 _SWEEPS_PER_START = 6
 _SWEEPS_OF_BEST = 60
 _TOLERANCE_OF_BEST = 1e-4
 
 _NEIGHBOURS = 3.0
-"""Centroids within so many times the root mean square distance of a cluster's rows from its own."""
+"""A centroid is a neighbour of a cluster within this many times the root mean square distance of
+the cluster's rows from their own centroid."""
 
 _SPLIT = 2.0**-10
-"""How far apart, relative to their losses, the halves of a split cluster begin."""
+"""The distance at which the halves of a split cluster begin, relative to their losses."""
 
 
 def nearest(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -55,20 +56,20 @@ def nearest(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> tuple[np.ndarray, n
     check(loss_NT, centroid_KT)
     label_N = np.empty(len(loss_NT), dtype=np.int32)
     sqdist_N = np.empty(len(loss_NT), dtype=np.float64)
-    kernels.closest(_float32(loss_NT), kernels.even(centroid_KT), label_N, sqdist_N)
+    kernels.closest(_float32(loss_NT), kernels.padded_to_even(centroid_KT), label_N, sqdist_N)
     return label_N, sqdist_N
 
 
 def summarise(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> ClusterSums:
-    """Sums per cluster, every trajectory counted in the cluster of its closest centroid.
+    """Return the sums per cluster; every trajectory counts in the cluster of its closest centroid.
 
-    Args and errors as for `nearest`, and ValueError when a sum does not fit in int64.
+    Args and errors are those of `nearest`; ValueError also if a sum does not fit in int64.
     """
-    return Followed(loss_NT).sums(centroid_KT)
+    return TrackedRows(loss_NT).sums(centroid_KT)
 
 
 def check(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> None:
-    """Raise ValueError as `nearest`, naming how many rows, and the first of them."""
+    """Raise ValueError as `nearest` does, with the number of bad rows and the first of them."""
     if loss_NT.ndim != 2 or centroid_KT.ndim != 2 or loss_NT.shape[1] != centroid_KT.shape[1]:
         raise ValueError(
             f"checkpoint axes differ: trajectories {loss_NT.shape}, centroids {centroid_KT.shape}"
@@ -86,15 +87,16 @@ def check(loss_NT: np.ndarray, centroid_KT: np.ndarray) -> None:
             )
 
 
-class Followed:
-    """Trajectories whose closest centroids are followed from sweep to sweep.
+class TrackedRows:
+    """Trajectories with the labels and bounds of the last sweep, from which the next one is fast.
 
-    The sums are those that `summarise` would give, bit for bit; what is remembered of earlier
-    centroids only spares most rows a look at all of them. Holds 8 bytes per row beside the losses.
+    The sums are those of `summarise`, bit for bit. Labels and bounds from earlier centroids only
+    spare most rows a comparison with all centroids. They take 8 bytes per row in addition to the
+    losses.
 
     Args:
         loss_NT: float array (N, T), nats per token, read as float32.
-        weight_N: int64 (N,), how many rows each stands for; None: one.
+        weight_N: int64 (N,), how many rows each stands for; None for one.
 
     Raises:
         ValueError: a loss as for `nearest`, or the losses' sum does not fit in int64.
@@ -113,7 +115,7 @@ class Followed:
         self._num_rows = 0
 
     def sums(self, centroid_KT: np.ndarray, num_rows: int | None = None) -> ClusterSums:
-        """Sums over the first `num_rows` rows, all by default.
+        """Return the sums over the first `num_rows` rows, all by default.
 
         Raises:
             ValueError: centroids as for `nearest`, or a sum does not fit in int64.
@@ -124,19 +126,19 @@ class Followed:
         if centroid_KT.shape != self._centroid_KT.shape or rows.stop < self._num_rows:
             self._forget(len(centroid_KT))
         self._num_rows = rows.stop
-        # Rounded up: a bound must not promise more than the centroids moved.
+        # Rounded up: the bounds rely on centroids not having moved farther than this.
         drift_K = np.linalg.norm(centroid_KT.astype(np.float64) - self._centroid_KT, axis=1) * (
             1 + 2.0**-40
         )
-        # Not known until all is done: what is left behind by an error must not be built on.
+        # No centroids until the sums are complete: after an error, labels and bounds are invalid.
         self._centroid_KT = centroid_KT[:0]
         sqdist_sum_K, inexact_K = np.zeros(len(drift_K), np.int64), np.zeros(len(drift_K))
-        kernels.follow(
+        kernels.update(
             self.loss_NT[rows],
             self._weight_N[rows],
-            kernels.even(centroid_KT),
+            kernels.padded_to_even(centroid_KT),
             kernels.Moves(drift_K, self._reach_K),
-            kernels.Known(self._label_N[rows], self._lower_N[rows]),
+            kernels.RowState(self._label_N[rows], self._lower_N[rows]),
             kernels.Totals(self._loss_sum_KT, self._count_K, sqdist_sum_K, inexact_K),
         )
         if inexact_K.max(initial=0) / SQDIST_UNIT > LARGEST:
@@ -147,7 +149,7 @@ class Followed:
         return ClusterSums(self._loss_sum_KT.copy(), self._count_K.copy(), sqdist_sum_K)
 
     def nearest(self, centroid_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """What `nearest` finds for all rows."""
+        """Return what `nearest` returns for all rows."""
         self.sums(centroid_KT)
         sqdist_N = np.empty(len(self.loss_NT), np.float64)
         kernels.distances(self.loss_NT, self._centroid_KT, self._label_N, sqdist_N)
@@ -164,10 +166,10 @@ class Followed:
 
 
 def centroids(sums: ClusterSums, previous_KT: np.ndarray) -> np.ndarray:
-    """The mean of every cluster, float32 (K, T); an empty cluster keeps its previous centroid.
+    """Return the mean of every cluster, float32 (K, T); an empty cluster keeps its centroid.
 
-    float32, so that the centroids one saves are those that labels were made with. Lloyd's sweeps
-    have converged when this returns `previous_KT`.
+    The means are float32, so that saved centroids are those that labels were computed with.
+    Lloyd's sweeps have converged when this returns `previous_KT`.
     """
     count_K1 = sums.count_K[:, None]
     mean_KT = sums.loss_sum_KT / np.maximum(count_K1, 1) * LOSS_UNIT_NATS
@@ -175,24 +177,25 @@ def centroids(sums: ClusterSums, previous_KT: np.ndarray) -> np.ndarray:
 
 
 def gain(sums: ClusterSums, centroid_KT: np.ndarray, moved_KT: np.ndarray) -> float:
-    """By how much the inertia falls when centroids move to the means, no label changing: nats^2.
+    """Return by how much the inertia falls when centroids move to the means, in nats squared.
 
-    The sum over rows of a cluster falls by their number times the squared way of its centroid.
+    Labels stay. The sum over the rows of a cluster falls by their number times the squared
+    distance that its centroid moves.
     """
-    way_KT = moved_KT.astype(np.float64) - centroid_KT
-    return float((sums.count_K * (way_KT**2).sum(axis=1)).sum())
+    move_KT = moved_KT.astype(np.float64) - centroid_KT
+    return float((sums.count_K * (move_KT**2).sum(axis=1)).sum())
 
 
 def initial_centroids(
     sample_ST: np.ndarray, num_clusters: int, seed: int, weight_S: np.ndarray | None = None
 ) -> np.ndarray:
-    """Centroids fitted to a sample: greedy k-means++ and Lloyd sweeps, the best of a few starts.
+    """Fit centroids to a sample by greedy k-means++ and Lloyd sweeps, the best of a few starts.
 
     Args:
         sample_ST: float array (S, T), nats per token, in any order; read as float32.
         num_clusters: the centroids wanted.
         seed: decides the starts.
-        weight_S: int64 (S,), how many rows each stands for, the same for equal rows; None: one.
+        weight_S: int64 (S,), how many rows each stands for, the same for equal rows; None for one.
 
     Returns:
         centroid_KT, float32 (K, T), K = min(num_clusters, number of distinct sample rows).
@@ -204,25 +207,25 @@ def initial_centroids(
         Arthur and Vassilvitskii (2007), k-means++, with the candidates per step of its section 6
         and of scikit-learn.
     """
-    order_S = _order(sample_ST, num_clusters)
+    order_S = _sorted_order(sample_ST, num_clusters)
     weight_S = np.ones(len(sample_ST), np.int64) if weight_S is None else weight_S[order_S]
     sample_ST = _float32(sample_ST)[order_S]
     num_distinct = 1 + int(np.any(sample_ST[1:] != sample_ST[:-1], axis=1).sum())
     num_centroids = min(num_clusters, num_distinct)
     num_starts = max(1, min(_MAX_STARTS, _STARTS_TIMES_CENTROIDS // num_centroids))
-    starts = (_plus_plus(sample_ST, weight_S, num_centroids, seed, s) for s in range(num_starts))
-    followed = Followed(sample_ST, weight_S)
-    fitted = [_lloyd(followed, start_KT, _SWEEPS_PER_START, 0.0) for start_KT in starts]
+    starts = (plus_plus(sample_ST, weight_S, num_centroids, seed, s) for s in range(num_starts))
+    tracked = TrackedRows(sample_ST, weight_S)
+    fitted = [_lloyd(tracked, start_KT, _SWEEPS_PER_START, 0.0) for start_KT in starts]
     best_KT, _ = min(fitted, key=itemgetter(1))
-    return _lloyd(followed, best_KT, _SWEEPS_OF_BEST, _TOLERANCE_OF_BEST)[0]
+    return _lloyd(tracked, best_KT, _SWEEPS_OF_BEST, _TOLERANCE_OF_BEST)[0]
 
 
 def random_rows(sample_ST: np.ndarray, num_clusters: int, seed: int) -> np.ndarray:
-    """Distinct rows of a sample, drawn with equal chances for all its rows.
+    """Draw distinct rows of a sample; all its rows have equal chances.
 
-    Args, shape of the result and errors as for `initial_centroids`.
+    Args, the shape of the result and errors are those of `initial_centroids`.
     """
-    sample_ST = _float32(sample_ST)[_order(sample_ST, num_clusters)]
+    sample_ST = _float32(sample_ST)[_sorted_order(sample_ST, num_clusters)]
     key_S = hashing.mixed(np.arange(len(sample_ST), dtype=np.uint64), seed)
     shuffled_ST = sample_ST[np.argsort(key_S, kind="stable")]
     _, first_D = np.unique(shuffled_ST, axis=0, return_index=True)
@@ -232,24 +235,25 @@ def random_rows(sample_ST: np.ndarray, num_clusters: int, seed: int) -> np.ndarr
 def lloyd_with_splits(
     sample_ST: np.ndarray, centroid_KT: np.ndarray, max_sweeps: int
 ) -> tuple[np.ndarray, int, bool]:
-    """Centroids after Lloyd's sweeps in which every empty cluster is given half of another.
+    """Fit centroids by Lloyd's sweeps that split another cluster for every empty one.
 
     Args:
         sample_ST: float array (S, T), nats per token, in any order.
         centroid_KT: float32 (K, T), the start.
-        max_sweeps: fewer are made when a sweep moves no centroid.
+        max_sweeps: the most sweeps; they end when a sweep moves no centroid.
 
     Returns:
-        centroid_KT, float32 (K, T); the sweeps made; and whether the last one moved nothing.
+        centroid_KT, float32 (K, T); the number of sweeps; and True if the last one moved nothing.
 
     Source:
         k-means of faiss, Johnson, Douze and Jegou (2017), arXiv:1702.08734, which splits a large
-        cluster chosen at random. Here it is the one with the largest sum of squared distances: no
-        generator has a say in it, and equal rows, which cannot be split, are passed over.
+        cluster chosen at random. Here it is the cluster with the largest sum of squared distances.
+        That needs no random numbers, and a cluster of equal rows, which cannot be split, is never
+        chosen.
     """
-    followed = Followed(sample_ST)
+    tracked = TrackedRows(sample_ST)
     for sweep in range(1, max_sweeps + 1):
-        sums = followed.sums(centroid_KT)
+        sums = tracked.sums(centroid_KT)
         moved_KT = _split(centroids(sums, centroid_KT), sums)
         if np.array_equal(moved_KT, centroid_KT):
             return centroid_KT, sweep, True
@@ -258,7 +262,7 @@ def lloyd_with_splits(
 
 
 def _check_sums(loss_NT: np.ndarray, weight_N: np.ndarray) -> None:
-    """Raise ValueError where losses may add up to more than int64 holds, signs aside."""
+    """Raise ValueError if the absolute losses add up to more than int64 holds."""
     total_T = np.zeros(loss_NT.shape[1])
     for start in range(0, len(loss_NT), 2**16):
         rows = slice(start, start + 2**16)
@@ -268,63 +272,13 @@ def _check_sums(loss_NT: np.ndarray, weight_N: np.ndarray) -> None:
         raise ValueError(OVERFLOW)
 
 
-def _plus_plus(
-    sample_ST: np.ndarray, weight_S: np.ndarray, num_centroids: int, seed: int, start: int
-) -> np.ndarray:
-    """Distinct rows of the sample, each drawn in proportion to its squared distance from the rest.
-
-    Of a few candidates at every step, the one that leaves the least total distance is taken.
-    """
-    num_candidates = 2 + int(np.log(num_centroids))
-    uniform_KC = _uniforms(num_centroids * num_candidates, seed, start).reshape(num_centroids, -1)
-    loss_GTB, weight_GB = _blocks(sample_ST), _blocks(weight_S[:, None])[:, 0]
-    sqdist_GB = np.full(weight_GB.shape, np.inf, np.float32)
-    cumulative_GB = weight_GB.cumsum(dtype=np.float64).reshape(weight_GB.shape)
-    chosen: list[int] = []
-    for uniform_C in uniform_KC:
-        # The first row is drawn without a choice.
-        candidates = _drawn(cumulative_GB.reshape(-1), uniform_C if chosen else uniform_C[:1])
-        total_C = np.empty(len(candidates))
-        even_CT = kernels.even(sample_ST[candidates])
-        kernels.totals_after(loss_GTB, weight_GB, even_CT, sqdist_GB, total_C)
-        best = candidates[total_C.argmin()]
-        chosen.append(best)
-        even_CT = kernels.even(sample_ST[best][None])
-        kernels.add_centroid(loss_GTB, weight_GB, even_CT, sqdist_GB, cumulative_GB)
-        if not cumulative_GB[-1, -1]:
-            # What is left is nearer to a centroid than float32 can square.
-            break
-    return sample_ST[chosen]
-
-
-def _blocks(sample_SX: np.ndarray) -> np.ndarray:
-    """(G, X, B): the rows in blocks, lane by lane, the last one filled up with zeros."""
-    num_blocks = -(-len(sample_SX) // kernels.BLOCK)
-    filled = np.zeros((num_blocks * kernels.BLOCK, sample_SX.shape[1]), sample_SX.dtype)
-    filled[: len(sample_SX)] = sample_SX
-    return np.ascontiguousarray(filled.reshape(num_blocks, kernels.BLOCK, -1).transpose(0, 2, 1))
-
-
-def _drawn(cumulative_S: np.ndarray, uniform_C: np.ndarray) -> list[int]:
-    """Rows in proportion to their shares, of which these are the sums; none whose share is zero."""
-    # Below the total, so that the row found is one that has a share.
-    below_C = np.minimum(uniform_C * cumulative_S[-1], np.nextafter(cumulative_S[-1], 0))
-    return np.searchsorted(cumulative_S, below_C, side="right").tolist()
-
-
-def _uniforms(count: int, *salts: int) -> np.ndarray:
-    """Numbers in [0, 1) that are the same under every version of numpy."""
-    bits = hashing.mixed(np.arange(count, dtype=np.uint64), *salts)
-    return (bits >> np.uint64(11)) * 2.0**-53
-
-
 def _lloyd(
-    followed: Followed, centroid_KT: np.ndarray, max_sweeps: int, tolerance: float
+    tracked: TrackedRows, centroid_KT: np.ndarray, max_sweeps: int, tolerance: float
 ) -> tuple[np.ndarray, float]:
-    """Centroids after Lloyd's sweeps, and the inertia before the last one."""
+    """Return the centroids after Lloyd's sweeps, and the inertia before the last one."""
     inertia = np.inf
     for _ in range(max_sweeps):
-        sums = followed.sums(centroid_KT)
+        sums = tracked.sums(centroid_KT)
         moved_KT = centroids(sums, centroid_KT)
         inertia = sums.inertia
         last = gain(sums, centroid_KT, moved_KT) <= tolerance * inertia
@@ -335,7 +289,10 @@ def _lloyd(
 
 
 def _split(centroid_KT: np.ndarray, sums: ClusterSums) -> np.ndarray:
-    """Move the centroid of every empty cluster next to that of the widest, one after the other."""
+    """Move the centroid of every empty cluster next to that of the widest, one after the other.
+
+    The widest cluster is the one with the largest sum of squared distances.
+    """
     centroid_KT, left_K = centroid_KT.copy(), sums.sqdist_sum_K.copy()
     apart_T = np.where(np.arange(centroid_KT.shape[1]) % 2, -_SPLIT, _SPLIT).astype(np.float32)
     for empty in np.flatnonzero(sums.count_K == 0):
@@ -348,11 +305,11 @@ def _split(centroid_KT: np.ndarray, sums: ClusterSums) -> np.ndarray:
     return centroid_KT.clip(-MAX_LOSS_NATS, MAX_LOSS_NATS)
 
 
-def _order(sample_ST: np.ndarray, num_clusters: int) -> np.ndarray:
-    """The rows of the sample in the order of their values.
+def _sorted_order(sample_ST: np.ndarray, num_clusters: int) -> np.ndarray:
+    """Return the order of the sample's rows by their values.
 
     Raises:
-        ValueError: it is empty, num_clusters is below one, or a loss as for `nearest`.
+        ValueError: the sample is empty, num_clusters is below one, or a loss as for `nearest`.
     """
     sample_ST = _float32(sample_ST)
     if len(sample_ST) == 0 or num_clusters < 1:

@@ -1,15 +1,15 @@
-"""How many clusters tell rows apart: a ladder of numbers is tried, and the last that paid is taken.
+"""The number of clusters, chosen by trials: the last number on a ladder at which more clusters pay.
 
-Centroids are fitted to half of a sample, and judged by how far the rows of the other half are from
-them. While there is something to tell apart, more centroids bring these rows nearer by much. Beyond
-that they split what looks alike, and the gain falls to that of splitting noise in T dimensions.
+Centroids are fitted to half of a sample. They are judged by the distances of the rows of the other
+half. As long as the rows form groups, more centroids bring these rows much nearer. Beyond that,
+they split rows that look alike, and the gain falls to that of splitting noise in T dimensions.
 
 Shape letters: S sample rows, T checkpoints, R rungs of the ladder.
 
-Sources: the gain that cells of T-dimensional noise give is what the criteria of Krzanowski and Lai
-(1988), doi:10.2307/2531893, and of Sugar and James (2003), doi:10.1198/016214503000000666, compare
-with; rows that nothing was fitted to are those of Tibshirani and Walther (2005),
-doi:10.1198/106186005X59243, by distance instead of by pairs.
+Sources: the criteria of Krzanowski and Lai (1988), doi:10.2307/2531893, and of Sugar and James
+(2003), doi:10.1198/016214503000000666, also compare with the gain that cells of T-dimensional noise
+give. Tibshirani and Walther (2005), doi:10.1198/106186005X59243, also judge by rows that nothing
+was fitted to, by pairs of rows instead of distances.
 """
 
 import math
@@ -22,30 +22,30 @@ import numpy as np
 from s2l_ray.clusters import kmeans
 
 LEAST_GAIN = 0.25
-"""A rung pays when it lowers the spread by so much, per doubling of the clusters, or by more where
-there are few checkpoints."""
+"""A rung of the ladder pays if it lowers the spread by this share per doubling of the clusters, or
+by more if there are few checkpoints (`least_gain`)."""
 MIN_ROWS = 8
-"""Of those that centroids are fitted to, for each of them, at the top of the ladder: of a stratum
-that is its own sample, that is twice as many in a cluster."""
+"""Rows for each centroid that are fitted to at the top of the ladder. In a stratum that is its own
+sample, a cluster then has twice as many rows."""
 ROWS_TRIED = 12_800
-"""Of a sample, both halves together."""
+"""The most rows of a sample that the trials use, both halves together."""
 FARTHEST = 0.005
-"""Share of the rows that is left out of a spread: those few that are like no other can be most of
-what many clusters leave, and no number of clusters brings them nearer."""
+"""The share of the rows, the farthest, that is left out of a spread. A few rows that are like no
+other can make up most of the spread of many clusters; no number of clusters brings them nearer."""
 ROWS_WITH_A_FARTHEST = 10
-"""Of fewer, all count."""
+"""With fewer rows, none is left out."""
 
 
 @dataclass(frozen=True)
-class Tried:
-    """What each number of clusters came to.
+class Trials:
+    """The numbers of clusters that were tried, and the spread that each left.
 
     Attributes:
         num_clusters: R ascending numbers, the first one 1.
-        spread: R, mean squared distance of rows that nothing was fitted to from their centroids,
-            but for the `FARTHEST`, as a share of that with one cluster; 1 throughout where all
-            rows are equal.
-        least_gain: of a rung that pays.
+        spread: R numbers: the mean squared distance from the centroids of rows that nothing was
+            fitted to, without the share `FARTHEST` of them, divided by that for one cluster. All
+            are 1 if all rows are equal.
+        least_gain: the gain from which on a rung pays.
     """
 
     num_clusters: Sequence[int]
@@ -53,20 +53,21 @@ class Tried:
     least_gain: float
 
     def gains(self) -> list[float]:
-        """By how much each rung but the first lowers the spread, per doubling: (R - 1,).
+        """Return by how much each rung but the first lowers the spread per doubling: R - 1 numbers.
 
-        1 - (spread / spread before)^(1 / log2(clusters / clusters before)), from the rung before or
-        from the one before that, whichever is less: one unlucky fit makes the next one look good.
+        The gain is 1 - (spread / spread before)^(1 / log2(clusters / clusters before)). Of the
+        gains over the rung before and over the one before that, the smaller counts: one unlucky
+        fit makes the next one look good.
         """
         rungs = list(zip(self.num_clusters, self.spread, strict=True))
         return [
-            min(_gain(*before, *rungs[place]) for before in rungs[max(place - 2, 0) : place])
-            for place in range(1, len(rungs))
+            min(_gain(*before, *rungs[rung]) for before in rungs[max(rung - 2, 0) : rung])
+            for rung in range(1, len(rungs))
         ]
 
     @property
     def chosen(self) -> int:
-        """The most clusters that a rung which pays leads to; 1 where none does."""
+        """The largest number of clusters whose rung pays; 1 if no rung does."""
         paid = [
             clusters
             for clusters, gain in zip(self.num_clusters[1:], self.gains(), strict=True)
@@ -83,8 +84,8 @@ class Tried:
         }
 
 
-def sentence(tried: Mapping[str, Tried]) -> str:
-    """How many clusters were chosen, and why, of one pool or of several strata."""
+def sentence(tried: Mapping[str, Trials]) -> str:
+    """Return a sentence on how many clusters were chosen and why, for one or several strata."""
     each = list(tried.values())
     rule = (
         f"the last number at which a doubling lowers the spread of rows not fitted to by "
@@ -103,7 +104,7 @@ def sentence(tried: Mapping[str, Tried]) -> str:
     )
 
 
-def _reason(tried: Tried, rule: str) -> str:
+def _reason(tried: Trials, rule: str) -> str:
     gains = dict(zip(tried.num_clusters[1:], tried.gains(), strict=True))
     beyond = [gain for number, gain in gains.items() if number > tried.chosen]
     if not gains:
@@ -119,29 +120,33 @@ def _plural(number: int) -> str:
 
 
 def least_gain(num_checkpoints: int) -> float:
-    """`LEAST_GAIN`, or what twice the cells of noise in T / 2 dimensions gain: 1 - 2^(-4 / T).
+    """Return the gain per doubling from which on a rung pays: max(LEAST_GAIN, 1 - 2^(-4 / T)).
 
     A cell of half the volume in D dimensions is 2^(-1 / D) as wide, and its mean square the square
-    of that. Noise in T dimensions gains this for D = T where there are many cells, and more where
-    few of them begin to tell its tails and corners apart.
+    of that: a gain of 1 - 2^(-2 / D). Noise in T dimensions gains this for D = T if there are many
+    cells. With few cells it gains more, as they begin to tell its tails and corners apart. So the
+    formula takes D = T / 2.
     """
     return max(LEAST_GAIN, 1 - 2.0 ** (-4 / num_checkpoints))
 
 
 def ladder(num_rows: int, most: int) -> list[int]:
-    """The whole numbers next to the powers of the root of 2, up to `most` and to a MIN_ROWS-th."""
+    """Return the numbers to try: powers of the root of 2, rounded.
+
+    They go up to `most` and to `num_rows` / MIN_ROWS.
+    """
     top = min(most, max(num_rows // MIN_ROWS, 1))
     steps = range(2 * top.bit_length() + 1)
     return sorted({number for step in steps if (number := round(2 ** (step / 2))) <= top})
 
 
-def attempt(sample_ST: np.ndarray, weight_S: np.ndarray, *, most: int, seed: int) -> Tried:
-    """Every rung of the ladder, tried on rows of a sample.
+def try_ladder(sample_ST: np.ndarray, weight_S: np.ndarray, *, most: int, seed: int) -> Trials:
+    """Try every rung of the ladder on rows of a sample.
 
     Args:
-        sample_ST: float32 (S, T), rows in an order that says nothing of them.
+        sample_ST: float32 (S, T), rows in an order that does not depend on their values.
         weight_S: int64 (S,), how many rows each stands for.
-        most: clusters at the top.
+        most: the most clusters to try.
         seed: decides the starts.
     """
     step = -(-len(sample_ST) // ROWS_TRIED)
@@ -150,7 +155,7 @@ def attempt(sample_ST: np.ndarray, weight_S: np.ndarray, *, most: int, seed: int
     inertia: list[float] = []
     for wanted in ladder(len(sample_ST[fitted]), most):
         centroid_KT = kmeans.initial_centroids(sample_ST[fitted], wanted, seed, weight_S[fitted])
-        # Fewer distinct rows: the ladder ends with as many clusters as there are of them.
+        # There are no more distinct rows than this, so the ladder ends here.
         if numbers and len(centroid_KT) == numbers[-1]:
             break
         numbers.append(len(centroid_KT))
@@ -158,13 +163,14 @@ def attempt(sample_ST: np.ndarray, weight_S: np.ndarray, *, most: int, seed: int
         inertia.append(_without_farthest(sqdist_S, weight_S[judged]))
     whole = inertia[0]
     spread = [value / whole if whole else 1.0 for value in inertia]
-    return Tried(numbers, spread, least_gain(sample_ST.shape[1]))
+    return Trials(numbers, spread, least_gain(sample_ST.shape[1]))
 
 
 def _without_farthest(sqdist_S: np.ndarray, weight_S: np.ndarray) -> float:
-    """The weighted sum of all but the largest: rows of at most a share FARTHEST are left out.
+    """Return the weighted sum without the largest distances.
 
-    Of a few rows, which are more than that share each, the farthest one is.
+    The rows that are left out weigh at most the share FARTHEST of all. If each row weighs more than
+    that, the farthest row is left out, unless there are fewer rows than ROWS_WITH_A_FARTHEST.
     """
     order_S = np.argsort(sqdist_S, kind="stable")
     sqdist_S, weight_S = sqdist_S[order_S], weight_S[order_S]

@@ -11,7 +11,7 @@ import numpy as np
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.extensions import CLUSTERED, SCORED, Base, Extension
 from s2l_ray.artifacts.manifest import Parts, StageDir, centroids_file
-from s2l_ray.clusters import fit as drift
+from s2l_ray.clusters import extension_drift
 from s2l_ray.clusters.scaling import UNIT, Scale
 from s2l_ray.errors import first
 from s2l_ray.progress import Progress
@@ -32,6 +32,7 @@ def place(
     folder, known, fitted = _known(base, before)
     stored = _stored(folder, known["stratum_of_cluster"])
     scales = {name: Scale.of_json(value) for name, value in known.get("scales", {}).items()}
+    rows_fitted = extension_drift.rows_fitted_by_stratum(fitted, known["stratum_of_cluster"])
     old, pool = extensions.pool(base.run, list(before)), extensions.pool(base.run, list(chain))
     summary = clusters.run(
         section,
@@ -39,16 +40,15 @@ def place(
         out,
         seed=base.config.seed,
         progress=progress,
-        stored=stored,
-        stored_scales=scales,
-        moving=drift.num_fitted(fitted, known["stratum_of_cluster"]) if moves else None,
+        stored=clusters.StoredClusters(stored, scales, rows_fitted if moves else None),
     )
     strata, num_known = summary["stratum_of_cluster"], known["num_clusters"]
     unseen, unit = Counter(strata[num_known:]), UNIT[section.scaling]
     files, notes = Parts(out.location).files(), list(summary.get("notes", []))
     if moves:
         num_old = len(old.trajectories.files())
-        fitted = [drift.Fitted(files[:num_old], summary["size_of_cluster"], range(num_known))]
+        sizes = summary["size_of_cluster"]
+        fitted = [extension_drift.FittedRows(files[:num_old], sizes, range(num_known))]
         notes.append(_moved(old.clusters.files(), files[:num_old], stored, out.location, unit))
         files = files[num_old:]
     if unseen:
@@ -56,7 +56,7 @@ def place(
             f"new strata: {len(unseen):,} (first: {first(list(unseen))}), each clustered by "
             f"itself; {unseen.total():,} new clusters in all"
         )
-    fit = drift.compared(fitted, files, strata, moved=moves)
+    fit = extension_drift.measure(fitted, files, strata, moved=moves)
     return {
         **summary,
         "new_strata": dict(unseen),
@@ -67,7 +67,7 @@ def place(
 
 def _known(
     base: Base, before: Sequence[Extension]
-) -> tuple[Location, Mapping[str, Any], list[drift.Fitted]]:
+) -> tuple[Location, Mapping[str, Any], list[extension_drift.FittedRows]]:
     """The newest centroids' folder, what is said of them there, and what they were fitted to."""
     folder, known = base.run / CLUSTERED, base.summary(CLUSTERED)
     fitted = [_fitted(folder, known, 0)]
@@ -80,9 +80,9 @@ def _known(
     return folder, known, fitted
 
 
-def _fitted(folder: Location, summary: Mapping[str, Any], start: int) -> drift.Fitted:
+def _fitted(folder: Location, summary: Mapping[str, Any], start: int) -> extension_drift.FittedRows:
     numbers = range(start, summary["num_clusters"])
-    return drift.Fitted(Parts(folder).files(), summary["size_of_cluster"], numbers)
+    return extension_drift.FittedRows(Parts(folder).files(), summary["size_of_cluster"], numbers)
 
 
 def _moved(

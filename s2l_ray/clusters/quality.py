@@ -1,4 +1,7 @@
-"""How well a clustering separates its rows, and how much of it another one finds.
+"""Measures of a clustering: its silhouette, and its agreement with another clustering.
+
+scikit-learn has both measures. It is not used: other last digits would change manifests, and its
+import takes 2.4 s and 140 MiB in every worker.
 
 Shape letters: S rows, T checkpoints, A and B clusters of two clusterings.
 """
@@ -7,13 +10,14 @@ import numpy as np
 
 
 def silhouette(loss_ST: np.ndarray, label_S: np.ndarray) -> float:
-    """The mean over rows of (b - a) / max(a, b); 0 for a row that is alone in its cluster.
+    """Return the mean over rows of (b - a) / max(a, b).
 
-    a is a row's mean distance to the others of its cluster, b the least mean distance to the rows
-    of another cluster. 1 is well apart, 0 on the border.
+    a is the mean distance of a row to the others of its cluster. b is the least mean distance to
+    the rows of another cluster. A row that is alone in its cluster counts 0. Clusters that are well
+    apart give 1; rows on the border between clusters give 0.
 
     Args:
-        loss_ST: float array (S, T); S * S distances are computed, S at a time.
+        loss_ST: float array (S, T). S * S distances are computed, S at a time.
         label_S: integer array (S,), of at least two clusters.
 
     Raises:
@@ -43,7 +47,12 @@ def silhouette(loss_ST: np.ndarray, label_S: np.ndarray) -> float:
 
 
 def adjusted_rand_index(label_S: np.ndarray, other_S: np.ndarray) -> float:
-    """The share of pairs that both clusterings treat alike, 0 being chance and 1 equality.
+    """Return the share of pairs of rows that two clusterings treat alike, corrected for chance.
+
+    1 means equal clusterings; 0 is what independent clusterings give on average.
+
+    Args:
+        label_S, other_S: integer arrays (S,), the clusters of the same rows.
 
     Source:
         Hubert and Arabie (1985), doi:10.1007/BF01908075.

@@ -1,9 +1,10 @@
-"""Samples on which a start of k-means is found: most rows at random, and far ones more often.
+"""Samples that a start of k-means is fitted to; far rows are drawn more often than others.
 
 A few outliers among a million rows can make up a tenth of the inertia, and a uniform sample has
-none of them. So a row is drawn half by chance and half in proportion to its squared distance from
-the mean, and stands for as many rows as it was unlikely to be drawn. Every row has a time, and the
-earliest are the sample: so the sample of a union is that of its shards' samples put together.
+none of them. So half of the chance of a row is equal for all rows, and half is in proportion to its
+squared distance from the mean. A row weighs the more, the less likely it was drawn. Every row has a
+time, and the earliest rows are the sample. So the sample of a union is the sample of its shards'
+samples put together.
 
 Shape letters: N rows, S sample rows, T checkpoints.
 
@@ -21,16 +22,17 @@ from s2l_ray.clusters import kernels
 from s2l_ray.clusters.fixed_point import LARGEST
 
 LEAST_WEIGHT, MOST_WEIGHT = 4, 2**14
-"""Weights are integers, so that sums stay exact: of far rows and, at most, of common ones."""
+"""The weight of the farthest rows, and the largest one of common rows. Weights are integers, so
+that sums stay exact."""
 
 
 @dataclass(frozen=True)
 class Centre:
-    """Where a pool lies, and how wide.
+    """The mean of a pool, and its spread.
 
     Attributes:
         mean_T: float64 (T,), nats per token.
-        mean_sqdist: of its rows from `mean_T`, nats squared.
+        mean_sqdist: mean squared distance of its rows from `mean_T`, nats squared.
     """
 
     mean_T: np.ndarray
@@ -39,11 +41,11 @@ class Centre:
 
 @dataclass(frozen=True)
 class Sample:
-    """Rows in the order of their times, and the one that comes next, if there is another.
+    """The rows of a sample, and the first row that is not in it, if any; in order of their times.
 
     Attributes:
         time_S: float64 (S,), ascending.
-        rate_S: float64 (S,), how much more often than by chance a row is drawn; at least 1/2.
+        rate_S: float64 (S,), how many times as often as on average a row is drawn; at least 1/2.
         loss_ST: float32 (S, T).
     """
 
@@ -53,36 +55,38 @@ class Sample:
 
 
 def draw(loss_NT: np.ndarray, key_N: np.ndarray, size: int, centre: Centre | None) -> Sample:
-    """The first `size` + 1 rows to be drawn.
+    """Return the `size` + 1 rows with the earliest times.
 
     Args:
         loss_NT: float32 (N, T).
         key_N: uint64 (N,), hashes, which decide the times.
-        centre: of the whole pool; None draws all rows equally often.
+        size: rows of the sample.
+        centre: that of the whole pool; None draws all rows equally often.
     """
     time_N, rate_N = np.empty((2, len(loss_NT)))
     mean_T = np.zeros(loss_NT.shape[1]) if centre is None else centre.mean_T
     mean_sqdist = 0.0 if centre is None else centre.mean_sqdist
-    # One type of array, whether it came from another process or not: each would be compiled anew.
+    # A new array: numba compiles anew for a read-only one, such as comes from another process.
     mean_1T = np.array(mean_T[None], np.float32)
     kernels.waiting_times(loss_NT, key_N, mean_1T, mean_sqdist, time_N, rate_N)
     return _earliest(Sample(time_N, rate_N, loss_NT), size)
 
 
 def join(samples: Sequence[Sample], size: int) -> Sample:
-    """What `draw` finds in all rows that any of these was drawn from."""
+    """Return what `draw` returns for all rows that these samples were drawn from."""
     parts = [(sample.time_S, sample.rate_S, sample.loss_ST) for sample in samples]
     time_S, rate_S, loss_ST = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
     return _earliest(Sample(time_S, rate_S, loss_ST), size)
 
 
 def weighted(sample: Sample, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The rows of the sample, and what each stands for.
+    """Return the rows of the sample, and how many rows each stands for.
 
     Returns:
-        loss_ST, float32, and weight_S, int64, in proportion to 1 / (the chance that the row was
-        drawn before the first row that is not in the sample); all 1 where no row is left out. As
-        coarse as it takes for sums of the weighted rows to fit into 64 bits.
+        loss_ST, float32, and weight_S, int64. A weight is in proportion to 1 / (the chance that
+        the row was drawn before the first row that is not in the sample). All are 1 if the sample
+        is the whole pool. Weights are as coarse as it takes for sums of the weighted rows to fit
+        into 64 bits.
     """
     loss_ST, rate_S = sample.loss_ST[:size], sample.rate_S[:size]
     if len(sample.time_S) <= size:
@@ -95,7 +99,7 @@ def weighted(sample: Sample, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fitting(loss_ST: np.ndarray) -> float:
-    """The most that each row may count, so that k-means can sum losses and squared distances."""
+    """Return the largest weight with which sums of losses and squared distances fit into int64."""
     low_T, high_T = loss_ST.min(axis=0).astype(np.float64), loss_ST.max(axis=0).astype(np.float64)
     largest = max(np.abs(low_T).max(), np.abs(high_T).max()) / kernels.LOSS_UNIT_NATS
     farthest = ((high_T - low_T) ** 2).sum() / kernels.SQDIST_UNIT
@@ -103,7 +107,7 @@ def _fitting(loss_ST: np.ndarray) -> float:
 
 
 def _earliest(sample: Sample, size: int) -> Sample:
-    num_kept = min(size + 1, len(sample.time_S))
-    near = np.argpartition(sample.time_S, num_kept - 1)[:num_kept] if num_kept else np.arange(0)
-    keep = near[np.argsort(sample.time_S[near], kind="stable")]
-    return Sample(sample.time_S[keep], sample.rate_S[keep], sample.loss_ST[keep])
+    count = min(size + 1, len(sample.time_S))
+    first = np.argpartition(sample.time_S, count - 1)[:count] if count else np.arange(0)
+    rows = first[np.argsort(sample.time_S[first], kind="stable")]
+    return Sample(sample.time_S[rows], sample.rate_S[rows], sample.loss_ST[rows])

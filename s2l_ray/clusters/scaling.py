@@ -1,7 +1,7 @@
-"""Trajectories as k-means compares them: as they are, standardised, or by their shape alone.
+"""Scaling of trajectories before k-means: none, to standard deviations, or to their shape alone.
 
-How a set of rows is standardised follows from integer sums of any size, which add up to the same
-in any order. A scaled row is a function of that row and, standardised, of the stored scale.
+The scale of a set of rows is computed from exact integer sums, which add up to the same in any
+order. A scaled row is a function of that row and, if standardised, of the stored scale.
 
 Shape letters: N rows, T checkpoints, K clusters.
 """
@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 UNIT_NATS = 2.0**-24
-"""Losses are rounded to it before they are summed."""
+"""Losses are rounded to multiples of this before they are summed."""
 LARGEST = 64.0
-"""Deviations from the mean beyond as many standard deviations count as so many: rows of an
-extension may be that far out, and k-means sums squares in 64 bits."""
+"""Deviations from the mean are clipped to this many standard deviations. Rows of an extension may
+be farther out, and k-means sums squares in 64 bits."""
 LEAST_DEVIATION_NATS = 0.01
-"""A trajectory that moves less than this is flat: what is left of it is rounding, not a shape."""
+"""A trajectory with a smaller standard deviation is flat: its differences are rounding errors."""
 
 _HALF_BITS = 20
 _ROWS_PER_BLOCK = 1 << 16
@@ -27,18 +27,18 @@ _ROWS_PER_BLOCK = 1 << 16
 
 @dataclass(frozen=True)
 class Scale:
-    """Where losses of a set of rows lie at each checkpoint, and how wide.
+    """Mean and standard deviation of the losses of a set of rows at each checkpoint.
 
     Attributes:
         mean_T: float64 (T,), nats per token.
-        deviation_T: float64 (T,), the standard deviation; 1 where all losses are equal.
+        deviation_T: float64 (T,), nats per token; 1 where all losses are equal.
     """
 
     mean_T: np.ndarray
     deviation_T: np.ndarray
 
     def as_json(self) -> dict[str, list[float]]:
-        """Numbers whose decimals give the same bits again."""
+        """Return the numbers as JSON values; `of_json` gives the same bits again."""
         return {"mean": self.mean_T.tolist(), "deviation": self.deviation_T.tolist()}
 
     @classmethod
@@ -48,11 +48,11 @@ class Scale:
 
 @dataclass(frozen=True)
 class Moments:
-    """Exact sums over a set of rows, in `UNIT_NATS` and its square; those of shards add up.
+    """Exact sums over a set of rows, in `UNIT_NATS` and its square; sums of shards add up.
 
     Attributes:
-        count: rows.
-        sum_T, square_sum_T: a Python integer for each checkpoint, so none is too large.
+        count: number of rows.
+        sum_T, square_sum_T: a Python integer for each checkpoint, which cannot overflow.
     """
 
     count: int
@@ -61,7 +61,11 @@ class Moments:
 
     @classmethod
     def of(cls, loss_NT: np.ndarray) -> "Moments":
-        """Args: loss_NT, float array (N, T), finite and below 2^16 nats."""
+        """Sum up rows.
+
+        Args:
+            loss_NT: float array (N, T), finite and below 2^16 nats.
+        """
         zeros = (0,) * loss_NT.shape[1]
         total = cls(0, zeros, zeros)
         for start in range(0, len(loss_NT), _ROWS_PER_BLOCK):
@@ -69,7 +73,7 @@ class Moments:
         return total
 
     def merge(self, other: "Moments") -> "Moments":
-        """The sums over the rows of both."""
+        """Return the sums over the rows of both."""
         return Moments(
             self.count + other.count,
             _added(self.sum_T, other.sum_T),
@@ -77,7 +81,7 @@ class Moments:
         )
 
     def scale(self) -> Scale:
-        """Mean and standard deviation, from fractions that nothing was rounded in.
+        """Return mean and standard deviation; only the last division of each is rounded.
 
         The variance is (count * sum of squares - sum^2) / count^2.
 
@@ -97,21 +101,23 @@ class Moments:
 
 
 def standardised(loss_NT: np.ndarray, scale: Scale) -> np.ndarray:
-    """(loss - mean) / deviation at each checkpoint, float32 (N, T): all checkpoints count alike.
+    """Return (loss - mean) / deviation at each checkpoint, float32 (N, T).
 
-    Over the rows that the scale is of, mean 0 and variance 1 at every checkpoint (0 where all are
-    equal), but for values beyond `LARGEST`, which become that.
+    All checkpoints then count alike: over the rows that the scale was computed from, the mean is 0
+    and the variance 1 at every checkpoint (0 where all losses are equal). Values beyond `LARGEST`
+    are clipped to it.
     """
     value_NT = (loss_NT.astype(np.float64) - scale.mean_T) / scale.deviation_T
     return value_NT.clip(-LARGEST, LARGEST).astype(np.float32)
 
 
 def shape(loss_NT: np.ndarray) -> np.ndarray:
-    """(loss - m) / max(s, LEAST_DEVIATION_NATS), float32 (N, T): level and size are taken out.
+    """Return (loss - m) / max(s, LEAST_DEVIATION_NATS), float32 (N, T).
 
-    m and s are the mean and the standard deviation of the row's own T losses. The squared distance
-    of two rows that move is 2 T (1 - r), with r their correlation; a constant row is 0 throughout.
-    Sums go checkpoint by checkpoint, so a row's values do not depend on what else is there.
+    m and s are the mean and the standard deviation of the row's own T losses, so level and size
+    are removed. The squared distance of two rows that are not flat is 2 T (1 - r), with r their
+    correlation. A constant row becomes 0 throughout. Sums are taken checkpoint by checkpoint, so
+    the values of a row do not depend on other rows.
     """
     loss_NT = loss_NT.astype(np.float64)
     num_checkpoints = loss_NT.shape[1]
@@ -127,36 +133,35 @@ UNIT: dict[str, str] = {
     "standardised": "standard deviations",
     "shape": "standard deviations of a trajectory",
 }
-"""Of distances between scaled trajectories."""
+"""The unit of distances between scaled trajectories, by the name of the scaling."""
 
 
 def scaled(loss_NT: np.ndarray, name: str, scale: Scale | None) -> np.ndarray:
-    """Trajectories in the space that they are clustered in.
+    """Return trajectories in the space that they are clustered in.
 
     Args:
         loss_NT: float32 (N, T), nats per token.
-        name: of `UNIT`.
-        scale: of what is clustered together, where the name is `standardised`.
+        name: the scaling, a key of `UNIT`.
+        scale: that of all rows that are clustered together; needed for `standardised` alone.
 
     Returns:
-        float32 (N, T); `loss_NT` itself where nothing changes.
+        float32 (N, T); `loss_NT` itself for `raw`.
     """
     if name == "raw":
         return loss_NT
     value_NT = np.empty(loss_NT.shape, np.float32)
     for start in range(0, len(loss_NT), _ROWS_PER_BLOCK):
         rows = slice(start, start + _ROWS_PER_BLOCK)
-        of_rows_NT = loss_NT[rows]
         if name == "shape":
-            value_NT[rows] = shape(of_rows_NT)
+            value_NT[rows] = shape(loss_NT[rows])
         else:
             assert name == "standardised" and scale is not None
-            value_NT[rows] = standardised(of_rows_NT, scale)
+            value_NT[rows] = standardised(loss_NT[rows], scale)
     return value_NT
 
 
 def in_nats(centroid_KT: np.ndarray, scale: Scale) -> np.ndarray:
-    """The mean losses, nats per token, of clusters whose standardised centroids these are."""
+    """Return the mean losses, nats per token, of clusters with these standardised centroids."""
     return centroid_KT.astype(np.float64) * scale.deviation_T + scale.mean_T
 
 
@@ -165,7 +170,7 @@ def _added(a_T: tuple[int, ...], b_T: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _of_block(loss_NT: np.ndarray) -> Moments:
-    """Sums over rows so few that 64 bits hold each of their terms."""
+    """Return the sums over at most _ROWS_PER_BLOCK rows; 64 bits hold each of their terms."""
     unit_NT = np.rint(loss_NT.astype(np.float64) / UNIT_NATS).astype(np.int64)
     # u = high * 2^20 + low: with |u| < 2^41 all three products are below 2^42.
     high_NT, low_NT = unit_NT >> _HALF_BITS, unit_NT & ((1 << _HALF_BITS) - 1)

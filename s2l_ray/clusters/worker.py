@@ -1,6 +1,6 @@
-"""What an actor of the stage `clusters` does with the trajectories of its parts.
+"""The actors of the stage `clusters`, each with the trajectories of its parts.
 
-Shapes: N trajectories of an actor, of one of its parts or of one stratum, S sample rows,
+Shape letters: N trajectories of an actor, of one of its parts or of one stratum, S sample rows,
 T checkpoints, K clusters of one stratum.
 """
 
@@ -15,61 +15,66 @@ import pyarrow as pa
 from s2l_ray import hashing
 from s2l_ray.artifacts.manifest import part_name
 from s2l_ray.clusters import kmeans, quality, sampling, scaling
-from s2l_ray.clusters import num_clusters as choosing
 from s2l_ray.clusters.minibatch import Centroids, Sums
-from s2l_ray.clusters.num_clusters import Tried
+from s2l_ray.clusters.num_clusters import Trials, try_ladder
 from s2l_ray.clusters.scaling import Moments, Scale
 from s2l_ray.config.sections import MOST_CLUSTERS, ClustersConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.storage.location import Location
 
 SAMPLE, START, OTHER_START = 1, 3, 4
-"""Salts that keep the uses of one seed apart."""
+"""Salts: each use of the seed gets other random numbers."""
 
 ROWS_IN_SILHOUETTE = 1_000
 
 Samples = dict[str, sampling.Sample]
-"""By stratum."""
+"""Stratum -> sample."""
 Centres = dict[str, sampling.Centre]
+"""Stratum -> centre."""
 Scales = dict[str, Scale]
+"""Stratum -> scale."""
 
 
 @dataclass(frozen=True)
-class _Held:
-    """An actor's rows of one stratum, in the order of their hashes: a mini-batch comes first.
+class _StratumRows:
+    """The rows of one stratum that an actor holds, in the order of their hashes.
+
+    So the first rows are a mini-batch.
 
     Attributes:
         key_N: uint64 (N,), hashed keys, ascending.
-        place_N: int32 (N,), where a row stands in the actor's parts, one after the other.
-        followed: their trajectories, scaled.
+        position_N: int32 (N,), the position of each row in the actor's parts, put one after the
+            other.
+        tracked: the trajectories, scaled.
     """
 
     key_N: np.ndarray
-    place_N: np.ndarray
-    followed: kmeans.Followed
+    position_N: np.ndarray
+    tracked: kmeans.TrackedRows
 
 
 class MomentsWorker:
-    """Sums up some parts' trajectories, one part after the other."""
+    """Sums up the trajectories of some parts, one part after the other."""
 
     def __init__(self, files: dict[int, Location], config: ClustersConfig, seed: int) -> None:
         self.files, self.config, self.seed = files, config, seed
 
     def moments(self) -> dict[str, Moments]:
-        """By stratum, what follows from sums how it is standardised."""
-        found: dict[str, Moments] = {}
+        """Return, by stratum, the sums that its scale follows from."""
+        moments: dict[str, Moments] = {}
         for file in self.files.values():
             for name, rows in _read(file, per_stratum=self.config.per_stratum, seed=self.seed):
                 of_part = Moments.of(rows.loss_NT)
-                found[name] = found[name].merge(of_part) if name in found else of_part
-        return found
+                moments[name] = moments[name].merge(of_part) if name in moments else of_part
+        return moments
 
 
 class ClusterWorker:
-    """Holds some parts' trajectories, scaled; sums and labels them.
+    """Holds the scaled trajectories of some parts; sums and labels them.
 
     Args:
-        scales: of every stratum, where trajectories are standardised.
+        files: the parts, by part number.
+        scales: the scale of every stratum, if trajectories are standardised.
     """
 
     def __init__(
@@ -81,26 +86,35 @@ class ClusterWorker:
     ) -> None:
         self.files, self.config, self.seed = files, config, seed
         self._scales = scales or {}
-        self._held: dict[str, _Held] | None = None
+        self._rows: dict[str, _StratumRows] | None = None
 
     def row_counts(self) -> Counter[str]:
-        """Rows by stratum."""
-        return Counter({name: len(held.key_N) for name, held in self._loaded().items()})
+        """Return the number of rows by stratum."""
+        return Counter({name: len(rows.key_N) for name, rows in self._loaded().items()})
 
     def num_checkpoints(self) -> int:
-        return max((held.followed.loss_NT.shape[1] for held in self._loaded().values()), default=0)
+        """Return the number of checkpoints, or 0 if this worker holds no row."""
+        return max((rows.tracked.loss_NT.shape[1] for rows in self._loaded().values()), default=0)
 
     def samples(self, names: Sequence[str], centres: Centres) -> Samples:
-        """What this worker's rows can give to the samples of these strata."""
+        """Return the candidates for the samples of these strata among the rows of this worker."""
         size = self.config.sample_size
         return {
-            name: sampling.draw(held.followed.loss_NT, held.key_N, size, centres.get(name))
-            for name, held in self._loaded().items()
+            name: sampling.draw(rows.tracked.loss_NT, rows.key_N, size, centres.get(name))
+            for name, rows in self._loaded().items()
             if name in names
         }
 
-    def started(self, *shards: Samples) -> dict[str, tuple[np.ndarray, Tried | None]]:
-        """The k-means++ start of every stratum, found on its sample, and what was tried for it."""
+    def starts(self, *shards: Samples) -> dict[str, tuple[np.ndarray, Trials | None]]:
+        """Return the k-means++ start of every stratum, computed on its sample.
+
+        Args:
+            shards: the results of `samples` from all workers.
+
+        Returns:
+            for each stratum its centroids, and the numbers of clusters that were tried, or None if
+            the number is configured.
+        """
         return {
             name: self._start(sample_ST, weight_S)
             for name, (sample_ST, weight_S) in self._joined(shards).items()
@@ -108,15 +122,22 @@ class ClusterWorker:
 
     def _start(
         self, sample_ST: np.ndarray, weight_S: np.ndarray
-    ) -> tuple[np.ndarray, Tried | None]:
+    ) -> tuple[np.ndarray, Trials | None]:
         wanted, tried, seed = self.config.num_clusters, None, self.seed + START
         if wanted == "auto":
-            tried = choosing.attempt(sample_ST, weight_S, most=MOST_CLUSTERS, seed=seed)
+            tried = try_ladder(sample_ST, weight_S, most=MOST_CLUSTERS, seed=seed)
             wanted = tried.chosen
         return kmeans.initial_centroids(sample_ST, wanted, seed, weight_S), tried
 
     def fitted_to_sample(self, *shards: Samples) -> dict[str, tuple[np.ndarray, int, bool]]:
-        """Centroids of every stratum, fitted to its sample from random rows of it."""
+        """Return, for every stratum, centroids that were fitted to its sample from random rows.
+
+        Args:
+            shards: the results of `samples` from all workers.
+
+        Returns:
+            for each stratum the result of `kmeans.lloyd_with_splits`.
+        """
         num_clusters, seed = self.config.num_clusters, self.seed + START
         assert num_clusters != "auto"
         fits = {}
@@ -126,7 +147,7 @@ class ClusterWorker:
         return fits
 
     def _joined(self, shards: Sequence[Samples]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Of every stratum the rows of its sample, and what each stands for."""
+        """Return, for every stratum, the rows of its sample and how many rows each stands for."""
         by_name: dict[str, list[sampling.Sample]] = {}
         for shard in shards:
             for name, sample in shard.items():
@@ -137,12 +158,18 @@ class ClusterWorker:
             for name, samples in by_name.items()
         }
 
-    def samples_to_judge(self, names: Sequence[str], centroids: Centroids) -> dict[str, Any]:
-        """Uniform samples of these strata, each with its centroids."""
+    def uniform_samples(self, names: Sequence[str], centroids: Centroids) -> dict[str, Any]:
+        """Return the candidates for uniform samples of these strata, each with its centroids."""
         return {name: (sample, centroids[name]) for name, sample in self.samples(names, {}).items()}
 
-    def judged(self, *shards: Mapping[str, Any]) -> dict[str, tuple[float, float] | None]:
-        """Silhouette and stability of each stratum; None where the sample lies in one cluster."""
+    def qualities(self, *shards: Mapping[str, Any]) -> dict[str, tuple[float, float] | None]:
+        """Return the silhouette and the stability of each stratum.
+
+        The result is None if the first rows of the sample lie in one cluster.
+
+        Args:
+            shards: the results of `uniform_samples` from all workers.
+        """
         centroids = {
             name: centroid_KT for shard in shards for name, (_, centroid_KT) in shard.items()
         }
@@ -156,109 +183,120 @@ class ClusterWorker:
         self, sample_ST: np.ndarray, centroid_KT: np.ndarray
     ) -> tuple[float, float] | None:
         label_S, _ = kmeans.nearest(sample_ST, centroid_KT)
-        few_S = slice(0, ROWS_IN_SILHOUETTE)
-        if len(np.unique(label_S[few_S])) < 2:
+        first_S = slice(0, ROWS_IN_SILHOUETTE)
+        if len(np.unique(label_S[first_S])) < 2:
             return None
         seed = self.seed + OTHER_START
         other_KT = kmeans.initial_centroids(sample_ST, len(centroid_KT), seed)
         return (
-            quality.silhouette(sample_ST[few_S], label_S[few_S]),
+            quality.silhouette(sample_ST[first_S], label_S[first_S]),
             quality.adjusted_rand_index(label_S, kmeans.nearest(sample_ST, other_KT)[0]),
         )
 
     def sums(self, centroids: Centroids, shares: Mapping[str, float]) -> Sums:
-        """Sums of each stratum over its rows whose hashes are among the lowest `share` of all."""
+        """Return the sums of each stratum over the rows with hashes in the lowest `share`."""
         return {
-            name: held.followed.sums(centroids[name], _num_below(held.key_N, shares[name]))
-            for name, held in self._loaded().items()
+            name: rows.tracked.sums(centroids[name], _num_below(rows.key_N, shares[name]))
+            for name, rows in self._loaded().items()
             if name in centroids
         }
 
     def assign(
         self, centroids: Centroids, numbers: Mapping[str, int], folder: Location
     ) -> tuple[np.ndarray, dict[int, float]]:
-        """Write the labels of every part; cluster sizes, and the inertia of each part."""
-        held = self._loaded()
-        num_rows = sum(len(of_stratum.key_N) for of_stratum in held.values())
+        """Write the labels of every part.
+
+        Args:
+            numbers: the number of the first cluster of each stratum.
+
+        Returns:
+            the sizes of all clusters; and the inertia by part number.
+        """
+        loaded = self._loaded()
+        num_rows = sum(len(rows.key_N) for rows in loaded.values())
         cluster_N = np.empty(num_rows, np.int32)
         sqdist_N = np.empty(num_rows, np.float64)
-        for name, of_stratum in held.items():
-            label, sqdist_N[of_stratum.place_N] = of_stratum.followed.nearest(centroids[name])
-            cluster_N[of_stratum.place_N] = label + numbers[name]
+        for name, rows in loaded.items():
+            label, sqdist_N[rows.position_N] = rows.tracked.nearest(centroids[name])
+            cluster_N[rows.position_N] = label + numbers[name]
         inertia: dict[int, float] = {}
         start = 0
         for number, file in self.files.items():
             table = file.read_table(["example_id", "stratum"])
-            rows = slice(start, start + table.num_rows)
+            part = slice(start, start + table.num_rows)
             start += table.num_rows
-            inertia[number] = float(sqdist_N[rows].sum())
-            self._write(number, table, cluster_N[rows], sqdist_N[rows], folder)
+            inertia[number] = float(sqdist_N[part].sum())
+            _write_labels(table, cluster_N[part], sqdist_N[part], folder / part_name(number))
         num_clusters = sum(len(centroid_KT) for centroid_KT in centroids.values())
         return np.bincount(cluster_N, minlength=num_clusters), inertia
 
-    def _write(
-        self,
-        number: int,
-        table: pa.Table,
-        cluster_N: np.ndarray,
-        sqdist_N: np.ndarray,
-        folder: Location,
-    ) -> None:
-        table = table.append_column("cluster", pa.array(cluster_N, pa.int32()))
-        table = table.append_column("sqdist", pa.array(sqdist_N.astype(np.float32)))
-        (folder / part_name(number)).write_table(table)
-
-    def _loaded(self) -> dict[str, _Held]:
-        if self._held is None:
-            pieces: dict[str, list[_Rows]] = {}
+    def _loaded(self) -> dict[str, _StratumRows]:
+        """Return the rows by stratum; they are read at the first call."""
+        if self._rows is None:
+            pieces: dict[str, list[_PartRows]] = {}
             start = 0
             for file in self.files.values():
                 num_rows = 0
                 for name, rows in _read(file, per_stratum=self.config.per_stratum, seed=self.seed):
-                    rows.place_N[:] += start
+                    rows.position_N[:] += start
                     num_rows += len(rows.key_N)
                     pieces.setdefault(name, []).append(rows)
                 start += num_rows
             # One stratum after the other, so that no more than one is in memory twice.
-            self._held = {
-                name: _held(pieces.pop(name), self.config.scaling, self._scales.get(name))
+            self._rows = {
+                name: _joined_rows(pieces.pop(name), self.config.scaling, self._scales.get(name))
                 for name in sorted(pieces)
             }
-        return self._held
+        return self._rows
 
 
 @dataclass(frozen=True)
-class _Rows:
-    """Rows of one stratum in one part."""
+class _PartRows:
+    """The rows of one stratum in one part, as read.
+
+    Attributes:
+        key_N: uint64 (N,), hashed keys.
+        position_N: int32 (N,), the position of each row, from the first row of the part.
+        loss_NT: float32 (N, T), nats per token.
+    """
 
     key_N: np.ndarray
-    place_N: np.ndarray
+    position_N: np.ndarray
     loss_NT: np.ndarray
 
 
-def _held(pieces: list[_Rows], scaling_name: str, scale: Scale | None) -> _Held:
+def _write_labels(
+    table: pa.Table, cluster_N: np.ndarray, sqdist_N: np.ndarray, file: Location
+) -> None:
+    table = table.append_column("cluster", pa.array(cluster_N, pa.int32()))
+    table = table.append_column("sqdist", pa.array(sqdist_N.astype(np.float32)))
+    file.write_table(table)
+
+
+def _joined_rows(pieces: list[_PartRows], scaling_name: str, scale: Scale | None) -> _StratumRows:
+    """Put the rows of all parts in the order of their keys, and scale them; empties `pieces`."""
     key_N = np.concatenate([rows.key_N for rows in pieces])
     order_N = np.argsort(key_N, kind="stable")
-    place_N = np.concatenate([rows.place_N for rows in pieces])[order_N]
+    position_N = np.concatenate([rows.position_N for rows in pieces])[order_N]
     loss_NT = np.concatenate([rows.loss_NT for rows in pieces])
     pieces.clear()
     loss_NT = loss_NT.take(order_N, axis=0)
     scaled_NT = scaling.scaled(loss_NT, scaling_name, scale)
-    return _Held(key_N[order_N], place_N, kmeans.Followed(scaled_NT))
+    return _StratumRows(key_N[order_N], position_N, kmeans.TrackedRows(scaled_NT))
 
 
 def _num_below(key_N: np.ndarray, share: float) -> int:
-    """How many of the sorted keys are among the lowest `share` of all 64-bit integers."""
+    """Return how many of the sorted keys are among the lowest `share` of all 64-bit integers."""
     if share >= 1:
         return len(key_N)
     return int(np.searchsorted(key_N, np.uint64(share * 2.0**64)))
 
 
-def _read(file: Location, *, per_stratum: bool, seed: int) -> Iterator[tuple[str, _Rows]]:
-    """The rows of a part, stratum by stratum; places count from its first row.
+def _read(file: Location, *, per_stratum: bool, seed: int) -> Iterator[tuple[str, _PartRows]]:
+    """Yield the rows of a part, stratum by stratum.
 
     Raises:
-        DataError: a loss is not finite, or too large to be one.
+        DataError: a loss is not finite, or above `kmeans.MAX_LOSS_NATS`.
     """
     table = file.read_table(["example_id", "stratum", "loss_nats"])
     ids = table["example_id"].to_pylist()
@@ -274,7 +312,7 @@ def _read(file: Location, *, per_stratum: bool, seed: int) -> Iterator[tuple[str
         )
     key_N = hashing.mixed(hashing.example_keys(ids), seed, SAMPLE)
     for name, row_N in _rows_by_stratum(table, per_stratum).items():
-        yield name, _Rows(key_N[row_N], row_N.astype(np.int32), loss_NT.take(row_N, axis=0))
+        yield name, _PartRows(key_N[row_N], row_N.astype(np.int32), loss_NT.take(row_N, axis=0))
 
 
 def _rows_by_stratum(table: pa.Table, per_stratum: bool) -> dict[str, np.ndarray]:

@@ -35,7 +35,7 @@ class ClusterView:
     silhouette: float | None = None
     stability: float | None = None
     tried: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Stratum -> `num_clusters.Tried` as it stands in a manifest, where numbers were chosen."""
+    """Stratum -> `num_clusters.Trials` as it stands in a manifest, where numbers were chosen."""
     choice: str = ""
     """Why these numbers, in a sentence."""
 

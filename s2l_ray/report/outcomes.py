@@ -5,7 +5,7 @@ from typing import Any
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.extensions import Extension
 from s2l_ray.artifacts.manifest import read_manifest, subset_file
-from s2l_ray.clusters import fit as drift
+from s2l_ray.clusters import extension_drift
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import DataError
@@ -47,7 +47,7 @@ def summary_lines(extension: Extension) -> list[tuple[str, str]]:
                 f"95th percentile {p95['new']:.3g} ({p95['old']:.3g})",
             )
         )
-    return [*lines, ("fit", drift.sentence(fit))]
+    return [*lines, ("fit", extension_drift.sentence(fit))]
 
 
 def extensions_view(run: Location) -> ExtensionsView | None:
@@ -60,7 +60,7 @@ def extensions_view(run: Location) -> ExtensionsView | None:
     fits = [summary["fit"] for item in used if (summary := item.summary(CLUSTERS.folder))]
     return ExtensionsView(
         [_line(item) for item in found],
-        fit=drift.sentence(placed["fit"]) if placed else "",
+        fit=extension_drift.sentence(placed["fit"]) if placed else "",
         unit=next((fit["unit"] for fit in fits if "unit" in fit), "nats"),
         hindrance=_hindrance(run),
     )
@@ -100,5 +100,5 @@ def _judgement(fit: dict[str, Any]) -> dict[str, Any]:
     return {
         **{name: OldAndNew(**fit[name]) for name in names},
         "share_beyond_p95": fit["share_beyond_p95"]["new"],
-        "reclustering": drift.verdict(fit),
+        "reclustering": extension_drift.verdict(fit),
     }

@@ -8,7 +8,7 @@ Shape letters: N examples, C of one cell, R of one block of it, H components.
 
 import numpy as np
 
-from s2l_ray.clusters.jit import compiled
+from s2l_ray.clusters.compilation import cached_njit
 from s2l_ray.selection import similarity
 from s2l_ray.selection.cells import ROWS_PER_CELL, blocks, cells
 
@@ -61,7 +61,7 @@ def _similarities(vector_CH: np.ndarray) -> np.ndarray:
     return steps_CC
 
 
-@compiled
+@cached_njit
 def _greedy(steps_CC):
     """The gain of each row when greedy takes it; `steps_CC` is symmetric."""
     num_rows = len(steps_CC)
@@ -85,7 +85,7 @@ def _greedy(steps_CC):
     return gain_C
 
 
-@compiled
+@cached_njit
 def _gain(steps_C, covered_C):
     gain = np.int64(0)
     for other in range(len(steps_C)):

@@ -82,7 +82,7 @@ def test_those_alone_are_beyond_any_percentile_and_no_distance(num_alone, beyond
     sqdist_N = np.linspace(1, 2, 100) ** 2
     sqdist_N[100 - num_alone :] = np.inf
     one = Histogram.of(np.zeros(100, int), sqdist_N)
-    found = drift.fit(one, one)
+    found = drift.compare(one, one)
 
     assert found.beyond_p95 == (beyond, beyond)
     shown = np.quantile(np.sqrt(sqdist_N[: 100 - num_alone]), 0.95, method="inverted_cdf")
@@ -91,12 +91,12 @@ def test_those_alone_are_beyond_any_percentile_and_no_distance(num_alone, beyond
 
 def test_new_examples_that_are_all_alone_have_no_distance():
     old = Histogram.of(np.zeros(100, int), np.linspace(0, 1, 100))
-    found = drift.fit(old, Histogram.of(np.zeros(20, int), np.full(20, np.inf)))
+    found = drift.compare(old, Histogram.of(np.zeros(20, int), np.full(20, np.inf)))
     assert found.beyond_p95[1] == found.beyond_p99[1] == 1.0 and found.is_due
     assert found.median is None and found.p95 is None
 
 
-def fitted(scale: float, num_new: int = 2000, seed: int = 0) -> drift.Fit:
+def fitted(scale: float, num_new: int = 2000, seed: int = 0) -> drift.Comparison:
     """Rows of one distribution are clustered; new ones come from the same, scaled."""
     rng = np.random.default_rng(seed)
     spread_NT = rng.normal(0, 0.15, size=(1000 + num_new, 6))
@@ -107,7 +107,7 @@ def fitted(scale: float, num_new: int = 2000, seed: int = 0) -> drift.Fit:
     size_N = np.bincount(label_N, minlength=50)[label_N]
     old_N = drift.without_itself(sqdist_N, size_N)
     _, new_N = kmeans.nearest(new_NT, centroid_KT)
-    return drift.fit(
+    return drift.compare(
         Histogram.of(np.zeros(len(old_N), int), old_N),
         Histogram.of(np.zeros(len(new_N), int), new_N),
     )
@@ -132,12 +132,12 @@ def test_a_few_rows_are_no_proof():
     two_of_five = Histogram.of(np.zeros(5, int), np.array([0.1, 0.1, 0.1, 9.0, 9.0]))
     two_hundred_of_five = Histogram.of(np.zeros(500, int), np.repeat([0.1, 0.1, 0.1, 9, 9], 100))
 
-    assert drift.fit(old, two_of_five).beyond_p95[1] == pytest.approx(0.4)
-    assert not drift.fit(old, Histogram.of(np.zeros(3, int), np.array([0.1, 0.1, 9.0]))).is_due
-    assert drift.fit(old, two_hundred_of_five).is_due
+    assert drift.compare(old, two_of_five).beyond_p95[1] == pytest.approx(0.4)
+    assert not drift.compare(old, Histogram.of(np.zeros(3, int), np.array([0.1, 0.1, 9.0]))).is_due
+    assert drift.compare(old, two_hundred_of_five).is_due
 
 
 def test_groups_without_old_rows_are_refused():
     old, new = (Histogram.of(np.full(3, group), np.ones(3)) for group in (0, 1))
     with pytest.raises(ValueError, match=r"1 groups have no old ones \(first: \[1\]\)"):
-        drift.fit(old, new)
+        drift.compare(old, new)

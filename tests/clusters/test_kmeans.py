@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.clusters import kmeans
+from s2l_ray.clusters import kmeans, kmeans_plus_plus
 from s2l_ray.clusters.kmeans import ClusterSums
 
 RNG = np.random.default_rng(5)
@@ -214,7 +214,7 @@ def test_sweeps_do_not_raise_the_inertia_and_come_to_rest():
 def test_followed_sums_and_labels_are_those_from_scratch(case):
     loss_NT, centroid_KT = HARD_CASES[case]
     centroid_KT = centroid_KT.astype(np.float32)
-    followed = kmeans.Followed(loss_NT)
+    followed = kmeans.TrackedRows(loss_NT)
     for sweep, num_rows in enumerate([40, 40, len(loss_NT), len(loss_NT), None, None]):
         found, expected = (
             followed.sums(centroid_KT, num_rows),
@@ -234,7 +234,7 @@ def test_followed_sums_and_labels_are_those_from_scratch(case):
 
 def test_followed_labels_equal_brute_force_while_centroids_creep():
     loss_NT = trajectories(2_000, 5)
-    followed, centroid_KT = kmeans.Followed(loss_NT), loss_NT[:60]
+    followed, centroid_KT = kmeans.TrackedRows(loss_NT), loss_NT[:60]
     for step in range(30):
         label_N, sqdist_N = followed.nearest(centroid_KT)
         expected_label_N, expected_sqdist_N = brute_force(loss_NT, centroid_KT)
@@ -262,7 +262,7 @@ def test_a_start_is_greedy_k_means_plus_plus(num_rows, num_checkpoints, num_cent
     sample_ST, weight_S = trajectories(num_rows, num_checkpoints), RNG.integers(1, 9, num_rows)
     num_centroids = min(num_centroids, num_rows)
     num_candidates = 2 + int(np.log(num_centroids))
-    uniforms = kmeans._uniforms(num_centroids * num_candidates, 3, 1)
+    uniforms = kmeans_plus_plus.uniforms(num_centroids * num_candidates, 3, 1)
 
     share_S, sqdist_S, chosen = weight_S / weight_S.sum(), np.full(num_rows, np.inf), []
     for uniform_C in uniforms.reshape(num_centroids, -1):
@@ -275,7 +275,7 @@ def test_a_start_is_greedy_k_means_plus_plus(num_rows, num_checkpoints, num_cent
         sqdist_S = left_CS[best]
         share_S = weight_S * sqdist_S / max((weight_S * sqdist_S).sum(), 1e-300)
 
-    found_KT = kmeans._plus_plus(sample_ST, weight_S, num_centroids, 3, 1)
+    found_KT = kmeans_plus_plus.plus_plus(sample_ST, weight_S, num_centroids, 3, 1)
     np.testing.assert_array_equal(found_KT, sample_ST[chosen])
 
 
@@ -336,14 +336,14 @@ def test_an_outlier_is_refused_or_not_however_rows_are_shared_out():
 
 def test_sums_after_an_error_start_afresh(monkeypatch):
     loss_NT = trajectories(2_000)
-    followed = kmeans.Followed(loss_NT)
+    followed = kmeans.TrackedRows(loss_NT)
     followed.sums(loss_NT[:20])
 
     def fails(*_):
         raise MemoryError
 
     with monkeypatch.context() as patched, pytest.raises(MemoryError):
-        patched.setattr(kmeans.kernels, "follow", fails)
+        patched.setattr(kmeans.kernels, "update", fails)
         followed.sums(loss_NT[20:40])
     found, expected = followed.sums(loss_NT[20:40]), kmeans.summarise(loss_NT, loss_NT[20:40])
     np.testing.assert_array_equal(found.loss_sum_KT, expected.loss_sum_KT)
@@ -354,7 +354,7 @@ def test_a_weight_is_as_many_equal_rows():
     loss_NT = trajectories(300)
     weight_N = RNG.integers(1, 6, size=300)
     repeated_NT = np.repeat(loss_NT, weight_N, axis=0)
-    followed, repeated = kmeans.Followed(loss_NT, weight_N), kmeans.Followed(repeated_NT)
+    followed, repeated = kmeans.TrackedRows(loss_NT, weight_N), kmeans.TrackedRows(repeated_NT)
     centroid_KT = loss_NT[:6]
     for _ in range(4):
         found, expected = followed.sums(centroid_KT), repeated.sums(centroid_KT)
@@ -365,7 +365,7 @@ def test_a_weight_is_as_many_equal_rows():
 
 def test_fewer_rows_than_the_last_time_are_summed_from_scratch():
     loss_NT = trajectories(200)
-    followed = kmeans.Followed(loss_NT)
+    followed = kmeans.TrackedRows(loss_NT)
     followed.sums(loss_NT[:4])
     found, expected = followed.sums(loss_NT[:4], 50), kmeans.summarise(loss_NT[:50], loss_NT[:4])
     np.testing.assert_array_equal(found.loss_sum_KT, expected.loss_sum_KT)

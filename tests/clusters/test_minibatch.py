@@ -5,13 +5,15 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from s2l_ray.clusters import kmeans, minibatch
+from s2l_ray.clusters.minibatch import Limits
 from tests.clusters.test_kmeans import brute_force, trajectories
 
 RNG = np.random.default_rng(8)
 
 
 def fitted(loss_NT: np.ndarray, num_clusters: int, **settings):
-    usual = {"seed": 1, "rows_per_sample": 200, "tolerance": 0.0, "max_sweeps": 500}
+    limits = Limits(settings.pop("max_sweeps", 500), settings.pop("tolerance", 0.0))
+    usual = {"seed": 1, "rows_per_sample": 200, "limits": limits}
     return minibatch.fit_in_memory(loss_NT, num_clusters, **(usual | settings))
 
 
@@ -80,14 +82,13 @@ def test_rare_outliers_are_found_by_a_small_sample():
 def test_a_cluster_that_no_row_is_nearest_to_goes():
     loss_NT = trajectories(100)
     start_KT = np.concatenate([loss_NT[:3], np.full((1, 6), 900, np.float32)])
-    followed = kmeans.Followed(loss_NT)
+    followed = kmeans.TrackedRows(loss_NT)
     found = minibatch.fit(
         {"x": start_KT},
         {"x": 100},
         lambda centroids, shares: {"x": followed.sums(centroids["x"])},
         rows_in_start={"x": 100},
-        max_sweeps=100,
-        tolerance=0.0,
+        limits=Limits(100, 0.0),
     )
     assert found.converged and len(found.centroids["x"]) == 3
     assert found.sweeps > 1
@@ -96,15 +97,13 @@ def test_a_cluster_that_no_row_is_nearest_to_goes():
 def test_a_kept_cluster_that_no_row_is_nearest_to_stays_where_it_was():
     loss_NT = trajectories(100)
     start_KT = np.concatenate([loss_NT[:3], np.full((1, 6), 900, np.float32), loss_NT[3:5]])
-    followed = kmeans.Followed(loss_NT)
+    followed = kmeans.TrackedRows(loss_NT)
     found = minibatch.fit(
         {"x": start_KT},
         {"x": 100},
         lambda centroids, shares: {"x": followed.sums(centroids["x"])},
         rows_in_start={"x": 100},
-        max_sweeps=100,
-        tolerance=0.0,
-        keep_empty=True,
+        limits=Limits(100, 0.0, keep_empty=True),
     )
     assert found.converged
     np.testing.assert_array_equal(found.centroids["x"][3], start_KT[3])
@@ -127,8 +126,7 @@ def test_the_first_batch_of_each_stratum_is_four_times_what_its_start_was_fitted
         dict.fromkeys("abc", 64),
         summed,
         rows_in_start={"a": 1, "b": 4, "c": 16},
-        max_sweeps=1,
-        tolerance=0.0,
+        limits=Limits(1, 0.0),
     )
     assert shares_seen == [
         {"a": 1 / 16, "b": 1 / 4, "c": 1.0},
@@ -147,8 +145,7 @@ def test_batches_that_never_come_to_rest_end_all_the_same():
         {"": 4_000},
         lambda centroids, shares: {"": kmeans.summarise(loss_NT, centroids[""])},
         rows_in_start={"": 10},
-        max_sweeps=20,
-        tolerance=3e-4,
+        limits=Limits(20, 3e-4),
     )
     assert found.sweeps <= 20
 
@@ -169,7 +166,7 @@ def test_strata_are_fitted_as_if_each_were_alone():
     pools = {name: trajectories(size) for name, size in [("a", 900), ("b", 40), ("c", 2_000)]}
 
     def fit_of(names):
-        followed = {name: kmeans.Followed(pools[name]) for name in names}
+        followed = {name: kmeans.TrackedRows(pools[name]) for name in names}
         full = []
         found = minibatch.fit(
             {name: pools[name][:4] for name in names},
@@ -179,8 +176,7 @@ def test_strata_are_fitted_as_if_each_were_alone():
                 for name, share in shares.items()
             },
             rows_in_start=dict.fromkeys(names, 100),
-            max_sweeps=7,
-            tolerance=1e-5,
+            limits=Limits(7, 1e-5),
             on_full_sweep=lambda: full.append(1),
         )
         assert len(full) == found.sweeps <= 7

@@ -8,7 +8,7 @@ import pytest
 
 from s2l_ray.clusters import kmeans
 from s2l_ray.clusters import num_clusters as choosing
-from s2l_ray.clusters.num_clusters import Tried
+from s2l_ray.clusters.num_clusters import Trials
 
 ONES = np.ones(10**5, np.int64)
 
@@ -28,8 +28,8 @@ def known(num_clusters: int, num_rows: int, num_checkpoints: int, seed: int) -> 
     return (centre_KT[label_N] + noise_NT).astype(np.float32)
 
 
-def attempt(loss_ST: np.ndarray, most: int = 256, seed: int = 3) -> Tried:
-    return choosing.attempt(loss_ST, ONES[: len(loss_ST)], most=most, seed=seed)
+def attempt(loss_ST: np.ndarray, most: int = 256, seed: int = 3) -> Trials:
+    return choosing.try_ladder(loss_ST, ONES[: len(loss_ST)], most=most, seed=seed)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -139,7 +139,7 @@ def test_the_ladder_is_powers_of_the_root_of_two_up_to_what_the_rows_allow():
 def test_the_spread_is_that_of_the_rows_that_centroids_were_not_fitted_to():
     loss_ST = known(3, 160, 4, seed=1)
     weight_S = np.random.default_rng(1).integers(1, 9, 160)
-    tried = choosing.attempt(loss_ST, weight_S, most=4, seed=5)
+    tried = choosing.try_ladder(loss_ST, weight_S, most=4, seed=5)
 
     fitted, judged_ST, judged_S = slice(0, None, 2), loss_ST[1::2].astype(float), weight_S[1::2]
     inertia = []
@@ -165,7 +165,7 @@ def test_no_more_rows_are_tried_than_there_is_time_for(monkeypatch):
 
 
 def test_a_gain_is_per_doubling_and_the_last_that_is_large_enough_counts():
-    tried = Tried([1, 2, 4, 8, 11], [1.0, 0.9, 0.3, 0.15, 0.14], least_gain=0.25)
+    tried = Trials([1, 2, 4, 8, 11], [1.0, 0.9, 0.3, 0.15, 0.14], least_gain=0.25)
 
     # From 1 to 4 it is two doublings.
     expected = [0.1, 1 - 0.3**0.5, 0.5, 1 - (0.14 / 0.15) ** (1 / math.log2(11 / 8))]
@@ -174,7 +174,7 @@ def test_a_gain_is_per_doubling_and_the_last_that_is_large_enough_counts():
 
 
 def test_a_rung_that_makes_good_for_a_bad_one_before_it_gains_little():
-    tried = Tried([1, 2, 4, 8, 16], [1.0, 0.4, 0.38, 0.6, 0.36], least_gain=0.25)
+    tried = Trials([1, 2, 4, 8, 16], [1.0, 0.4, 0.38, 0.6, 0.36], least_gain=0.25)
     assert tried.gains()[3] == pytest.approx(1 - (0.36 / 0.38) ** 0.5)
     assert tried.chosen == 2
 
@@ -190,18 +190,21 @@ def test_what_a_doubling_must_gain_is_what_noise_of_half_the_dimensions_does(num
     ("tried", "words"),
     [
         (
-            {"": Tried([1, 2, 3], [1, 0.5, 0.45], 0.25)},
+            {"": Trials([1, 2, 3], [1, 0.5, 0.45], 0.25)},
             "2 clusters: .* by 25% .there by 50%; beyond by 16% at most",
         ),
-        ({"": Tried([1, 2], [1, 0.5], 0.25)}, "2 clusters: .*no larger number was tried"),
-        ({"": Tried([1, 2], [1, 0.9], 0.25)}, "1 cluster: no doubling lowers .* by 25%$"),
-        ({"": Tried([1], [1], 0.25)}, "1 cluster: .*too few rows, or too few that differ"),
-        ({"code": Tried([1, 2], [1, 0.9], 0.25)}, "1 cluster in stratum 'code': no doubling"),
+        ({"": Trials([1, 2], [1, 0.5], 0.25)}, "2 clusters: .*no larger number was tried"),
+        ({"": Trials([1, 2], [1, 0.9], 0.25)}, "1 cluster: no doubling lowers .* by 25%$"),
+        ({"": Trials([1], [1], 0.25)}, "1 cluster: .*too few rows, or too few that differ"),
+        ({"code": Trials([1, 2], [1, 0.9], 0.25)}, "1 cluster in stratum 'code': no doubling"),
         (
-            {"a": Tried([1, 2], [1, 0.5], 0.25), "b": Tried([1, 2], [1, 1], 0.25)},
+            {"a": Trials([1, 2], [1, 0.5], 0.25), "b": Trials([1, 2], [1, 1], 0.25)},
             "1 to 2 clusters in each of 2 strata: .*; in 1 of them also the largest number tried",
         ),
-        ({name: Tried([1, 2], [1, 0.5], 0.25) for name in "ab"}, "2 clusters in each of 2 strata:"),
+        (
+            {name: Trials([1, 2], [1, 0.5], 0.25) for name in "ab"},
+            "2 clusters in each of 2 strata:",
+        ),
     ],
 )
 def test_the_choice_is_told_with_its_reason(tried, words):

@@ -101,7 +101,7 @@ def test_a_weighted_sample_is_summed_where_its_pool_can_be():
         sampling.draw(loss_NT.astype(np.float32), keys(310), 300, centre), 300
     )
 
-    assert np.isfinite(kmeans.Followed(loss_ST, weight_S).sums(centre.mean_T[None]).inertia)
+    assert np.isfinite(kmeans.TrackedRows(loss_ST, weight_S).sums(centre.mean_T[None]).inertia)
 
 
 @pytest.mark.parametrize("centre", [None, sampling.Centre(np.zeros(4), 0.0)])

@@ -106,7 +106,11 @@ def test_only_new_strata_of_an_extension_are_chosen_for(folder):
     files = parts(folder / "in")
     stored = {name: LOSS_NT[np.equal(STRATA, name)][:5] for name in ("few", "none")}
     summary = clusters.cluster(
-        fleet_of(files, AUTO), AUTO, folder / "out", progress=Progress("clusters"), stored=stored
+        fleet_of(files, AUTO),
+        AUTO,
+        folder / "out",
+        progress=Progress("clusters"),
+        stored=clusters.StoredClusters(stored),
     )
 
     assert list(summary["tried"]) == ["many"] and summary["shrunk_strata"] == {}

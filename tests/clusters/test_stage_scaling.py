@@ -50,7 +50,11 @@ def clustered(place, files, config, shards=None, scales=None, stored=None):
         scales = scales_of(files, config, shards)
     fleet = fleet_of(files, config, shards, scales=scales)
     summary = clusters.cluster(
-        fleet, config, place, progress=Progress("clusters"), stored=dict(stored or {})
+        fleet,
+        config,
+        place,
+        progress=Progress("clusters"),
+        stored=clusters.StoredClusters(dict(stored or {})),
     )
     return summary, {name: (place / name).read_bytes() for name in place.names()}
 
@@ -170,12 +174,10 @@ class TestOnRay:
             clusters=section.model_dump(),
         )
 
-    def finish(self, folder, config, place="clusters", **stored):
+    def finish(self, folder, config, place="clusters"):
         out = StageDir(folder / place, "clusters", {})
         losses = Parts(folder / "trajectories")
-        summary = clusters.run(
-            config.clusters, losses, out, seed=3, progress=Progress("clusters"), **stored
-        )
+        summary = clusters.run(config.clusters, losses, out, seed=3, progress=Progress("clusters"))
         return out.finish(summary, 1.0)
 
     def test_scales_are_in_the_manifest_and_files_are_those_of_one_process(self, folder, config):

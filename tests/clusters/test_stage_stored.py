@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from s2l_ray.clusters import stage as clusters
+from s2l_ray.clusters.stage import StoredClusters
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from tests.clusters.test_stage import (
@@ -27,7 +28,7 @@ def place(tmp_path, name: str, config, stored=STORED, shards=None, strata=STRATA
     folder = Location.of(tmp_path / name)
     fleet = fleet_of(files, config, shards)
     summary = clusters.cluster(
-        fleet, config, folder, progress=Progress("clusters"), stored=dict(stored)
+        fleet, config, folder, progress=Progress("clusters"), stored=StoredClusters(dict(stored))
     )
     return folder, summary
 
@@ -112,8 +113,7 @@ def move(tmp_path, name: str, shards=None, fitted=FITTED, **changes):
         config,
         folder,
         progress=Progress("clusters"),
-        stored=dict(START),
-        moving=fitted,
+        stored=StoredClusters(dict(START), rows_fitted=fitted),
     )
     return folder, summary, strata
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from s2l_ray.artifacts import extensions
-from s2l_ray.clusters import fit
+from s2l_ray.clusters import extension_drift
 from s2l_ray.clusters import placement as placing
 from s2l_ray.errors import DataError
 from s2l_ray.extend import plan as extending
@@ -179,10 +179,12 @@ def test_centroids_that_moved_were_fitted_to_all_rows_up_to_theirs(run, tmp_path
     chain.append(given(run, data(tmp_path, 20)))
     folder, known, fitted = placing._known(base_of(run), chain[:1])
     assert folder == chain[0].folder("clusters")
-    assert fit.num_fitted(fitted, known["stratum_of_cluster"]) == {"": handmade.NUM_ROWS}
+    assert extension_drift.rows_fitted_by_stratum(fitted, known["stratum_of_cluster"]) == {
+        "": handmade.NUM_ROWS
+    }
     folder, known, fitted = placing._known(base_of(run), chain)
     assert folder == chain[2].folder("clusters")
-    assert fit.num_fitted(fitted, known["stratum_of_cluster"]) == {
+    assert extension_drift.rows_fitted_by_stratum(fitted, known["stratum_of_cluster"]) == {
         "": handmade.NUM_ROWS + 2 * NUM_NEW
     }
     assert len(fitted[0].files) == 5 and fitted[0].clusters == range(handmade.NUM_CLUSTERS)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from s2l_ray.clusters.num_clusters import Tried
+from s2l_ray.clusters.num_clusters import Trials
 from s2l_ray.clusters.scaling import Moments, standardised
 from s2l_ray.report import clusters, page
 from s2l_ray.report.page import ReportData, StratumLine
@@ -20,8 +20,8 @@ SUMMARY = {
 }
 CENTROID_KT = np.random.default_rng(2).gamma(2.0, size=(6, 5)).astype(np.float32)
 TRIED = {
-    "code": Tried([1, 2, 3], [1.0, 0.25, 0.24], 0.25).as_json(),
-    "math": Tried([1, 2, 3, 4], [1.0, 0.5, 0.2, 0.05], 0.25).as_json(),
+    "code": Trials([1, 2, 3], [1.0, 0.25, 0.24], 0.25).as_json(),
+    "math": Trials([1, 2, 3, 4], [1.0, 0.5, 0.2, 0.05], 0.25).as_json(),
 }
 CHOICE = "auto chose 2 to 4 clusters in 2 strata: for a reason"
 
@@ -80,9 +80,9 @@ def test_a_chosen_number_has_its_ladder_and_its_reason():
 
 
 def test_a_ladder_of_one_rung_or_with_nothing_left_is_no_reason_to_fail():
-    flat = {"a": Tried([1], [1.0], 0.25).as_json()}
+    flat = {"a": Trials([1], [1.0], 0.25).as_json()}
     assert "ladders" not in clusters.figures(view(tried=flat, notes=[CHOICE]))
-    exact = {"a": Tried([1, 2], [1.0, 0.0], 0.25).as_json()}
+    exact = {"a": Trials([1, 2], [1.0, 0.0], 0.25).as_json()}
     assert "ladders" in clusters.figures(view(tried=exact, notes=[CHOICE]))
 
 
