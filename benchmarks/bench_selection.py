@@ -101,7 +101,7 @@ def measured(place: Location, method: str, within: str) -> dict[str, Any]:
     config = SelectionConfig(method=method, budget=0.1, within=within)
     stage = StageDir(place / "selection", "selection", {})
     clusters, losses = Parts(place / "clusters"), Parts(place / "trajectories")
-    summary = selection.run(config, clusters, None, stage, seed=42, trajectories=losses)
+    summary = selection.run(config, selection.Sources(clusters, losses), stage, seed=42)
     seconds, cpu_seconds = time.monotonic() - started, time.process_time() - cpu_started
     peak = megabytes()
     return {
@@ -127,7 +127,7 @@ def main() -> None:
     for num_rows in arguments.rows:
         with tempfile.TemporaryDirectory() as folder:
             place = Location.of(folder)
-            width = arguments.components if METHODS[arguments.method].compares else 0
+            width = arguments.components if METHODS[arguments.method].vectors else 0
             write_parts(place, num_rows, width, arguments.queries)
             fresh = multiprocessing.get_context("spawn")
             with ProcessPoolExecutor(1, mp_context=fresh) as process:

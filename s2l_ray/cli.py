@@ -14,7 +14,7 @@ from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.finished import finished_stages
 from s2l_ray.config import sections
 from s2l_ray.distributed import session
-from s2l_ray.errors import ConfigError, UserError
+from s2l_ray.errors import ConfigError, UserError, first
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import subset
 from s2l_ray.progress import duration
@@ -167,6 +167,7 @@ def _add_run(commands: Any) -> None:
 def _add_select(commands: Any) -> None:
     from s2l_ray.selection.methods import METHODS, WITHIN
 
+    ordered = [name for name, method in METHODS.items() if method.orders_within]
     listed = "\n".join(f"  {name:<23}{method.description}" for name, method in METHODS.items())
     parser = commands.add_parser(
         "select",
@@ -189,8 +190,8 @@ def _add_select(commands: Any) -> None:
         "--within",
         choices=list(WITHIN),
         metavar="W",
-        help=f"which examples of a cluster s2l takes first: {', '.join(WITHIN)}; default: the "
-        "run's own",
+        help=f"which examples of a cluster {first(ordered)} takes first: {', '.join(WITHIN)}; "
+        "default: the run's own",
     )
     parser.add_argument("--seed", type=int, metavar="S", help="default: the run's own")
     parser.add_argument(

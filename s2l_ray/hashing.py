@@ -1,4 +1,4 @@
-"""Keys that depend on an example's id alone, and pseudo-random order made from them.
+"""Hash keys of examples, which depend on their ids alone, and pseudo-random orders from them.
 
 Shape letters: N examples.
 """
@@ -12,13 +12,13 @@ _MASK = 2**64 - 1
 
 
 def example_keys(ids: Sequence[str]) -> np.ndarray:
-    """One 64-bit key for every id, wherever the id stands and whatever stands beside it.
+    """Return a 64-bit key for every id; it depends on the id alone, not on other ids or positions.
 
     Returns:
         key_N, uint64 (N,): BLAKE2b of the id in UTF-8, 8 bytes, little-endian. Among N ids two
         share a key with probability about N^2 / 2^65 (3e-4 for a hundred million).
     """
-    # To copy a hash of nothing takes half as long as to make one.
+    # Copying an empty hash object takes half the time of constructing one.
     empty, digests = blake2b(digest_size=8), []
     for example_id in ids:
         hashed = empty.copy()
@@ -28,13 +28,13 @@ def example_keys(ids: Sequence[str]) -> np.ndarray:
 
 
 def mixed(key_N: np.ndarray, *salts: int) -> np.ndarray:
-    """Keys shuffled by `salts`: other salts, or the same in another order, give unrelated keys.
+    """Return keys mixed with `salts`; other salts, or another order of them, give unrelated keys.
 
-    For given salts this is a bijection of the 64-bit integers: distinct keys stay distinct.
+    For given salts this is a bijection of the 64-bit integers, so distinct keys stay distinct.
 
     Args:
         key_N: uint64 (N,).
-        salts: integers, taken modulo 2^64: a seed, a purpose, a sweep.
+        salts: integers, taken modulo 2^64, such as a seed, a purpose or a sweep.
 
     Source:
         The finaliser of SplitMix64, Steele, Lea and Flood (2014), doi:10.1145/2660193.2660195.
@@ -46,10 +46,10 @@ def mixed(key_N: np.ndarray, *salts: int) -> np.ndarray:
 
 
 def bottom_k(key_N: np.ndarray, k: int) -> np.ndarray:
-    """Rows of the `k` smallest keys, smallest key first: a uniform sample if keys are hashes.
+    """Return the rows of the `k` smallest keys, smallest first: a uniform sample of hashed rows.
 
-    The sample of a union is the sample of its shards' samples, put one after the other, so
-    shards can be sampled apart and merged. Equal keys come in row order.
+    The sample of a union is the sample of its shards' samples, put one after the other. So shards
+    can be sampled separately and merged. Equal keys come in row order.
 
     Returns:
         row_K, int64 (min(k, N),).
@@ -64,9 +64,13 @@ def bottom_k(key_N: np.ndarray, k: int) -> np.ndarray:
 
 
 def occurrences(digest_N2: np.ndarray) -> np.ndarray:
-    """How many equal rows stand before each row: int64 (N,), zero for a first occurrence."""
+    """Return the number of equal rows before each row: int64 (N,), zero for a first occurrence.
+
+    Args:
+        digest_N2: integer array (N, 2); two rows are equal if both of their numbers are.
+    """
     num_rows = len(digest_N2)
-    # lexsort is stable: among equal digests the input order is kept.
+    # lexsort is stable: equal digests stay in input order.
     order_N = np.lexsort((digest_N2[:, 1], digest_N2[:, 0]))
     sorted_N2 = digest_N2[order_N]
     starts_N = np.ones(num_rows, bool)

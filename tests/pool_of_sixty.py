@@ -99,7 +99,8 @@ def selected(folder: Location, parts=None, rows: Parts | None = None, seed: int 
     config = SelectionConfig(**{"budget": 12, **changes})
     clusters = parts or write_clusters(folder / "clusters", in_order(4))
     losses = write_trajectories(Location.of(f"{folder}-losses"), in_order(7))
-    return selection.run(config, clusters, rows, out, seed=seed, trajectories=losses), out.location
+    sources = selection.Sources(clusters, losses, rows)
+    return selection.run(config, sources, out, seed=seed), out.location
 
 
 def ranking(folder: Location) -> pa.Table:

@@ -19,7 +19,7 @@ from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.extend.base_run import base_of, check_losses, check_unchanged
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline.subset import config_of
-from s2l_ray.selection import choice
+from s2l_ray.selection import quotas
 from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.selection.methods import METHODS
 from s2l_ray.stages import STAGES
@@ -209,5 +209,5 @@ def _check_strata(base: Base) -> None:
     for item in extensions.of_run(base.run):
         sizes.update(item.strata)
     named = [section.weights, section.minimum, section.maximum]
-    elsewhere = {name for bound in named if isinstance(bound, dict) for name in bound}
-    choice.check_strata(section, sizes, elsewhere)
+    new_strata = {name for bound in named if isinstance(bound, dict) for name in bound}
+    quotas.check_strata(section, sizes, new_strata)

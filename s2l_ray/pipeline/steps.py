@@ -10,6 +10,7 @@ from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.stage import RunPlan
 from s2l_ray.config import budgets
 from s2l_ray.config.sections import RunConfig, SelectionConfig
+from s2l_ray.selection import settings
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
 
@@ -38,7 +39,8 @@ def arms_of(config: RunConfig) -> dict[str, SelectionConfig]:
     section = config.selection
     if section is None:
         return {}
+    settings.check(section)
     arms = {"": section}
     for method in section.baselines:
-        arms[arm_name(method, section.budget, config.seed)] = section.with_method(method)
+        arms[arm_name(method, section.budget, config.seed)] = settings.with_method(section, method)
     return arms

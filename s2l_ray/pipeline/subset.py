@@ -12,6 +12,8 @@ from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.pipeline.run import CONFIG
 from s2l_ray.pipeline.steps import arm_name
 from s2l_ray.report.declaration import REPORT
+from s2l_ray.selection import settings
+from s2l_ray.selection.methods import WITHIN, method_named
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
 
@@ -57,47 +59,45 @@ def write_subset(
     from s2l_ray.selection import stage as selection
 
     known = config_of(run)
-    method = method or (known.selection.method if known.selection else "s2l")
+    # Not checked as a whole: for a bad budget, `rank` also names the size of the pool.
+    own = known.selection or sections.SelectionConfig.model_construct(budget=budget)
+    method = method or own.method
     if out is not None and _is_of(run, out) and out.exists():
         raise DataError(f"--out {out}: that file belongs to the run. Name another one.")
     if CLUSTERS.name not in finished_stages(run, STAGES):
         raise DataError(f"{run} has no finished clusters that fit its data. Run it: s2l run.")
     seed = known.seed if seed is None else seed
-    section = _section(known, budget, method, within)
+    section = _section(own, budget, method, within)
     parts = extensions.extended_pool(run) if extended else extensions.pool(run, [])
     rows = parts.rows if known.data is not None else None
     pool = selection.load_pool(parts.clusters)
-    elsewhere = extensions.strata(run)
-    chosen = selection.chosen_of(
-        pool, section, rows, parts.trajectories, seed=seed, elsewhere=elsewhere
-    )
-    order_N = chosen.order_N[: chosen.num_selected]
-    order = f"{method}-{section.within}" if section.within != "random" else method
+    sources = selection.Sources(parts.clusters, parts.trajectories, rows)
+    new_strata = extensions.strata(run)
+    ranked = selection.rank(pool, section, sources, seed=seed, new_strata=new_strata)
+    order = f"{method}-{section.within}" if WITHIN[section.within] is not None else method
     name = f"{arm_name(order, budget, seed)}{parts.suffix}.jsonl"
     place = out or run / "subsets" / name
     if not place.name.endswith((".jsonl", ".parquet")):
         raise DataError(f"--out {place}: the name must end in .jsonl or .parquet.")
     if rows is not None:
-        selection.write_selected(pool.key_N[order_N], rows, place)
+        selection.write_selected(pool.key_N[ranked.subset_R], rows, place)
     else:
-        selection.write_ids(pool, order_N, place)
-    return place, chosen.num_selected
+        selection.write_ids(pool, ranked.subset_R, place)
+    return place, ranked.num_selected
 
 
 def _section(
-    known: sections.RunConfig, budget: Budget, method: str, within: str | None
+    own: sections.SelectionConfig, budget: Budget, method: str, within: str | None
 ) -> sections.SelectionConfig:
     """The run's own section, or the defaults, with these keys changed."""
-    if within not in (None, "random") and method != "s2l":
-        raise ConfigError(f"--within {within}: it orders the clusters of s2l; {method} has none")
-    # Not checked as a whole: `choose` says of a budget how large the pool is.
-    own = known.selection or sections.SelectionConfig.model_construct(budget=budget)
+    orders_within = method_named(method).orders_within
+    if within is not None and WITHIN[within] is not None and not orders_within:
+        raise ConfigError(f"--within {within}: it {settings.clusters_missing(method)}")
     changes = {"budget": budget, "within": within or own.within}
-    section = own.model_copy(update=changes).with_method(method)
-    try:
-        section.check_spread()
-    except ValueError as error:
-        raise ConfigError(f"--method {method}, with the run's own selection: {error}") from None
+    section = settings.with_method(own.model_copy(update=changes), method)
+    problem = settings.problem_with_strata(section)
+    if problem is not None:
+        raise ConfigError(f"--method {method}, with the run's own selection: {problem}")
     return section
 
 

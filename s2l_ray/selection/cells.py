@@ -1,4 +1,4 @@
-"""Rows of similar vectors together, in cells small enough to compare all of their pairs.
+"""Cells: groups of rows with similar vectors, small enough to compare all pairs of rows.
 
 Shape letters: N rows, S rows of the sample, B of a block, C centroids, F of them that have rows,
 H components.
@@ -12,7 +12,7 @@ import numpy as np
 from s2l_ray.selection import similarity
 
 ROWS_PER_CELL = 2048
-"""On average; a cell has at most twice as many."""
+"""The average size of a cell; the largest cells have twice as many rows."""
 SAMPLED_PER_CENTROID = 16
 SWEEPS = 5
 ROWS_PER_BLOCK = 4096
@@ -21,16 +21,17 @@ ROWS_PER_BLOCK = 4096
 def cells(
     vector_NH: np.ndarray, order_N: np.ndarray, *, rows_per_cell: int = ROWS_PER_CELL
 ) -> list[np.ndarray]:
-    """Every row in one cell; the rows of a cell, and the cells' sample, in the order of `order_N`.
+    """Return cells: arrays of row numbers in the order of `order_N`; every row is in one cell.
 
-    Centroids are those of spherical k-means (by cosine) on the first rows of `order_N`, which
-    starts at the very first of them; each row goes to the nearest, ties to the lowest number. Rows
-    that are too many for a cell are dealt out, consecutive ones in the order given. Everything is
-    exact arithmetic, so cells depend on the vectors and on `order_N`, not on the order of rows.
+    Each row goes to its nearest centroid, ties to the lowest number. The centroids are those of
+    spherical k-means (by cosine) on a sample, the first rows of `order_N`; the very first of these
+    are its start. A cell with too many rows is cut into runs of consecutive rows. All arithmetic
+    is exact, so cells depend on the vectors and on `order_N`, not on the order of the rows.
 
     Args:
-        vector_NH: float16 (N, H), may be a file that is mapped into memory; blocks are read.
-        order_N: int64 (N,), all rows in an order at random.
+        vector_NH: float16 (N, H), may be a file that is mapped into memory; it is read in blocks.
+        order_N: int64 (N,), all rows in a random order.
+        rows_per_cell: the average size of a cell.
 
     Source:
         Dhillon and Modha (2001), doi:10.1023/A:1007612920971.
@@ -44,23 +45,24 @@ def cells(
         cell_N[rows] = _nearest(similarity.unit(vector_NH[rows]), centroid_CH)
     row_N = order_N[np.argsort(cell_N[order_N], kind="stable")]
     ends = np.cumsum(np.bincount(cell_N, minlength=num_cells))
-    found = []
+    parts = []
     for row_C in np.split(row_N, ends[:-1]):
         if len(row_C):
-            found += np.array_split(row_C, math.ceil(len(row_C) / (2 * rows_per_cell)))
-    return found
+            parts += np.array_split(row_C, math.ceil(len(row_C) / (2 * rows_per_cell)))
+    return parts
 
 
 def blocks(num_rows: int, rows_per_block: int = ROWS_PER_BLOCK) -> Iterator[slice]:
-    """Consecutive rows, as many at a time."""
+    """Yield slices of consecutive rows; all but the last have `rows_per_block` rows."""
     for start in range(0, num_rows, rows_per_block):
         yield slice(start, start + rows_per_block)
 
 
 def _centroids(vector_SH: np.ndarray, num_centroids: int) -> np.ndarray:
-    """float64 (C, H) of length one; one whose nearest rows add up to nothing, or are none, stays.
+    """Return centroids of length one, float64 (C, H).
 
-    The sample stays in float16: in float64 it would be gigabytes, and a block is made soon.
+    A centroid stays where it was if it has no nearest rows or their sum is zero. The sample stays
+    in float16, as it would take gigabytes in float64; blocks are converted as they are needed.
     """
     centroid_CH = similarity.unit(vector_SH[:num_centroids])
     for _ in range(SWEEPS):

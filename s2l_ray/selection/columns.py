@@ -1,7 +1,7 @@
-"""Numbers of each example that rankings and budgets look at, streamed in part by part.
+"""Columns of numbers, one per example, that rankings and budgets read; read part by part.
 
-Of an example four bytes per number are held, and while parts that do not run parallel to the pool
-are joined, eight for the order of the keys. Everything is joined by example id.
+Four bytes per number of an example are held, and eight more for the order of the keys if parts are
+joined whose rows are not in the order of the pool. Everything is joined by example id.
 
 Shape letters: N examples of the pool, P of one part, T checkpoints.
 """
@@ -17,51 +17,62 @@ from s2l_ray import hashing
 from s2l_ray.artifacts.manifest import NORMS, Parts
 from s2l_ray.errors import DataError, first
 from s2l_ray.selection import summaries
+from s2l_ray.selection.methods import METHODS
 
-APART = "Trajectories and data do not belong together"
+MISMATCH = "Trajectories and data do not belong together"
 TOKENS, RESPONSE_TOKENS, SQDIST = "tokens", "response_tokens", "sqdist"
 ERROR_NORM = "error_norm"
-"""The mean error norm of an example's response tokens at the first checkpoint (EL2N)."""
+"""Name of the mean error norm of an example's response tokens at the first checkpoint (EL2N)."""
 REDO_NORMS = "Set `trajectories.error_norms: true` and redo them with `--from trajectories`"
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where an example's numbers lie; None where a run has no such stage."""
+    """The files that a selection reads.
+
+    Attributes:
+        clusters: example_id, stratum, cluster, sqdist of the pool.
+        trajectories: losses and what else scoring left; None if there are none.
+        rows: the original rows; None if the run has no data.
+    """
 
     clusters: Parts
     trajectories: Parts | None = None
-    prepared: Parts | None = None
+    rows: Parts | None = None
+
+    @property
+    def prepared(self) -> Parts | None:
+        """The numbers of tokens, which are in the same folder as the rows."""
+        return Parts(self.rows.folder, more=self.rows.more) if self.rows is not None else None
 
 
 def read(names: Collection[str], key_N: np.ndarray, sources: Sources) -> dict[str, np.ndarray]:
-    """The numbers of these names for every example of the pool; reads what they need alone.
+    """Return the numbers with these names for every example of the pool.
+
+    Only the files that hold them are read.
 
     Args:
         names: `tokens` and `response_tokens` (end-of-sequence included, as trained on), `sqdist`,
-            `error_norm`, or names of `summaries.OF_TRAJECTORY`.
+            `error_norm`, or keys of `summaries.SUMMARIES`.
         key_N: uint64 (N,), unique hashes of the ids, as `clusters` has them.
 
     Returns:
-        for each name int32 (N,) of tokens, or float32 (N,).
+        for each name (N,), int32 for tokens and float32 for the others.
 
     Raises:
-        DataError: there are none, or an example has no number, or more than one.
+        DataError: the files are missing, or an example has no number, or more than one.
     """
-    found: dict[str, np.ndarray] = {}
+    values: dict[str, np.ndarray] = {}
     counted = {name: _COUNTED[name] for name in names if name in _COUNTED}
     if counted:
-        found |= _counts(counted, key_N, sources)
+        values |= _counts(counted, key_N, sources)
     if SQDIST in names:
-        computed = {SQDIST: lambda table: table[SQDIST].to_numpy()}
-        found |= _joined(sources.clusters, [SQDIST], computed, np.float32, key_N, sources)
+        values |= _joined(_Reads(sources.clusters, [SQDIST], _column(SQDIST)), key_N, sources)
     if ERROR_NORM in names:
-        computed = {ERROR_NORM: lambda table: table[ERROR_NORM].to_numpy()}
-        norms = beside_losses(
-            NORMS, sources, f"{ERROR_NORM} of every example is needed", REDO_NORMS
-        )
-        found |= _joined(norms, [ERROR_NORM], computed, np.float32, key_N, sources)
-    summarised = {name: _of_losses(name) for name in names if name in summaries.OF_TRAJECTORY}
+        needed = f"{ERROR_NORM} of every example is needed"
+        norms = scored_parts(NORMS, sources, needed, REDO_NORMS)
+        values |= _joined(_Reads(norms, [ERROR_NORM], _column(ERROR_NORM)), key_N, sources)
+    summarised = {name: _of_losses(name) for name in names if name in summaries.SUMMARIES}
     if summarised:
         if sources.trajectories is None or not sources.trajectories.files():
             where = f" in {sources.trajectories.places}" if sources.trajectories else ""
@@ -69,12 +80,32 @@ def read(names: Collection[str], key_N: np.ndarray, sources: Sources) -> dict[st
                 f"selection: {first(sorted(summarised))} of every example is needed, and there are "
                 f"no trajectories{where}. Redo them with `--from trajectories`."
             )
-        columns = ["loss_nats"]
-        found |= _joined(sources.trajectories, columns, summarised, np.float32, key_N, sources)
-    return found
+        reads = _Reads(sources.trajectories, ["loss_nats"], summarised)
+        values |= _joined(reads, key_N, sources)
+    return values
 
 
 Computed = Mapping[str, Callable[[pa.Table], np.ndarray]]
+"""Name of a number -> its values, computed from a table."""
+
+
+@dataclass(frozen=True)
+class _Reads:
+    """Columns of some parts, and the numbers that are computed from them.
+
+    Attributes:
+        parts: the files.
+        columns: those that are read, next to example_id.
+        computed: functions from a table to one number per row.
+        dtype: type of the numbers.
+    """
+
+    parts: Parts
+    columns: list[str]
+    computed: Computed
+    dtype: type = np.float32
+
+
 _COUNTED: Computed = {
     TOKENS: lambda table: table["num_tokens"].to_numpy(),
     RESPONSE_TOKENS: lambda table: (
@@ -83,11 +114,16 @@ _COUNTED: Computed = {
 }
 
 
-def no_counts(where: str) -> DataError:
-    """What to say where tokens are to be counted and never were."""
+def token_counts_missing(where: str) -> DataError:
+    """Return the error for a selection that needs numbers of tokens which were not counted.
+
+    Args:
+        where: the end of "numbers of tokens are needed, and".
+    """
+    counting = [name for name, row in METHODS.items() if {TOKENS, RESPONSE_TOKENS} & {*row.numbers}]
     return DataError(
         f"selection: the number of tokens of every example is needed (for a budget in tokens, or "
-        f"for longest-responses), and {where}. Give `data` with `data.tokenizer`, so that "
+        f"for {first(counting)}), and {where}. Give `data` with `data.tokenizer`, so that "
         "`prepare` counts them, or a budget in examples (50000) or as a fraction (0.11)."
     )
 
@@ -95,84 +131,101 @@ def no_counts(where: str) -> DataError:
 def _counts(counted: Computed, key_N: np.ndarray, sources: Sources) -> dict[str, np.ndarray]:
     prepared = sources.prepared
     if prepared is None or not prepared.files():
-        raise no_counts("there are no prepared rows")
-    columns = ["num_tokens", "num_prompt_tokens"]
-    found = _joined(prepared, columns, counted, np.int32, key_N, sources)
-    num_without = sum(int((count_N <= 0).sum()) for count_N in found.values())
+        raise token_counts_missing("there are no prepared rows")
+    reads = _Reads(prepared, ["num_tokens", "num_prompt_tokens"], counted, np.int32)
+    counts = _joined(reads, key_N, sources)
+    num_without = sum(int((count_N <= 0).sum()) for count_N in counts.values())
     if num_without:
-        raise no_counts(f"the rows in {prepared.places} were prepared without a tokenizer")
-    return found
+        raise token_counts_missing(
+            f"the rows in {prepared.places} were prepared without a tokenizer"
+        )
+    return counts
+
+
+def _column(name: str) -> Computed:
+    return {name: lambda table: table[name].to_numpy()}
 
 
 def _of_losses(name: str) -> Callable[[pa.Table], np.ndarray]:
-    def summarised(table: pa.Table) -> np.ndarray:
-        losses = table["loss_nats"].combine_chunks()
-        loss_PT = losses.flatten().to_numpy().reshape(len(losses), losses.type.list_size)
-        return summaries.OF_TRAJECTORY[name](loss_PT)
-
-    return summarised
+    return lambda table: summaries.SUMMARIES[name](_losses(table))
 
 
-def _joined(
-    parts: Parts,
-    columns: list[str],
-    computed: Computed,
-    dtype: type,
-    key_N: np.ndarray,
-    sources: Sources,
-) -> dict[str, np.ndarray]:
-    """What `computed` makes of the rows of `parts`, for every key; other rows are left out."""
-    value_by_name: dict[str, np.ndarray] = {name: np.empty(len(key_N), dtype) for name in computed}
-    met_N = np.zeros(len(key_N), bool)
-    num_met = 0
-    for table, row_P in located(parts, columns, key_N):
-        is_ours_P = row_P >= 0
+def _losses(table: pa.Table) -> np.ndarray:
+    """Return the column `loss_nats`, float32 (P, T)."""
+    losses = table["loss_nats"].combine_chunks()
+    flat: np.ndarray = losses.flatten().to_numpy()
+    return flat.reshape(len(losses), losses.type.list_size)
+
+
+def _joined(reads: _Reads, key_N: np.ndarray, sources: Sources) -> dict[str, np.ndarray]:
+    """Return the computed numbers for every key; rows with other keys are left out."""
+    computed, parts = reads.computed, reads.parts
+    value_by_name: dict[str, np.ndarray] = {
+        name: np.empty(len(key_N), reads.dtype) for name in computed
+    }
+    has_row_N = np.zeros(len(key_N), bool)
+    num_rows = 0
+    for table, row_P in align_with_pool(parts, reads.columns, key_N):
+        in_pool_P = row_P >= 0
         for name, compute in computed.items():
-            value_by_name[name][row_P[is_ours_P]] = compute(table)[is_ours_P]
-        met_N[row_P[is_ours_P]] = True
-        num_met += int(is_ours_P.sum())
-    if not met_N.all():
-        refuse_missing(key_N[~met_N], len(key_N), parts, sources, _advice(parts, sources))
-    refuse_repeated(num_met - len(key_N), parts)
+            value_by_name[name][row_P[in_pool_P]] = compute(table)[in_pool_P]
+        has_row_N[row_P[in_pool_P]] = True
+        num_rows += int(in_pool_P.sum())
+    if not has_row_N.all():
+        refuse_missing(key_N[~has_row_N], len(key_N), parts, sources, _advice(parts, sources))
+    refuse_repeated(num_rows - len(key_N), parts)
     return value_by_name
 
 
-def beside_losses(prefix: str, sources: Sources, needed: str, advice: str) -> Parts:
-    """The files beside trajectories whose names begin so; a DataError where there are none."""
+def scored_parts(prefix: str, sources: Sources, needed: str, advice: str) -> Parts:
+    """Return the files with this prefix in the folders of the trajectories.
+
+    Args:
+        needed: the beginning of the message if there are none: what needs them.
+        advice: its end: what to do.
+
+    Raises:
+        DataError: there are none.
+    """
     losses = sources.trajectories
     parts = Parts(losses.folder, prefix, losses.more) if losses is not None else None
     if parts is None or not parts.files():
         where = f" in {parts.places}" if parts else ""
         raise DataError(
-            f"selection: {needed}, and there are none{where}. {advice}; trajectories from "
-            "elsewhere have none."
+            f"selection: {needed}, and there are none{where}. {advice}; trajectories that were "
+            "imported have none."
         )
     return parts
 
 
-def located(
+def align_with_pool(
     parts: Parts, columns: list[str], key_N: np.ndarray
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
-    """Each part with the places of its examples in the pool; -1 for one that is not in it."""
+    """Yield each part with the row numbers of its examples in the pool.
+
+    Returns:
+        tables of example_id and `columns`, each with row_P, integer (P,); -1 for an example that is
+        not in the pool.
+    """
     sorter_N: np.ndarray | None = None
     start = 0
     for table in parts.tables(["example_id", *columns]):
         key_P = hashing.example_keys(table["example_id"].to_pylist())
         stop = start + len(key_P)
         if np.array_equal(key_N[start:stop], key_P):
-            # Stages write part for part, so this is the rule.
+            # The usual case, as stages write the same parts.
             row_P = np.arange(start, stop)
         else:
             sorter_N = np.argsort(key_N) if sorter_N is None else sorter_N
-            place_P = np.searchsorted(key_N, key_P, sorter=sorter_N)
-            row_P = sorter_N[place_P % max(len(key_N), 1)]
+            sorted_P = np.searchsorted(key_N, key_P, sorter=sorter_N)
+            row_P = sorter_N[sorted_P % max(len(key_N), 1)]
             row_P = np.where(key_N[row_P] == key_P, row_P, -1)
         yield table, row_P
         start = stop
 
 
 def refuse_repeated(num_repeated: int, parts: Parts) -> None:
-    """Raise DataError when rows of `parts` are of one example."""
+    """Raise DataError if several rows of `parts` have the same example_id."""
     if num_repeated > 0:
         raise DataError(
             f"selection: {num_repeated:,} rows of {parts.places} repeat an example_id. "
@@ -200,5 +253,5 @@ def _advice(parts: Parts, sources: Sources) -> str:
     if parts.prefix == NORMS:
         return f"{REDO_NORMS}{again}."
     if parts != sources.trajectories:
-        return f"{APART}: check data.train, and data.fields.id."
+        return f"{MISMATCH}: check data.train, and data.fields.id."
     return f"Losses are gone: redo them with `--from trajectories`{again}."

@@ -14,7 +14,7 @@ from s2l_ray.config.sections import RunConfig, SelectionConfig
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.progress import Progress
-from s2l_ray.selection import choice, columns
+from s2l_ray.selection import columns, quotas, ranking
 from s2l_ray.selection.methods import METHODS
 from s2l_ray.trajectories.declaration import QUERIES_KEY, TRAJECTORIES
 
@@ -31,15 +31,10 @@ def _task(plan: RunPlan, arm: str) -> Task:
 def _select(plan: RunPlan, arm: str, out: StageDir, progress: Progress) -> dict[str, Any]:
     from s2l_ray.selection import stage
 
-    return stage.run(
-        plan.arms[arm],
-        plan.parts(CLUSTERS),
-        plan.parts(PREPARE, "rows") if plan.config.data else None,
-        out,
-        seed=plan.config.seed,
-        trajectories=plan.parts(TRAJECTORIES),
-        elsewhere=extensions.strata(plan.run),
-    )
+    rows = plan.parts(PREPARE, "rows") if plan.config.data else None
+    sources = columns.Sources(plan.parts(CLUSTERS), plan.parts(TRAJECTORIES), rows)
+    new_strata = extensions.strata(plan.run)
+    return stage.run(plan.arms[arm], sources, out, seed=plan.config.seed, new_strata=new_strata)
 
 
 def _extension_task(plan: ExtensionPlan, _: Extension) -> Task:
@@ -63,14 +58,8 @@ def _select_from_all(
 
     base = plan.base
     pool = extensions.pool(base.run, list(plan.chain))
-    return stage.run(
-        section,
-        pool.clusters,
-        pool.rows,
-        out,
-        seed=base.config.seed,
-        trajectories=pool.trajectories,
-    )
+    sources = columns.Sources(pool.clusters, pool.trajectories, pool.rows)
+    return stage.run(section, sources, out, seed=base.config.seed)
 
 
 def _check(config: RunConfig) -> None:
@@ -83,23 +72,23 @@ def _check(config: RunConfig) -> None:
 
 def _check_counted(config: RunConfig, section: SelectionConfig) -> None:
     """Refuse a selection that needs numbers of tokens where nothing will count them."""
-    if not choice.counts_tokens(section):
+    if not ranking.counts_tokens(section):
         return
     if config.data is None:
-        raise columns.no_counts("there is no `data`")
+        raise columns.token_counts_missing("there is no `data`")
     scored = config.trajectories is not None and config.trajectories.path is None
     if config.data.tokenizer is None and not scored:
-        raise columns.no_counts("`data.tokenizer` is not given")
+        raise columns.token_counts_missing("`data.tokenizer` is not given")
 
 
 def _check_scored(config: RunConfig, section: SelectionConfig) -> None:
     """Refuse a selection that looks at embeddings or error norms which no stage will leave."""
     methods = [section.method, *section.baselines]
-    comparing = [method for method in methods if METHODS[method].compares]
+    comparing = [method for method in methods if METHODS[method].vectors]
     _check_switch(config, comparing, "embeddings", "compares embeddings")
-    weighing = [method for method in methods if columns.ERROR_NORM in METHODS[method].needs]
+    weighing = [method for method in methods if columns.ERROR_NORM in METHODS[method].numbers]
     _check_switch(config, weighing, "error_norms", "looks at error norms")
-    asking = [method for method in comparing if QUERIES in METHODS[method].compares]
+    asking = [method for method in comparing if QUERIES in METHODS[method].vectors]
     if asking and config.trajectories and not config.trajectories.queries:
         raise ConfigError(
             f"selection: {first(asking)} compares examples with queries. Name files of rows like "
@@ -141,7 +130,7 @@ def _check_pool(config: RunConfig, pool: PoolSize) -> None:
         of = f"of {prepared['kept']:,} examples"
         raise budgets.too_many_tokens(wanted, prepared["tokens"], of)
     if prepared is not None and prepared["strata"] and not config.imports_trajectories:
-        choice.check_strata(section, prepared["strata"], pool.new_strata)
+        quotas.check_strata(section, prepared["strata"], pool.new_strata)
 
 
 SELECTION = Stage(

@@ -1,7 +1,7 @@
-"""Vectors of each example that rankings compare, and those of queries.
+"""Embeddings of the examples and of queries, which rankings compare.
 
-They are too large to hold: they go part by part into a scratch file, in the order of the pool, that
-is mapped into memory and read block by block. It takes as much of the disk as the parts do.
+They are too large for memory. They are copied part by part, in the order of the pool, into a
+scratch file that is mapped into memory and read block by block. It takes as much disk as the parts.
 
 Shape letters: N examples of the pool, P of one part, H components.
 """
@@ -19,10 +19,10 @@ from s2l_ray.artifacts.manifest import EMBEDDINGS, QUERIES, Parts
 from s2l_ray.errors import DataError
 from s2l_ray.selection.columns import (
     Sources,
-    beside_losses,
-    located,
+    align_with_pool,
     refuse_missing,
     refuse_repeated,
+    scored_parts,
 )
 from s2l_ray.storage.location import temporary_space
 
@@ -33,73 +33,77 @@ REDO = "Set `trajectories.embeddings: true` and redo them with `--from trajector
 def read(
     names: Collection[str], key_N: np.ndarray, sources: Sources
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The vectors of these names, float16 (rows, H), while the block lasts.
+    """Yield the vectors with these names, float16 (rows, H); they are deleted after the block.
 
     Args:
-        names: `embeddings`, of every example of the pool in its order, and perhaps `queries`, in
-            the order of their files.
+        names: `embeddings`, one for every example in the order of the pool; and perhaps `queries`,
+            in the order of their files.
         key_N: uint64 (N,), unique hashes of the ids, as `clusters` has them.
 
     Raises:
-        DataError: there are none, or an example has none, or more than one.
+        DataError: the files are missing, or an example has no vector, or more than one.
         StorageError: the disk for temporary files is too small.
     """
     if not names:
         yield {}
         return
-    parts = beside_losses(EMBEDDINGS, sources, "embeddings of all examples are compared", REDO)
-    found = {QUERIES: _queries(parts)} if QUERIES in names else {}
+    parts = scored_parts(EMBEDDINGS, sources, "embeddings of all examples are compared", REDO)
+    queries = {QUERIES: _queries(parts)} if QUERIES in names else {}
     with tempfile.TemporaryDirectory(prefix="s2l-") as scratch:
-        yield found | {EMBEDDINGS: _gathered(parts, key_N, sources, Path(scratch) / "vectors")}
+        yield queries | {EMBEDDINGS: _gathered(parts, key_N, sources, Path(scratch) / "vectors")}
 
 
 def _queries(parts: Parts) -> np.ndarray:
-    """float16 (Q, H); those of the run, whose queries are an extension's, too."""
+    """Return the embeddings of the queries, float16 (Q, H).
+
+    An extension is ranked by the queries of its run, so they are read from the run's folder.
+    """
     queries = Parts(parts.folder / QUERIES, EMBEDDINGS)
-    found = [_vectors_of(table) for table in queries.tables(["embedding"])]
-    if not found:
+    vectors = [_vectors_of(table) for table in queries.tables(["embedding"])]
+    if not vectors:
         raise DataError(
             f"selection: examples are compared with queries, and there are none in "
             f"{queries.folder}. Name files of rows like those that are wanted in "
             "`trajectories.queries`, and redo the stage with `--from trajectories`."
         )
-    return np.concatenate(found)
+    return np.concatenate(vectors)
 
 
-def _gathered(parts: Parts, key_N: np.ndarray, sources: Sources, place: Path) -> np.ndarray:
-    """float16 (N, H), a file mapped into memory: the embeddings in the order of the keys."""
-    met_N = np.zeros(len(key_N), bool)
-    num_met = 0
+def _gathered(parts: Parts, key_N: np.ndarray, sources: Sources, file: Path) -> np.ndarray:
+    """Return the embeddings in the order of the keys: `file`, float16 (N, H), mapped to memory."""
+    has_row_N = np.zeros(len(key_N), bool)
+    num_rows = 0
     vector_NH = np.empty((0, 0), np.float16)
-    for table, row_P in located(parts, ["embedding"], key_N):
+    for table, row_P in align_with_pool(parts, ["embedding"], key_N):
         vector_PH = _vectors_of(table)
         if not vector_NH.shape[1]:
-            vector_NH = _scratch(place, len(key_N), vector_PH.shape[1])
+            vector_NH = _scratch(file, len(key_N), vector_PH.shape[1])
         if vector_PH.shape[1] != vector_NH.shape[1]:
             raise DataError(
                 f"selection: embeddings in {parts.places} have {vector_NH.shape[1]} and "
                 f"{vector_PH.shape[1]} components, and cannot be compared. {REDO}."
             )
-        is_ours_P = row_P >= 0
-        vector_NH[row_P[is_ours_P]] = vector_PH[is_ours_P]
-        met_N[row_P[is_ours_P]] = True
-        num_met += int(is_ours_P.sum())
-    if not met_N.all():
+        in_pool_P = row_P >= 0
+        vector_NH[row_P[in_pool_P]] = vector_PH[in_pool_P]
+        has_row_N[row_P[in_pool_P]] = True
+        num_rows += int(in_pool_P.sum())
+    if not has_row_N.all():
         advice = f"{REDO}{', and extend the run again' if parts.more else ''}."
-        refuse_missing(key_N[~met_N], len(key_N), parts, sources, advice)
-    refuse_repeated(num_met - len(key_N), parts)
+        refuse_missing(key_N[~has_row_N], len(key_N), parts, sources, advice)
+    refuse_repeated(num_rows - len(key_N), parts)
     return vector_NH
 
 
 def _vectors_of(table: pa.Table) -> np.ndarray:
-    """The column `embedding` as float16 (P, H)."""
+    """Return the column `embedding` as float16 (P, H)."""
     column = table["embedding"].combine_chunks()
     flat_PH: np.ndarray = column.flatten().to_numpy()
     return flat_PH.reshape(len(column), column.type.list_size)
 
 
-def _scratch(place: Path, num_rows: int, width: int) -> np.ndarray:
-    with temporary_space(), place.open("wb") as stream:
-        # Of a file with holes, the first write to a full disk would end the process.
+def _scratch(file: Path, num_rows: int, width: int) -> np.ndarray:
+    with temporary_space(), file.open("wb") as stream:
+        # All blocks are allocated now: if the disk were full at a write to the mapped file, the
+        # process would be killed.
         os.posix_fallocate(stream.fileno(), 0, max(1, 2 * num_rows * width))
-    return np.memmap(place, np.float16, "r+", shape=(num_rows, width))
+    return np.memmap(file, np.float16, "r+", shape=(num_rows, width))

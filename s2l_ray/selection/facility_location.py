@@ -1,4 +1,4 @@
-"""Facility location: which examples, one after the other, stand for the most others.
+"""Facility location: a greedy order of examples in which each one represents the most others.
 
 Shape letters: N examples, C of one cell, R of one block of it, H components.
 """
@@ -18,19 +18,20 @@ ONE = round(1 / similarity.STEP)
 def gains(
     vector_NH: np.ndarray, order_N: np.ndarray, *, rows_per_cell: int = ROWS_PER_CELL
 ) -> np.ndarray:
-    """By how much each example raised the objective when greedy maximisation took it.
+    """Return by how much each example raised the objective when greedy maximisation took it.
 
-    The objective of a subset is the sum over all examples of the highest cosine, at least 0, with
-    one of the subset in their own cell; pairs that no cell has together count as 0. Greedy takes
-    the example that raises it most, of equal ones the first in `order_N`. Its gains never rise, so
-    decreasing gain, ties in `order_N`, is the order in which it takes examples. As cells add
-    nothing to each other, greedy over
-    all cells takes from each in the order that it would by itself.
+    The objective of a subset is a sum over all examples: of the highest cosine of the example with
+    a member of the subset in its own cell, at least 0. Pairs in different cells count as 0. Greedy
+    takes the example that raises the objective most; of equal ones, the first in `order_N`. Its
+    gains never rise, so it takes examples in order of decreasing gain, ties in `order_N`. Cells add
+    nothing to each other, so greedy over all cells takes the examples of a cell in the order in
+    which it would take them from that cell alone.
 
     Args:
         vector_NH: float16 (N, H), may be a file that is mapped into memory.
-        order_N: int64 (N,), all rows in an order at random.
-        rows_per_cell: on average, and half of the most; a pool of no more is one cell, and exact.
+        order_N: int64 (N,), all rows in a random order.
+        rows_per_cell: the average size of a cell, half of the largest. A pool of at most this size
+            is one cell, and its gains are exact.
 
     Returns:
         gain_N, int64 (N,), in multiples of `similarity.STEP`.
@@ -47,14 +48,14 @@ def gains(
 
 
 def _similarities(vector_CH: np.ndarray) -> np.ndarray:
-    """int32 (C, C), cosines of at least zero; symmetric, and of equal rows exactly one."""
+    """Return cosines, at least zero, int32 (C, C); symmetric, and exactly one for equal rows."""
     unit_CH = similarity.unit(vector_CH)
     steps_CC = np.empty((len(unit_CH), len(unit_CH)), np.int32)
-    # What rounding leaves of a row's cosine with itself or a twin; zero has no twin.
+    # The cosine of a row with itself or an equal row after rounding; a zero vector equals no other.
     own_C = np.maximum(np.rint(np.square(unit_CH).sum(axis=1) / similarity.STEP), 1)
     for rows in blocks(len(unit_CH), 512):
         steps_RC = np.maximum(similarity.cosines(unit_CH[rows], unit_CH), 0)
-        # So a twin gains nothing, and of two rows that gain by each other alone none gains more.
+        # So an equal row gains nothing, and two rows that gain by each other alone gain the same.
         steps_RC[steps_RC >= np.minimum(own_C[rows, None], own_C)] = ONE
         steps_CC[rows] = steps_RC
     np.fill_diagonal(steps_CC, ONE)
@@ -63,10 +64,10 @@ def _similarities(vector_CH: np.ndarray) -> np.ndarray:
 
 @cached_njit
 def _greedy(steps_CC):
-    """The gain of each row when greedy takes it; `steps_CC` is symmetric."""
+    """Return the gain of each row when greedy takes it; `steps_CC` is symmetric."""
     num_rows = len(steps_CC)
     covered_C = np.zeros(num_rows, np.int32)
-    # What a row would have gained when it was last looked at: by now it may be less, never more.
+    # The gain of a row when it was last computed. By now it may be lower, never higher.
     bound_C = np.empty(num_rows, np.int64)
     for row in range(num_rows):
         bound_C[row] = _gain(steps_CC[row], covered_C)

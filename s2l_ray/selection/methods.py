@@ -1,13 +1,15 @@
-"""Rankings of the pool: the subset for budget B is the first B rows of a ranking.
+"""The selection methods: each is a function that ranks the pool, and a row of METHODS.
 
-A method is one function from what is known of the examples to their order, and a row of METHODS.
-Even spreading is one step, `filling.water_filled`, which is Algorithm 1 of S2L for all budgets at
-once. Order among equals comes from a hash of seed and example key, so no ranking depends on the
-order of rows. Two examples with one 64-bit key (probability about N^2 / 2^65) stay in row order.
+The subset for budget B is the first B rows of a ranking. To add a method, write its function and
+its row here; nothing else names it. Even spreading is one step, `water_filled`: Algorithm 1 of S2L
+for all budgets at once. Order among equals comes from a hash of seed and example key, so no ranking
+depends on the order of rows. Two examples with the same 64-bit key (probability about N^2 / 2^65)
+stay in row order.
 
 Shape letters: N examples.
 """
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -15,39 +17,40 @@ from typing import Protocol
 import numpy as np
 
 from s2l_ray import hashing
+from s2l_ray.errors import ConfigError
 from s2l_ray.selection.water_filling import Quotas, numbered, water_filled, weighted
 
 _SELECTION = 0x5E1EC7
-"""Salt that keeps the order of selection apart from other uses of the same seed."""
+"""Salt: selection gets other random numbers than other uses of the same seed."""
 
 _SMALL_CLUSTER = 2
-"""Clusters up to this size form the pooled tail of the authors' variant."""
+"""Clusters up to this size form the pool that comes last in the authors' variant."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What a ranking may look at, one entry per example, in any order.
+    """The examples of a pool, in any order, with all that a ranking reads of them.
 
     Attributes:
         key_N: uint64 (N,), from `hashing.example_keys`.
         cluster_N: integer (N,), cluster numbers from 0.
-        stratum_N: integer (N,), stratum numbers from 0; all equal where there are no strata.
-        values: by name, finite numbers (N,): those that a method needs (`Method.needs`).
-        inside_N: finite numbers (N,), in increasing order of which `s2l` takes the examples of a
-            cluster; None for an order at random.
-        vectors: by name, finite (rows, H): those that a method compares (`Method.compares`);
+        stratum_N: integer (N,), stratum numbers from 0; all equal if there are no strata.
+        numbers: by name, finite numbers (N,): those that the method reads (`Method.numbers`).
+        inside_N: finite numbers (N,); `s2l` takes the examples of a cluster in increasing order of
+            them. None for a random order.
+        vectors: by name, finite (rows, H): those that the method compares (`Method.vectors`).
             "embeddings" has a row for every example, "queries" one for every query.
     """
 
     key_N: np.ndarray
     cluster_N: np.ndarray
     stratum_N: np.ndarray
-    values: Mapping[str, np.ndarray] = field(default_factory=dict)
+    numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
     inside_N: np.ndarray | None = None
     vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        columns = [self.key_N, self.cluster_N, self.stratum_N, *self.values.values()]
+        columns = [self.key_N, self.cluster_N, self.stratum_N, *self.numbers.values()]
         columns += [] if self.inside_N is None else [self.inside_N]
         shapes = {column.shape for column in columns}
         if len(shapes) > 1 or self.key_N.ndim != 1:
@@ -60,11 +63,11 @@ class Examples:
             raise ValueError("cluster and stratum numbers must not be negative")
 
 
-class Ranking(Protocol):
-    """A function from examples and a seed to order_N: order_N[r] is the row that holds rank r.
+class Ranker(Protocol):
+    """A function from examples and a seed to order_N: order_N[r] is the row that has rank r.
 
-    With `stratify`, the budget is first spread over the strata, evenly or as `quotas` (by stratum
-    number) say, and the method's own order decides inside each.
+    With `stratify`, the budget is first spread over the strata, evenly or by `quotas` (by stratum
+    number). Inside each stratum the method's own order decides.
     """
 
     def __call__(
@@ -79,14 +82,14 @@ def s2l(
 
     Args:
         examples: the pool, clustered.
-        seed: decides the order inside each cluster, among examples of one `inside_N`.
+        seed: decides the order inside each cluster, among examples with equal `inside_N`.
         stratify: spread the budget over the strata first, by the same rule, and then inside a
-            stratum over its clusters; the part of a cluster in one stratum counts as a cluster.
-        quotas: spread it over the strata by this rule instead.
+            stratum over its clusters. The part of a cluster in one stratum counts as a cluster.
+        quotas: spread the budget over the strata by these quotas instead.
 
     Returns:
-        order_N, int64 (N,): order_N[r] is the row that holds rank r. Among clusters (or strata)
-        of one size, Algorithm 1 visits the lower number first.
+        order_N, int64 (N,): order_N[r] is the row that has rank r. Among clusters (or strata) of
+        equal size, Algorithm 1 visits the lower number first.
 
     Source:
         Algorithm 1 of S2L, Yang et al. (2024), arXiv:2403.07384.
@@ -103,8 +106,8 @@ def s2l_authors(
 ) -> np.ndarray:
     """Rank examples as the authors' code selects them: clusters of one or two come last.
 
-    As `s2l`, but the clusters of at most two examples (in a stratum, when stratified) form one
-    pool in hash order that is drawn on when all larger clusters are used up.
+    As `s2l`, but the clusters of at most two examples (in a stratum, if stratified) form one pool
+    in hash order. It is drawn on when all larger clusters are used up.
 
     Source:
         github.com/BigML-CS-UCLA/S2L, the code of arXiv:2403.07384.
@@ -148,7 +151,7 @@ def least_confidence(
     Source:
         The baseline of that name in S2L, arXiv:2403.07384.
     """
-    return _by(-examples.values["last_loss"], examples, seed, stratify, quotas)
+    return _by(-examples.numbers["last_loss"], examples, seed, stratify, quotas)
 
 
 def middle_perplexity(
@@ -162,7 +165,7 @@ def middle_perplexity(
     Source:
         Keeping the middle of the perplexities is Marion et al. (2023), arXiv:2309.04564.
     """
-    loss_N = examples.values["last_loss"].astype(np.float64)
+    loss_N = examples.numbers["last_loss"].astype(np.float64)
     median = np.median(loss_N) if len(loss_N) else 0.0
     return _by(np.abs(loss_N - median), examples, seed, stratify, quotas)
 
@@ -170,12 +173,12 @@ def middle_perplexity(
 def high_learnability(
     examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
 ) -> np.ndarray:
-    """Rank examples by what their loss falls from the first checkpoint to the last, most first.
+    """Rank examples by how much their loss falls from first to last checkpoint, most first.
 
     Source:
         The baseline of that name in S2L, arXiv:2403.07384.
     """
-    return _by(-examples.values["loss_drop"], examples, seed, stratify, quotas)
+    return _by(-examples.numbers["loss_drop"], examples, seed, stratify, quotas)
 
 
 def confidence_curriculum(
@@ -184,15 +187,15 @@ def confidence_curriculum(
     """Rank examples by the reference's confidence over its training, most confident first.
 
     Confidence is the mean over the checkpoints of exp(-loss), the probability of a response token
-    (the geometric mean over the response). A prefix is what a curriculum from easy to hard begins
-    with.
+    (the geometric mean over the response). A prefix is the beginning of a curriculum from easy to
+    hard.
 
     Source:
         The instance-level curriculum by confidence of Varshney, Mishra and Baral (2022),
         arXiv:2205.09898, a baseline of S2L; neither says how it becomes a subset, so the ranking
         is ours.
     """
-    return _by(-examples.values["confidence"], examples, seed, stratify, quotas)
+    return _by(-examples.numbers["confidence"], examples, seed, stratify, quotas)
 
 
 def longest_responses(
@@ -203,7 +206,7 @@ def longest_responses(
     Source:
         Zhao et al. (2024), arXiv:2402.04833.
     """
-    return _by(-examples.values["response_tokens"], examples, seed, stratify, quotas)
+    return _by(-examples.numbers["response_tokens"], examples, seed, stratify, quotas)
 
 
 def el2n(
@@ -211,41 +214,42 @@ def el2n(
 ) -> np.ndarray:
     """Rank examples by their error norm early in the training, highest first.
 
-    It is the mean over the response's tokens of ||softmax(logits) - onehot(token)||_2 at one
-    checkpoint; the paper, which has one label for each example, prunes the lowest.
+    The error norm is the mean over the response's tokens of ||softmax(logits) - onehot(token)||_2
+    at one checkpoint. The paper, which has one label for each example, prunes the lowest.
 
     Source:
         EL2N of Paul, Ganguli and Dziugaite (2021), arXiv:2107.07075.
     """
-    return _by(-examples.values["error_norm"], examples, seed, stratify, quotas)
+    return _by(-examples.numbers["error_norm"], examples, seed, stratify, quotas)
 
 
 def facility_location(
     examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
 ) -> np.ndarray:
-    """Rank examples as greedy maximisation of facility location takes them, by their embeddings.
+    """Rank examples in the order of greedy maximisation of facility location on embeddings.
 
-    Every prefix covers the pool about as well as a subset of its size can: `coverage.gains`.
+    Every prefix covers the pool about as well as a subset of its size can; see
+    `facility_location.gains`.
 
     Source:
         Wei, Iyer and Bilmes (2015); on hidden states, a baseline of S2L, arXiv:2403.07384.
     """
-    # Compiled code takes a second to load, which `s2l --help` need not spend.
-    from s2l_ray.selection import facility_location as coverage
+    # Imported here: compiled code takes a second to load, which `s2l --help` should not spend.
+    from s2l_ray.selection.facility_location import gains
 
-    gain_N = coverage.gains(examples.vectors["embeddings"], _shuffled(examples, seed))
+    gain_N = gains(examples.vectors["embeddings"], _shuffled(examples, seed))
     return _by(-gain_N, examples, seed, stratify, quotas)
 
 
 def rds_plus(
     examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
 ) -> np.ndarray:
-    """Rank examples by the likeness of their embeddings to those of queries, which take turns.
+    """Rank examples by the cosines of their embeddings with those of queries, which take turns.
 
     Source:
         RDS+ of Ivison et al. (2025), arXiv:2503.01807, on the reference's hidden states.
     """
-    from s2l_ray.selection import rds  # compiled code, as above
+    from s2l_ray.selection import rds  # imported here for the same reason
 
     vectors = examples.vectors
     turn_N = rds.round_robin(vectors["embeddings"], vectors["queries"], _shuffled(examples, seed))
@@ -254,24 +258,38 @@ def rds_plus(
 
 @dataclass(frozen=True)
 class Method:
-    """A row of the table of selectors."""
+    """A row of the table of methods.
 
-    ranking: Ranking
+    Attributes:
+        ranking: the function.
+        description: one line for `s2l select --help`.
+        numbers: names of the numbers of each example that `ranking` reads; see `columns.read`.
+        vectors: names of the vectors that it compares; see `embedding_matrix.read`.
+        ignores_strata: True if `stratify`, weights and bounds of strata change nothing.
+        always_stratified: True if the budget is spread over the strata whatever `stratify` says.
+        orders_within: True if the setting `within` orders the examples of its clusters.
+    """
+
+    ranking: Ranker
     description: str
-    needs: tuple[str, ...] = ()
-    """Names of the values that `ranking` looks at."""
-    compares: tuple[str, ...] = ()
-    """Names of the vectors that it compares."""
+    numbers: tuple[str, ...] = ()
+    vectors: tuple[str, ...] = ()
     ignores_strata: bool = False
+    always_stratified: bool = False
+    orders_within: bool = False
 
 
 METHODS: Mapping[str, Method] = {
-    "s2l": Method(s2l, "even over clusters of loss trajectories (S2L, arXiv:2403.07384)"),
+    "s2l": Method(
+        s2l, "even over clusters of loss trajectories (S2L, arXiv:2403.07384)", orders_within=True
+    ),
     "s2l-authors": Method(
         s2l_authors, "S2L as its authors' code has it: clusters of one or two examples last"
     ),
     "random": Method(random, "uniform over the pool", ignores_strata=True),
-    "balanced-random": Method(balanced_random, "random, even over strata (arXiv:2503.01807)"),
+    "balanced-random": Method(
+        balanced_random, "random, even over strata (arXiv:2503.01807)", always_stratified=True
+    ),
     "least-confidence": Method(
         least_confidence, "highest loss at the last checkpoint first", ("last_loss",)
     ),
@@ -301,12 +319,12 @@ METHODS: Mapping[str, Method] = {
     "facility-location": Method(
         facility_location,
         "what covers the rest best, by cosines of embeddings (Wei et al., 2015)",
-        compares=("embeddings",),
+        vectors=("embeddings",),
     ),
     "rds-plus": Method(
         rds_plus,
         "most like the queries, which take turns, by cosines of embeddings (arXiv:2503.01807)",
-        compares=("embeddings", "queries"),
+        vectors=("embeddings", "queries"),
     ),
 }
 
@@ -315,9 +333,22 @@ WITHIN: Mapping[str, str | None] = {
     "nearest": "sqdist",
     "lowest-variation": "variation",
 }
-"""Orders of the examples inside a cluster of `s2l`, and the value that `Examples.inside_N` is for
-each: at random (S2L), by the distance to the centroid, and by the total variation of the
-trajectory (XMAS, arXiv:2510.01454)."""
+"""Orders of the examples inside a cluster, and the number that `Examples.inside_N` is for each: at
+random (S2L), by the distance to the centroid, and by the total variation of the trajectory (XMAS,
+arXiv:2510.01454)."""
+
+
+def method_named(name: str) -> Method:
+    """Return the row of METHODS with this name.
+
+    Raises:
+        ConfigError: there is none; the message lists the names.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1, cutoff=0.6)
+        hint = f"did you mean {near[0]!r}? Methods" if near else "methods"
+        raise ConfigError(f"selection: there is no method {name!r}; {hint}: {', '.join(METHODS)}")
+    return METHODS[name]
 
 
 def _over_strata(examples: Examples, order_N: np.ndarray, quotas: Quotas | None) -> np.ndarray:
@@ -329,13 +360,13 @@ def _over_strata(examples: Examples, order_N: np.ndarray, quotas: Quotas | None)
 def _by(
     value_N: np.ndarray, examples: Examples, seed: int, stratify: bool, quotas: Quotas | None
 ) -> np.ndarray:
-    """Increasing in `value_N`, equal ones in the order of their hashes; stratified if asked for."""
+    """Rank by increasing `value_N`, equal ones in the order of their hashes."""
     order_N = _increasing(value_N, _shuffled(examples, seed))
     return _over_strata(examples, order_N, quotas) if stratify else order_N
 
 
 def _increasing(value_N: np.ndarray, order_N: np.ndarray) -> np.ndarray:
-    """`order_N` sorted by the values of its rows; equal ones stay in order."""
+    """Return `order_N` sorted by the values of its rows; equal ones stay in order."""
     return order_N[np.argsort(value_N[order_N], kind="stable")]
 
 
@@ -344,7 +375,7 @@ def _shuffled(examples: Examples, seed: int) -> np.ndarray:
 
 
 def _cells(examples: Examples, stratify: bool) -> np.ndarray:
-    """Clusters numbered 0, 1, ... in order; when stratified, (stratum, cluster) pairs."""
+    """Return the clusters, or (stratum, cluster) pairs if stratified, numbered 0, 1, ..."""
     cluster_N = numbered(examples.cluster_N)
     if not stratify:
         return cluster_N

@@ -1,4 +1,4 @@
-"""Queries take turns: which example is whose next nearest, and when.
+"""RDS+: queries take turns, and each names the example that is next nearest to it.
 
 Shape letters: N examples, Q queries, q of one pass, H components.
 """
@@ -9,7 +9,7 @@ from s2l_ray.selection import similarity
 from s2l_ray.selection.cells import blocks
 
 BYTES_PER_PASS = 1 << 30
-"""Of cosines that are held at once, four bytes each."""
+"""Memory for the cosines of one pass, four bytes each."""
 
 
 def round_robin(
@@ -19,17 +19,16 @@ def round_robin(
     *,
     bytes_per_pass: int = BYTES_PER_PASS,
 ) -> np.ndarray:
-    """When the queries, one after the other and again, come to each example.
+    """Return the turn in which a query first names each example.
 
-    In round r = 0, 1, ... every query in its order names the example that has its r-th highest
-    cosine, ties in `order_N`; one that was named before is not named again, and its query waits
-    for the next round.
+    In round r = 0, 1, ... every query, in their order, names the example with its r-th highest
+    cosine, ties in `order_N`. If that was named before, the query names none in this round.
 
     Args:
-        vector_NH: float16 (N, H), may be a file that is mapped into memory; it is read in blocks,
-            as often as 4 N Q is more than `bytes_per_pass`.
+        vector_NH: float16 (N, H), may be a file that is mapped into memory. It is read in blocks,
+            once for every `bytes_per_pass` of the 4 N Q bytes of cosines.
         query_QH: float16 (Q, H), Q above zero.
-        order_N: int64 (N,), all rows in an order at random.
+        order_N: int64 (N,), all rows in a random order.
 
     Returns:
         turn_N, int64 (N,), all different: the lowest r Q + q at which query q names the example.
@@ -47,7 +46,7 @@ def round_robin(
         for rows in blocks(num_rows):
             unit_mH = similarity.unit(vector_NH[rows])
             steps_qN[:, rows] = similarity.cosines(unit_QH[left : left + width], unit_mH)
-        for place, steps_N in enumerate(steps_qN, start=left):
+        for query, steps_N in enumerate(steps_qN, start=left):
             nearest_N = order_N[np.argsort(-steps_N[order_N], kind="stable")]
-            turn_N[nearest_N] = np.minimum(turn_N[nearest_N], rank_N * num_queries + place)
+            turn_N[nearest_N] = np.minimum(turn_N[nearest_N], rank_N * num_queries + query)
     return turn_N

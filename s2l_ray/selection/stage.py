@@ -1,7 +1,7 @@
-"""Stage 5: a ranking of all examples, of which the subset for any budget is a prefix.
+"""Stage 5: a ranking of all examples; the subset for any budget is a prefix of it.
 
-Runs in one process without Ray. What it holds of an example are numbers, a few tens of bytes; ids
-are read again when they are written.
+Runs in one process without Ray. It holds numbers of each example, a few tens of bytes; ids are read
+again when they are written.
 
 Shape letters: N examples of the pool, P of one part, R in order of rank.
 """
@@ -25,68 +25,67 @@ from s2l_ray import hashing
 from s2l_ray.artifacts.manifest import SUBSET, Parts, StageDir, original_rows
 from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.errors import DataError, first
-from s2l_ray.selection.choice import Choice, choose
-from s2l_ray.selection.columns import APART, Sources
+from s2l_ray.selection.columns import MISMATCH, Sources
 from s2l_ray.selection.methods import Examples
+from s2l_ray.selection.ranking import RankedPool, rank_pool
 from s2l_ray.storage.location import Location, temporary_space
 
 ROWS_PER_TABLE = 1 << 18
-"""Examples whose ids are in memory at once; more where there would be too many tables."""
+"""Examples whose ids are in memory at once; more if there would be more than MAX_TABLES tables."""
 MAX_TABLES = 256
+"""The most scratch files that are open at once."""
 RANKED = pa.schema([("example_id", pa.string()), ("stratum", pa.string()), ("cluster", pa.int32())])
 
 
 def run(
     config: SelectionConfig,
-    clusters: Parts,
-    rows: Parts | None,
+    sources: Sources,
     out: StageDir,
     *,
     seed: int,
-    trajectories: Parts | None = None,
-    elsewhere: Collection[str] = (),
+    new_strata: Collection[str] = (),
 ) -> dict[str, Any]:
-    """Rank the pool, and write the subset for the budget where the original rows are known.
+    """Rank the pool, and write the subset for the budget if the original rows are known.
 
     Args:
-        elsewhere: strata that `config` may name although the pool has none of their examples.
+        new_strata: strata that only extensions of the run have; `config` may name them.
 
-    Reads   clusters part-*         example_id, stratum, cluster, where wanted sqdist
+    Reads   clusters part-*         example_id, stratum, cluster; sqdist if the method reads it
             prepared rows-*         the original rows
-            prepared part-*         num_tokens, num_prompt_tokens, where the method or budget is of
+            prepared part-*         num_tokens, num_prompt_tokens, if the method or budget counts
                                     tokens
-            trajectories part-*     loss_nats, where the method looks at them
+            trajectories part-*     loss_nats, if the method reads them
     Writes  ranking.parquet         example_id, stratum: string, cluster: int32, rank: int64
             ../subset/selected.jsonl  the chosen rows in input order, with example_id (or .parquet)
-    Raises  DataError or ConfigError for a budget that the pool cannot give, for a stratum that it
-            does not have, and where numbers that the method or the budget needs are missing.
+    Raises  DataError or ConfigError if the pool cannot give the budget or does not have a stratum,
+            or if numbers that the method or the budget needs are missing.
     """
-    pool = load_pool(clusters)
-    chosen = chosen_of(pool, config, rows, trajectories, seed=seed, elsewhere=elsewhere)
-    chosen_R = chosen.order_N[: chosen.num_selected]
-    _write_ranking(pool, chosen.order_N, out.location / "ranking.parquet")
-    if rows is not None:
-        place = out.beside(SUBSET) / f"selected.{config.format}"
-        write_selected(pool.key_N[chosen_R], rows, place)
-    tokens = {} if chosen.num_tokens is None else {"selected_tokens": chosen.num_tokens}
+    pool = load_pool(sources.clusters)
+    ranked = rank(pool, config, sources, seed=seed, new_strata=new_strata)
+    subset_R = ranked.subset_R
+    _write_ranking(pool, ranked.order_N, out.location / "ranking.parquet")
+    if sources.rows is not None:
+        file = out.beside(SUBSET) / f"selected.{config.format}"
+        write_selected(pool.key_N[subset_R], sources.rows, file)
+    tokens = {} if ranked.num_tokens is None else {"selected_tokens": ranked.num_tokens}
     return {
         "rows": pool.num_rows,
-        "selected": chosen.num_selected,
+        "selected": ranked.num_selected,
         **tokens,
-        "strata": _counts(pool.stratum_N[chosen_R], pool.strata),
-        "selected_of_cluster": np.bincount(pool.cluster_N[chosen_R]).tolist(),
+        "strata": _counts(pool.stratum_N[subset_R], pool.strata),
+        "selected_of_cluster": np.bincount(pool.cluster_N[subset_R]).tolist(),
     }
 
 
 @dataclass(frozen=True)
-class Pool:
-    """All clustered examples, in the order of the parts; their ids stay there.
+class ClusteredPool:
+    """All clustered examples, in the order of the parts; their ids are not in memory.
 
     Attributes:
         clusters: the parts.
         key_N: uint64 (N,), hashes of the ids.
-        cluster_N: int32 (N,).
-        stratum_N: int32 (N,), places in `strata`.
+        cluster_N: int32 (N,), cluster numbers.
+        stratum_N: int32 (N,), indices into `strata`.
         strata: names, sorted.
     """
 
@@ -101,13 +100,13 @@ class Pool:
         return len(self.key_N)
 
 
-def load_pool(clusters: Parts) -> Pool:
-    """Every example of the pool with its cluster.
+def load_pool(clusters: Parts) -> ClusteredPool:
+    """Read every example of the pool with its cluster.
 
     Raises:
         DataError: an example appears twice.
     """
-    # These grow in place, where a list of pieces would be held a second time when it is joined.
+    # Arrays grow in place. A list of pieces would need twice the memory while it is joined.
     keys, numbers, codes = array("Q"), array("i"), array("i")
     code_by_name: dict[str, int] = {}
     for table in clusters.tables(RANKED.names):
@@ -115,12 +114,12 @@ def load_pool(clusters: Parts) -> Pool:
         numbers.frombytes(table["cluster"].to_numpy().tobytes())
         codes.frombytes(_coded(table["stratum"], code_by_name).tobytes())
     strata = sorted(code_by_name)
-    place_by_code = np.argsort([code_by_name[name] for name in strata]).astype(np.int32)
-    pool = Pool(
+    index_by_code = np.argsort([code_by_name[name] for name in strata]).astype(np.int32)
+    pool = ClusteredPool(
         clusters,
         np.frombuffer(keys, np.uint64),
         np.frombuffer(numbers, np.int32),
-        place_by_code[np.frombuffer(codes, np.int32)],
+        index_by_code[np.frombuffer(codes, np.int32)],
         strata,
     )
     _check_unique(pool)
@@ -128,14 +127,14 @@ def load_pool(clusters: Parts) -> Pool:
 
 
 def _coded(stratum: pa.ChunkedArray, code_by_name: dict[str, int]) -> np.ndarray:
-    """Numbers of strata in the order in which they were first seen; new ones are added."""
+    """Return codes of strata, numbered as first seen; new ones are added to `code_by_name`."""
     coded = stratum.combine_chunks().dictionary_encode()
     names = coded.dictionary.to_pylist()
     known = [code_by_name.setdefault(name, len(code_by_name)) for name in names]
     return np.array(known, np.int32)[coded.indices.to_numpy()]
 
 
-def _check_unique(pool: Pool) -> None:
+def _check_unique(pool: ClusteredPool) -> None:
     sorted_N = np.sort(pool.key_N)
     twice = sorted_N[1:][sorted_N[1:] == sorted_N[:-1]]
     if len(twice):
@@ -151,39 +150,37 @@ def _check_unique(pool: Pool) -> None:
 
 
 def _with_keys(table: pa.Table, sorted_keys: np.ndarray) -> pa.Table:
-    """The rows of `table` whose examples have one of these keys, which are not none."""
+    """Return the rows of `table` whose examples have one of these keys; there must be a key."""
     key_N = hashing.example_keys(table["example_id"].to_pylist())
-    place_N = np.searchsorted(sorted_keys, key_N)
-    return table.filter(pa.array(sorted_keys[place_N % len(sorted_keys)] == key_N))
+    index_N = np.searchsorted(sorted_keys, key_N)
+    return table.filter(pa.array(sorted_keys[index_N % len(sorted_keys)] == key_N))
 
 
-def chosen_of(
-    pool: Pool,
+def rank(
+    pool: ClusteredPool,
     config: SelectionConfig,
-    rows: Parts | None,
-    trajectories: Parts | None,
+    sources: Sources,
     *,
     seed: int,
-    elsewhere: Collection[str] = (),
-) -> Choice:
-    """The ranking of the pool by `config`, and how much of it the budget takes."""
-    # Tokens lie beside the rows.
-    prepared = Parts(rows.folder, more=rows.more) if rows is not None else None
-    sources = Sources(pool.clusters, trajectories, prepared)
+    new_strata: Collection[str] = (),
+) -> RankedPool:
+    """Rank the pool by `config`, and take as much of the ranking as the budget allows.
+
+    Args and errors are those of `run`.
+    """
     examples = Examples(pool.key_N, pool.cluster_N, pool.stratum_N)
-    return choose(config, examples, pool.strata, sources, seed=seed, elsewhere=elsewhere)
+    return rank_pool(config, examples, pool.strata, sources, seed=seed, new_strata=new_strata)
 
 
-def ranked(
-    pool: Pool, order_R: np.ndarray, *, rows_per_table: int = ROWS_PER_TABLE
+def tables_by_rank(
+    pool: ClusteredPool, order_R: np.ndarray, *, rows_per_table: int = ROWS_PER_TABLE
 ) -> Iterator[pa.Table]:
-    """The examples in these rows of the pool, in this order, as tables of the schema RANKED.
+    """Yield the examples in these rows of the pool, in this order, as tables of the schema RANKED.
 
-    In order of rank ids are needed from all over the pool, and they are too many to hold. So the
+    Consecutive ranks need ids from all parts of the pool, and these are too many for memory. So the
     parts are read once more, each id goes to the scratch file of its table, and then one table
     after the other is put in order.
     """
-    # As many files are open at once.
     rows_per_table = max(rows_per_table, math.ceil(len(order_R) / MAX_TABLES))
     tables = [
         order_R[start : start + rows_per_table] for start in range(0, len(order_R), rows_per_table)
@@ -194,18 +191,18 @@ def ranked(
         for row_R, file in zip(tables, files, strict=True):
             with pa.OSFile(str(file)) as stream:
                 ids = pa.ipc.open_stream(stream).read_all()["example_id"].combine_chunks()
-            # The file has them in the order of the pool.
-            place_R = np.empty(len(row_R), np.int64)
-            place_R[np.argsort(row_R)] = np.arange(len(row_R))
+            # The file has the ids in the order of the pool.
+            index_R = np.empty(len(row_R), np.int64)
+            index_R[np.argsort(row_R)] = np.arange(len(row_R))
             columns = [
-                ids.take(pa.array(place_R)),
+                ids.take(pa.array(index_R)),
                 pa.array(pool.strata, pa.string()).take(pa.array(pool.stratum_N[row_R])),
                 pa.array(pool.cluster_N[row_R]),
             ]
             yield pa.table(columns, schema=RANKED)
 
 
-def _deal_out_ids(pool: Pool, tables: Sequence[np.ndarray], files: Sequence[Path]) -> None:
+def _deal_out_ids(pool: ClusteredPool, tables: Sequence[np.ndarray], files: Sequence[Path]) -> None:
     """Write to each file the ids of the rows of one table, in the order of the pool."""
     table_N = np.full(pool.num_rows, len(tables), np.min_scalar_type(len(tables)))
     for number, row_R in enumerate(tables):
@@ -225,54 +222,54 @@ def _deal_out_ids(pool: Pool, tables: Sequence[np.ndarray], files: Sequence[Path
                     writers[number].write_table(by_table.slice(begin, end - begin))
 
 
-def _write_ranking(pool: Pool, order_N: np.ndarray, place: Location) -> None:
+def _write_ranking(pool: ClusteredPool, order_N: np.ndarray, file: Location) -> None:
     schema = RANKED.append(pa.field("rank", pa.int64()))
     start = 0
-    with place.open_atomic() as stream, pq.ParquetWriter(stream, schema) as writer:
-        for table in ranked(pool, order_N):
+    with file.open_atomic() as stream, pq.ParquetWriter(stream, schema) as writer:
+        for table in tables_by_rank(pool, order_N):
             rank_R = np.arange(start, start + table.num_rows)
             writer.write_table(table.append_column("rank", pa.array(rank_R, pa.int64())))
             start += table.num_rows
 
 
-def write_ids(pool: Pool, order_R: np.ndarray, place: Location) -> None:
+def write_ids(pool: ClusteredPool, order_R: np.ndarray, file: Location) -> None:
     """Write ids, strata and clusters of these rows of the pool, in this order."""
-    with place.open_atomic() as stream:
-        writer = _Jsonl(stream) if place.name.endswith(".jsonl") else _Parquet(stream, RANKED)
-        for table in ranked(pool, order_R):
+    with file.open_atomic() as stream:
+        writer = _Jsonl(stream) if file.name.endswith(".jsonl") else _Parquet(stream, RANKED)
+        for table in tables_by_rank(pool, order_R):
             for batch in table.to_batches(max_chunksize=1 << 16):
                 writer.write(batch.to_pylist())
         writer.close()
 
 
-def write_selected(chosen_keys: np.ndarray, rows: Parts, place: Location) -> None:
-    """Write the rows with these keys, in input order, their own fields untouched.
+def write_selected(selected_keys: np.ndarray, rows: Parts, file: Location) -> None:
+    """Write the rows with these keys, in input order, with their own fields unchanged.
 
     Raises:
         DataError: an example has no row.
     """
-    num_found = 0
-    with place.open_atomic() as stream:
+    num_rows = 0
+    with file.open_atomic() as stream:
         writer = (
             _Jsonl(stream)
-            if place.name.endswith(".jsonl")
-            else _Parquet(stream, _schema(chosen_rows(chosen_keys, rows)))
+            if file.name.endswith(".jsonl")
+            else _Parquet(stream, _schema(selected_rows(selected_keys, rows)))
         )
-        for found in chosen_rows(chosen_keys, rows):
-            num_found += len(found)
-            writer.write(found)
+        for batch in selected_rows(selected_keys, rows):
+            num_rows += len(batch)
+            writer.write(batch)
         writer.close()
-        if num_found != len(chosen_keys):
+        if num_rows != len(selected_keys):
             raise DataError(
-                f"selection: {len(chosen_keys) - num_found:,} of {len(chosen_keys):,} selected "
-                f"examples have no row in {rows.places}. {APART}: check data.train, and "
+                f"selection: {len(selected_keys) - num_rows:,} of {len(selected_keys):,} selected "
+                f"examples have no row in {rows.places}. {MISMATCH}: check data.train, and "
                 "data.fields.id."
             )
 
 
-def chosen_rows(chosen_keys: np.ndarray, rows: Parts) -> Iterator[list[dict[str, Any]]]:
-    """The rows with these keys, part by part, their example_id added."""
-    sorted_keys = np.sort(chosen_keys)
+def selected_rows(selected_keys: np.ndarray, rows: Parts) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows with these keys, part by part, with their example_id added."""
+    sorted_keys = np.sort(selected_keys)
     for table in rows.tables():
         part = _with_keys(table, sorted_keys)
         ids = part["example_id"].to_pylist()
@@ -283,13 +280,13 @@ def chosen_rows(chosen_keys: np.ndarray, rows: Parts) -> Iterator[list[dict[str,
 
 
 class _Jsonl:
-    """One JSON object per line."""
+    """Writes one JSON object per line."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
 
-    def write(self, found: Sequence[Mapping[str, Any]]) -> None:
-        for row in found:
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
             self._stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
     def close(self) -> None:
@@ -297,30 +294,30 @@ class _Jsonl:
 
 
 class _Parquet:
-    """One file of a schema that all rows fit."""
+    """Writes a parquet file with a schema that all rows fit."""
 
     def __init__(self, stream: Any, schema: pa.Schema) -> None:
         self._schema = schema
         self._writer = pq.ParquetWriter(stream, schema)
 
-    def write(self, found: Sequence[Mapping[str, Any]]) -> None:
-        self._writer.write_table(pa.Table.from_pylist(found, schema=self._schema))
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
 
     def close(self) -> None:
         self._writer.close()
 
 
 def _schema(parts: Iterable[Sequence[Mapping[str, Any]]]) -> pa.Schema:
-    """Every field of any row, with a type that all its values fit.
+    """Return a schema of the fields of all rows, each with a type that all its values fit.
 
     Raises:
-        DataError: a field has none.
+        DataError: no type fits all values of a field.
     """
     schema = pa.schema([])
-    for found in parts:
-        for name in dict.fromkeys(name for row in found for name in row):
+    for rows in parts:
+        for name in dict.fromkeys(name for row in rows for name in row):
             try:
-                values = pa.array([row.get(name) for row in found])
+                values = pa.array([row.get(name) for row in rows])
                 field = pa.schema([pa.field(name, values.type)])
                 schema = pa.unify_schemas([schema, field], promote_options="permissive")
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
@@ -333,6 +330,6 @@ def _schema(parts: Iterable[Sequence[Mapping[str, Any]]]) -> pa.Schema:
 
 
 def _counts(code_R: np.ndarray, names: Sequence[str]) -> dict[str, int]:
-    """How often each name occurs, in their order; those that do not are left out."""
+    """Return how often each name occurs, in their order; names that do not occur are left out."""
     counts = np.bincount(code_R, minlength=len(names)).tolist()
     return {name: count for name, count in zip(names, counts, strict=True) if count}

@@ -1,8 +1,8 @@
-"""One number for each trajectory: what rankings look at besides its cluster.
+"""Summaries of a trajectory in one number, which rankings read besides its cluster.
 
 Every function takes loss_NT, float (N, T), mean response loss per checkpoint in nats per token, and
-returns float32 (N,). Sums go checkpoint by checkpoint in float64, so an example's number does not
-depend on what else is in its part.
+returns float32 (N,). Sums are taken checkpoint by checkpoint in float64, so the number of an
+example does not depend on the other rows of its part.
 
 Shape letters: N examples, T checkpoints.
 """
@@ -13,21 +13,21 @@ import numpy as np
 
 
 def last_loss(loss_NT: np.ndarray) -> np.ndarray:
-    """The loss at the last checkpoint, nats per token."""
+    """Return the loss at the last checkpoint, nats per token."""
     return loss_NT[:, -1].astype(np.float32)
 
 
 def loss_drop(loss_NT: np.ndarray) -> np.ndarray:
-    """The loss at the first checkpoint less that at the last; negative where it has risen."""
+    """Return the loss at the first checkpoint minus that at the last; negative if it has risen."""
     first_N, last_N = loss_NT[:, 0].astype(np.float64), loss_NT[:, -1].astype(np.float64)
     return (first_N - last_N).astype(np.float32)
 
 
 def variation(loss_NT: np.ndarray) -> np.ndarray:
-    """Total variation: the sum over t of |loss at t + 1 - loss at t|.
+    """Return the total variation: the sum over t of |loss at t + 1 - loss at t|.
 
     Source:
-        What XMAS orders a cluster by, arXiv:2510.01454 (there of attention's singular values).
+        XMAS, arXiv:2510.01454, orders clusters by that of attention's singular values.
     """
     sum_N = np.zeros(len(loss_NT))
     for before_N, after_N in zip(loss_NT.T[:-1], loss_NT.T[1:], strict=True):
@@ -36,11 +36,11 @@ def variation(loss_NT: np.ndarray) -> np.ndarray:
 
 
 def confidence(loss_NT: np.ndarray) -> np.ndarray:
-    """The mean over the checkpoints of exp(-loss): between 0 and 1.
+    """Return the mean over the checkpoints of exp(-loss): between 0 and 1.
 
     Source:
         Varshney, Mishra and Baral (2022), arXiv:2205.09898, after Swayamdipta et al. (2020),
-        arXiv:2009.10795; they take the probability of the right class.
+        arXiv:2009.10795, who use the probability of the right class.
     """
     sum_N = np.zeros(len(loss_NT))
     for loss_N in loss_NT.T:
@@ -48,9 +48,10 @@ def confidence(loss_NT: np.ndarray) -> np.ndarray:
     return (sum_N / loss_NT.shape[1]).astype(np.float32)
 
 
-OF_TRAJECTORY: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+SUMMARIES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "last_loss": last_loss,
     "loss_drop": loss_drop,
     "variation": variation,
     "confidence": confidence,
 }
+"""Name of a number -> the function that computes it."""

@@ -109,7 +109,7 @@ def add_clusters(run_dir: Location, *, per_stratum: bool = True) -> None:
 def add_selection(run_dir: Location, budget: float = 0.5) -> dict[str, Any]:
     section = sections.SelectionConfig(budget=budget, stratify=False)
     out = SELECTION.directory(run_dir)
-    summary = selection.run(section, Parts(run_dir / "clusters"), None, out, seed=7)
+    summary = selection.run(section, selection.Sources(Parts(run_dir / "clusters")), out, seed=7)
     out.finish(summary, seconds=0.1)
     return summary
 

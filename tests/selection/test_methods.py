@@ -29,7 +29,7 @@ def examples_of(cells: Sequence[tuple[int, int, int]]) -> Examples:
 
 def with_values(key_N: np.ndarray, cluster_N: np.ndarray, stratum_N: np.ndarray) -> Examples:
     """Examples whose values are few numbers, so that many are equal."""
-    names = sorted({name for method in methods.METHODS.values() for name in method.needs})
+    names = sorted({name for method in methods.METHODS.values() for name in method.numbers})
     drawn = {name: hashing.mixed(key_N, place) % np.uint64(4) for place, name in enumerate(names)}
     values = {name: number_N.astype(np.float32) / 2 for name, number_N in drawn.items()}
     drawn_N4 = np.stack([hashing.mixed(key_N, 99, h) % np.uint64(3) for h in range(4)], axis=1)
@@ -43,7 +43,7 @@ def rearranged(examples: Examples, row_N: Sequence[int]) -> Examples:
         examples.key_N[row_N],
         examples.cluster_N[row_N],
         examples.stratum_N[row_N],
-        {name: value_N[row_N] for name, value_N in examples.values.items()},
+        {name: value_N[row_N] for name, value_N in examples.numbers.items()},
         None if examples.inside_N is None else examples.inside_N[row_N],
         examples.vectors | {"embeddings": examples.vectors["embeddings"][row_N]},
     )
@@ -319,7 +319,7 @@ VALUED = {
 
 
 def test_every_method_that_looks_at_values_is_checked_here():
-    assert set(VALUED) == {name for name, method in methods.METHODS.items() if method.needs}
+    assert set(VALUED) == {name for name, method in methods.METHODS.items() if method.numbers}
 
 
 @pytest.mark.parametrize("method", VALUED)
@@ -328,7 +328,7 @@ def test_every_method_that_looks_at_values_is_checked_here():
 def test_a_method_takes_examples_by_its_value_and_equal_ones_by_hash(method, examples):
     order_N = methods.METHODS[method].ranking(examples, SEED, stratify=False)
     place_N = np.argsort(methods.random(examples, SEED))
-    value_N = VALUED[method](examples.values) if len(place_N) else place_N
+    value_N = VALUED[method](examples.numbers) if len(place_N) else place_N
     expected = sorted(range(len(place_N)), key=lambda row: (value_N[row], place_N[row]))
     assert order_N.tolist() == expected
 
@@ -347,7 +347,7 @@ def test_a_stratified_method_takes_its_own_order_evenly_from_strata(method, exam
 def test_middle_perplexity_is_symmetric_about_the_median():
     examples = replace(
         examples_of([(0, 0, 5)]),
-        values={"last_loss": np.array([9.0, 1.0, 2.0, 2.5, 0.0], np.float32)},
+        numbers={"last_loss": np.array([9.0, 1.0, 2.0, 2.5, 0.0], np.float32)},
     )
     order_N = methods.middle_perplexity(examples, SEED, stratify=False)
     # Distances from 2: 7, 1, 0, 0.5, 2.

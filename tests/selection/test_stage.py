@@ -12,7 +12,7 @@ from s2l_ray import hashing
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.selection import stage as selection
 from s2l_ray.selection.methods import METHODS, Examples
-from s2l_ray.selection.summaries import OF_TRAJECTORY
+from s2l_ray.selection.summaries import SUMMARIES
 from s2l_ray.storage.location import Location
 from tests.pool_of_sixty import (
     ASKED,
@@ -104,7 +104,7 @@ def test_strata_are_numbered_in_the_order_of_their_names(folder, method, stratif
         np.array(CLUSTERS)[rows],
         stratum_N,
         {
-            **{name: of(LOSSES[rows]) for name, of in OF_TRAJECTORY.items()},
+            **{name: of(LOSSES[rows]) for name, of in SUMMARIES.items()},
             "error_norm": NORM[rows],
             "response_tokens": np.array(RESPONSE_TOKENS)[rows],
         },
@@ -126,7 +126,7 @@ def test_tables_in_order_of_rank_are_those_of_the_whole_pool(folder, rows_per_ta
     order_R = np.random.default_rng(3).permutation(NUM_ROWS)[:num_wanted]
 
     pool = selection.load_pool(clusters)
-    tables = list(selection.ranked(pool, order_R, rows_per_table=rows_per_table))
+    tables = list(selection.tables_by_rank(pool, order_R, rows_per_table=rows_per_table))
 
     assert pa.concat_tables(tables) == whole.take(pa.array(order_R))
     assert [table.num_rows for table in tables[:-1]] == [rows_per_table] * (len(tables) - 1)
@@ -138,7 +138,7 @@ def test_nothing_of_a_ranking_stays_beside_it(folder, tmp_path, monkeypatch):
     clusters = write_clusters(folder / "clusters", in_order(4))
     _, out = selected(folder / "out", clusters)
     pool = selection.load_pool(clusters)
-    interrupted = selection.ranked(pool, np.arange(NUM_ROWS), rows_per_table=5)
+    interrupted = selection.tables_by_rank(pool, np.arange(NUM_ROWS), rows_per_table=5)
     next(interrupted)
     interrupted.close()
 

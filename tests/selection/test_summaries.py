@@ -25,21 +25,21 @@ TRAJECTORIES = np_st.arrays(
 )
 
 
-@pytest.mark.parametrize("name", summaries.OF_TRAJECTORY)
+@pytest.mark.parametrize("name", summaries.SUMMARIES)
 @settings(max_examples=100, deadline=None)
 @given(loss_NT=TRAJECTORIES)
 def test_a_summary_is_its_formula_in_float32(name, loss_NT):
-    found_N = summaries.OF_TRAJECTORY[name](loss_NT)
+    found_N = summaries.SUMMARIES[name](loss_NT)
 
     assert found_N.dtype == np.float32 and found_N.shape == (len(loss_NT),)
     expected = [EXPECTED[name](losses) for losses in loss_NT.tolist()]
     np.testing.assert_allclose(found_N, np.array(expected, np.float32), rtol=1e-6, atol=1e-7)
 
 
-@pytest.mark.parametrize("name", summaries.OF_TRAJECTORY)
+@pytest.mark.parametrize("name", summaries.SUMMARIES)
 @pytest.mark.parametrize("num_parts", [2, 7, 53])
 def test_a_summary_does_not_depend_on_what_else_is_in_a_part(name, num_parts):
     loss_NT = np.random.default_rng(1).gamma(2.0, size=(53, 12)).astype(np.float32)
-    summary = summaries.OF_TRAJECTORY[name]
+    summary = summaries.SUMMARIES[name]
     parts = [summary(part) for part in np.array_split(loss_NT, num_parts)]
     np.testing.assert_array_equal(np.concatenate(parts), summary(loss_NT))

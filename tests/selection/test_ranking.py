@@ -10,7 +10,7 @@ from s2l_ray import hashing
 from s2l_ray.artifacts.manifest import Parts, part_name
 from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.errors import DataError
-from s2l_ray.selection import choice, columns
+from s2l_ray.selection import columns, quotas
 from s2l_ray.selection import stage as selection
 from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.selection.methods import METHODS
@@ -151,7 +151,7 @@ def test_an_example_without_losses_is_not_laid_to_its_data(folder):
 
     with pytest.raises(DataError, match=message) as caught:
         both = Parts(losses.folder, more=(more.folder,))
-        selection.run(config, clusters, None, out, seed=1, trajectories=both)
+        selection.run(config, columns.Sources(clusters, both), out, seed=1)
     assert "data.train" not in str(caught.value)
 
 
@@ -176,11 +176,9 @@ def test_losses_that_are_gone_are_asked_for(folder):
         with pytest.raises(DataError, match=r"last_loss .* no trajectories.*--from trajectories"):
             selection.run(
                 config,
-                clusters,
-                None,
+                columns.Sources(clusters, gone),
                 SELECTION.directory(folder / "out"),
                 seed=1,
-                trajectories=gone,
             )
 
 
@@ -262,15 +260,15 @@ def test_a_maximum_holds_for_every_budget_of_tokens_up_to_it(folder):
     assert summary["strata"] == whole["strata"] == {"code": 15, "math": 3}
 
 
-def test_a_stratum_that_is_elsewhere_may_be_named_and_changes_nothing(folder):
+def test_a_stratum_of_extensions_alone_may_be_named_and_changes_nothing(folder):
     clusters = write_clusters(folder / "clusters", in_order(4))
     sizes = {"code": 15, "math": 45}
 
-    def run(name: str, elsewhere: set[str], **change):
+    def run(name: str, new_strata: set[str], **change):
         config = SelectionConfig(budget=12, **change)
-        choice.check_strata(config, sizes, elsewhere)
+        quotas.check_strata(config, sizes, new_strata)
         out = SELECTION.directory(folder / name)
-        selection.run(config, clusters, None, out, seed=1, elsewhere=elsewhere)
+        selection.run(config, columns.Sources(clusters), out, seed=1, new_strata=new_strata)
         return (folder / name / "selection" / "ranking.parquet").read_bytes()
 
     plain = run("plain", set(), weights={"math": 2.0}, minimum={"code": 1})

@@ -1,0 +1,67 @@
+"""Settings of a selection, checked against the table of methods; and the section of each arm."""
+
+from s2l_ray.config.section import default_of
+from s2l_ray.config.sections import SelectionConfig
+from s2l_ray.errors import ConfigError, first
+from s2l_ray.selection.methods import METHODS, WITHIN, method_named
+
+STRATUM_KEYS = frozenset({"weights", "minimum", "maximum"})
+
+
+def check(section: SelectionConfig) -> None:
+    """Refuse methods that do not exist, and keys that all methods of the section would ignore.
+
+    Raises:
+        ConfigError: naming the method or the key.
+    """
+    methods = [section.method, *section.baselines]
+    ordered = [name for name in methods if method_named(name).orders_within]
+    if section.within != default_of(section, "within") and not ordered:
+        raise ConfigError(f"selection: `within` {clusters_missing(section.method)}")
+    problem = problem_with_strata(section)
+    if problem is not None:
+        raise ConfigError(f"selection: {problem}")
+
+
+def problem_with_strata(section: SelectionConfig) -> str | None:
+    """Return why weights and bounds of strata do not fit the methods; None if they fit.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    if section.is_even:
+        return None
+    methods = {name: method_named(name) for name in [section.method, *section.baselines]}
+    stratified = {name: row for name, row in methods.items() if not row.ignores_strata}
+    if not stratified:
+        names = first(list(methods))
+        return f"{names} knows no strata, and so no weights, minimum or maximum"
+    if not section.stratify and not all(row.always_stratified for row in stratified.values()):
+        return "`weights`, `minimum` and `maximum` need `stratify: true`"
+    return None
+
+
+def clusters_missing(method: str) -> str:
+    """Return the end of a message that `within` does not fit `method`."""
+    ordered = [name for name, row in METHODS.items() if row.orders_within]
+    return f"orders the clusters of {first(ordered)}; {method} has none"
+
+
+def with_method(section: SelectionConfig, method: str) -> SelectionConfig:
+    """Return the section for one other method alone; keys that this ignores are at their defaults.
+
+    So a change of such a key leaves finished work for the method finished.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    row = method_named(method)
+    ignored = set() if row.orders_within else {"within"}
+    ignored |= STRATUM_KEYS if row.ignores_strata else set()
+    defaults = {key: default_of(section, key) for key in ignored}
+    return section.model_copy(update={**defaults, "method": method, "baselines": []})
+
+
+def inside_number(section: SelectionConfig) -> str | None:
+    """Return the name of the number that orders the examples of a cluster; None for at random."""
+    return WITHIN[section.within] if method_named(section.method).orders_within else None
