@@ -14,5 +14,5 @@ def cached_njit(function: Callable[..., Any]) -> Any:
     """
     try:
         return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # numba found no folder to write to
+    except RuntimeError:  # numba has no folder to write to
         return njit(nogil=True)(function)

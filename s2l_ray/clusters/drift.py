@@ -49,9 +49,9 @@ class Histogram:
 
     def merge(self, other: "Histogram") -> "Histogram":
         """Return the counts over the examples of both."""
-        bin_B, place_B = np.unique(np.concatenate([self.bin_B, other.bin_B]), return_inverse=True)
+        bin_B, index_B = np.unique(np.concatenate([self.bin_B, other.bin_B]), return_inverse=True)
         count_B = np.zeros(len(bin_B), np.int64)
-        np.add.at(count_B, place_B, np.concatenate([self.count_B, other.count_B]))
+        np.add.at(count_B, index_B, np.concatenate([self.count_B, other.count_B]))
         return Histogram(bin_B, count_B)
 
     def within(self, groups: set[int]) -> "Histogram":
@@ -73,8 +73,8 @@ class Histogram:
 
     def distance(self, share: float) -> float:
         """Return the quantile `share` of the distance, within 0.4%, if all distances are finite."""
-        bin_B, place_B = np.unique(self.bin_B & _MASK, return_inverse=True)
-        merged = Histogram(bin_B, np.bincount(place_B, self.count_B).astype(np.int64))
+        bin_B, index_B = np.unique(self.bin_B & _MASK, return_inverse=True)
+        merged = Histogram(bin_B, np.bincount(index_B, self.count_B).astype(np.int64))
         last = merged._last_bin(share)
         # The middle of the bin; bin 0 holds zero.
         bits = np.uint32(last << _BITS | 1 << _BITS - 1 if last else 0)

@@ -35,14 +35,18 @@ _ROUNDING = 2.0**-22
 """An upper bound of the relative change when a distance is stored in float32."""
 
 
-class RowState(NamedTuple):
-    """What the last sweep left of every row.
+class Rows(NamedTuple):
+    """Rows, with their labels and bounds from the last sweep.
 
     Attributes:
+        loss_NT: float32 (N, T).
+        weight_N: int64 (N,), how many rows each stands for; empty if each stands for one.
         label_N: int32 (N,), `UNSEEN` for a row not seen before.
         lower_N: float32 (N,), a lower bound of the distance to the second closest centroid: nats.
     """
 
+    loss_NT: np.ndarray
+    weight_N: np.ndarray
     label_N: np.ndarray
     lower_N: np.ndarray
 
@@ -103,7 +107,7 @@ def distances(loss_NT, centroid_KT, label_N, sqdist_N):
 
 
 @cached_njit
-def update(loss_NT, weight_N, even_KT, moves, state, totals):
+def update(rows, even_KT, moves, totals):
     """Update labels, bounds and sums from the previous centroids to these; scan few rows.
 
     If the centroid of a row is closer than the lower bound of all others, its label stays. Other
@@ -111,41 +115,38 @@ def update(loss_NT, weight_N, even_KT, moves, state, totals):
     are integers, so they are equal to sums from scratch.
 
     Args:
-        loss_NT: float32 (N, T).
-        weight_N: int64 (N,), how many rows each stands for; empty if each stands for one.
+        rows: labels and bounds are changed.
         even_KT: float32, the centroids, as `padded_to_even` returns them.
-        state, totals: changed. In the call, losses and counts are those of the rows seen before,
-            and distances are zero.
+        totals: changed. In the call, losses and counts are those of the rows seen before, and
+            distances are zero.
 
     Source:
         One bound per row: Hamerly (2010), doi:10.1137/1.9781611972801.12. Bounds that depend on
         neighbours alone: Rysavy and Hamerly (2016), doi:10.1137/1.9781611974348.38.
     """
-    moved_K, apart_K = _neighbours(even_KT, moves)
+    loss_NT, weight_N, bounds = rows.loss_NT, rows.weight_N, _neighbours(even_KT, moves)
     row_M = np.empty(_ROWS_AT_ONCE, np.int64)
     label_B = np.empty(BLOCK, np.int32)
     sqdist_B = np.empty(BLOCK, np.float64)
     lower_B = np.empty(BLOCK, np.float32)
     for start in range(0, len(loss_NT), _ROWS_AT_ONCE):
-        rows = (start, min(start + _ROWS_AT_ONCE, len(loss_NT)))
-        num_open = _confirm(
-            loss_NT, weight_N, rows, even_KT, moved_K, apart_K, state, totals, row_M
-        )
+        span = (start, min(start + _ROWS_AT_ONCE, len(loss_NT)))
+        num_open = _confirm(rows, span, even_KT, bounds, totals, row_M)
         for first in range(0, num_open, BLOCK):
             row_B = row_M[first : min(first + BLOCK, num_open)]
             _scan(loss_NT, row_B, even_KT, label_B, sqdist_B, lower_B)
             for b in range(len(row_B)):
                 n = row_B[b]
                 weight = weight_N[n] if len(weight_N) else 1
-                state.lower_N[n] = lower_B[b]
-                if label_B[b] != state.label_N[n]:
-                    _move(loss_NT, n, weight, state.label_N[n], label_B[b], totals)
-                    state.label_N[n] = label_B[b]
+                rows.lower_N[n] = lower_B[b]
+                if label_B[b] != rows.label_N[n]:
+                    _move(loss_NT, n, weight, rows.label_N[n], label_B[b], totals)
+                    rows.label_N[n] = label_B[b]
                 _add(sqdist_B[b], weight, label_B[b], totals)
 
 
 @cached_njit
-def _confirm(loss_NT, weight_N, rows, even_KT, moved_K, apart_K, state, totals, row_M):
+def _confirm(rows, span, even_KT, bounds, totals, row_M):
     """Add up the rows whose labels stay; write the others to `row_M`; return how many these are.
 
     The bound of a row has two parts. The neighbours of its centroid are at least as far from it as
@@ -153,16 +154,17 @@ def _confirm(loss_NT, weight_N, rows, even_KT, moved_K, apart_K, state, totals, 
     it as they are from its centroid, less the row's own distance from that.
     """
     num_open = 0
-    for n in range(*rows):
-        label = state.label_N[n]
+    moved_K, apart_K = bounds
+    for n in range(*span):
+        label = rows.label_N[n]
         if label != UNSEEN:
-            before, moved = np.float64(state.lower_N[n]), moved_K[label]
-            sqdist = _sqdist(loss_NT, n, even_KT, label)
+            before, moved = np.float64(rows.lower_N[n]), moved_K[label]
+            sqdist = _sqdist(rows.loss_NT, n, even_KT, label)
             bound = min(before - moved, apart_K[label] - np.sqrt(sqdist))
             bound -= _ROUNDING * (before + moved)
             if bound > 0 and sqdist < bound * bound:
-                state.lower_N[n] = bound
-                _add(sqdist, weight_N[n] if len(weight_N) else 1, label, totals)
+                rows.lower_N[n] = bound
+                _add(sqdist, rows.weight_N[n] if len(rows.weight_N) else 1, label, totals)
                 continue
         row_M[num_open] = n
         num_open += 1
@@ -296,12 +298,8 @@ def _compare(sqdist_2B, k, least_2B, nearest_B):
     """Update the two least squared distances so far, and the number of the closest centroid."""
     number_one, number_other = np.int32(k), np.int32(k + 1)
     for b in range(BLOCK):
-        one, other, least, second = (
-            sqdist_2B[b],
-            sqdist_2B[BLOCK + b],
-            least_2B[b],
-            least_2B[BLOCK + b],
-        )
+        one, other = sqdist_2B[b], sqdist_2B[BLOCK + b]
+        least, second = least_2B[b], least_2B[BLOCK + b]
         swapped = other < one
         low = other if swapped else one
         high = one if swapped else other

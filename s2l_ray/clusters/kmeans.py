@@ -134,11 +134,11 @@ class TrackedRows:
         self._centroid_KT = centroid_KT[:0]
         sqdist_sum_K, inexact_K = np.zeros(len(drift_K), np.int64), np.zeros(len(drift_K))
         kernels.update(
-            self.loss_NT[rows],
-            self._weight_N[rows],
+            kernels.Rows(
+                self.loss_NT[rows], self._weight_N[rows], self._label_N[rows], self._lower_N[rows]
+            ),
             kernels.padded_to_even(centroid_KT),
             kernels.Moves(drift_K, self._reach_K),
-            kernels.RowState(self._label_N[rows], self._lower_N[rows]),
             kernels.Totals(self._loss_sum_KT, self._count_K, sqdist_sum_K, inexact_K),
         )
         if inexact_K.max(initial=0) / SQDIST_UNIT > LARGEST:

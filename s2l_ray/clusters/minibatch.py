@@ -48,7 +48,7 @@ class KMeansResult:
 
 @dataclass(frozen=True)
 class Limits:
-    """When the sweeps over a batch end.
+    """Limits at which the sweeps over a batch end.
 
     Attributes:
         max_sweeps: the most sweeps over each batch; the last batch is all rows of a stratum.

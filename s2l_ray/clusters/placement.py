@@ -1,4 +1,4 @@
-"""The rows of an extension in clusters: in those that are there, or in ones that all rows move."""
+"""Assignment of an extension's rows to clusters, existing ones or ones that all rows move."""
 
 import io
 import itertools
@@ -21,9 +21,11 @@ from s2l_ray.storage.location import Location
 def place(
     base: Base, chain: Sequence[Extension], out: StageDir, progress: Progress, *, moves: bool
 ) -> dict[str, Any]:
-    """Place the rows of the last extension in the clusters of the run and of those before it.
+    """Assign the rows of the last extension to the clusters of the run and of earlier extensions.
 
-    Where it moves the centroids, all rows before it are placed as well.
+    Args:
+        chain: the extensions up to this one, in order.
+        moves: True if the centroids move to fit all rows; then all earlier rows are assigned anew.
     """
     from s2l_ray.clusters import stage as clusters
 
@@ -68,7 +70,7 @@ def place(
 def _known(
     base: Base, before: Sequence[Extension]
 ) -> tuple[Location, Mapping[str, Any], list[extension_drift.FittedRows]]:
-    """The newest centroids' folder, what is said of them there, and what they were fitted to."""
+    """Return the folder of the newest centroids, its summary, and the rows they were fitted to."""
     folder, known = base.run / CLUSTERED, base.summary(CLUSTERED)
     fitted = [_fitted(folder, known, 0)]
     for earlier in before:
@@ -92,24 +94,24 @@ def _moved(
     folder: Location,
     unit: str = "nats",
 ) -> str:
-    """How far stored centroids have moved, and how many old rows changed their cluster."""
+    """Return a note on how far centroids moved and how many old rows changed their cluster."""
     before_KT = np.concatenate(list(stored.values())).astype(np.float64)
     content = io.BytesIO(centroids_file(folder).read_bytes())
     after_KT = np.load(content, allow_pickle=False)[: len(before_KT)]
-    way_K = np.sqrt(((after_KT - before_KT) ** 2).sum(axis=1))
+    move_K = np.sqrt(((after_KT - before_KT) ** 2).sum(axis=1))
     rows = changed = 0
     for old, new in zip(before, after, strict=True):
         cluster_N, other_N = (file.read_table(["cluster"])["cluster"] for file in (old, new))
         rows += len(cluster_N)
         changed += int((cluster_N.to_numpy() != other_N.to_numpy()).sum())
     return (
-        f"centroids moved by {np.median(way_K):.3g} {unit} (median; {way_K.max():.3g} at most); "
+        f"centroids moved by {np.median(move_K):.3g} {unit} (median; {move_K.max():.3g} at most); "
         f"{changed:,} of {rows:,} old rows changed their cluster"
     )
 
 
 def _stored(folder: Location, stratum_of_cluster: Sequence[str]) -> dict[str, np.ndarray]:
-    """Centroids by stratum, in the order of their numbers."""
+    """Return centroids by stratum, in the order of their numbers."""
     content = io.BytesIO(centroids_file(folder).read_bytes())
     centroid_KT = np.load(content, allow_pickle=False)
     stored, start = {}, 0

@@ -30,8 +30,6 @@ from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 
-ADVICE_ON_MEMORY = "Raise clusters.workers, on a cluster with more machines, or use larger ones."
-
 
 @dataclass(frozen=True)
 class StoredClusters:
@@ -76,7 +74,9 @@ def run(
     Distances and the inertia are in the square of that unit. The scales of standardised
     trajectories are `scales` in the summary.
     """
-    wanted = resources.workers("clusters", config.workers, cpus=1, gpus=0, advice=ADVICE_ON_MEMORY)
+    wanted = resources.workers(
+        "clusters", config.workers, cpus=1, gpus=0, advice=out.advice_on_memory
+    )
     files, scales = trajectories.files(), Scales()
     if config.scaling == "standardised":
         # These workers end and free their memory before the others read the same rows.

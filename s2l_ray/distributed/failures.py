@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from s2l_ray.errors import DataError, UnitError, UserError, one_line
 
 MAX_ATTEMPTS = 3
-"""How often a piece of work is tried before its failure is reported."""
+"""Attempts at a piece of work before its failure is reported."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 from s2l_ray.errors import ConfigError, one_line
 
 CONNECT_SECONDS = 10.0
-"""How long to wait for an answer from the address of a cluster."""
+"""Longest wait for an answer from the address of a cluster."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Set to the configured number of threads on every machine: the last bits of sums depend on it."""
 
