@@ -62,16 +62,18 @@ def read(names: Collection[str], key_N: np.ndarray, sources: Sources) -> dict[st
     Raises:
         DataError: the files are missing, or an example has no number, or more than one.
     """
-    values: dict[str, np.ndarray] = {}
+    number_by_name: dict[str, np.ndarray] = {}
     counted = {name: _COUNTED[name] for name in names if name in _COUNTED}
     if counted:
-        values |= _counts(counted, key_N, sources)
+        number_by_name |= _counts(counted, key_N, sources)
     if SQDIST in names:
-        values |= _joined(_Reads(sources.clusters, [SQDIST], _column(SQDIST)), key_N, sources)
+        number_by_name |= _joined(
+            _Reads(sources.clusters, [SQDIST], _column(SQDIST)), key_N, sources
+        )
     if ERROR_NORM in names:
         needed = f"{ERROR_NORM} of every example is needed"
         norms = scored_parts(NORMS, sources, needed, REDO_NORMS)
-        values |= _joined(_Reads(norms, [ERROR_NORM], _column(ERROR_NORM)), key_N, sources)
+        number_by_name |= _joined(_Reads(norms, [ERROR_NORM], _column(ERROR_NORM)), key_N, sources)
     summarised = {name: _of_losses(name) for name in names if name in summaries.SUMMARIES}
     if summarised:
         if sources.trajectories is None or not sources.trajectories.files():
@@ -81,8 +83,8 @@ def read(names: Collection[str], key_N: np.ndarray, sources: Sources) -> dict[st
                 f"no trajectories{where}. Redo them with `--from trajectories`."
             )
         reads = _Reads(sources.trajectories, ["loss_nats"], summarised)
-        values |= _joined(reads, key_N, sources)
-    return values
+        number_by_name |= _joined(reads, key_N, sources)
+    return number_by_name
 
 
 Computed = Mapping[str, Callable[[pa.Table], np.ndarray]]
