@@ -11,6 +11,7 @@ checkpoint of a run has embeddings, and one has norms.
 
 import argparse
 import statistics
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,9 +20,9 @@ from bench_scoring import SHAPES, pool, record, seconds
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS
+from s2l_ray.models import embeddings
 from s2l_ray.models.checkpoints import DTYPES
-from s2l_ray.models.scoring import score
-from s2l_ray.trajectories.scored_files import Kept
+from s2l_ray.models.scoring import Scorer
 
 
 def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -34,23 +35,32 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     for parameter in model.parameters():  # not the buffers: rotary frequencies stay exact
         parameter.data = parameter.data.to(dtype)
     rows, num_prompt_N = pool(config.vocab_size, arguments.rows)
-    options = {"dtype": dtype, "device": device, "compiled": device.type == "cuda"}
-    options["tokens_per_batch"] = arguments.tokens_per_batch
-    without = partial(score, model, rows, num_prompt_N, **options)
-    found: dict[str, Any] = {"model": name}
-    for argument, kept in (("on_embeddings", EMBEDDINGS), ("on_norms", NORMS)):
-        beside = partial(without, **{argument: Kept(kept, len(rows))})
-        for warming in (without, beside):  # each compiles its own
+    scorer = Scorer(
+        model,
+        dtype=dtype,
+        device=device,
+        tokens_per_batch=arguments.tokens_per_batch,
+        compiled=device.type == "cuda",
+    )
+    measuring = {
+        EMBEDDINGS: replace(scorer, embed=embeddings.unit),
+        NORMS: replace(scorer, error_norms=True),
+    }
+    without = partial(scorer.score, rows, num_prompt_N)
+    result: dict[str, Any] = {"model": name}
+    for what, measuring_scorer in measuring.items():
+        with_it = partial(measuring_scorer.score, rows, num_prompt_N)
+        for warming in (without, with_it):  # each compiles its own
             warming()
         times = [
-            (seconds(without, device), seconds(beside, device)) for _ in range(arguments.repeats)
+            (seconds(without, device), seconds(with_it, device)) for _ in range(arguments.repeats)
         ]
         ratios = [after / before for before, after in times]
-        found |= {
-            f"{kept}_ratio": statistics.median(ratios),
-            f"{kept}_ratios": [min(ratios), max(ratios)],
+        result |= {
+            f"{what}_ratio": statistics.median(ratios),
+            f"{what}_ratios": [min(ratios), max(ratios)],
         }
-    return found
+    return result
 
 
 def main() -> None:

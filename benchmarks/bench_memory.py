@@ -27,7 +27,7 @@ from s2l_ray.distributed import resources, session
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.storage.location import Location
 from s2l_ray.training import schedule
-from s2l_ray.trajectories import stage as trajectories
+from s2l_ray.trajectories.part_scorer import Checkpoint, PartScorer
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
 SHAPE |= {"num_attention_heads": 2, "vocab_size": 512}
@@ -40,18 +40,18 @@ def peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-class Watched(trajectories.Scorer):
+class Watched(PartScorer):
     """Says with every unit how much memory its process has had."""
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         return super().__call__(unit) | {"peak_mb": peak_mb()}
 
 
-def write_checkpoints(folder: Path) -> list[trajectories.Checkpoint]:
+def write_checkpoints(folder: Path) -> list[Checkpoint]:
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model("gpt_neox", **SHAPE))
     for step in STEPS:
         model.save_pretrained(folder / f"step-{step}")
-    return [trajectories.Checkpoint(step, Location.of(folder) / f"step-{step}") for step in STEPS]
+    return [Checkpoint(step, Location.of(folder) / f"step-{step}") for step in STEPS]
 
 
 def write_pool(folder: Path, num_rows: int) -> None:

@@ -34,7 +34,7 @@ from s2l_ray.config import sections
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.storage.location import Location
-from s2l_ray.trajectories import stage as trajectories
+from s2l_ray.trajectories.part_scorer import Checkpoint, PartScorer
 
 BUDGETS = (0.01, 0.05, 0.11, 0.3)
 PRODUCTS = ("linear", "matmul", "mm", "addmm", "bmm", "baddbmm")
@@ -87,12 +87,10 @@ def score(run: str, folder: str, precision: str, shares: list[int]) -> None:
     manifest = StageDir(place / "reference", "reference", {}).manifest()
     assert manifest is not None
     names = zip(manifest.summary["steps"], manifest.summary["names"], strict=True)
-    checkpoints = [
-        trajectories.Checkpoint(step, place / "reference" / name) for step, name in names
-    ]
+    checkpoints = [Checkpoint(step, place / "reference" / name) for step, name in names]
     settings = TrajectoriesConfig(precision=TYPES[precision], tokens_per_batch=2048)
     prepared = Parts(place / "prepared")
-    scorer = trajectories.Scorer(prepared, checkpoints, settings, Location.of(folder), gpus=0)
+    scorer = PartScorer(prepared, checkpoints, settings, Location.of(folder), gpus=0)
     with Emulated(precision):
         for part in shares:
             scorer({"part": part, "group": list(range(len(checkpoints)))})

@@ -32,7 +32,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from s2l_ray.models import flops
 from s2l_ray.models.dimensions import shape_of
-from s2l_ray.models.scoring import score
+from s2l_ray.models.scoring import Scorer
 
 HERE = Path(__file__).parent
 SHAPES: dict[str, dict[str, Any]] = {
@@ -144,17 +144,18 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     def run_plain() -> None:
         scored["plain"] = plain(exact, [rows[row] for row in plain_N], num_prompt_N[plain_N])
 
+    scorer = Scorer(
+        fast,
+        dtype=dtype,
+        device=device,
+        tokens_per_batch=arguments.tokens_per_batch,
+        compiled=device.type == "cuda" if arguments.compiled is None else arguments.compiled,
+    )
+
     def run_ours(num_rows: int | None = None) -> None:
-        scored["ours"] = score(
-            fast,
-            rows[:num_rows],
-            num_prompt_N[:num_rows],
-            tokens_per_batch=arguments.tokens_per_batch,
-            dtype=dtype,
-            device=device,
-            compiled=device.type == "cuda" if arguments.compiled is None else arguments.compiled,
-            on_slower_way=slower_ways.add,
-        )
+        scores = scorer.score(rows[:num_rows], num_prompt_N[:num_rows])
+        scored["ours"] = scores.loss_N
+        slower_ways.update(scores.notes)
 
     # What comes before the first batch of a worker's first part; on a GPU, compilation.
     start_s = seconds(lambda: run_ours(1), device)

@@ -34,10 +34,10 @@ from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.distributed import resources, session
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.models.checkpoints import DTYPES, load_model
-from s2l_ray.models.scoring import score
+from s2l_ray.models.scoring import Scorer
 from s2l_ray.storage.location import Location
 from s2l_ray.training import schedule
-from s2l_ray.trajectories import stage as trajectories
+from s2l_ray.trajectories.part_scorer import Checkpoint, PartScorer, token_arrays
 
 SHAPES = SHAPES | {
     "small": {
@@ -79,13 +79,18 @@ def alone(folder: str, count: int, given: argparse.Namespace, barrier: Any) -> N
     model = load_model(str(Path(folder) / "step-000001"), dtype=dtype).to(device)
     files = Parts(Location.of(folder) / "prepared").files()
     tables = [file.read_table() for file in files[:count]]
-    parts = [(trajectories.token_arrays(t), t["num_prompt_tokens"].to_numpy()) for t in tables]
-    options = {"dtype": dtype, "device": device, "compiled": device.type == "cuda"}
-    options["tokens_per_batch"] = given.tokens_per_batch
-    score(model, *parts[0], **options)
+    parts = [(token_arrays(t), t["num_prompt_tokens"].to_numpy()) for t in tables]
+    scorer = Scorer(
+        model,
+        dtype=dtype,
+        device=device,
+        tokens_per_batch=given.tokens_per_batch,
+        compiled=device.type == "cuda",
+    )
+    scorer.score(*parts[0])
     barrier.wait()
     for part in parts:
-        score(model, *part, **options)
+        scorer.score(*part)
     barrier.wait()
 
 
@@ -112,12 +117,12 @@ def on_ray(folder: Path, given: argparse.Namespace) -> tuple[float, float]:
         place = Location.of(out)
         started = time.time()
         results = map_units(
-            trajectories.Scorer,
+            PartScorer,
             schedule.scoring_units(num_parts(given), 1, given.workers),
             resources.Workers("trajectories", given.workers, given.workers, gpus=gpus),
             place / "attempts",
             prepared=Parts(Location.of(folder) / "prepared"),
-            checkpoints=[trajectories.Checkpoint(STEP, Location.of(folder) / "step-000001")],
+            checkpoints=[Checkpoint(STEP, Location.of(folder) / "step-000001")],
             config=TrajectoriesConfig(
                 precision=given.precision, tokens_per_batch=given.tokens_per_batch
             ),

@@ -18,7 +18,7 @@ import torch
 from bench_scoring import SHAPES, pool
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ray.models.scoring import score
+from s2l_ray.models.scoring import Scorer
 
 SHAPES = SHAPES | {
     # Sizes of heads that lengths of rows may equal.
@@ -41,19 +41,20 @@ def scored(given: argparse.Namespace) -> None:
     by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     others = by_length[2:-1]
     parts = list(enumerate([by_length[:2], by_length[-1:], others[::2], others[1::2]]))
-    found = {}
+    scorer = Scorer(
+        model,
+        dtype=dtype,
+        device=torch.device(given.device),
+        tokens_per_batch=given.tokens_per_batch,
+        compiled=given.device == "cuda",
+    )
+    losses = {}
     for number, part in reversed(parts) if given.last_first else parts:
-        found[str(number)] = score(
-            model,
-            [rows[row] for row in part],
-            num_prompt_N[part],
-            tokens_per_batch=given.tokens_per_batch,
-            dtype=dtype,
-            device=torch.device(given.device),
-            compiled=given.device == "cuda",
-            on_slower_way=print,
-        )
-    np.savez(given.out, **found)
+        scores = scorer.score([rows[row] for row in part], num_prompt_N[part])
+        losses[str(number)] = scores.loss_N
+        for note in scores.notes:
+            print(note)
+    np.savez(given.out, **losses)
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from s2l_ray.models import flops
 from s2l_ray.models.dimensions import shape_of
-from s2l_ray.models.scoring import inference, score
+from s2l_ray.models.scoring import Scorer, inference
 from s2l_ray.training.batches import MicroBatch
 from s2l_ray.training.loop import batch_loss, compile_to_train
 
@@ -122,15 +122,13 @@ class Trial:
         ids = list(self._ids(rows.row_tokens, batches * rows.count).numpy())
 
         def passed() -> None:
-            score(
+            Scorer(
                 self.model.to(self.dtype),
-                ids,
-                np.full(len(ids), rows.prompt_tokens),
-                tokens_per_batch=rows.count * rows.row_tokens,
                 dtype=self.dtype,
                 device=self.device,
+                tokens_per_batch=rows.count * rows.row_tokens,
                 compiled=compiled,
-            )
+            ).score(ids, np.full(len(ids), rows.prompt_tokens))
 
         return self._seconds(passed) / batches
 

@@ -27,7 +27,7 @@ from s2l_ray.evaluation import answers, comparison
 from s2l_ray.evaluation.heldout import Failure, check_usable, staged_units
 from s2l_ray.models.checkpoints import DTYPES, compute_in, device_for, load_model, load_tokenizer
 from s2l_ray.models.generation import generate
-from s2l_ray.models.scoring import score
+from s2l_ray.models.scoring import Scorer
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
@@ -205,14 +205,16 @@ class Evaluator:
         scored = [item for item in items if item.tokens]
         if not scored:
             return [None] * len(items)
-        loss_N = score(
+        scorer = Scorer(
             self.model,
-            [np.array(item.tokens.input_ids, np.int32) for item in scored if item.tokens],
-            np.array([item.tokens.num_prompt_tokens for item in scored if item.tokens]),
-            tokens_per_batch=self.config.rows_per_batch * self.data.max_tokens,
             dtype=self.dtype,
             device=self.device,
+            tokens_per_batch=self.config.rows_per_batch * self.data.max_tokens,
         )
+        loss_N = scorer.score(
+            [np.array(item.tokens.input_ids, np.int32) for item in scored if item.tokens],
+            np.array([item.tokens.num_prompt_tokens for item in scored if item.tokens]),
+        ).loss_N
         bad = [item.place for item, loss in zip(scored, loss_N, strict=True) if not _finite(loss)]
         if bad:
             raise DataError(

@@ -36,7 +36,7 @@ def generate(
 
     Args:
         prompts: N token lists, none empty.
-        dtype: as for `scoring.score`.
+        dtype: as for `scoring.Scorer`.
         on_batch: called with the number of prompts of every finished batch.
 
     Returns:

@@ -1,11 +1,11 @@
-"""Mean response loss, and perhaps error norm, of every example under one causal language model.
+"""Mean response losses, and on request error norms and embeddings, under one causal language model.
 
-Logits are computed for response positions only, and batches are filled to a number of tokens with
-rows of similar length. Rows are padded on the right, where a causal model cannot see the padding.
-The tokens with which many prompts begin are read once, or, on a GPU, layers run as compiled code.
+Logits are computed for response positions only. Batches are filled to a number of tokens with rows
+of similar length, padded on the right, where a causal model cannot see the padding. Tokens with
+which many prompts begin are read once; on a GPU the layers may run as compiled code instead.
 
-Shapes: N examples, B rows in a batch, L positions, M response positions of a batch, H hidden size,
-V vocabulary, P tokens that prompts share, C what is measured: the loss, and perhaps the error norm.
+Shapes: N examples, B rows of a batch, L positions, M response positions of a batch, H hidden size,
+P tokens that prompts share, C measures: the loss, and perhaps the error norm.
 """
 
 import math
@@ -38,77 +38,93 @@ LOGITS_IN_CHUNKS = (
 PROMPTS_READ_WHOLE = (
     "the model's past is more than keys and values: shared prompts are read each time"
 )
-OnRows = Callable[[np.ndarray, torch.Tensor], None]
-"""Called with the rows of a batch, int64 (B,), and what was found of each, a tensor (B, ...)."""
 
 
-def score(
-    model: PreTrainedModel,
-    input_ids: Sequence[np.ndarray],
-    num_prompt_tokens_N: np.ndarray,
-    *,
-    tokens_per_batch: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    compiled: bool = False,
-    on_batch: Callable[[int], None] = lambda _num_rows: None,
-    on_slower_way: Callable[[str], None] = lambda _way: None,
-    on_embeddings: OnRows | None = None,
-    on_norms: OnRows | None = None,
-) -> np.ndarray:
-    """Mean cross-entropy of every example's response tokens, end-of-sequence included.
+@dataclass(frozen=True)
+class Scores:
+    """Results of N examples, in the order in which the examples were given.
 
-    Equal to running the model on one example at a time with all its logits, up to rounding: the
-    batch that an example falls into does not matter, and dropout is off.
+    Attributes:
+        loss_N: float32 (N,), mean cross-entropy of an example's response tokens, end-of-sequence
+            included, in nats per token; not finite only where the logits are not.
+        error_norm_N: float32 (N,), mean of `losses.error_norms` over an example's response tokens
+            (EL2N); None unless the scorer has `error_norms`.
+        embedding_NH: tensor (N, H) on the scorer's device, the result of the scorer's `embed`; None
+            unless the scorer has one.
+        notes: why scoring was slower than it can be: `LOGITS_IN_CHUNKS`, `UNCOMPILED` with the
+            reason, and `PROMPTS_READ_WHOLE` once for each group of prompts.
+    """
 
-    Args:
-        model: a causal LM; it is moved to `device` and left there.
-        input_ids: N integer arrays, an example's prompt and response tokens.
-        num_prompt_tokens_N: int array (N,), how many of them are the prompt's.
-        tokens_per_batch: tokens of one forward pass, padding included.
+    loss_N: np.ndarray
+    error_norm_N: np.ndarray | None = None
+    embedding_NH: torch.Tensor | None = None
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """A model, how it computes, and what is measured of each example.
+
+    Attributes:
+        model: a causal LM; `score` moves it to `device` and leaves it there.
         dtype: the model's own, or bfloat16 to run a float32 model under autocast. Losses are
             computed from its logits in float32 either way.
+        tokens_per_batch: tokens of one forward pass, padding included.
         compiled: run the model's layers as code that is compiled for them in a first call, which
             takes some ten seconds, and read every prompt whole: on a GPU twice as fast.
-        on_batch: called with the number of examples of every batch that was handed to the model.
-        on_slower_way: called with `LOGITS_IN_CHUNKS`, `PROMPTS_READ_WHOLE` or `UNCOMPILED` and the
-            reason where that is how this model has to be scored.
-        on_embeddings: called with row_B and mean_BH, float32 on `device`, of every batch: the
-            position-weighted means of the last hidden states over all tokens of these examples.
-            Their last tokens, which no loss needs, are read for it. See `check_embeds`.
-        on_norms: called with row_B and norm_B, float32 on `device`, of every batch: the mean over
-            an example's response tokens of `models.losses.error_norms` (EL2N).
-
-    Returns:
-        loss_N, float32 (N,), nats per response token; not finite only where the logits are not.
+        error_norms: measure error norms as well.
+        embed: makes the embeddings of a batch out of mean_BH, float32 on `device`: the
+            position-weighted means of the last hidden states over all tokens of each example. The
+            last token, which no loss needs, is read for it. See `check_embeds`.
     """
-    examples = _examples(model, input_ids, num_prompt_tokens_N)
-    loss_N = torch.zeros(len(input_ids), dtype=torch.float32, device=device)
-    with inference(model, dtype=dtype, device=device):
-        norms = on_norms is not None
-        measures, most_logits = _way(model, dtype, device, compiled, on_slower_way, norms)
-        # An example's last token is predicted; nothing is predicted from it.
-        num_unread = 1 if on_embeddings is None else 0
-        means = partial(_means, model, examples, num_unread, measures, device)
-        scored = means
-        if on_embeddings is not None:
-            scored = partial(_embedded, model, examples, means, on_embeddings)
-        min_saved = math.inf if compiled else tokens_per_batch
-        for group, past in _groups(model, examples, min_saved, means, CLOSE[dtype], on_slower_way):
-            for row_B in _batches(examples, group, past, tokens_per_batch, most_logits):
-                mean_CB = scored(row_B, past)
-                loss_N[sent(row_B, device)] = mean_CB[0]
-                if on_norms is not None:
-                    on_norms(row_B, mean_CB[1])
-                on_batch(len(row_B))
-    return loss_N.cpu().numpy()
+
+    model: PreTrainedModel
+    dtype: torch.dtype
+    device: torch.device
+    tokens_per_batch: int
+    compiled: bool = False
+    error_norms: bool = False
+    embed: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def score(
+        self,
+        input_ids: Sequence[np.ndarray],
+        num_prompt_tokens_N: np.ndarray,
+        *,
+        on_batch: Callable[[int], None] = lambda _num_rows: None,
+    ) -> Scores:
+        """Measure every example.
+
+        The results equal, up to rounding, those of running the model on one example at a time with
+        all its logits: the batch of an example does not matter, and dropout is off.
+
+        Args:
+            input_ids: N integer arrays, an example's prompt and response tokens.
+            num_prompt_tokens_N: int array (N,), how many of them are the prompt's.
+            on_batch: called with the number of examples of every batch that was handed to the
+                model.
+
+        Raises:
+            ModelError: the model has no position or no embedding for some token.
+        """
+        examples = _examples(self.model, input_ids, num_prompt_tokens_N)
+        with inference(self.model, dtype=self.dtype, device=self.device):
+            scoring = _Pass(self, examples)
+            scoring.run(on_batch)
+        loss_N, *error_norms = scoring.measure_CN.cpu().numpy()
+        return Scores(
+            loss_N,
+            error_norm_N=error_norms[0] if self.error_norms else None,
+            embedding_NH=None if self.embed is None else scoring.embedding_NH,
+            notes=tuple(scoring.notes),
+        )
 
 
 def check_embeds(model: PreTrainedModel) -> None:
-    """Nothing, if the output layer is given the hidden states of all positions.
+    """Refuse a model whose output layer is not given the hidden states of all positions.
 
     Raises:
-        ModelError: it is not, so that `score` has no embeddings.
+        ModelError: `Scorer` can compute no embeddings with this model.
     """
     dtype, device = model.dtype, model.device
     with inference(model, dtype=dtype, device=device), _summed(model, np.array([2, 2])) as sums:
@@ -123,7 +139,7 @@ def check_embeds(model: PreTrainedModel) -> None:
 
 @dataclass(frozen=True)
 class _Examples:
-    """What is scored: tokens, their number, and for how many of them there is no loss."""
+    """Tokens of N examples, their numbers, and the numbers of leading tokens without a loss."""
 
     input_ids: Sequence[np.ndarray]
     num_tokens_N: np.ndarray
@@ -142,98 +158,129 @@ def _examples(
     return _Examples(input_ids, num_tokens_N, num_masked_N)
 
 
-def _batches(
-    examples: _Examples,
-    group: shared_prefix.Group,
-    past: Past,
-    tokens_per_batch: int,
-    max_logit_rows: int | None,
-) -> list[np.ndarray]:
-    row_G = group.row_G
-    places = plan_batches(
-        examples.num_tokens_N[row_G] - past.num_tokens,
-        (examples.num_tokens_N - examples.num_masked_N)[row_G],
-        tokens_per_batch=tokens_per_batch,
-        max_logit_rows=max_logit_rows,
-    )
-    return [row_G[place_B] for place_B in places]
+class _Pass:
+    """One pass of a model over N examples.
 
+    Results stay on the device until the end: the program does not wait for a batch.
+    """
 
-def _way(
-    model: PreTrainedModel,
-    dtype: torch.dtype,
-    device: torch.device,
-    compiled: bool,
-    on_slower_way: Callable[[str], None],
-    norms: bool,
-) -> tuple[Callable[..., torch.Tensor], int | None]:
-    """How a batch is measured, and of how many positions it may hold the logits."""
-    in_tiles = dtype == model.dtype and ends_in_a_linear_layer(model)
-    measures = partial(losses_by_tiles if in_tiles else losses_of_logits, norms=norms)
-    if not in_tiles:
-        on_slower_way(LOGITS_IN_CHUNKS)
-    vocab_size = model.config.get_text_config().vocab_size
-    if compiled:
-        reason = compile_layers(
-            model, partial(_trial, model, measures, vocab_size, device), close=CLOSE[dtype]
+    def __init__(self, scorer: Scorer, examples: _Examples) -> None:
+        self.scorer, self.examples = scorer, examples
+        self.notes: list[str] = []
+        self._vocab_size = scorer.model.config.get_text_config().vocab_size
+        in_tiles = scorer.dtype == scorer.model.dtype and ends_in_a_linear_layer(scorer.model)
+        self._measure = partial(
+            losses_by_tiles if in_tiles else losses_of_logits, norms=scorer.error_norms
         )
-        if reason is not None:
-            on_slower_way(f"{UNCOMPILED} ({reason})")
-    return measures, None if in_tiles else max_logit_rows(vocab_size)
+        self._max_logit_rows = None if in_tiles else max_logit_rows(self._vocab_size)
+        if not in_tiles:
+            self.notes.append(LOGITS_IN_CHUNKS)
+        # An example's last token is predicted; nothing is predicted from it.
+        self._num_unread = 1 if scorer.embed is None else 0
+        shape = 1 + scorer.error_norms, len(examples.input_ids)
+        self.measure_CN = torch.zeros(shape, dtype=torch.float32, device=scorer.device)
+        self.embedding_NH = torch.empty(0, device=scorer.device)
 
+    def run(self, on_batch: Callable[[int], None]) -> None:
+        """Fill `measure_CN`, `embedding_NH` and `notes`."""
+        scorer, examples = self.scorer, self.examples
+        if scorer.compiled:
+            reason = compile_layers(scorer.model, self._trial, close=CLOSE[scorer.dtype])
+            if reason is not None:
+                self.notes.append(f"{UNCOMPILED} ({reason})")
+        min_saved = math.inf if scorer.compiled else scorer.tokens_per_batch
+        groups = shared_prefix.groups(
+            examples.input_ids, examples.num_masked_N, min_saved=min_saved
+        )
+        measure = self._means if scorer.embed is None else self._means_and_embeddings
+        for group in groups:
+            past = self._past(group)
+            if past.num_tokens < group.num_shared:
+                self.notes.append(PROMPTS_READ_WHOLE)
+            for row_B in self._batches(group, past):
+                self.measure_CN[:, sent(row_B, scorer.device)] = measure(row_B, past)
+                on_batch(len(row_B))
 
-def _trial(
-    model: PreTrainedModel,
-    measures: Callable[..., torch.Tensor],
-    vocab_size: int,
-    device: torch.device,
-) -> torch.Tensor:
-    """What is measured of tokens that are the same for every worker."""
-    found = []
-    for num_rows, num_tokens in trials(model.config.get_text_config()):
-        count = torch.arange(num_rows * num_tokens) % vocab_size
-        input_ids_BL = count.view(num_rows, num_tokens).to(device)
-        mask_BL = torch.ones(num_rows, num_tokens, dtype=torch.bool)
-        found.append(measures(model, input_ids_BL, mask_BL, count.to(device), NOTHING_BEFORE))
-    return torch.cat(found, dim=1)
+    def _trial(self) -> torch.Tensor:
+        """Return the measures of tokens that are the same for every worker."""
+        scorer, measures = self.scorer, []
+        for num_rows, num_tokens in trials(scorer.model.config.get_text_config()):
+            count = torch.arange(num_rows * num_tokens) % self._vocab_size
+            input_ids_BL = count.view(num_rows, num_tokens).to(scorer.device)
+            mask_BL = torch.ones(num_rows, num_tokens, dtype=torch.bool)
+            target_M = count.to(scorer.device)
+            measures.append(
+                self._measure(scorer.model, input_ids_BL, mask_BL, target_M, NOTHING_BEFORE)
+            )
+        return torch.cat(measures, dim=1)
 
+    def _past(self, group: shared_prefix.Group) -> Past:
+        """Read the tokens that the group shares; nothing if that changed its first row's loss."""
+        if not group.num_shared:
+            return NOTHING_BEFORE
+        model, close = self.scorer.model, CLOSE[self.scorer.dtype]
+        first_B = group.row_G[:1]
+        ids_P = self.examples.input_ids[first_B[0]][: group.num_shared].astype(np.int64)
+        with _summed(model, np.array([len(ids_P)])) as sums:
+            past = shared_prefix.read(model, torch.from_numpy(ids_P).to(model.device))
+        if past.num_tokens and sums:
+            past = replace(past, sum_1H=sums[0])
+        expected_CB = self._means(first_B, NOTHING_BEFORE)
+        same = torch.allclose(self._means(first_B, past), expected_CB, rtol=close, atol=close)
+        return past if same else NOTHING_BEFORE
 
-def _groups(
-    model: PreTrainedModel,
-    examples: _Examples,
-    min_saved: float,
-    means: Callable[[np.ndarray, Past], torch.Tensor],
-    close: float,
-    on_slower_way: Callable[[str], None],
-) -> Iterator[tuple[shared_prefix.Group, Past]]:
-    """Groups of rows that begin alike, each with what it begins with, read once."""
-    input_ids = examples.input_ids
-    for group in shared_prefix.groups(input_ids, examples.num_masked_N, min_saved=min_saved):
-        past = _past(model, group, input_ids, means, close)
-        if past.num_tokens < group.num_shared:
-            on_slower_way(PROMPTS_READ_WHOLE)
-        yield group, past
+    def _batches(self, group: shared_prefix.Group, past: Past) -> list[np.ndarray]:
+        row_G, examples = group.row_G, self.examples
+        batches = plan_batches(
+            examples.num_tokens_N[row_G] - past.num_tokens,
+            (examples.num_tokens_N - examples.num_masked_N)[row_G],
+            tokens_per_batch=self.scorer.tokens_per_batch,
+            max_logit_rows=self._max_logit_rows,
+        )
+        return [row_G[index_B] for index_B in batches]
 
+    def _means(self, row_B: np.ndarray, past: Past) -> torch.Tensor:
+        """Return the measures, averaged over each row's response tokens: float32 (C, B)."""
+        rows = [self.examples.input_ids[row][past.num_tokens :] for row in row_B]
+        num_masked_B = self.examples.num_masked_N[row_B] - past.num_tokens
+        num_tokens_B = np.array([len(ids) for ids in rows])
+        num_read_B = num_tokens_B - self._num_unread
+        input_ids_BL = np.zeros((len(rows), num_read_B.max()), dtype=np.int64)
+        for row, (ids, num_read) in enumerate(zip(rows, num_read_B, strict=True)):
+            input_ids_BL[row, :num_read] = ids[:num_read]
+        position_L = np.arange(input_ids_BL.shape[1])
+        mask_BL = (position_L >= num_masked_B[:, None] - 1) & (
+            position_L < num_tokens_B[:, None] - 1
+        )
+        target_M = np.concatenate([ids[num:] for ids, num in zip(rows, num_masked_B, strict=True)])
 
-def _past(
-    model: PreTrainedModel,
-    group: shared_prefix.Group,
-    input_ids: Sequence[np.ndarray],
-    means: Callable[[np.ndarray, Past], torch.Tensor],
-    close: float,
-) -> Past:
-    """What the group's rows begin with, read once; nothing if that changed the first row's loss."""
-    if not group.num_shared:
-        return NOTHING_BEFORE
-    first_B = group.row_G[:1]
-    ids_P = input_ids[first_B[0]][: group.num_shared].astype(np.int64)
-    with _summed(model, np.array([len(ids_P)])) as sums:
-        past = shared_prefix.read(model, torch.from_numpy(ids_P).to(model.device))
-    if past.num_tokens and sums:
-        past = replace(past, sum_1H=sums[0])
-    expected_CB = means(first_B, NOTHING_BEFORE)
-    same = torch.allclose(means(first_B, past), expected_CB, rtol=close, atol=close)
-    return past if same else NOTHING_BEFORE
+        device = self.scorer.device
+        measure_CM = self._measure(
+            self.scorer.model,
+            sent(input_ids_BL, device),
+            torch.from_numpy(mask_BL),
+            sent(target_M.astype(np.int64), device),
+            past,
+        )
+        num_response_B = sent(mask_BL.sum(axis=1), device)
+        # Unsafe: to see that lengths and values fit, it would wait for the GPU.
+        mean = partial(torch.segment_reduce, reduce="mean", lengths=num_response_B, unsafe=True)
+        return torch.stack([mean(measure_M.double()).float() for measure_M in measure_CM])
+
+    def _means_and_embeddings(self, row_B: np.ndarray, past: Past) -> torch.Tensor:
+        """Return `_means`, and store the rows' embeddings."""
+        assert self.scorer.embed is not None
+        num_tokens_B = self.examples.num_tokens_N[row_B]
+        with _summed(self.scorer.model, num_tokens_B - past.num_tokens, past) as sums:
+            mean_CB = self._means(row_B, past)
+        assert sums, "a model that `check_embeds` refuses"
+        sum_BH = sums[0] if past.sum_1H is None else past.sum_1H + sums[0]
+        embedding_BH = self.scorer.embed(embeddings.mean(sum_BH, torch.from_numpy(num_tokens_B)))
+        if not len(self.embedding_NH):
+            shape = len(self.examples.input_ids), *embedding_BH.shape[1:]
+            self.embedding_NH = embedding_BH.new_zeros(shape)
+        self.embedding_NH[sent(row_B, embedding_BH.device)] = embedding_BH
+        return mean_CB
 
 
 def plan_batches(
@@ -243,7 +290,7 @@ def plan_batches(
     tokens_per_batch: int,
     max_logit_rows: int | None,
 ) -> list[np.ndarray]:
-    """Rows of similar length together, shortest first, ties in the order given.
+    """Put rows of similar length together, shortest first, ties in the order given.
 
     A batch's rows times its longest row is at most `tokens_per_batch`, and its response tokens at
     most `max_logit_rows` where logits are kept; a row that is above either is a batch of its own.
@@ -258,13 +305,13 @@ def plan_batches(
     order_N = np.argsort(num_tokens_N, kind="stable")
     starts = []
     num_rows = num_logits = 0
-    for place, (num_tokens, num_response) in enumerate(
+    for position, (num_tokens, num_response) in enumerate(
         zip(num_tokens_N[order_N].tolist(), num_response_N[order_N].tolist(), strict=True)
     ):
         too_long = (num_rows + 1) * num_tokens > tokens_per_batch
         too_many = max_logit_rows is not None and num_logits + num_response > max_logit_rows
-        if place and (too_long or too_many):
-            starts.append(place)
+        if position and (too_long or too_many):
+            starts.append(position)
             num_rows = num_logits = 0
         num_rows += 1
         num_logits += num_response
@@ -272,7 +319,7 @@ def plan_batches(
 
 
 def max_logit_rows(vocab_size: int, max_bytes: int = 256 * 2**20) -> int:
-    """How many positions have float32 logits of at most `max_bytes` together; at least one."""
+    """Return how many positions have float32 logits of at most `max_bytes`; at least one."""
     return max(1, max_bytes // (4 * vocab_size))
 
 
@@ -280,9 +327,10 @@ def max_logit_rows(vocab_size: int, max_bytes: int = 256 * 2**20) -> int:
 def inference(
     model: PreTrainedModel, *, dtype: torch.dtype, device: torch.device
 ) -> Iterator[None]:
-    """Inside, `model` is on `device`, without dropout or gradients, and computes in `dtype`.
+    """Move `model` to `device`; inside the block it has no dropout and computes in `dtype`.
 
-    A float32 model computes in bfloat16 by autocast. Its training mode is restored at the end.
+    No gradients are recorded there. A float32 model computes in bfloat16 by autocast. At the end
+    the model is in the training mode that it had before.
     """
     assert dtype in (model.dtype, torch.bfloat16), f"{model.dtype} weights cannot run in {dtype}"
     was_training = model.training
@@ -299,57 +347,11 @@ def inference(
 def _summed(
     model: nn.Module, num_tokens_B: np.ndarray, past: Past = NOTHING_BEFORE
 ) -> Iterator[list[torch.Tensor]]:
-    """Inside, each forward pass of such rows after `past` adds the sums of `embeddings.summing`."""
+    """Collect, in the block, the sums of `embeddings.summing`, one for each forward pass.
+
+    Every pass has to be over such rows, which follow `past`.
+    """
     sums: list[torch.Tensor] = []
     hook = embeddings.summing(torch.from_numpy(num_tokens_B), past.num_tokens, sums)
     with before_output_layer(model, hook):
         yield sums
-
-
-def _embedded(
-    model: nn.Module,
-    examples: _Examples,
-    means: Callable[[np.ndarray, Past], torch.Tensor],
-    on_embeddings: OnRows,
-    row_B: np.ndarray,
-    past: Past,
-) -> torch.Tensor:
-    """`means` of a batch, from whose forward pass `on_embeddings` is told its embeddings."""
-    num_tokens_B = examples.num_tokens_N[row_B]
-    with _summed(model, num_tokens_B - past.num_tokens, past) as sums:
-        mean_CB = means(row_B, past)
-    assert sums, "a model that `check_embeds` refuses"
-    sum_BH = sums[0] if past.sum_1H is None else past.sum_1H + sums[0]
-    on_embeddings(row_B, embeddings.mean(sum_BH, torch.from_numpy(num_tokens_B)))
-    return mean_CB
-
-
-def _means(
-    model: nn.Module,
-    examples: _Examples,
-    num_unread: int,
-    measures: Callable[..., torch.Tensor],
-    device: torch.device,
-    row_B: np.ndarray,
-    past: Past,
-) -> torch.Tensor:
-    """float32 (C, B), what is measured, averaged over each row's response tokens."""
-    rows = [examples.input_ids[row][past.num_tokens :] for row in row_B]
-    num_masked_B = examples.num_masked_N[row_B] - past.num_tokens
-    num_tokens_B = np.array([len(ids) for ids in rows])
-    num_read_B = num_tokens_B - num_unread
-    input_ids_BL = np.zeros((len(rows), num_read_B.max()), dtype=np.int64)
-    for row, (ids, num_read) in enumerate(zip(rows, num_read_B, strict=True)):
-        input_ids_BL[row, :num_read] = ids[:num_read]
-    place_L = np.arange(input_ids_BL.shape[1])
-    mask_BL = (place_L >= num_masked_B[:, None] - 1) & (place_L < num_tokens_B[:, None] - 1)
-    target_M = np.concatenate([ids[num:] for ids, num in zip(rows, num_masked_B, strict=True)])
-
-    target = sent(target_M.astype(np.int64), device)
-    measure_CM = measures(
-        model, sent(input_ids_BL, device), torch.from_numpy(mask_BL), target, past
-    )
-    num_response_B = sent(mask_BL.sum(axis=1), device)
-    # Unsafe: to see that lengths and values fit, it would wait for the GPU.
-    mean = partial(torch.segment_reduce, reduce="mean", lengths=num_response_B, unsafe=True)
-    return torch.stack([mean(measure_M.double()).float() for measure_M in measure_CM])

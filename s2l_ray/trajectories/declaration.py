@@ -81,12 +81,12 @@ def _score_early(plan: RunPlan, out: StageDir, progress: Progress) -> AbstractCo
     assert section is not None and reference is not None
     names = planned(reference, plan.summary(PREPARE)["kept"])
     folder = plan.folder(REFERENCE)
-    return stage.ahead(
+    return stage.score_while_training(
         section,
         plan.parts(PREPARE),
         [stage.Checkpoint(step, folder / name) for step, name in names.items()],
         out,
-        reached=lambda: progress.reached,
+        steps_done=lambda: progress.reached,
     )
 
 

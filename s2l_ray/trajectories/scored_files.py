@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from s2l_ray.artifacts.manifest import (
     EMBEDDINGS,
@@ -19,9 +18,7 @@ from s2l_ray.artifacts.manifest import (
     part_name,
     trajectory_table,
 )
-from s2l_ray.models import embeddings
 from s2l_ray.models.checkpoints import DTYPES
-from s2l_ray.models.transfer import sent
 from s2l_ray.storage.location import Location
 
 UNITS = "units"
@@ -32,38 +29,7 @@ TABLES: Mapping[str, Callable[[pa.ChunkedArray, np.ndarray], pa.Table]] = {
 """What one checkpoint's pass may leave of each example, by the beginning of its files' names."""
 
 
-class Kept:
-    """What batches bring of N examples, one of `TABLES`, as it is to be written.
-
-    Attributes:
-        what: one of them, in words.
-    """
-
-    def __init__(self, name: str, num_rows: int) -> None:
-        self.name, self.num_rows = name, num_rows
-        self.what = name.removesuffix("s").replace("_", " ")
-        self._found_N = torch.empty(0)
-
-    def __call__(self, row_B: np.ndarray, found_B: torch.Tensor) -> None:
-        value_B = embeddings.unit(found_B) if self.name == EMBEDDINGS else found_B
-        if not len(self._found_N):
-            self._found_N = value_B.new_zeros((self.num_rows, *value_B.shape[1:]))
-        self._found_N[sent(row_B, value_B.device)] = value_B
-
-    @property
-    def value_N(self) -> np.ndarray:
-        """An entry for each example: of embeddings float16 of length one, else float32."""
-        value_N: np.ndarray = self._found_N.cpu().numpy()
-        return value_N
-
-    @property
-    def is_finite_N(self) -> np.ndarray:
-        """bool (N,)."""
-        finite_NH: np.ndarray = np.isfinite(self.value_N).reshape(self.num_rows, -1)
-        return np.logical_and.reduce(finite_NH, axis=1)
-
-
-class Files:
+class ScoredFiles:
     """Where losses of one precision lie, until all checkpoints have theirs and after.
 
     Args:
@@ -84,16 +50,16 @@ class Files:
         index: int,
         example_ids: pa.ChunkedArray,
         loss_N: np.ndarray,
-        kept: Sequence[Kept],
+        others: Mapping[str, np.ndarray],
     ) -> None:
         """What the checkpoint `index` has found of a part."""
-        for item in kept:
+        for name, value_N in others.items():
             # Losses of another precision would lie beside what is not of their pass; and these
             # come last: where they are, the rest is there of the same precision, too.
             for other in DTYPES.keys() - {self.precision}:
                 self._losses(part, index, other).remove()
-            place = self.folder / part_name(part, item.name)
-            place.write_table(TABLES[item.name](example_ids, item.value_N))
+            file = self.folder / part_name(part, name)
+            file.write_table(TABLES[name](example_ids, value_N))
         buffer = io.BytesIO()
         np.save(buffer, loss_N, allow_pickle=False)
         self._losses(part, index).write_bytes(buffer.getvalue())

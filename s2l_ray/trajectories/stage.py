@@ -1,59 +1,39 @@
 """Stage 3: the mean response loss of every example at every checkpoint.
 
-The unit of work is one part at a group of checkpoints; its results are one small file per part and
-checkpoint, so an interrupted run loses at most the units that were under way. Batches are planned
-inside a part and never across, so a loss does not depend on who computes it. The worker that
+The unit of work is one part at a group of checkpoints. It leaves one small file per part and
+checkpoint, so that an interruption costs at most the units under way. Batches are planned inside a
+part, never across parts, so a loss does not depend on the worker that computes it. The worker that
 completes a part's last checkpoint joins its files into the final part.
 
-Where memory does not suffice for a batch, the part is scored in batches of half as many tokens.
+With `embeddings`, the forward pass at the last checkpoint also leaves an embedding of each example,
+in a file of its own: whoever reads losses does not pass over embeddings, which are larger. With
+`error_norms`, the pass at the first checkpoint leaves these, because EL2N is meant for models early
+in their training.
 
-With `embeddings`, the forward pass of the last checkpoint leaves one of each example, too, in a
-file beside the part: what reads losses does not pass over embeddings, which are larger. With
-`error_norms`, that of the first one leaves these, as EL2N is meant early in a training.
-
-Shapes: N examples of a part, H hidden size of the reference.
+Shapes: T checkpoints, H hidden size of the reference.
 """
 
 import contextlib
-import faulthandler
-import itertools
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import torch
-from torch import nn
 
-from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS, QUERIES, Parts, StageDir
+from s2l_ray.artifacts.manifest import QUERIES, Parts, StageDir
 from s2l_ray.config.sections import TrajectoriesConfig
-from s2l_ray.distributed import failures, resources
+from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.distributed.spare import run_on_free_resources
-from s2l_ray.errors import ConfigError, DataError, first, one_line
-from s2l_ray.models.checkpoints import DTYPES, compute_in, device_for, load_model
-from s2l_ray.models.scoring import check_embeds, score
+from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training import schedule
+from s2l_ray.trajectories.part_scorer import Checkpoint, PartScorer
 from s2l_ray.trajectories.queries import Queries, tokenised
-from s2l_ray.trajectories.scored_files import UNITS, Files, Kept
+from s2l_ray.trajectories.scored_files import UNITS
 
-MODEL_CACHE_BYTES = 4 << 30
-"""Checkpoints that a worker keeps loaded; reading one again costs little next to scoring a part."""
-HANG_SECONDS = 1800.0
-"""A worker that computes on one batch for so long is ended, and its unit given to another."""
 ADVICE_ON_MEMORY = "Lower trajectories.tokens_per_batch, or give each worker more memory."
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """One scored model: the optimizer step, and the Hugging Face directory."""
-
-    step: int
-    folder: Location
 
 
 def run(
@@ -69,21 +49,22 @@ def run(
 
     Reads   prepared part-*     example_id, stratum, input_ids, num_prompt_tokens
     Writes  part-*.parquet      example_id, stratum: string, loss_nats: fixed_size_list<float32>[T]
-            embeddings-*.parquet    where wanted: example_id: string, embedding:
+            embeddings-*.parquet    with `embeddings`: example_id: string, embedding:
                                 fixed_size_list<float16>[H], of length one
-            error_norms-*.parquet   where wanted: example_id: string, error_norm: float32, at the
-                                first checkpoint
-            queries/            of queries, losses and embeddings for the last checkpoint alone
-    Returns sums; how many files of losses (part x checkpoint) were there before, scored while the
-            reference trained or by a run that was interrupted; how many query rows could be used;
-            notes on what had to go slower, and on query rows that could not.
+            error_norms-*.parquet   with `error_norms`: example_id: string, error_norm: float32, at
+                                the first checkpoint
+            queries/            losses and embeddings of queries, at the last checkpoint alone
+    Returns sums over the rows; the number of files of losses (part x checkpoint) that were there
+            before, scored while the reference trained or by a run that was interrupted; the number
+            of query rows that could be used; notes on slower scoring, and on query rows that could
+            not be used.
     Raises  DataError naming the examples whose loss or embedding is not finite, or the part whose
-            worker died too often, or when query rows cannot be used; ModelError for a reference
+            worker died too often, or if query rows cannot be used; ModelError for a reference
             that shows no hidden states.
     """
-    # Before hours of scoring, as its rows may be refused.
-    place = out.location / UNITS / QUERIES
-    asked, counts = tokenised(queries, place) if queries else (None, {})
+    # Queries come first: their rows may be refused, and scoring takes hours.
+    tokens_of_queries = out.location / UNITS / QUERIES
+    query_parts, counts = tokenised(queries, tokens_of_queries) if queries else (None, {})
     num_workers = _workers(config).max
     units = schedule.scoring_units(len(prepared.files()), len(checkpoints), num_workers)
     progress.start(len(units), "units (part x checkpoints)")
@@ -95,10 +76,10 @@ def run(
         tokens += result["tokens"]
         sums[result["group"]] += result["sums"]
         precision = result["precision"]
-    if asked is not None:
-        _embed(config, asked, checkpoints[-1], out.location / QUERIES, precision)
+    if query_parts is not None:
+        embed_queries(config, query_parts, checkpoints[-1], out.location / QUERIES, precision)
     notes = [(out.location / UNITS / name).read_bytes().decode() for name in _names(out, "note-")]
-    worth_saying = {
+    optional = {
         **counts,
         "num_losses_before": num_before,
         "notes": [*notes, *counts.get("notes", [])],
@@ -109,7 +90,7 @@ def run(
         "tokens": tokens,
         "mean_loss_nats": [round(total / rows, 6) for total, rows in sums],
         "precision": precision,
-        **{key: value for key, value in worth_saying.items() if value},
+        **{key: value for key, value in optional.items() if value},
     }
 
 
@@ -121,10 +102,14 @@ def _scored(
     units: Sequence[dict[str, Any]],
     precision: str = "",
 ) -> Iterator[dict[str, Any]]:
-    """What a Scorer brings of each unit, all in one precision: that which is given, if any."""
+    """Yield the result of a PartScorer for every unit.
+
+    Raises:
+        DataError: workers compute in different precisions, or in another one than `precision`.
+    """
     wanted = _workers(config)
     for result in map_units(
-        Scorer,
+        PartScorer,
         units,
         wanted,
         folder / UNITS / "attempts",
@@ -143,14 +128,18 @@ def _scored(
         yield result
 
 
-def _embed(
+def embed_queries(
     config: TrajectoriesConfig,
     rows: Parts,
     checkpoint: Checkpoint,
     folder: Location,
     precision: str,
 ) -> None:
-    """Leave the losses and embeddings of query rows at `checkpoint` in `folder`."""
+    """Leave the losses and embeddings of query rows at `checkpoint` in `folder`.
+
+    Raises:
+        DataError: a worker computes in another precision than `precision`, that of the pool.
+    """
     config = config.model_copy(update={"error_norms": False})
     units = [{"part": part, "group": [0]} for part in range(len(rows.files()))]
     for _ in _scored(config, rows, [checkpoint], folder, units, precision):
@@ -159,23 +148,26 @@ def _embed(
 
 
 @contextlib.contextmanager
-def ahead(
+def score_while_training(
     config: TrajectoriesConfig,
     prepared: Parts,
     checkpoints: Sequence[Checkpoint],
     out: StageDir,
     *,
-    reached: Callable[[], int | None],
+    steps_done: Callable[[], int | None],
 ) -> Iterator[None]:
-    """Inside, while the reference trains, its checkpoints are scored where resources are free.
+    """Score, inside the block, checkpoints of a reference that is training, on free resources.
 
-    `reached` says which step's checkpoint is there by now, and None while the training's own
-    workers have yet to find their place. Losses are those that `run` computes, which takes up
-    what it finds and does the rest.
+    The losses are those that `run` computes. It reuses the files that are there, and does the rest.
+
+    Args:
+        checkpoints: those that the training will leave, in its order.
+        steps_done: returns how many optimizer steps are done, or None while the workers of the
+            training wait for resources.
     """
     try:
         wanted = _workers(config)
-    except ConfigError:  # which is for the stage to say
+    except ConfigError:  # the stage will report it
         yield
         return
     num_parts = len(prepared.files())
@@ -184,16 +176,11 @@ def ahead(
         for index in range(len(checkpoints))
         for part in range(num_parts)
     ]
-
-    def num_due() -> int | None:
-        step = reached()
-        return step and num_parts * sum(checkpoint.step <= step for checkpoint in checkpoints)
-
     out.begin()
     with run_on_free_resources(
-        Scorer,
+        PartScorer,
         units,
-        num_due,
+        partial(_num_due, checkpoints, num_parts, steps_done),
         wanted,
         prepared=prepared,
         checkpoints=list(checkpoints),
@@ -202,6 +189,16 @@ def ahead(
         gpus=wanted.gpus,
     ):
         yield
+
+
+def _num_due(
+    checkpoints: Sequence[Checkpoint], num_parts: int, steps_done: Callable[[], int | None]
+) -> int | None:
+    """Return how many units have their checkpoint by now; None while training waits."""
+    step = steps_done()
+    if step is None:
+        return None
+    return num_parts * sum(checkpoint.step <= step for checkpoint in checkpoints)
 
 
 def _names(out: StageDir, start: str) -> list[str]:
@@ -216,157 +213,3 @@ def _workers(config: TrajectoriesConfig) -> resources.Workers:
         gpus=config.gpus_per_worker,
         advice=ADVICE_ON_MEMORY,
     )
-
-
-class Scorer:
-    """Holds loaded checkpoints and scores one part at a group of them."""
-
-    def __init__(
-        self,
-        prepared: Parts,
-        checkpoints: list[Checkpoint],
-        config: TrajectoriesConfig,
-        folder: Location,
-        gpus: float,
-    ) -> None:
-        torch.set_num_threads(config.cpus_per_worker)
-        self.parts, self.checkpoints, self.config = prepared.files(), checkpoints, config
-        self.device = device_for(gpus)
-        self.precision = compute_in(config.precision, self.device)
-        self.dtype = DTYPES[self.precision]
-        self.files = Files(folder, [checkpoint.step for checkpoint in checkpoints], self.precision)
-        self.tokens_per_batch = config.tokens_per_batch
-        self.models: OrderedDict[int, nn.Module] = OrderedDict()
-
-    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        part, group = unit["part"], unit["group"]
-        table = self.parts[part].read_table()
-        token_ids = self._token_ids(table)
-        missing = [index for index in group if not self.files.has_losses(part, index)]
-        for index in missing:
-            loss_N, kept = self._score(table, token_ids, index)
-            self.files.write(part, index, table["example_id"], loss_N, kept)
-        self.files.join_if_complete(part, table)
-        losses = [self.files.read_losses(part, index) for index in group]
-        return {
-            **unit,
-            "fresh": bool(missing),
-            "tokens": sum(map(len, token_ids)) * len(group),
-            "sums": [[float(loss_N.sum(dtype=np.float64)), len(loss_N)] for loss_N in losses],
-            "precision": self.precision,
-        }
-
-    def _token_ids(self, table: pa.Table) -> list[np.ndarray]:
-        """The tokens of every row that are read to score it."""
-        token_ids, limit = token_arrays(table), self.config.max_response_tokens
-        if limit is None:
-            return token_ids
-        end_N = table["num_prompt_tokens"].to_numpy() + limit
-        return [row[:end] for row, end in zip(token_ids, end_N, strict=True)]
-
-    def _score(
-        self, table: pa.Table, token_ids: list[np.ndarray], index: int
-    ) -> tuple[np.ndarray, list[Kept]]:
-        """Losses of the part at one checkpoint, and what else this one is to leave."""
-        if not table.num_rows:
-            return np.empty(0, np.float32), []
-        # EL2N is a score of models that have learned for a short time only.
-        wanted = {
-            EMBEDDINGS: self.config.embeddings and index == len(self.checkpoints) - 1,
-            NORMS: self.config.error_norms and index == 0,
-        }
-        kept = {name: Kept(name, table.num_rows) for name, is_wanted in wanted.items() if is_wanted}
-        loss_N = self._in_batches_that_fit(table, token_ids, self._model(index), kept)
-        finite = {"loss": np.isfinite(loss_N)}
-        finite |= {item.what: item.is_finite_N for item in kept.values()}
-        for what, is_finite_N in finite.items():
-            self._check_finite(what, is_finite_N, table, index)
-        return loss_N, list(kept.values())
-
-    def _check_finite(
-        self, what: str, is_finite_N: np.ndarray, table: pa.Table, index: int
-    ) -> None:
-        bad = np.flatnonzero(~is_finite_N)
-        if len(bad):
-            names = [table["example_id"][int(row)].as_py() for row in bad[:4]]
-            raise DataError(
-                f"trajectories: {len(bad):,} examples have no finite {what} at step "
-                f"{self.checkpoints[index].step} (first: {first(names)}). The reference diverged, "
-                "or bf16 overflows: lower reference.learning_rate, or set "
-                "trajectories.precision=fp32."
-            )
-
-    def _in_batches_that_fit(
-        self,
-        table: pa.Table,
-        token_ids: list[np.ndarray],
-        model: nn.Module,
-        kept: Mapping[str, Kept],
-    ) -> np.ndarray:
-        longest = max(range(len(token_ids)), key=lambda row: len(token_ids[row]))
-        while True:
-            _alive()
-            try:
-                return score(
-                    model,
-                    token_ids,
-                    table["num_prompt_tokens"].to_numpy(),
-                    tokens_per_batch=self.tokens_per_batch,
-                    dtype=self.dtype,
-                    device=self.device,
-                    compiled=self.device.type == "cuda",
-                    on_batch=_alive,
-                    on_slower_way=self.files.note,
-                    on_embeddings=kept.get(EMBEDDINGS),
-                    on_norms=kept.get(NORMS),
-                )
-            except Exception as error:
-                if not failures.is_out_of_memory(error):
-                    raise
-                if self.tokens_per_batch <= len(token_ids[longest]):
-                    raise DataError(
-                        f"trajectories: memory does not suffice for example "
-                        f"{table['example_id'][longest].as_py()} alone, which has "
-                        f"{len(token_ids[longest]):,} tokens ({one_line(error)[:200]}). "
-                        "Lower data.max_tokens, or give each worker more memory."
-                    ) from error
-                self.tokens_per_batch //= 2
-                self.files.note(
-                    f"memory did not suffice for batches of {self.config.tokens_per_batch:,} "
-                    f"tokens; some have {self.tokens_per_batch:,}"
-                )
-            finally:
-                faulthandler.cancel_dump_traceback_later()
-            # Only here is the failure, and with it the memory of its batch, gone.
-            if self.device.type == "cuda":
-                torch.cuda.empty_cache()
-
-    def _model(self, index: int) -> nn.Module:
-        if index not in self.models:
-            model = load_model(str(self.checkpoints[index].folder), dtype=self.dtype)
-            self.models[index] = model.to(self.device)
-            if self.config.embeddings:
-                # Not of the last one alone: that is after hours of scoring.
-                check_embeds(model)
-            held = len(self.models) * _num_bytes(model)
-            if held > MODEL_CACHE_BYTES and len(self.models) > 1:
-                self.models.popitem(last=False)
-        self.models.move_to_end(index)
-        return self.models[index]
-
-
-def _alive(_num_rows: int = 0) -> None:
-    """Put off the end of this process; whoever does not call again in time shows where it is."""
-    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
-
-
-def token_arrays(table: pa.Table) -> list[np.ndarray]:
-    """The `input_ids` column as one int32 array per row."""
-    column = table["input_ids"].combine_chunks()
-    values = column.values.to_numpy()
-    offsets = column.offsets.to_numpy()
-    return [values[start:end] for start, end in itertools.pairwise(offsets)]
-
-
-def _num_bytes(model: nn.Module) -> int:
-    return sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())

@@ -7,7 +7,7 @@ import torch
 from s2l_ray.errors import ModelError
 from s2l_ray.models import scoring
 from tests import tiny
-from tests.models.test_scoring import examples, score
+from tests.models.test_scoring import examples, score, scores
 from tests.models.test_shared_prefix import MIN_SAVED, NOT_ALL_KEPT, rows_of_two_templates
 
 
@@ -22,18 +22,21 @@ def defined_embedding(model, ids):
 
 
 def embedded(model, input_ids, num_prompt_N, tokens_per_batch, **changes):
-    """Losses, and embeddings in the order of the examples, each found exactly once."""
-    found = {}
+    """Scores, and embeddings in the order of the examples, each measured exactly once."""
+    num_embedded = 0
 
-    def on_embeddings(row_B, mean_BH):
+    def embed(mean_BH):
+        nonlocal num_embedded
         assert mean_BH.dtype == torch.float32
-        for row, mean_H in zip(row_B.tolist(), mean_BH, strict=True):
-            assert row not in found
-            found[row] = mean_H.cpu().numpy()
+        num_embedded += len(mean_BH)
+        # A row that no batch had would be all zeros.
+        assert mean_BH.any(dim=1).all()
+        return mean_BH
 
-    changes |= {"on_embeddings": on_embeddings}
-    loss_N = score(model, input_ids, num_prompt_N, tokens_per_batch, **changes)
-    return loss_N, np.stack([found[row] for row in range(len(input_ids))])
+    found = scores(model, input_ids, num_prompt_N, tokens_per_batch, embed=embed, **changes)
+    assert num_embedded == len(input_ids) == len(found.embedding_NH)
+    assert found.embedding_NH.any(dim=1).all()
+    return found, found.embedding_NH.cpu().numpy()
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -43,10 +46,10 @@ def test_embeddings_are_those_of_the_definition_in_any_batch(architecture):
     expected_NH = [defined_embedding(model, ids.tolist()) for ids in input_ids]
 
     for tokens_per_batch in (1, 100):
-        loss_N, mean_NH = embedded(model, input_ids, num_prompt_N, tokens_per_batch)
+        found, mean_NH = embedded(model, input_ids, num_prompt_N, tokens_per_batch)
         np.testing.assert_allclose(mean_NH, expected_NH, rtol=1e-4, atol=1e-5)
     plain_N = score(model, input_ids, num_prompt_N)
-    np.testing.assert_allclose(loss_N, plain_N, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(found.loss_N, plain_N, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -55,13 +58,11 @@ def test_tokens_that_rows_share_count_in_each_of_their_embeddings(architecture):
     input_ids, num_prompt_N = rows_of_two_templates()
     expected_NH = [defined_embedding(model, ids.tolist()) for ids in input_ids]
 
-    said = []
-    options = {"on_slower_way": said.append}
-    _, mean_NH = embedded(model, input_ids, num_prompt_N, MIN_SAVED, **options)
+    found, mean_NH = embedded(model, input_ids, num_prompt_N, MIN_SAVED)
 
     np.testing.assert_allclose(mean_NH, expected_NH, rtol=1e-4, atol=1e-5)
     # Else this would say nothing: rows that are read whole need no sum of what they share.
-    assert (scoring.PROMPTS_READ_WHOLE in said) == (architecture in NOT_ALL_KEPT)
+    assert (scoring.PROMPTS_READ_WHOLE in found.notes) == (architecture in NOT_ALL_KEPT)
 
 
 @pytest.mark.parametrize("stored", [torch.float32, torch.bfloat16])
@@ -82,11 +83,11 @@ def test_the_last_token_is_in_the_mean_and_not_in_the_loss():
     input_ids, num_prompt_N = examples(5)
     with torch.no_grad():
         model.get_input_embeddings().weight[256] *= 2
-    loss_N, mean_NH = embedded(model, input_ids, num_prompt_N, 100)
-    other_N, other_NH = embedded(tiny.model(), input_ids, num_prompt_N, 100)
+    found, mean_NH = embedded(model, input_ids, num_prompt_N, 100)
+    other, other_NH = embedded(tiny.model(), input_ids, num_prompt_N, 100)
 
     assert all(ids[-1] == 256 and 256 not in ids[:-1] for ids in input_ids)
-    np.testing.assert_allclose(loss_N, other_N, rtol=1e-5)
+    np.testing.assert_allclose(found.loss_N, other.loss_N, rtol=1e-5)
     assert (np.abs(mean_NH - other_NH).max(axis=1) > 1e-3).all()
 
 

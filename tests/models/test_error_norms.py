@@ -6,7 +6,7 @@ import torch
 
 from s2l_ray.models import losses
 from tests import tiny
-from tests.models.test_scoring import examples, score
+from tests.models.test_scoring import examples, score, scores
 from tests.models.test_shared_prefix import MIN_SAVED, rows_of_two_templates
 
 
@@ -23,17 +23,14 @@ def defined_norm(model, ids, num_prompt_tokens):
 
 
 def normed(model, input_ids, num_prompt_N, tokens_per_batch, **changes):
-    """Losses, and norms in the order of the examples, each found exactly once."""
-    found = {}
-
-    def on_norms(row_B, norm_B):
-        assert norm_B.dtype == torch.float32
-        for row, norm in zip(row_B.tolist(), norm_B.tolist(), strict=True):
-            assert row not in found
-            found[row] = norm
-
-    loss_N = score(model, input_ids, num_prompt_N, tokens_per_batch, **changes, on_norms=on_norms)
-    return loss_N, np.array([found[row] for row in range(len(input_ids))])
+    """Losses, and norms in the order of the examples, each measured exactly once."""
+    counts = []
+    options = {"error_norms": True, "on_batch": counts.append}
+    found = scores(model, input_ids, num_prompt_N, tokens_per_batch, **changes | options)
+    assert sum(counts) == len(input_ids) == len(found.error_norm_N)
+    # A row that no batch had would be 0.
+    assert (found.error_norm_N > 0).all() and found.error_norm_N.dtype == np.float32
+    return found.loss_N, found.error_norm_N
 
 
 def defined(model, input_ids, num_prompt_N):
@@ -60,7 +57,7 @@ def test_norms_are_those_of_the_definition_in_any_batch_and_tile(monkeypatch, ar
 def test_norms_of_rows_that_begin_alike_are_those_of_the_definition(architecture):
     model = tiny.model(architecture)
     input_ids, num_prompt_N = rows_of_two_templates()
-    _, norm_N = normed(model, input_ids, num_prompt_N, MIN_SAVED, on_embeddings=lambda *_: None)
+    _, norm_N = normed(model, input_ids, num_prompt_N, MIN_SAVED, embed=torch.clone)
     np.testing.assert_allclose(norm_N, defined(model, input_ids, num_prompt_N), rtol=1e-5)
 
 

@@ -13,7 +13,7 @@ from s2l_ray.estimate import costs, sizes, trial
 from s2l_ray.models import dimensions, flops, outline
 from s2l_ray.models.generation import generate
 from s2l_ray.models.output_layer import response_logits
-from s2l_ray.models.scoring import score
+from s2l_ray.models.scoring import Scorer
 from tests import tiny
 
 ROWS, LENGTH, RESPONSE = 3, 40, 15
@@ -96,7 +96,7 @@ def test_evaluation_has_the_operations_of_scoring_and_answering():
 
     def evaluate():
         num_prompt_N = np.full(ROWS, LENGTH - RESPONSE)
-        score(model, ids, num_prompt_N, tokens_per_batch=1_000, **on_cpu)
+        Scorer(model, tokens_per_batch=1_000, **on_cpu).score(ids, num_prompt_N)
         texts = generate(
             model, tokenizer, prompts, max_new_tokens=12, rows_per_batch=ROWS, **on_cpu
         )

@@ -32,9 +32,17 @@ def examples(num_examples=17, longest=40):
     return input_ids, rng.integers(1, num_tokens_N)
 
 
-def score(model, input_ids, num_prompt_tokens_N, tokens_per_batch=100, **changes):
+def scores(model, input_ids, num_prompt_tokens_N, tokens_per_batch=100, on_batch=None, **changes):
+    """The scores of a float32 scorer on the CPU, whose batches are told to `on_batch`."""
     options = {"dtype": torch.float32, "device": CPU, "tokens_per_batch": tokens_per_batch}
-    return scoring.score(model, input_ids, num_prompt_tokens_N, **options | changes)
+    scorer = scoring.Scorer(model, **options | changes)
+    reports = {} if on_batch is None else {"on_batch": on_batch}
+    return scorer.score(input_ids, num_prompt_tokens_N, **reports)
+
+
+def score(*examples, **changes):
+    """The losses alone."""
+    return scores(*examples, **changes).loss_N
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
@@ -46,13 +54,10 @@ def test_scores_equal_the_definition(architecture):
         for ids, num in zip(input_ids, num_prompt_tokens_N, strict=True)
     ]
     for tokens_per_batch in (1, 100, 10_000):
-        said = []
-        loss_N = score(
-            model, input_ids, num_prompt_tokens_N, tokens_per_batch, on_slower_way=said.append
-        )
-        np.testing.assert_allclose(loss_N, expected_N, rtol=1e-5, atol=1e-5)
-        assert (scoring.LOGITS_IN_CHUNKS in said) == (architecture in CHANGED_LOGITS)
-    assert loss_N.dtype == np.float32
+        found = scores(model, input_ids, num_prompt_tokens_N, tokens_per_batch)
+        np.testing.assert_allclose(found.loss_N, expected_N, rtol=1e-5, atol=1e-5)
+        assert (scoring.LOGITS_IN_CHUNKS in found.notes) == (architecture in CHANGED_LOGITS)
+    assert found.loss_N.dtype == np.float32
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "phi"])

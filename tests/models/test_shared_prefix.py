@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from s2l_ray.models import scoring, shared_prefix
 from tests import tiny
-from tests.models.test_scoring import defined_loss, score
+from tests.models.test_scoring import defined_loss, score, scores
 
 NOT_ALL_KEPT = ("gemma2", "mistral")
 """Their sliding windows forget what is too far away."""
@@ -117,16 +117,14 @@ def test_a_past_that_changes_a_loss_is_not_used(monkeypatch):
     read = shared_prefix.read
     monkeypatch.setattr(shared_prefix, "read", lambda model, ids_P: read(model, ids_P.flip(0)))
 
-    said = []
-    loss_N = score(model, input_ids, num_prompt_N, MIN_SAVED, on_slower_way=said.append)
-    assert said == [scoring.PROMPTS_READ_WHOLE] * 2
-    np.testing.assert_allclose(loss_N, expected_N, rtol=1e-5, atol=1e-5)
+    found = scores(model, input_ids, num_prompt_N, MIN_SAVED)
+    assert list(found.notes) == [scoring.PROMPTS_READ_WHOLE] * 2
+    np.testing.assert_allclose(found.loss_N, expected_N, rtol=1e-5, atol=1e-5)
 
 
 def test_bfloat16_shares_too():
     model = tiny.model(initializer_range=0.05)
     input_ids, num_prompt_N = rows_of_two_templates()
     expected_N = score(model, input_ids, num_prompt_N, 10_000)
-    options = {"tokens_per_batch": MIN_SAVED, "dtype": torch.bfloat16}
-    loss_N = scoring.score(model, input_ids, num_prompt_N, device=torch.device("cpu"), **options)
+    loss_N = score(model, input_ids, num_prompt_N, MIN_SAVED, dtype=torch.bfloat16)
     np.testing.assert_allclose(loss_N, expected_N, rtol=2e-2)

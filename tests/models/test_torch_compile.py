@@ -15,7 +15,7 @@ from s2l_ray.models.losses import linear_losses
 from s2l_ray.models.torch_compile import are_compiled
 from s2l_ray.training import loop
 from tests import tiny
-from tests.models.test_scoring import defined_loss, examples, score
+from tests.models.test_scoring import defined_loss, examples, score, scores
 from tests.training import test_loop
 
 needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
@@ -73,18 +73,10 @@ def test_compiled_layers_have_the_losses_of_the_definition():
         defined_loss(model, ids.tolist(), num)
         for ids, num in zip(input_ids, num_prompt_N, strict=True)
     ]
-    said = []
     for tokens_per_batch in (1, 100, 10_000):
-        loss_N = score(
-            model,
-            input_ids,
-            num_prompt_N,
-            tokens_per_batch,
-            compiled=True,
-            on_slower_way=said.append,
-        )
-        np.testing.assert_allclose(loss_N, expected_N, rtol=1e-5, atol=1e-5)
-    assert said == []
+        found = scores(model, input_ids, num_prompt_N, tokens_per_batch, compiled=True)
+        np.testing.assert_allclose(found.loss_N, expected_N, rtol=1e-5, atol=1e-5)
+        assert found.notes == ()
     assert are_compiled(model)
 
 
@@ -167,8 +159,9 @@ def test_what_cannot_be_compiled_runs_as_it_is_and_is_said(monkeypatch, compiler
     monkeypatch.setattr(torch, "compile", of_a_compiler)
     said = []
     for _ in range(2):
-        loss_N = score(model, input_ids, num_prompt_N, compiled=True, on_slower_way=said.append)
-        np.testing.assert_array_equal(loss_N, expected_N)
+        found = scores(model, input_ids, num_prompt_N, compiled=True)
+        np.testing.assert_array_equal(found.loss_N, expected_N)
+        said += found.notes
     assert not are_compiled(model)
     reason = {
         "missing": "RuntimeError: Failed to find C compiler.",

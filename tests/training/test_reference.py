@@ -174,8 +174,8 @@ def test_a_run_that_loses_a_worker_ends_with_the_same_bits(tmp_path, finished, c
         for step, name in reference.planned(run.reference, sum(small_run.NUM_ROWS.values())).items()
     ]
     with another_node(), KillsAWorker() as killer:
-        with trajectories.ahead(
-            run.trajectories, prepared, kept, scored, reached=lambda: killer.reached
+        with trajectories.score_while_training(
+            run.trajectories, prepared, kept, scored, steps_done=lambda: killer.reached
         ):
             summary = reference.run(run.reference, prepared, broken, seed=run.seed, progress=killer)
         shown = Progress("trajectories")

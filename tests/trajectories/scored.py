@@ -6,7 +6,7 @@ import pyarrow as pa
 from s2l_ray.artifacts.manifest import Parts, part_name
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.storage.location import Location
-from s2l_ray.trajectories import stage as trajectories
+from s2l_ray.trajectories.part_scorer import Checkpoint, PartScorer
 from tests import tiny
 
 STEPS = (2, 10, 300)
@@ -41,13 +41,11 @@ def write_prepared(folder):
 
 
 def at(folder):
-    return [
-        trajectories.Checkpoint(step, Location.of(folder) / f"step-{step:06d}") for step in STEPS
-    ]
+    return [Checkpoint(step, Location.of(folder) / f"step-{step:06d}") for step in STEPS]
 
 
 def scorer(prepared, checkpoints, folder, config=CONFIG):
-    return trajectories.Scorer(prepared, list(checkpoints), config, Location.of(folder), gpus=0)
+    return PartScorer(prepared, list(checkpoints), config, Location.of(folder), gpus=0)
 
 
 def score_all(prepared, checkpoints, folder, groups=((0, 1, 2),), config=CONFIG):

@@ -18,6 +18,7 @@ from s2l_ray.errors import DataError, ModelError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training import schedule
+from s2l_ray.trajectories import part_scorer
 from s2l_ray.trajectories import stage as trajectories
 from tests import tiny
 from tests.trajectories.scored import CONFIG, ROWS_OF_PART, STEPS, at, part_bytes, score_all, scorer
@@ -96,7 +97,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bytes(
 def test_results_do_not_depend_on_how_many_checkpoints_a_worker_can_hold(
     prepared, checkpoints, expected, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(trajectories, "MODEL_CACHE_BYTES", 1)
+    monkeypatch.setattr(part_scorer, "MODEL_CACHE_BYTES", 1)
     worker = scorer(prepared, checkpoints, tmp_path)
     for part in range(len(ROWS_OF_PART)):
         worker({"part": part, "group": [0, 1, 2]})
@@ -128,7 +129,7 @@ def test_a_loss_that_is_not_finite_names_the_examples_and_the_step(prepared, che
     (Location.of(tmp_path) / "prepared" / part_name(0)).write_table(table)
     worker = scorer(
         Parts(Location.of(tmp_path) / "prepared"),
-        [checkpoints[0], trajectories.Checkpoint(10, Location.of(broken))],
+        [checkpoints[0], part_scorer.Checkpoint(10, Location.of(broken))],
         tmp_path / "out",
     )
     # The last token is predicted, never read: e4 has a finite loss.
@@ -145,7 +146,7 @@ def test_a_limit_on_response_tokens_scores_the_first_ones_alone(
     prepared, checkpoints, tmp_path, limit
 ):
     config = CONFIG.model_copy(update={"max_response_tokens": limit})
-    worker = trajectories.Scorer(prepared, checkpoints, config, Location.of(tmp_path), gpus=0)
+    worker = part_scorer.PartScorer(prepared, checkpoints, config, Location.of(tmp_path), gpus=0)
 
     result = worker({"part": 0, "group": [0, 1, 2]})
 
@@ -183,7 +184,7 @@ def test_one_part_is_shared_by_several_workers():
 @pytest.mark.parametrize("offset", [0, 2])
 def test_token_arrays_are_the_rows_of_a_table_and_of_its_slices(prepared, offset):
     table = prepared.files()[0].read_table().slice(offset, 4)
-    found = trajectories.token_arrays(table)
+    found = part_scorer.token_arrays(table)
     assert [ids.tolist() for ids in found] == table["input_ids"].to_pylist()
     assert all(ids.dtype == np.int32 for ids in found)
 
@@ -227,14 +228,16 @@ def test_two_workers_that_are_stopped_and_go_on_leave_the_bytes_of_one(
 def test_what_is_scored_while_the_reference_trains_is_what_the_stage_scores(
     prepared, checkpoints, expected, tmp_path, ray_cluster
 ):
-    out, reached = stage(tmp_path / "out"), [None]
+    out, done = stage(tmp_path / "out"), [None]
     units = out.location / "units"
-    with trajectories.ahead(CONFIG, prepared, checkpoints, out, reached=lambda: reached[0]):
-        for reached[0], num_files in ((2, 3), (299, 6)):
+    with trajectories.score_while_training(
+        CONFIG, prepared, checkpoints, out, steps_done=lambda: done[0]
+    ):
+        for done[0], num_files in ((2, 3), (299, 6)):
             while len(names := units.names()) < num_files:
                 threading.Event().wait(0.1)
             steps = {int(name.split("-")[2]) for name in names}
-            assert steps == {step for step in STEPS if step <= reached[0]}
+            assert steps == {step for step in STEPS if step <= done[0]}
     assert len(units.names()) == 6
 
     summary = run(prepared, checkpoints, tmp_path / "out")

@@ -105,7 +105,7 @@ def test_an_embedding_that_is_not_finite_names_its_example(checkpoints, tmp_path
 
     def scored(config, folder):
         worker = scorer(parts, checkpoints, tmp_path / folder, config)
-        layer = worker._model(2).get_output_embeddings()
+        layer = worker.model(2).get_output_embeddings()
         layer.register_forward_pre_hook(infinite_at_the_end_of_the_second_row)
         return worker({"part": 0, "group": [0, 1, 2]})
 
@@ -163,4 +163,4 @@ def test_queries_are_counted_and_embedded_in_the_precision_of_the_pool(
     ]
 
     with pytest.raises(DataError, match="some workers score in bf16 and others in fp32"):
-        trajectories._embed(BOTH, parts, checkpoints[-1], out.location / "other", "bf16")
+        trajectories.embed_queries(BOTH, parts, checkpoints[-1], out.location / "other", "bf16")

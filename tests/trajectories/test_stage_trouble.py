@@ -18,7 +18,7 @@ from s2l_ray.distributed.map_units import UnitRunner
 from s2l_ray.distributed.resources import Workers
 from s2l_ray.errors import DataError, ModelError
 from s2l_ray.storage.location import Location
-from s2l_ray.trajectories import stage as trajectories
+from s2l_ray.trajectories import part_scorer
 from tests.trajectories.scored import CONFIG, at, part_bytes, scorer
 
 ROOT = Path(__file__).parents[2]
@@ -37,7 +37,7 @@ def out_of_memory_above(limit):
 def test_batches_halve_until_they_fit(prepared, checkpoints, expected, tmp_path):
     worker = scorer(prepared, checkpoints, tmp_path)
     for index in range(3):
-        worker._model(index).register_forward_pre_hook(out_of_memory_above(39), with_kwargs=True)
+        worker.model(index).register_forward_pre_hook(out_of_memory_above(39), with_kwargs=True)
     worker.tokens_per_batch = 400
     for part in range(3):
         worker({"part": part, "group": [0, 1, 2]})
@@ -57,7 +57,7 @@ def loaded(expected):
 
 def test_an_example_that_fits_no_memory_is_named(prepared, checkpoints, tmp_path):
     worker = scorer(prepared, checkpoints, tmp_path)
-    worker._model(0).register_forward_pre_hook(out_of_memory_above(20), with_kwargs=True)
+    worker.model(0).register_forward_pre_hook(out_of_memory_above(20), with_kwargs=True)
     lengths = list(map(len, prepared.files()[0].read_table()["input_ids"].to_pylist()))
     longest = max(lengths)
     message = rf"example 0-{lengths.index(longest)} alone, which has {longest} tokens"
@@ -70,16 +70,16 @@ HANGS = """
 import sys, threading
 from s2l_ray.artifacts.manifest import Parts
 from s2l_ray.config.sections import TrajectoriesConfig
-from s2l_ray.trajectories import stage as trajectories
+from s2l_ray.trajectories import part_scorer
 from s2l_ray.storage.location import Location
 
-trajectories.HANG_SECONDS = 0.2
+part_scorer.HANG_SECONDS = 0.2
 prepared, checkpoint, out = map(Location.of, sys.argv[1:])
 config = TrajectoriesConfig(precision="fp32", tokens_per_batch=48)
-worker = trajectories.Scorer(
-    Parts(prepared), [trajectories.Checkpoint(2, checkpoint)], config, out, gpus=0
+worker = part_scorer.PartScorer(
+    Parts(prepared), [part_scorer.Checkpoint(2, checkpoint)], config, out, gpus=0
 )
-worker._model(0).register_forward_pre_hook(lambda *_: threading.Event().wait())
+worker.model(0).register_forward_pre_hook(lambda *_: threading.Event().wait())
 worker({"part": 0, "group": [0]})
 """
 
@@ -104,7 +104,7 @@ def test_a_unit_in_which_workers_die_too_often_is_refused_and_only_that_one(
     attempts = Location.of(tmp_path) / "attempts"
     constructor = {"prepared": prepared, "checkpoints": checkpoints, "config": CONFIG, "gpus": 0}
     worker = UnitRunner(
-        trajectories.Scorer,
+        part_scorer.PartScorer,
         constructor | {"folder": Location.of(tmp_path) / "out"},
         Workers("trajectories", 1, 1),
         attempts,

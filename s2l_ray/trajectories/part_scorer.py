@@ -1,0 +1,208 @@
+"""The worker of the stage: it holds loaded checkpoints and scores parts with them.
+
+Where memory does not suffice for a batch, a part is scored in batches of half as many tokens.
+
+Shapes: N examples of a part, H hidden size of the reference.
+"""
+
+import faulthandler
+import itertools
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS, Parts
+from s2l_ray.config.sections import TrajectoriesConfig
+from s2l_ray.distributed.failures import is_out_of_memory
+from s2l_ray.errors import DataError, first, one_line
+from s2l_ray.models import embeddings
+from s2l_ray.models.checkpoints import DTYPES, compute_in, device_for, load_model
+from s2l_ray.models.scoring import Scorer, Scores, check_embeds
+from s2l_ray.storage.location import Location
+from s2l_ray.trajectories.scored_files import ScoredFiles
+
+MODEL_CACHE_BYTES = 4 << 30
+"""Size of the checkpoints that a worker keeps loaded: at most this, but always one of them.
+Reading a checkpoint again costs little next to scoring a part."""
+HANG_SECONDS = 1800.0
+"""Time after which a worker that still computes on one batch ends; its unit goes to another."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model to score with: the optimizer step, and the Hugging Face directory."""
+
+    step: int
+    folder: Location
+
+
+class PartScorer:
+    """Scores one part at a group of checkpoints, and keeps the checkpoints loaded."""
+
+    def __init__(
+        self,
+        prepared: Parts,
+        checkpoints: list[Checkpoint],
+        config: TrajectoriesConfig,
+        folder: Location,
+        gpus: float,
+    ) -> None:
+        torch.set_num_threads(config.cpus_per_worker)
+        self.parts, self.checkpoints, self.config = prepared.files(), checkpoints, config
+        self.device = device_for(gpus)
+        self.precision = compute_in(config.precision, self.device)
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        self.files = ScoredFiles(folder, steps, self.precision)
+        self.tokens_per_batch = config.tokens_per_batch
+        self.models: OrderedDict[int, PreTrainedModel] = OrderedDict()
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        """Write what is missing of the unit's files, and return its sums."""
+        part, group = unit["part"], unit["group"]
+        table = self.parts[part].read_table()
+        token_ids = self._token_ids(table)
+        missing = [index for index in group if not self.files.has_losses(part, index)]
+        for index in missing:
+            loss_N, others = self._results(table, token_ids, index)
+            self.files.write(part, index, table["example_id"], loss_N, others)
+        self.files.join_if_complete(part, table)
+        losses = [self.files.read_losses(part, index) for index in group]
+        return {
+            **unit,
+            "fresh": bool(missing),
+            "tokens": sum(map(len, token_ids)) * len(group),
+            "sums": [[float(loss_N.sum(dtype=np.float64)), len(loss_N)] for loss_N in losses],
+            "precision": self.precision,
+        }
+
+    def model(self, index: int) -> PreTrainedModel:
+        """Return the model of a checkpoint, by its position, on the worker's device."""
+        if index not in self.models:
+            model = load_model(str(self.checkpoints[index].folder), dtype=DTYPES[self.precision])
+            self.models[index] = model.to(self.device)
+            if self.config.embeddings:
+                # At every checkpoint: the last one alone comes after hours of scoring.
+                check_embeds(model)
+            held = len(self.models) * _num_bytes(model)
+            if held > MODEL_CACHE_BYTES and len(self.models) > 1:
+                self.models.popitem(last=False)
+        self.models.move_to_end(index)
+        return self.models[index]
+
+    def _token_ids(self, table: pa.Table) -> list[np.ndarray]:
+        """Return the tokens of every row that are read to score it."""
+        token_ids, limit = token_arrays(table), self.config.max_response_tokens
+        if limit is None:
+            return token_ids
+        end_N = table["num_prompt_tokens"].to_numpy() + limit
+        return [row[:end] for row, end in zip(token_ids, end_N, strict=True)]
+
+    def _results(
+        self, table: pa.Table, token_ids: list[np.ndarray], index: int
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """Return the part's losses at a checkpoint, and its other results there by name.
+
+        Raises:
+            DataError: some of them are not finite; names the examples.
+        """
+        if not table.num_rows:
+            return np.empty(0, np.float32), {}
+        scores = self._scores(table, token_ids, index)
+        for note in dict.fromkeys(scores.notes):
+            self.files.note(note)
+        others = {}
+        if scores.embedding_NH is not None:
+            others[EMBEDDINGS] = scores.embedding_NH.cpu().numpy()
+        if scores.error_norm_N is not None:
+            others[NORMS] = scores.error_norm_N
+        self._check_finite("loss", scores.loss_N, table, index)
+        for name, value_N in others.items():
+            self._check_finite(name.removesuffix("s").replace("_", " "), value_N, table, index)
+        return scores.loss_N, others
+
+    def _check_finite(self, what: str, value_N: np.ndarray, table: pa.Table, index: int) -> None:
+        is_finite_N = np.isfinite(value_N).reshape(len(value_N), -1).all(axis=1)
+        bad = np.flatnonzero(~is_finite_N)
+        if len(bad):
+            names = [table["example_id"][int(row)].as_py() for row in bad[:4]]
+            raise DataError(
+                f"trajectories: {len(bad):,} examples have no finite {what} at step "
+                f"{self.checkpoints[index].step} (first: {first(names)}). The reference diverged, "
+                "or bf16 overflows: lower reference.learning_rate, or set "
+                "trajectories.precision=fp32."
+            )
+
+    def _scores(self, table: pa.Table, token_ids: list[np.ndarray], index: int) -> Scores:
+        """Score the part in the largest batches that fit the memory.
+
+        Raises:
+            DataError: memory does not suffice for the longest row alone.
+        """
+        num_prompt_N = table["num_prompt_tokens"].to_numpy()
+        while True:
+            scorer = self._scorer(index)
+            _postpone_exit()
+            try:
+                return scorer.score(token_ids, num_prompt_N, on_batch=_postpone_exit)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self._halve_batches(table, token_ids, error)
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+            # Only here is the failure, and with it the memory of its batch, gone.
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _scorer(self, index: int) -> Scorer:
+        # EL2N is a score of models that have learned for a short time only.
+        embeds = self.config.embeddings and index == len(self.checkpoints) - 1
+        return Scorer(
+            self.model(index),
+            dtype=DTYPES[self.precision],
+            device=self.device,
+            tokens_per_batch=self.tokens_per_batch,
+            compiled=self.device.type == "cuda",
+            error_norms=self.config.error_norms and index == 0,
+            embed=embeddings.unit if embeds else None,
+        )
+
+    def _halve_batches(
+        self, table: pa.Table, token_ids: list[np.ndarray], error: Exception
+    ) -> None:
+        longest = max(range(len(token_ids)), key=lambda row: len(token_ids[row]))
+        if self.tokens_per_batch <= len(token_ids[longest]):
+            raise DataError(
+                f"trajectories: memory does not suffice for example "
+                f"{table['example_id'][longest].as_py()} alone, which has "
+                f"{len(token_ids[longest]):,} tokens ({one_line(error)[:200]}). "
+                "Lower data.max_tokens, or give each worker more memory."
+            ) from error
+        self.tokens_per_batch //= 2
+        self.files.note(
+            f"memory did not suffice for batches of {self.config.tokens_per_batch:,} "
+            f"tokens; some have {self.tokens_per_batch:,}"
+        )
+
+
+def _postpone_exit(_num_rows: int = 0) -> None:
+    """End this process, with a traceback, unless this is called again within `HANG_SECONDS`."""
+    faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+
+
+def token_arrays(table: pa.Table) -> list[np.ndarray]:
+    """Return the `input_ids` column as one int32 array per row."""
+    column = table["input_ids"].combine_chunks()
+    values = column.values.to_numpy()
+    offsets = column.offsets.to_numpy()
+    return [values[start:end] for start, end in itertools.pairwise(offsets)]
+
+
+def _num_bytes(model: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in model.parameters())
