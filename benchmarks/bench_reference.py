@@ -33,7 +33,7 @@ from transformers import (
 from s2l_ray.config.sections import Training
 from s2l_ray.models.checkpoints import DTYPES
 from s2l_ray.training import loop
-from s2l_ray.training.batches import Rows, global_batches
+from s2l_ray.training.batches import TokenRows, global_batches
 
 IGNORED = -100
 
@@ -42,9 +42,9 @@ class Parts:
     """A pool of one part."""
 
     def __init__(self, rows: list[np.ndarray], num_prompt_N: np.ndarray) -> None:
-        self._rows, self.num_rows = Rows.of(rows, num_prompt_N), [len(rows)]
+        self._rows, self.num_rows = TokenRows.of(rows, num_prompt_N), [len(rows)]
 
-    def read(self, part: int) -> Rows:
+    def read(self, part: int) -> TokenRows:
         return self._rows
 
 
@@ -84,7 +84,7 @@ def padded(items: list[tuple[np.ndarray, int]]) -> dict[str, torch.Tensor]:
 
 
 def plain(
-    model: PreTrainedModel, batches: list[Rows], config: Training, given: argparse.Namespace
+    model: PreTrainedModel, batches: list[TokenRows], config: Training, given: argparse.Namespace
 ) -> tuple[list, list]:
     """Seconds and losses of Trainer's steps."""
     items = [

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+def running_thread(work: Callable[[threading.Event], None]) -> Iterator[None]:
     """Inside, a thread does `work(stop)`, which is to return soon after `stop` is set."""
     stop = threading.Event()
     thread = threading.Thread(target=work, args=(stop,), daemon=True)

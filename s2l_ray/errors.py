@@ -30,6 +30,28 @@ class UnitError(Exception):
     """A worker failed in a way that is no user's to mend; the message ends with its traceback."""
 
 
+_CLASSES = {
+    kind.__name__: kind
+    for kind in (UserError, ConfigError, DataError, ModelError, StorageError, UnitError)
+}
+"""Classes that an error keeps on its way from one process to another."""
+
+
+def as_message(error: UserError | UnitError) -> dict[str, str]:
+    """Return an error as JSON values, for another process; see `from_message`."""
+    kind = next(kind for kind in type(error).__mro__ if kind.__name__ in _CLASSES)
+    return {"error": kind.__name__, "message": str(error)}
+
+
+def from_message(message: Mapping[str, str]) -> UserError | UnitError:
+    """Return the error that `as_message` was given, with the same class and text.
+
+    Raises:
+        KeyError: the message names none of this module's classes.
+    """
+    return _CLASSES[message["error"]](message["message"])
+
+
 def first(names: Sequence[object], limit: int = 3) -> str:
     """The first few of `names`, as every message lists them."""
     shown = ", ".join(str(name) for name in names[:limit])

@@ -8,11 +8,18 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from s2l_ray import errors
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.failures import MAX_ATTEMPTS, is_out_of_memory
 from s2l_ray.distributed.session import worker_environment
-from s2l_ray.errors import DataError, StorageError, UnitError, UserError, one_line
+from s2l_ray.errors import (
+    DataError,
+    StorageError,
+    UnitError,
+    UserError,
+    as_message,
+    from_message,
+    one_line,
+)
 from s2l_ray.storage.location import Location
 
 BUSY_SHARE_TO_GROW = 0.25
@@ -78,7 +85,7 @@ def map_units(
     )
     for row in results.iter_rows():
         if row["error"]:
-            raise getattr(errors, row["error"])(row["result"])
+            raise from_message(row)
         yield json.loads(row["result"])
 
 
@@ -114,7 +121,7 @@ class UnitRunner:
                 self._worker = self._worker or self._make()
                 result = json.dumps(self._worker(json.loads(unit)))
                 begun.remove()
-                return {"error": "", "result": result}
+                return {"error": "", "message": "", "result": result}
             except UserError as error:
                 failure = _as_row(error)
                 # An object store that fails once is no reason to end a run.
@@ -155,5 +162,5 @@ class UnitRunner:
         return _as_row(UnitError(f"{self._stage}: unit {unit[:100]} {cause}"))
 
 
-def _as_row(error: Exception) -> dict[str, str]:
-    return {"error": type(error).__name__, "result": str(error)}
+def _as_row(error: UserError | UnitError) -> dict[str, str]:
+    return {**as_message(error), "result": ""}

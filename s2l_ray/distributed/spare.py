@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from s2l_ray.background import beside
+from s2l_ray.background import running_thread
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.failures import MAX_ATTEMPTS
 from s2l_ray.distributed.session import worker_environment
@@ -45,7 +45,7 @@ def run_on_free_resources(
         num_due: returns how many of the first units may be done by now, or None to give all
             resources back at once. It is called twice a second, from a thread.
     """
-    with beside(_Crew(worker, constructor, wanted, units, num_due).work):
+    with running_thread(_Crew(worker, constructor, wanted, units, num_due).work):
         yield
 
 

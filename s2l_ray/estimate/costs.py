@@ -182,7 +182,7 @@ def _tried(
     if model is None:
         return None
     device = checkpoints.device_for(gpus)
-    rows = trial.Rows(
+    rows = trial.BatchShape(
         count=work.batch.rows,
         prompt_tokens=max(round(work.batch.prompt_tokens), 1),
         response_tokens=max(round(work.batch.row_tokens - work.batch.prompt_tokens), 1),
@@ -192,7 +192,7 @@ def _tried(
         stage,
         model,
         rows,
-        dtype=checkpoints.DTYPES[checkpoints.compute_in(section.precision, device)],
+        dtype=checkpoints.DTYPES[checkpoints.set_precision(section.precision, device)],
         device=device,
         num_threads=section.cpus_per_worker,
         num_workers=1 if gpus > 0 else num_workers,

@@ -165,11 +165,11 @@ def _brought(config: RunConfig) -> str | None:
 
 def _counter(config: RunConfig, data: DataConfig) -> tuple[TokenCounter, list[str]]:
     """How tokens of rows are counted: by the pool's tokenizer, if it is on this machine."""
-    from s2l_ray.models import outline
+    from s2l_ray.models import local_models
 
     small = None if _brought(config) else _model(config, REFERENCE.name)
     spec = data.tokenizer or small or _model(config, TARGET.name)
-    tokenizer = outline.tokenizer(spec) if spec else None
+    tokenizer = local_models.tokenizer(spec) if spec else None
     if tokenizer is not None:
         return sizes.by_tokenizer(data, tokenizer), []
     missing = f": the tokenizer of {_name(spec)} is not on this machine" if spec else ""
@@ -307,11 +307,11 @@ def _costs(
     config: RunConfig, found: Quantities, costly: Sequence[Step], tflops: float | None
 ) -> tuple[list[Cost], list[str]]:
     """The cost of every step of `costly`, and remarks on it."""
-    from s2l_ray.models import outline
+    from s2l_ray.models import local_models
 
     stages = {step.stage for step in costly}
-    shapes = _of_models(config, stages, outline.shape)
-    samples = _of_models(config, stages, lambda spec: cache(partial(outline.sample, spec)))
+    shapes = _of_models(config, stages, local_models.shape)
+    samples = _of_models(config, stages, lambda spec: cache(partial(local_models.miniature, spec)))
     of_stage: dict[str, tuple[Work, Hardware]] = {}
     for stage, (section, work) in _works(config, found, shapes).items():
         if stage not in stages:

@@ -149,7 +149,7 @@ def brought(pattern: str, summary: Mapping[str, Any] | None) -> tuple[int, int]:
     if summary is not None:
         return summary["rows"], len(summary["steps"])
     uris = [file.uri for file in input_files.expand([pattern], "trajectories.path")]
-    found = [(uri, *import_existing.look(uri)) for uri in uris]
+    found = [(uri, *import_existing.footer_counts(uri)) for uri in uris]
     uri_of_length = {length: uri for uri, rows, length in found if rows}
     if not uri_of_length:
         raise DataError(f"trajectories.path: no rows in {len(uris)} file(s) ({first(uris)}).")

@@ -41,7 +41,7 @@ MOST_WEIGHTS = 5e8
 
 
 @dataclass(frozen=True)
-class Rows:
+class BatchShape:
     """What passes at once: so many average rows, and what is to be added to their prompts."""
 
     count: int
@@ -59,7 +59,7 @@ class Trial:
     """A small model, and how it computes."""
 
     model: PreTrainedModel
-    rows: Rows
+    rows: BatchShape
     dtype: torch.dtype
     device: torch.device
 
@@ -188,7 +188,7 @@ MEASURED: dict[str, Callable[[Trial], float]] = {
 def flops_per_second(
     stage: str,
     model: PreTrainedModel,
-    rows: Rows,
+    rows: BatchShape,
     *,
     dtype: torch.dtype,
     device: torch.device,

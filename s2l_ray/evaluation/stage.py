@@ -25,7 +25,7 @@ from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, first
 from s2l_ray.evaluation import answers, comparison
 from s2l_ray.evaluation.heldout import Failure, check_usable, staged_units
-from s2l_ray.models.checkpoints import DTYPES, compute_in, device_for, load_model, load_tokenizer
+from s2l_ray.models.checkpoints import DTYPES, device_for, load_model, load_tokenizer, set_precision
 from s2l_ray.models.generation import generate
 from s2l_ray.models.scoring import Scorer
 from s2l_ray.progress import Progress
@@ -152,7 +152,7 @@ class Evaluator:
         torch.set_num_threads(config.cpus_per_worker)
         self.config, self.data, self.staged = config, data, staged
         self.device = device_for(gpus)
-        self.precision = compute_in(config.precision, self.device)
+        self.precision = set_precision(config.precision, self.device)
         self.dtype = DTYPES[self.precision]
         self.template = tokenise.load_template(data.template)
         with model.local() as path:

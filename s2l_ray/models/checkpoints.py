@@ -27,7 +27,7 @@ from transformers import (
 
 from s2l_ray.config.sections import ModelSpec, RandomModel
 from s2l_ray.errors import ConfigError, ModelError, UserError, first
-from s2l_ray.models.origins import located, opened
+from s2l_ray.models.origins import opened_source, source_of
 from s2l_ray.storage.location import is_uri
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
@@ -53,7 +53,7 @@ def load_tokenizer(spec: ModelSpec, *, offline: bool = False) -> PreTrainedToken
         ModelError: it cannot be found or read, or has no end-of-sequence token.
     """
     name = spec.tokenizer if isinstance(spec, RandomModel) else spec
-    with _explained(f"tokenizer {name}"), opened(name) as (location, options):
+    with _explained(f"tokenizer {name}"), opened_source(name) as (location, options):
         tokenizer = AutoTokenizer.from_pretrained(
             location, trust_remote_code=False, local_files_only=offline, **options
         )
@@ -79,7 +79,7 @@ def load_model(
     """
     if isinstance(spec, RandomModel):
         return _initialised(_random_config(spec), dtype, seed)
-    with _explained(f"model {spec}"), opened(spec) as (location, options):
+    with _explained(f"model {spec}"), opened_source(spec) as (location, options):
         if "gguf_file" in options:
             # Otherwise its weights may stay quantised, and could be neither trained nor saved.
             options["quantization_config"] = GgufConfig(dequantize=True)
@@ -103,7 +103,7 @@ def load_model(
     return model.eval()
 
 
-def load_outline(spec: ModelSpec) -> PreTrainedModel:
+def load_without_weights(spec: ModelSpec) -> PreTrainedModel:
     """A causal LM whose weights have shapes and no content; nothing is asked of the hub.
 
     Raises:
@@ -115,37 +115,41 @@ def load_outline(spec: ModelSpec) -> PreTrainedModel:
             return AutoModelForCausalLM.from_config(config)
 
 
-def load_sample(spec: ModelSpec, *, liked: float, most: float) -> PreTrainedModel | None:
-    """A causal LM as wide as `spec`, with as many of its layers and tokens as are liked.
+def load_miniature(
+    spec: ModelSpec, *, preferred: float, max_layer: float
+) -> PreTrainedModel | None:
+    """Return a causal LM as wide as `spec`, with fewer layers and tokens; None if a layer is large.
 
     Its weights are random, in float32.
 
     Args:
-        liked: weights that all layers have at most, unless one layer has more, and embeddings.
-        most: weights of a layer beyond which there is no sample.
+        preferred: how many weights all layers may have together, and how many the embeddings; one
+            layer of each kind is there in any case.
+        max_layer: how many weights one layer may have.
 
     Raises:
-        ModelError: as for `load_outline`.
+        ModelError: as for `load_without_weights`.
     """
     with _explained(f"model {spec}"):
         config = _offline_config(spec)
         text = config.get_text_config()
         with torch.device("meta"):
-            outline = AutoModelForCausalLM.from_config(config)
-        embedding, output = outline.get_input_embeddings(), outline.get_output_embeddings()
+            whole = AutoModelForCausalLM.from_config(config)
+        embedding, output = whole.get_input_embeddings(), whole.get_output_embeddings()
         apart = {id(layer.weight) for layer in (embedding, output) if layer is not None}
-        in_layers = sum(w.numel() for w in outline.parameters() if id(w) not in apart)
+        in_layers = sum(w.numel() for w in whole.parameters() if id(w) not in apart)
         per_layer = in_layers / text.num_hidden_layers
-        if per_layer > most:
+        if per_layer > max_layer:
             return None
         kinds = list(getattr(text, "layer_types", None) or [])
         # One of each kind at least.
         least = max((kinds.index(kind) + 1 for kind in kinds), default=1)
-        text.num_hidden_layers = int(min(max(liked / per_layer, least), text.num_hidden_layers))
+        wanted = max(preferred / per_layer, least)
+        text.num_hidden_layers = int(min(wanted, text.num_hidden_layers))
         if kinds:
             with suppress(AttributeError):  # some derive them from the number
                 text.layer_types = kinds[: text.num_hidden_layers]
-        text.vocab_size = int(min(max(liked / embedding.embedding_dim, 1), text.vocab_size))
+        text.vocab_size = int(min(max(preferred / embedding.embedding_dim, 1), text.vocab_size))
         if text.pad_token_id is not None and text.pad_token_id >= text.vocab_size:
             text.pad_token_id = None
         return _initialised(config, torch.float32, seed=0)
@@ -154,7 +158,7 @@ def load_sample(spec: ModelSpec, *, liked: float, most: float) -> PreTrainedMode
 def _offline_config(spec: ModelSpec) -> PreTrainedConfig:
     if isinstance(spec, RandomModel):
         return _random_config(spec, offline=True)
-    location, options = located(spec)
+    location, options = source_of(spec)
     return AutoConfig.from_pretrained(
         location, trust_remote_code=False, local_files_only=True, **options
     )
@@ -180,7 +184,7 @@ def check_model(spec: ModelSpec) -> None:
         _architecture(spec)
     if is_uri(name):
         return
-    location, options = located(name)
+    location, options = source_of(name)
     if not isinstance(spec, RandomModel) and Path(location).is_dir() and not options:
         check_checkpoint(Path(location))
 
@@ -212,7 +216,7 @@ def device_for(gpus: float) -> torch.device:
     return torch.device("cuda")
 
 
-def compute_in(precision: str, device: torch.device) -> str:
+def set_precision(precision: str, device: torch.device) -> str:
     """The precision in which this process computes from now on, by its name in `DTYPES`.
 
     `auto` is bf16 where the hardware multiplies it natively, else fp32. Products of fp32 are

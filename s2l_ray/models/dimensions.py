@@ -11,7 +11,7 @@ _POSITION_TABLES = ("embed_positions", "pos_encoding")
 """Buffers of GPT-J, CodeGen and CTRL; elsewhere positions that are looked up are embeddings."""
 
 
-def check_reach(model: PreTrainedModel, *, num_tokens: int, num_ids: int = 0) -> None:
+def check_rows_fit(model: PreTrainedModel, *, num_tokens: int, num_ids: int = 0) -> None:
     """Nothing, for a model that has an embedding for every token and every position.
 
     Without this an index error of torch would say so, on a GPU one that ends the process.

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from s2l_ray.models.transfer import sent
+from s2l_ray.models.transfer import to_device
 
 
 def summing(
@@ -39,7 +39,7 @@ def summing(
         if hidden_BLH.ndim != 3 or len(hidden_BLH) != len(num_tokens_B):
             return
         place_L = torch.arange(hidden_BLH.shape[1], device=hidden_BLH.device)
-        read_BL = place_L < sent(num_tokens_B, hidden_BLH.device)[:, None]
+        read_BL = place_L < to_device(num_tokens_B, hidden_BLH.device)[:, None]
         weight_BL = read_BL * (place_L + 1 + num_before).float()
         # Autocast would round the weights.
         with torch.autocast(hidden_BLH.device.type, enabled=False):
@@ -50,7 +50,7 @@ def summing(
 
 def mean(sum_BH: torch.Tensor, num_tokens_B: torch.Tensor) -> torch.Tensor:
     """The sums of `summing` over whole rows, divided by 1 + 2 + ... + (tokens of the row)."""
-    num_B = sent(num_tokens_B, sum_BH.device).double()
+    num_B = to_device(num_tokens_B, sum_BH.device).double()
     total_B1 = (num_B * (num_B + 1) / 2)[:, None]
     return (sum_BH.double() / total_B1).float()
 

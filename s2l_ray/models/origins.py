@@ -20,7 +20,7 @@ HUB_SECONDS = 10.0
 
 
 @contextmanager
-def opened(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def opened_source(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """What transformers is to open, and with which options, inside the block.
 
     What lies on an object store is on this machine's disk until the block ends.
@@ -29,14 +29,14 @@ def opened(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
         ModelError: there is no such file, or it is no model.
     """
     if not is_uri(name):
-        yield located(name)
+        yield source_of(name)
         return
     with Location.of(name).local() as path:
-        yield located(str(path))
+        yield source_of(str(path))
 
 
-def located(name: str) -> tuple[str, dict[str, Any]]:
-    """As `opened`, for what is on this machine or on the hub."""
+def source_of(name: str) -> tuple[str, dict[str, Any]]:
+    """As `opened_source`, for what is on this machine or on the hub."""
     path = _packaged(name) if name.startswith("package:") else Path(name).expanduser()
     if path.is_dir():
         return str(path), {}

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from s2l_ray.models.losses import error_norms, linear_losses, token_losses
 from s2l_ray.models.shared_prefix import NOTHING_BEFORE, Past
 from s2l_ray.models.torch_compile import are_compiled
-from s2l_ray.models.transfer import sent
+from s2l_ray.models.transfer import to_device
 
 PROBED_LOGIT = 300.0
 
@@ -43,7 +43,7 @@ def response_logits(
     Returns:
         logits_MV, (M, V), rows in the order of `mask_BL`, of the type that the model computes.
     """
-    position_M = sent(mask_BL.flatten().nonzero().squeeze(1), input_ids_BL.device)
+    position_M = to_device(mask_BL.flatten().nonzero().squeeze(1), input_ids_BL.device)
     narrowed = []
 
     def keep_positions(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...] | None:
@@ -98,7 +98,7 @@ def losses_by_tiles(
     Returns:
         measure_CM, float32 (1, M) of losses or, with `norms`, (2, M) of losses and error norms.
     """
-    position_M = sent(mask_BL.flatten().nonzero().squeeze(1), input_ids_BL.device)
+    position_M = to_device(mask_BL.flatten().nonzero().squeeze(1), input_ids_BL.device)
     hidden = []
 
     def keep(_layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 
 from s2l_ray.errors import ModelError
 from s2l_ray.models import embeddings, shared_prefix
-from s2l_ray.models.dimensions import check_reach
+from s2l_ray.models.dimensions import check_rows_fit
 from s2l_ray.models.output_layer import (
     before_output_layer,
     ends_in_a_linear_layer,
@@ -30,7 +30,7 @@ from s2l_ray.models.output_layer import (
 )
 from s2l_ray.models.shared_prefix import NOTHING_BEFORE, Past
 from s2l_ray.models.torch_compile import CLOSE, UNCOMPILED, compile_layers, trials
-from s2l_ray.models.transfer import sent
+from s2l_ray.models.transfer import to_device
 
 LOGITS_IN_CHUNKS = (
     "the model's logits are more than its output layer's: batches are cut to hold them"
@@ -151,7 +151,7 @@ def _examples(
 ) -> _Examples:
     num_tokens_N = np.array([len(ids) for ids in input_ids], dtype=np.int64)
     num_ids = 1 + max((int(ids.max()) for ids in input_ids), default=-1)
-    check_reach(model, num_tokens=int(num_tokens_N.max(initial=0)), num_ids=num_ids)
+    check_rows_fit(model, num_tokens=int(num_tokens_N.max(initial=0)), num_ids=num_ids)
     # Nothing predicts an example's first token, prompt or not.
     num_masked_N = np.maximum(np.asarray(num_prompt_tokens_N, dtype=np.int64), 1)
     assert (num_masked_N < num_tokens_N).all(), "every example needs a response token"
@@ -198,7 +198,7 @@ class _Pass:
             if past.num_tokens < group.num_shared:
                 self.notes.append(PROMPTS_READ_WHOLE)
             for row_B in self._batches(group, past):
-                self.measure_CN[:, sent(row_B, scorer.device)] = measure(row_B, past)
+                self.measure_CN[:, to_device(row_B, scorer.device)] = measure(row_B, past)
                 on_batch(len(row_B))
 
     def _trial(self) -> torch.Tensor:
@@ -257,12 +257,12 @@ class _Pass:
         device = self.scorer.device
         measure_CM = self._measure(
             self.scorer.model,
-            sent(input_ids_BL, device),
+            to_device(input_ids_BL, device),
             torch.from_numpy(mask_BL),
-            sent(target_M.astype(np.int64), device),
+            to_device(target_M.astype(np.int64), device),
             past,
         )
-        num_response_B = sent(mask_BL.sum(axis=1), device)
+        num_response_B = to_device(mask_BL.sum(axis=1), device)
         # Unsafe: to see that lengths and values fit, it would wait for the GPU.
         mean = partial(torch.segment_reduce, reduce="mean", lengths=num_response_B, unsafe=True)
         return torch.stack([mean(measure_M.double()).float() for measure_M in measure_CM])
@@ -279,7 +279,7 @@ class _Pass:
         if not len(self.embedding_NH):
             shape = len(self.examples.input_ids), *embedding_BH.shape[1:]
             self.embedding_NH = embedding_BH.new_zeros(shape)
-        self.embedding_NH[sent(row_B, embedding_BH.device)] = embedding_BH
+        self.embedding_NH[to_device(row_B, embedding_BH.device)] = embedding_BH
         return mean_CB
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 
 
-def sent(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
     """`values`, which lie on the CPU, on `device`.
 
     From ordinary memory a GPU copies only once it has done all that it was given before, and the

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from s2l_ray.background import beside
+from s2l_ray.background import running_thread
 from s2l_ray.errors import StorageError
 from s2l_ray.storage.location import Location, explained
 
@@ -63,7 +63,7 @@ def _lease(folder: Location) -> Iterator[None]:
     if claim.read_json()["holder"] != mine:
         raise StorageError(_held(folder, "a lease that was taken at the same moment"))
     try:
-        with beside(partial(_keep, claim, mine)):
+        with running_thread(partial(_keep, claim, mine)):
             yield
     finally:
         if claim.read_json()["holder"] == mine:

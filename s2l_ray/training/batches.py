@@ -21,7 +21,7 @@ ROWS_PER_WINDOW = 65_536
 
 
 @dataclass(frozen=True)
-class Rows:
+class TokenRows:
     """Tokenised examples, joined end to end.
 
     token_ids: int32, every row's tokens one after the other; offset: int64 (N + 1,), where each
@@ -47,17 +47,17 @@ class Rows:
     def row(self, index: int) -> np.ndarray:
         return self.token_ids[self.offset[index] : self.offset[index + 1]]
 
-    def take(self, index_N: np.ndarray) -> "Rows":
-        return Rows.of([self.row(i) for i in index_N], self.num_prompt_N[index_N])
+    def take(self, index_N: np.ndarray) -> "TokenRows":
+        return TokenRows.of([self.row(i) for i in index_N], self.num_prompt_N[index_N])
 
     @classmethod
-    def of(cls, token_ids: Sequence[np.ndarray], num_prompt_N: np.ndarray) -> "Rows":
+    def of(cls, token_ids: Sequence[np.ndarray], num_prompt_N: np.ndarray) -> "TokenRows":
         offset = np.cumsum([0, *(len(ids) for ids in token_ids)], dtype=np.int64)
         joined = np.concatenate([np.empty(0, np.int32), *token_ids])
         return cls(joined.astype(np.int32), offset, np.asarray(num_prompt_N, np.int64))
 
     @classmethod
-    def joined(cls, parts: Sequence["Rows"]) -> "Rows":
+    def joined(cls, parts: Sequence["TokenRows"]) -> "TokenRows":
         """All rows of `parts`, in order."""
         lengths = np.concatenate([np.empty(0, np.int64), *(part.num_tokens_N for part in parts)])
         return cls(
@@ -73,7 +73,7 @@ class PartReader(Protocol):
     num_rows: Sequence[int]
     """Rows of every part."""
 
-    def read(self, part: int) -> Rows: ...
+    def read(self, part: int) -> TokenRows: ...
 
 
 def global_batches(
@@ -83,7 +83,7 @@ def global_batches(
     seed: int,
     start: int = 0,
     rows_per_window: int = ROWS_PER_WINDOW,
-) -> Iterator[Rows]:
+) -> Iterator[TokenRows]:
     """Global batches without end, from batch number `start` on; every epoch holds each row once.
 
     Parts are permuted in every epoch, gathered into windows of about `rows_per_window` rows, and
@@ -99,7 +99,7 @@ def global_batches(
 
 def _windows(
     parts: PartReader, seed: int, epoch: int, skipped: int, rows_per_window: int
-) -> Iterator[tuple[Rows, np.ndarray]]:
+) -> Iterator[tuple[TokenRows, np.ndarray]]:
     """Each window's rows, and the order in which they come; the first `skipped` rows left out."""
     order = _random(seed, epoch, 0).permutation(len(parts.num_rows))
     for number, window in enumerate(_groups(order, parts.num_rows, rows_per_window), 1):
@@ -109,7 +109,7 @@ def _windows(
             continue
         order_N = _random(seed, epoch, number).permutation(size)[skipped:]
         skipped = 0
-        yield Rows.joined([parts.read(part) for part in window]), order_N
+        yield TokenRows.joined([parts.read(part) for part in window]), order_N
 
 
 def _groups(order: np.ndarray, num_rows: Sequence[int], at_least: int) -> Iterator[list[int]]:
@@ -123,14 +123,16 @@ def _groups(order: np.ndarray, num_rows: Sequence[int], at_least: int) -> Iterat
         yield group
 
 
-def _batches(windows: Iterator[tuple[Rows, np.ndarray]], batch_size: int) -> Iterator[Rows]:
-    carried = Rows.joined([])
+def _batches(
+    windows: Iterator[tuple[TokenRows, np.ndarray]], batch_size: int
+) -> Iterator[TokenRows]:
+    carried = TokenRows.joined([])
     for rows, order_N in windows:
         while len(carried) + len(order_N) >= batch_size:
             cut = batch_size - len(carried)
-            yield Rows.joined([carried, rows.take(order_N[:cut])])
-            carried, order_N = Rows.joined([]), order_N[cut:]
-        carried = Rows.joined([carried, rows.take(order_N)])
+            yield TokenRows.joined([carried, rows.take(order_N[:cut])])
+            carried, order_N = TokenRows.joined([]), order_N[cut:]
+        carried = TokenRows.joined([carried, rows.take(order_N)])
     if len(carried):
         yield carried
 
@@ -151,7 +153,7 @@ class MicroBatch:
     """0 for a stand-in that keeps ranks in step and teaches nothing."""
 
 
-def micro_batches(rows: Rows, *, rank: int, num_ranks: int, size: int) -> list[MicroBatch]:
+def micro_batches(rows: TokenRows, *, rank: int, num_ranks: int, size: int) -> list[MicroBatch]:
     """This rank's share of a global batch, in as many pieces as every other rank's.
 
     Rows are sorted by length and dealt out, so that padding is small and no rank has the long ones:
@@ -166,7 +168,7 @@ def micro_batches(rows: Rows, *, rank: int, num_ranks: int, size: int) -> list[M
     ]
 
 
-def _padded(rows: Rows, weight: float) -> MicroBatch:
+def _padded(rows: TokenRows, weight: float) -> MicroBatch:
     length_B = rows.num_tokens_N
     ids_BL = np.zeros((len(rows), length_B.max()), np.int64)
     column_L = np.arange(ids_BL.shape[1])

@@ -30,7 +30,7 @@ from s2l_ray.errors import ModelError
 from s2l_ray.models.losses import token_losses
 from s2l_ray.models.output_layer import response_logits
 from s2l_ray.models.torch_compile import CLOSE, compile_layers, trials
-from s2l_ray.models.transfer import sent
+from s2l_ray.models.transfer import to_device
 from s2l_ray.training.batches import MicroBatch, PartReader, global_batches, micro_batches
 from s2l_ray.training.schedule import learning_rate
 
@@ -110,8 +110,8 @@ def batch_loss(
     `autocast` computes in bfloat16 with weights that are kept in float32.
     """
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
-        logits_MV = response_logits(model, sent(batch.input_ids_BL, device), batch.mask_BL)
-    return token_losses(logits_MV, sent(batch.target_M, device)).sum() * batch.weight
+        logits_MV = response_logits(model, to_device(batch.input_ids_BL, device), batch.mask_BL)
+    return token_losses(logits_MV, to_device(batch.target_M, device)).sum() * batch.weight
 
 
 def compile_to_train(

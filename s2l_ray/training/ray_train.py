@@ -25,12 +25,11 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from safetensors import SafetensorError
 
-from s2l_ray import errors
 from s2l_ray.artifacts.manifest import StageDir
-from s2l_ray.background import beside
+from s2l_ray.background import running_thread
 from s2l_ray.config.sections import ModelSpec, RandomModel, Training
 from s2l_ray.distributed import failures, resources, session
-from s2l_ray.errors import DataError, StorageError, UserError, one_line
+from s2l_ray.errors import DataError, StorageError, UserError, as_message, from_message, one_line
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import is_uri, temporary_space
 from s2l_ray.training.batches import PartReader
@@ -91,10 +90,10 @@ def fit(
         ),
         run_config=_run_config(out, wanted),
     )
-    with _interruptible(), _followed(board, total_steps, progress), _unwrapped(out):
+    with _interruptible(), _shown_as_progress(board, total_steps, progress), _with_user_errors(out):
         outcome = trainer.fit().return_value
     if "error" in outcome:
-        raise getattr(errors, outcome["error"])(outcome["message"])
+        raise from_message(outcome)
     return dict(outcome["result"])
 
 
@@ -113,7 +112,7 @@ def _run_config(out: StageDir, wanted: resources.Workers) -> ray.train.RunConfig
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends a training and is raised as everywhere, where Ray Train would exit with 0."""
+    """Ctrl-C ends a training and is raised as on_every_rank, where Ray Train would exit with 0."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -126,18 +125,18 @@ def _interruptible() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unwrapped(out: StageDir) -> Iterator[None]:
+def _with_user_errors(out: StageDir) -> Iterator[None]:
     """Errors of users and of storage as themselves, not as a failed training."""
     try:
         yield
     except ray.train.TrainingFailedError as failed:
-        known = _for_the_user(list(getattr(failed, "worker_failures", {}).values()), out)
+        known = _user_error(list(getattr(failed, "worker_failures", {}).values()), out)
         if known is not None:
             raise known from failed
         raise
 
 
-def _for_the_user(errors: Sequence[Exception], out: StageDir) -> UserError | None:
+def _user_error(errors: Sequence[Exception], out: StageDir) -> UserError | None:
     """What a user can do about the failures of a group of workers; None if that is a bug.
 
     A worker that died comes before what the others say, which lost it.
@@ -184,16 +183,16 @@ class _Board:
 
 
 @contextlib.contextmanager
-def _followed(board: Any, total_steps: int, progress: Progress) -> Iterator[None]:
+def _shown_as_progress(board: Any, total_steps: int, progress: Progress) -> Iterator[None]:
     """Inside, what is written on the board is shown as progress."""
     try:
-        with beside(partial(_follow, board, total_steps, progress)):
+        with running_thread(partial(_show_progress, board, total_steps, progress)):
             yield
     finally:
         ray.kill(board)
 
 
-def _follow(board: Any, total_steps: int, progress: Progress, stop: threading.Event) -> None:
+def _show_progress(board: Any, total_steps: int, progress: Progress, stop: threading.Event) -> None:
     begun = shown = shown_tokens = -1
     while not stop.wait(SECONDS_PER_LOOK):
         last = None
@@ -211,10 +210,10 @@ def _follow(board: Any, total_steps: int, progress: Progress, stop: threading.Ev
         shown, shown_tokens = step, num_tokens
 
 
-def absolute(spec: ModelSpec) -> ModelSpec:
+def absolute_model(spec: ModelSpec) -> ModelSpec:
     """`spec` for workers, which run in a directory of their own."""
     if isinstance(spec, RandomModel):
-        return spec.model_copy(update={"tokenizer": absolute(spec.tokenizer)})
+        return spec.model_copy(update={"tokenizer": absolute_model(spec.tokenizer)})
     path = Path(spec).expanduser()
     return str(path.absolute()) if not is_uri(spec) and path.exists() else spec
 
@@ -258,10 +257,10 @@ def _on_worker(
     try:
         return {"result": loop(worker, settings)}
     except UserError as error:
-        if num_ranks > 1 and not getattr(error, "everywhere", False):
+        if num_ranks > 1 and not getattr(error, "on_every_rank", False):
             raise  # the others wait for this rank: only the end of the group frees them
         # Returned, not raised: what a user must change does not go away by trying again.
-        return {"error": type(error).__name__, "message": str(error)}
+        return as_message(error)
 
 
 def _beat(board: Any) -> None:
@@ -272,24 +271,24 @@ def _beat(board: Any) -> None:
 
 
 @contextlib.contextmanager
-def together() -> Iterator[None]:
+def shared_errors() -> Iterator[None]:
     """A UserError of one rank is raised on every rank, so that none waits for the others."""
-    problem = None
+    own = None
     try:
         yield
     except UserError as error:
-        problem = (type(error).__name__, str(error))
-    found: list[tuple[str, str] | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, problem)
-    for other in found:
-        if other is not None:
-            shared = getattr(errors, other[0])(other[1])
-            shared.everywhere = True
+        own = as_message(error)
+    messages: list[dict[str, str] | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(messages, own)
+    for message in messages:
+        if message is not None:
+            shared = from_message(message)
+            shared.on_every_rank = True  # type: ignore[union-attr]
             raise shared
 
 
 @contextlib.contextmanager
-def scratch() -> Iterator[Path]:
+def temporary_folder() -> Iterator[Path]:
     """A temporary folder of this worker, for what is stored elsewhere before the block ends.
 
     Raises:

@@ -8,7 +8,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training import ray_train, schedule
-from s2l_ray.training.token_parts import LocatedParts
+from s2l_ray.training.token_parts import TokenParts
 
 
 def run(
@@ -34,16 +34,16 @@ def run(
     """
     if config.path is not None:
         return existing(config.path)
-    parts = LocatedParts.of(prepared.files())
+    parts = TokenParts.of(prepared.files())
     num_rows = sum(parts.num_rows)
     total_steps = schedule.num_steps(num_rows, config)
     names = planned(config, num_rows)
     assert config.model is not None, "a section with neither model nor path is refused"
-    model = ray_train.absolute(config.model)
+    model = ray_train.absolute_model(config.model)
     settings = {
         "config": config,
         "model": model,
-        "tokenizer": model if tokenizer is None else ray_train.absolute(tokenizer),
+        "tokenizer": model if tokenizer is None else ray_train.absolute_model(tokenizer),
         "parts": parts,
         "folder": out.location,
         "seed": seed,
@@ -105,13 +105,13 @@ def _loop(worker: ray_train.Worker, given: dict[str, Any]) -> dict[str, Any]:
     from s2l_ray.training import loop
 
     config, folder = given["config"], given["folder"]
-    with ray_train.together():
-        precision = checkpoints.compute_in(config.precision, worker.device)
+    with ray_train.shared_errors():
+        precision = checkpoints.set_precision(config.precision, worker.device)
         dtype = checkpoints.DTYPES[precision]
         tokenizer = checkpoints.load_tokenizer(given["tokenizer"])
         model = checkpoints.load_model(given["model"], seed=given["seed"])
         num_tokens = given["parts"].num_tokens_of_longest
-        dimensions.check_reach(model, num_tokens=num_tokens, num_ids=len(tokenizer))
+        dimensions.check_rows_fit(model, num_tokens=num_tokens, num_ids=len(tokenizer))
     notes = []
     if worker.device.type == "cuda":
         largest = config.micro_batch_size, num_tokens - 1
@@ -123,7 +123,7 @@ def _loop(worker: ray_train.Worker, given: dict[str, Any]) -> dict[str, Any]:
 
     def after_step(step: int) -> None:
         if step in given["names"]:
-            with ray_train.together():
+            with ray_train.shared_errors():
                 if worker.rank == 0:
                     _keep(model, tokenizer, folder / given["names"][step])
 
@@ -155,6 +155,6 @@ def _keep(model: Any, tokenizer: Any, place: Location) -> None:
     # One that is whole stays as it is, whatever restarts repeat: it may have been scored already.
     if (place / "config.json").exists():
         return
-    with ray_train.scratch() as folder:
+    with ray_train.temporary_folder() as folder:
         checkpoints.save_checkpoint(model, tokenizer, folder)
         place.upload(folder)

@@ -16,7 +16,7 @@ from s2l_ray.models import checkpoints
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training import ray_train, schedule
-from s2l_ray.training.token_parts import LocatedParts
+from s2l_ray.training.token_parts import TokenParts
 
 TOKENS, MODEL = "tokens", "model"
 SCHEMA = pa.schema(
@@ -46,10 +46,10 @@ def run(
     Raises  DataError when more rows than data.max_rejected have no response token left under the
             target's own tokenizer, ModelError when the model cannot be used.
     """
-    model = ray_train.absolute(config.model)
+    model = ray_train.absolute_model(config.model)
     tokens = out.location / TOKENS
     num_rows, rejected = tokenise(selected, tokens, data, model)
-    parts = LocatedParts.of([tokens / name for name in tokens.names()])
+    parts = TokenParts.of([tokens / name for name in tokens.names()])
     total_steps = schedule.num_steps(sum(parts.num_rows), config)
     settings = {
         "config": config.model_copy(update={"model": model}),
@@ -148,12 +148,12 @@ def _loop(worker: ray_train.Worker, given: dict[str, Any]) -> dict[str, Any]:
     from s2l_ray.training import zero
 
     config = given["config"]
-    with ray_train.together():
-        precision = checkpoints.compute_in(config.precision, worker.device)
+    with ray_train.shared_errors():
+        precision = checkpoints.set_precision(config.precision, worker.device)
         dtype = checkpoints.DTYPES[precision]
         tokenizer = checkpoints.load_tokenizer(config.model)
         model = zero.load_target(config, dtype=dtype, seed=given["seed"])
-        dimensions.check_reach(model, num_tokens=given["parts"].num_tokens_of_longest)
+        dimensions.check_rows_fit(model, num_tokens=given["parts"].num_tokens_of_longest)
     engine = zero.ZeroEngine(
         model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks
     )
@@ -173,7 +173,7 @@ def _loop(worker: ray_train.Worker, given: dict[str, Any]) -> dict[str, Any]:
         after_step=lambda step: None,
     )
     weights = engine.gathered(worker.rank)
-    with ray_train.together():
+    with ray_train.shared_errors():
         if worker.rank == 0:
             _keep(model, weights, tokenizer, given["folder"] / MODEL)
     return {
@@ -186,7 +186,7 @@ def _loop(worker: ray_train.Worker, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _keep(model: Any, weights: dict[str, Any], tokenizer: Any, place: Location) -> None:
-    with ray_train.scratch() as folder:
+    with ray_train.temporary_folder() as folder:
         model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
         place.upload(folder)

@@ -7,11 +7,11 @@ import numpy as np
 import pyarrow.compute as pc
 
 from s2l_ray.storage.location import Location
-from s2l_ray.training.batches import Rows
+from s2l_ray.training.batches import TokenRows
 
 
 @dataclass(frozen=True)
-class LocatedParts:
+class TokenParts:
     """Parquet parts of rows: input_ids list<int32>, num_prompt_tokens and num_tokens int32."""
 
     files: Sequence[Location]
@@ -19,7 +19,7 @@ class LocatedParts:
     num_tokens_of_longest: int
 
     @classmethod
-    def of(cls, files: Sequence[Location]) -> "LocatedParts":
+    def of(cls, files: Sequence[Location]) -> "TokenParts":
         kept, num_rows, longest = [], [], 0
         for file in files:
             num_tokens = file.read_table(["num_tokens"])["num_tokens"]
@@ -29,10 +29,10 @@ class LocatedParts:
                 longest = max(longest, pc.max(num_tokens).as_py())
         return cls(kept, num_rows, longest)
 
-    def read(self, part: int) -> Rows:
+    def read(self, part: int) -> TokenRows:
         table = self.files[part].read_table(["input_ids", "num_prompt_tokens"])
         lists = table["input_ids"].combine_chunks()
         offset = lists.offsets.to_numpy().astype(np.int64)
         token_ids = lists.values.to_numpy()[offset[0] : offset[-1]]
         num_prompt_N = table["num_prompt_tokens"].to_numpy().astype(np.int64)
-        return Rows(token_ids, offset - offset[0], num_prompt_N)
+        return TokenRows(token_ids, offset - offset[0], num_prompt_N)

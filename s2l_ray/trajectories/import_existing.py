@@ -76,7 +76,7 @@ def common_length(uri_of_length: Mapping[int, str]) -> int:
     return length
 
 
-def look(uri: str) -> tuple[int, int]:
+def footer_counts(uri: str) -> tuple[int, int]:
     """Rows and checkpoints of a file, from its footer alone; no checkpoints where it has no rows.
 
     Raises:

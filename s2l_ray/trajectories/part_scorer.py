@@ -22,7 +22,7 @@ from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.distributed.failures import is_out_of_memory
 from s2l_ray.errors import DataError, first, one_line
 from s2l_ray.models import embeddings
-from s2l_ray.models.checkpoints import DTYPES, compute_in, device_for, load_model
+from s2l_ray.models.checkpoints import DTYPES, device_for, load_model, set_precision
 from s2l_ray.models.scoring import Scorer, Scores, check_embeds
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories.scored_files import ScoredFiles
@@ -56,7 +56,7 @@ class PartScorer:
         torch.set_num_threads(config.cpus_per_worker)
         self.parts, self.checkpoints, self.config = prepared.files(), checkpoints, config
         self.device = device_for(gpus)
-        self.precision = compute_in(config.precision, self.device)
+        self.precision = set_precision(config.precision, self.device)
         steps = [checkpoint.step for checkpoint in checkpoints]
         self.files = ScoredFiles(folder, steps, self.precision)
         self.tokens_per_batch = config.tokens_per_batch

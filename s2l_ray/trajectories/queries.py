@@ -26,7 +26,7 @@ class Queries:
     tokenizer: str
 
 
-def tokenised(queries: Queries, folder: Location) -> tuple[Parts, dict[str, Any]]:
+def write_query_parts(queries: Queries, folder: Location) -> tuple[Parts, dict[str, Any]]:
     """Leave the usable rows in `folder` in the form of prepared parts, in the order of the files.
 
     Their example_id is their place, "FILE row N".

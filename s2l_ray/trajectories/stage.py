@@ -30,7 +30,7 @@ from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training import schedule
 from s2l_ray.trajectories.part_scorer import Checkpoint, PartScorer
-from s2l_ray.trajectories.queries import Queries, tokenised
+from s2l_ray.trajectories.queries import Queries, write_query_parts
 from s2l_ray.trajectories.scored_files import UNITS
 
 ADVICE_ON_MEMORY = "Lower trajectories.tokens_per_batch, or give each worker more memory."
@@ -64,7 +64,7 @@ def run(
     """
     # Queries come first: their rows may be refused, and scoring takes hours.
     tokens_of_queries = out.location / UNITS / QUERIES
-    query_parts, counts = tokenised(queries, tokens_of_queries) if queries else (None, {})
+    query_parts, counts = write_query_parts(queries, tokens_of_queries) if queries else (None, {})
     num_workers = _workers(config).max
     units = schedule.scoring_units(len(prepared.files()), len(checkpoints), num_workers)
     progress.start(len(units), "units (part x checkpoints)")

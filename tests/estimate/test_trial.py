@@ -40,7 +40,7 @@ def one_second_a_pass(monkeypatch):
 
 @pytest.mark.parametrize(("stage", "kinds"), [("target", 1), ("trajectories", 1)])
 def test_operations_per_second_are_those_of_a_pass_in_its_time(one_second_a_pass, stage, kinds):
-    rows = trial.Rows(count=3, prompt_tokens=20, response_tokens=12, new_tokens=6)
+    rows = trial.BatchShape(count=3, prompt_tokens=20, response_tokens=12, new_tokens=6)
     found, operations = counted(stage, rows)
 
     # Every kind of pass was made twice, and the second one took a second. What a row's last token
@@ -55,7 +55,7 @@ def test_a_long_answer_takes_as_long_for_every_token_as_a_short_one(monkeypatch)
     model.model.register_forward_pre_hook(lambda *_: now.__setitem__(0, next(seconds)))
     monkeypatch.setattr(trial, "SECONDS", 0.0)
     monkeypatch.setattr(trial.time, "thread_time", lambda: now[0])
-    rows = trial.Rows(count=2, prompt_tokens=80, response_tokens=4, new_tokens=160)
+    rows = trial.BatchShape(count=2, prompt_tokens=80, response_tokens=4, new_tokens=160)
 
     found = speed("evaluation", model, rows)
 
@@ -72,8 +72,8 @@ def test_rows_may_be_as_long_as_a_model_can_read(monkeypatch, stage):
     model = tiny.model("gpt2", n_positions=64)
 
     # The last token is predicted and not read; answers have the room that is left, if any.
-    assert speed(stage, model, trial.Rows(2, 60, 5, new_tokens=9)) > 0
-    assert speed(stage, model, trial.Rows(2, 64, 1, new_tokens=9)) > 0
+    assert speed(stage, model, trial.BatchShape(2, 60, 5, new_tokens=9)) > 0
+    assert speed(stage, model, trial.BatchShape(2, 64, 1, new_tokens=9)) > 0
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -81,7 +81,7 @@ def test_rows_may_be_as_long_as_a_model_can_read(monkeypatch, stage):
 @pytest.mark.parametrize("architecture", ["gpt_neox", "gemma2", "gpt2", "mixtral"])
 def test_every_stage_can_be_tried(monkeypatch, stage, dtype, architecture):
     monkeypatch.setattr(trial, "SECONDS", 0.0)
-    rows = trial.Rows(count=2, prompt_tokens=5, response_tokens=3, new_tokens=2)
+    rows = trial.BatchShape(count=2, prompt_tokens=5, response_tokens=3, new_tokens=2)
 
     assert speed(stage, tiny.model(architecture), rows, dtype=dtype) > 0
 
@@ -96,7 +96,7 @@ def test_workers_that_share_a_machine_are_tried_at_once(monkeypatch):
         return one.training()
 
     monkeypatch.setitem(trial.MEASURED, "reference", measure)
-    model, rows = tiny.model(), trial.Rows(2, 5, 3)
+    model, rows = tiny.model(), trial.BatchShape(2, 5, 3)
 
     assert speed("reference", model, rows, num_workers=3) > 0
     assert len({id(one) for one in tried}) == 3
@@ -110,6 +110,6 @@ def test_rows_are_no_more_than_a_pass_needs_and_threads_are_what_they_were(monke
     monkeypatch.setattr(trial, "SECONDS", 0.0)
     before = torch.get_num_threads()
     # All of these would be a billion tokens.
-    speed("trajectories", tiny.model(), trial.Rows(10**7, 60, 40), num_threads=before + 1)
+    speed("trajectories", tiny.model(), trial.BatchShape(10**7, 60, 40), num_threads=before + 1)
 
     assert torch.get_num_threads() == before

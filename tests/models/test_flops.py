@@ -1,4 +1,4 @@
-"""Expected values worked out by hand; tests/models/test_outline.py has torch's own count."""
+"""Expected values worked out by hand; tests/models/test_local_models.py has torch's own count."""
 
 import pytest
 

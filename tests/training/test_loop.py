@@ -17,7 +17,7 @@ from s2l_ray.config.sections import Training
 from s2l_ray.errors import ModelError
 from s2l_ray.training import loop as training
 from s2l_ray.training import schedule
-from s2l_ray.training.batches import Rows, global_batches
+from s2l_ray.training.batches import TokenRows, global_batches
 
 CPU = torch.device("cpu")
 SEED, STEPS = 3, 4
@@ -37,7 +37,7 @@ class TinyParts:
         rng = np.random.default_rng(part)
         lengths = rng.integers(3, 14, self.num_rows[part])
         ids = [rng.integers(0, 50, length).astype(np.int32) for length in lengths]
-        return Rows.of(ids, rng.integers(1, lengths))
+        return TokenRows.of(ids, rng.integers(1, lengths))
 
 
 def settings(**changes):

@@ -25,7 +25,7 @@ from s2l_ray.models import checkpoints
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training import loop, ray_train, reference
-from s2l_ray.training.token_parts import LocatedParts
+from s2l_ray.training.token_parts import TokenParts
 from s2l_ray.trajectories import stage as trajectories
 from tests import small_run, tiny
 
@@ -219,7 +219,7 @@ def test_elastic_training_goes_on_with_the_workers_that_are_left(
 def trained_in_this_process(config, prepared):
     model = checkpoints.load_model(config.model, seed=3)
     engine = loop.Replica(model, config, device=torch.device("cpu"), dtype=torch.float32)
-    parts, history = LocatedParts.of(prepared.files()), loop.History()
+    parts, history = TokenParts.of(prepared.files()), loop.History()
     for report in loop.steps(engine, parts, config, seed=3, total_steps=STEPS):
         history.add(report)
     return [loss for _, loss in history.curve()]
@@ -264,7 +264,7 @@ def test_a_folder_without_checkpoints_and_a_broken_one_are_refused(tmp_path):
 
 
 def test_parts_are_read_as_they_were_written_and_empty_ones_are_left_out(prepared):
-    parts = LocatedParts.of(prepared.files())
+    parts = TokenParts.of(prepared.files())
 
     assert list(parts.num_rows) == [9, 7, 4]
     table = prepared.files()[2].read_table()

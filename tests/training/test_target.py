@@ -12,7 +12,7 @@ from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training import loop, target
-from s2l_ray.training.token_parts import LocatedParts
+from s2l_ray.training.token_parts import TokenParts
 from tests import tiny
 
 ROWS = [
@@ -81,7 +81,7 @@ def test_rows_without_response_tokens_are_named_or_refused(tmp_path, template):
 
     tolerant = data(template, max_rejected=0.05)
     assert target.tokenise(selected, tokens, tolerant, model) == (21, ["long"])
-    assert sum(LocatedParts.of([tokens / name for name in tokens.names()]).num_rows) == 20
+    assert sum(TokenParts.of([tokens / name for name in tokens.names()]).num_rows) == 20
 
     with pytest.raises(DataError, match=r"1 of 21 selected rows .*\(long\)\. Raise data\.max_tok"):
         target.tokenise(selected, tokens, data(template), model)
@@ -110,7 +110,7 @@ def test_two_shards_leave_the_model_that_one_replica_learns(tmp_path, template, 
 
     tokens = Location.of(tmp_path) / "tokens"
     target.tokenise(selected, tokens, data(template), model)
-    parts = LocatedParts.of([tokens / name for name in tokens.names()])
+    parts = TokenParts.of([tokens / name for name in tokens.names()])
     cpu = torch.device("cpu")
     before = AutoModelForCausalLM.from_pretrained(model)
     replica = loop.Replica(before, config, device=cpu, dtype=torch.float32)

@@ -33,7 +33,7 @@ def asked(tmp_path):
 
 def test_queries_are_tokenised_as_the_pool_is(asked, tmp_path):
     folder = Location.of(tmp_path / "parts")
-    parts, counts = queries.tokenised(asked(ROWS, rows_per_part=2), folder)
+    parts, counts = queries.write_query_parts(asked(ROWS, rows_per_part=2), folder)
 
     assert counts == {"num_query_rows": 3, "rejected_query_rows": 0, "notes": []}
     found = [row for table in parts.tables() for row in table.to_pylist()]
@@ -55,10 +55,12 @@ def test_queries_are_tokenised_as_the_pool_is(asked, tmp_path):
 def test_queries_that_cannot_be_used_are_counted_by_reason(asked, tmp_path):
     rows = [*ROWS, "{", {"ask": "no reply"}, {"ask": "x" * 300, "reply": "cut away"}]
     with pytest.raises(DataError, match=r"trajectories\.queries: 3 of 6 rows cannot be used") as e:
-        queries.tokenised(asked(rows), Location.of(tmp_path / "parts"))
+        queries.write_query_parts(asked(rows), Location.of(tmp_path / "parts"))
     for reason in ("1 malformed JSON", "1 missing field", "1 no response tokens left"):
         assert reason in str(e.value)
-    kept, counts = queries.tokenised(asked(rows, max_rejected=0.5), Location.of(tmp_path / "parts"))
+    kept, counts = queries.write_query_parts(
+        asked(rows, max_rejected=0.5), Location.of(tmp_path / "parts")
+    )
     assert sum(table.num_rows for table in kept.tables()) == 3
     (note,) = counts.pop("notes")
     assert counts == {"num_query_rows": 3, "rejected_query_rows": 3}
@@ -74,9 +76,11 @@ def test_queries_of_which_none_can_be_used_are_refused_whatever_the_limit(asked,
     with pytest.raises(
         DataError, match=r"3 of 3 rows cannot.*\n.*3 missing field.*\nMend the data"
     ):
-        queries.tokenised(asked([{"ask": "?"}] * 3, max_rejected=1.0), Location.of(tmp_path / "p"))
+        queries.write_query_parts(
+            asked([{"ask": "?"}] * 3, max_rejected=1.0), Location.of(tmp_path / "p")
+        )
 
 
 def test_queries_without_rows_are_refused(asked, tmp_path):
     with pytest.raises(DataError, match=r"trajectories\.queries: there are no rows"):
-        queries.tokenised(asked([]), Location.of(tmp_path / "parts"))
+        queries.write_query_parts(asked([]), Location.of(tmp_path / "parts"))

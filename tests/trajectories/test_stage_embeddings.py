@@ -150,7 +150,7 @@ def test_queries_are_counted_and_embedded_in_the_precision_of_the_pool(
 
     assert (summary["num_query_rows"], summary["rejected_query_rows"]) == (2, 1)
     assert summary["notes"][0].startswith("1 of 3 rows of trajectories.queries cannot be used: 1 ")
-    parts, _ = queries.tokenised(asked, Location.of(tmp_path / "tokens"))
+    parts, _ = queries.write_query_parts(asked, Location.of(tmp_path / "tokens"))
     (table,), (found,) = parts.tables(), Parts(out.location / "queries", "embeddings").tables()
     model = AutoModelForCausalLM.from_pretrained(checkpoints[-1].folder.uri, dtype=torch.float32)
     defined_NH = np.stack([defined_embedding(model, ids) for ids in table["input_ids"].to_pylist()])

@@ -118,7 +118,7 @@ def test_a_unit_in_which_workers_die_too_often_is_refused_and_only_that_one(
         (attempts / "0" / str(attempt)).write_bytes(b"")
     refused = worker(deadly)
     assert refused["error"] == "DataError"
-    assert 'trajectories: the worker died 3 times in unit {"part": 0' in refused["result"]
+    assert 'trajectories: the worker died 3 times in unit {"part": 0' in refused["message"]
     for _ in range(MAX_ATTEMPTS + 1):
         assert worker(other)["error"] == ""
     assert list(part_bytes(tmp_path / "out")) == ["part-000002.parquet"]

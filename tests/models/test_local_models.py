@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from s2l_ray.config.sections import EvaluationConfig, LoraConfig, RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.estimate import costs, sizes, trial
-from s2l_ray.models import dimensions, flops, outline
+from s2l_ray.models import dimensions, flops, local_models
 from s2l_ray.models.generation import generate
 from s2l_ray.models.output_layer import response_logits
 from s2l_ray.models.scoring import Scorer
@@ -112,7 +112,9 @@ def test_the_sizes_of_a_saved_model_are_known_without_its_weights(tmp_path, arch
     tiny.save(tmp_path / "model", architecture)
     (tmp_path / "model" / "model.safetensors").write_bytes(b"")
 
-    assert outline.shape(str(tmp_path / "model")) == dimensions.shape_of(tiny.model(architecture))
+    assert local_models.shape(str(tmp_path / "model")) == dimensions.shape_of(
+        tiny.model(architecture)
+    )
 
 
 def test_the_sizes_of_a_random_model_follow_from_its_architecture_and_tokenizer(tmp_path):
@@ -121,7 +123,7 @@ def test_the_sizes_of_a_random_model_follow_from_its_architecture_and_tokenizer(
     spec = RandomModel(architecture=architecture, tokenizer=str(tmp_path))
 
     # Two layers of 4 x 16 x 16 and 2 x 16 x 32; 258 tokens; two layers of two heads of 8.
-    assert outline.shape(spec) == flops.Shape(body=4_096, output=4_128, attention=32, width=16)
+    assert local_models.shape(spec) == flops.Shape(body=4_096, output=4_128, attention=32, width=16)
 
 
 def test_embeddings_that_are_the_output_layer_count_once():
@@ -145,8 +147,8 @@ def test_a_token_goes_through_the_experts_that_it_is_sent_to():
 
 @pytest.mark.parametrize("name", ["nobody/nothing", "nobody/nothing@main", "s3://bucket/model"])
 def test_a_model_that_is_not_on_this_machine_is_unknown_and_no_error(name):
-    assert outline.shape(name) is None
-    assert outline.tokenizer(name) is None
+    assert local_models.shape(name) is None
+    assert local_models.tokenizer(name) is None
 
 
 def test_a_model_that_is_here_and_cannot_be_used_is_an_error(tmp_path):
@@ -156,17 +158,17 @@ def test_a_model_that_is_here_and_cannot_be_used_is_an_error(tmp_path):
     (tmp_path / "model" / "tokenizer.json").write_text("{}")
 
     with pytest.raises(ModelError, match=r"model .*/model cannot be loaded"):
-        outline.shape(str(tmp_path / "model"))
+        local_models.shape(str(tmp_path / "model"))
     with pytest.raises(ModelError, match=r"tokenizer .*/model cannot be loaded"):
-        outline.tokenizer(str(tmp_path / "model"))
+        local_models.tokenizer(str(tmp_path / "model"))
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)
 def test_a_sample_is_as_wide_and_no_longer_than_it_needs_to_be(tmp_path, monkeypatch, architecture):
     tiny.save(tmp_path / "model", architecture, hidden_size=32)
     spec = str(tmp_path / "model")
-    monkeypatch.setattr(outline, "LIKED_WEIGHTS", 6_400.0)
-    found, whole = outline.sample(spec), outline.shape(spec)
+    monkeypatch.setattr(local_models, "PREFERRED_WEIGHTS", 6_400.0)
+    found, whole = local_models.miniature(spec), local_models.shape(spec)
 
     # One layer of each kind.
     kept = len(set(getattr(found.config, "layer_types", None) or [""]))
@@ -181,15 +183,17 @@ def test_a_sample_is_as_wide_and_no_longer_than_it_needs_to_be(tmp_path, monkeyp
     monkeypatch.setattr(trial, "SECONDS", 0.0)
     cpu = {"dtype": torch.bfloat16, "device": torch.device("cpu"), "num_threads": 1}
     for stage in trial.MEASURED:
-        assert trial.flops_per_second(stage, found, trial.Rows(2, 5, 3, new_tokens=2), **cpu) > 0
-    monkeypatch.setattr(outline, "MOST_WEIGHTS", 1_000.0)
-    assert outline.sample(spec) is None
+        assert (
+            trial.flops_per_second(stage, found, trial.BatchShape(2, 5, 3, new_tokens=2), **cpu) > 0
+        )
+    monkeypatch.setattr(local_models, "MAX_LAYER_WEIGHTS", 1_000.0)
+    assert local_models.miniature(spec) is None
 
 
 def test_a_sample_of_a_small_model_is_that_model(tmp_path):
     tiny.save(tmp_path / "model")
 
-    assert dimensions.shape_of(outline.sample(str(tmp_path / "model"))) == outline.shape(
-        str(tmp_path / "model")
-    )
-    assert outline.sample("nobody/nothing") is None
+    assert dimensions.shape_of(
+        local_models.miniature(str(tmp_path / "model"))
+    ) == local_models.shape(str(tmp_path / "model"))
+    assert local_models.miniature("nobody/nothing") is None

@@ -8,13 +8,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from s2l_ray.config.sections import ModelSpec, RandomModel
 from s2l_ray.errors import ModelError
-from s2l_ray.models.checkpoints import load_outline, load_sample, load_tokenizer
+from s2l_ray.models.checkpoints import load_miniature, load_tokenizer, load_without_weights
 from s2l_ray.models.dimensions import shape_of
 from s2l_ray.models.flops import Shape
 from s2l_ray.models.origins import is_hub_name
 from s2l_ray.storage.location import is_uri
 
-LIKED_WEIGHTS, MOST_WEIGHTS = 1.2e8, 5e8
+PREFERRED_WEIGHTS, MAX_LAYER_WEIGHTS = 1.2e8, 5e8
 """Of a sample's layers, and its embeddings: more than caches hold, so that passes are as slow as
 the whole model's. Of a single layer: 2 GB in float32."""
 
@@ -27,20 +27,22 @@ def shape(spec: ModelSpec) -> Shape | None:
     Raises:
         ModelError: it is here, and its configuration cannot be used.
     """
-    model = _if_here(spec, load_outline)
+    model = _if_here(spec, load_without_weights)
     try:
         return None if model is None else shape_of(model)
     except AttributeError:  # an architecture that names its sizes in a way of its own
         return None
 
 
-def sample(spec: ModelSpec) -> PreTrainedModel | None:
+def miniature(spec: ModelSpec) -> PreTrainedModel | None:
     """A small random model as wide as `spec`; None where that is not here, or a layer too large.
 
     Raises:
         ModelError: as for `shape`.
     """
-    return _if_here(spec, partial(load_sample, liked=LIKED_WEIGHTS, most=MOST_WEIGHTS))
+    return _if_here(
+        spec, partial(load_miniature, preferred=PREFERRED_WEIGHTS, max_layer=MAX_LAYER_WEIGHTS)
+    )
 
 
 def tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase | None:
