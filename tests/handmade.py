@@ -1,6 +1,5 @@
 """A small run on disk whose first stages are finished, made without Ray and without models."""
 
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -159,9 +158,7 @@ def write_clusters(folder: Location) -> dict[str, Any]:
             }
         )
         (folder / part_name(part)).write_table(table)
-    centroids = io.BytesIO()
-    np.save(centroids, np.ones((NUM_CLUSTERS, 3), np.float32))
-    (folder / "_centroids.npy").write_bytes(centroids.getvalue())
+    (folder / "_centroids.npy").write_npy(np.ones((NUM_CLUSTERS, 3), np.float32))
     return {
         "num_clusters": NUM_CLUSTERS,
         "stratum_of_cluster": [""] * NUM_CLUSTERS,

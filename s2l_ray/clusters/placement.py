@@ -1,6 +1,5 @@
 """Assignment of an extension's rows to clusters, existing ones or ones that all rows move."""
 
-import io
 import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -96,8 +95,7 @@ def _moved(
 ) -> str:
     """Return a note on how far centroids moved and how many old rows changed their cluster."""
     before_KT = np.concatenate(list(stored.values())).astype(np.float64)
-    content = io.BytesIO(centroids_file(folder).read_bytes())
-    after_KT = np.load(content, allow_pickle=False)[: len(before_KT)]
+    after_KT = centroids_file(folder).read_npy()[: len(before_KT)]
     move_K = np.sqrt(((after_KT - before_KT) ** 2).sum(axis=1))
     rows = changed = 0
     for old, new in zip(before, after, strict=True):
@@ -112,8 +110,7 @@ def _moved(
 
 def _stored(folder: Location, stratum_of_cluster: Sequence[str]) -> dict[str, np.ndarray]:
     """Return centroids by stratum, in the order of their numbers."""
-    content = io.BytesIO(centroids_file(folder).read_bytes())
-    centroid_KT = np.load(content, allow_pickle=False)
+    centroid_KT = centroids_file(folder).read_npy()
     stored, start = {}, 0
     for name, numbers in itertools.groupby(stratum_of_cluster):
         count = len(list(numbers))

@@ -8,7 +8,6 @@ actors.
 Shape letters: T checkpoints, K clusters of one stratum, or of all.
 """
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -246,9 +245,7 @@ def _first_numbers(centroids: Centroids) -> dict[str, int]:
 
 
 def _write_centroids(centroids: Centroids, folder: Location) -> None:
-    buffer = io.BytesIO()
-    np.save(buffer, np.concatenate(list(centroids.values())).astype(np.float32))
-    (folder / CENTROIDS).write_bytes(buffer.getvalue())
+    (folder / CENTROIDS).write_npy(np.concatenate(list(centroids.values())).astype(np.float32))
 
 
 def _shrunk(

@@ -6,6 +6,7 @@ store because an object is visible only once its upload is complete.
 
 import contextlib
 import errno
+import io
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -123,12 +125,35 @@ class Location:
             fs, path = self.filesystem()
             return pq.read_table(path, columns=columns, filesystem=fs, use_threads=False)
 
+    def read_npy(self) -> np.ndarray:
+        """Return the array of a .npy file; nothing is unpickled.
+
+        Raises:
+            StorageError: the file cannot be read, or is no such array.
+        """
+        content = self.read_bytes()
+        try:
+            array: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise StorageError(f"{self} is no .npy array ({error}). Was it edited?") from None
+        return array
+
     def write_bytes(self, content: bytes) -> None:
         with self.open_atomic() as stream:
             stream.write(content)
 
     def write_json(self, value: Any) -> None:
         self.write_bytes((json.dumps(value, indent=1) + "\n").encode())
+
+    def write_npy(self, array: np.ndarray) -> None:
+        """Write the array as a .npy file; nothing is pickled.
+
+        Raises:
+            ValueError: it holds Python objects.
+        """
+        buffer = io.BytesIO()
+        np.save(buffer, array, allow_pickle=False)
+        self.write_bytes(buffer.getvalue())
 
     def write_table(self, table: pa.Table) -> None:
         with self.open_atomic() as stream:

@@ -3,7 +3,6 @@
 Shapes: N examples of a part, T checkpoints.
 """
 
-import io
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 
@@ -60,14 +59,10 @@ class ScoredFiles:
                 self._losses(part, index, other).remove()
             file = self.folder / part_name(part, name)
             file.write_table(TABLES[name](example_ids, value_N))
-        buffer = io.BytesIO()
-        np.save(buffer, loss_N, allow_pickle=False)
-        self._losses(part, index).write_bytes(buffer.getvalue())
+        self._losses(part, index).write_npy(loss_N)
 
     def read_losses(self, part: int, index: int) -> np.ndarray:
-        content = io.BytesIO(self._losses(part, index).read_bytes())
-        loss_N: np.ndarray = np.load(content, allow_pickle=False)
-        return loss_N
+        return self._losses(part, index).read_npy()
 
     def join_if_complete(self, part: int, table: pa.Table) -> None:
         """Write the final part once all its checkpoints are there.

@@ -1,7 +1,5 @@
 """Extensions that move the centroids: whose labels count, and what is placed again and when."""
 
-import io
-
 import numpy as np
 import pytest
 
@@ -195,9 +193,7 @@ def test_how_far_centroids_moved_and_how_many_rows_changed(run, tmp_path):
     old = extensions.pool(run, []).clusters.files()
     now = extension.folder("clusters")
     moved_KT = np.ones((2, 3), np.float32) * [[4.0], [1.0]]
-    with (tmp_path / "_centroids.npy").open("wb") as stream:
-        np.save(stream, moved_KT.astype(np.float32))
-    (now / "_centroids.npy").write_bytes((tmp_path / "_centroids.npy").read_bytes())
+    (now / "_centroids.npy").write_npy(moved_KT.astype(np.float32))
     stored = {"a": np.ones((1, 3), np.float32), "b": np.ones((1, 3), np.float32)}
     files = [now / f"part-{part:06d}.parquet" for part in range(3)]
     # Three nats in each of three checkpoints, and none.
@@ -216,9 +212,7 @@ def test_the_summary_says_that_old_rows_were_placed_as_well(run, tmp_path):
 
 def test_stored_centroids_come_by_stratum_in_the_order_of_their_numbers(tmp_path):
     centroid_KT = np.arange(10, dtype=np.float32).reshape(5, 2)
-    buffer = io.BytesIO()
-    np.save(buffer, centroid_KT)
-    (Location.of(tmp_path) / "_centroids.npy").write_bytes(buffer.getvalue())
+    (Location.of(tmp_path) / "_centroids.npy").write_npy(centroid_KT)
     stored = placing._stored(Location.of(tmp_path), ["b", "b", "c", "a", "a"])
 
     assert list(stored) == ["b", "c", "a"]

@@ -1,6 +1,5 @@
 """Extensions of a run made by hand: what they depend on, and what is done with them without Ray."""
 
-import io
 from dataclasses import replace
 
 import numpy as np
@@ -135,9 +134,9 @@ def test_rows_are_placed_again_when_the_same_inputs_gave_other_clusters(run, tre
     given(run, data(tmp_path))
     extend(run, data(tmp_path))
     clusters = planned(tree)[3].out
-    buffer = io.BytesIO()
-    np.save(buffer, np.full((handmade.NUM_CLUSTERS, 3), 2, np.float32))
-    (clusters.location / "_centroids.npy").write_bytes(buffer.getvalue())
+    (clusters.location / "_centroids.npy").write_npy(
+        np.full((handmade.NUM_CLUSTERS, 3), 2, np.float32)
+    )
 
     with pytest.raises(DataError, match=r"1 of 1 extension\(s\).*clusters that are no more"):
         subset.write_subset(run, 5, "s2l", None, None)

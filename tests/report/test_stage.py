@@ -1,6 +1,5 @@
 """The report stage on a small run: what it finds, what it leaves out, what it says of the arms."""
 
-import io
 import re
 from collections import Counter
 from pathlib import Path
@@ -94,9 +93,7 @@ def add_clusters(run_dir: Location, *, per_stratum: bool = True) -> None:
             "cluster": pa.array([CLUSTER[i] for i in rows], pa.int32()),
         }
         (place / part_name(part)).write_table(pa.table(columns))
-    content = io.BytesIO()
-    np.save(content, RNG.gamma(2.0, size=(5, 2)).astype(np.float32))
-    (place / "_centroids.npy").write_bytes(content.getvalue())
+    (place / "_centroids.npy").write_npy(RNG.gamma(2.0, size=(5, 2)).astype(np.float32))
     strata = ["common", "common", "rare", "rare", "rare"] if per_stratum else [""] * 5
     sizes = np.bincount(CLUSTER).tolist()
     finish(

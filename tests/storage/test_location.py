@@ -1,9 +1,11 @@
 """Locations: whole files or none, the same on a local path and on an object store."""
 
+import pickle
 import resource
 import subprocess
 import sys
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -119,6 +121,35 @@ def test_a_held_folder_is_refused_until_its_holder_dies(folder):
         holder.wait()
     with exclusive(folder):
         pass
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (5,), (3, 2)])
+def test_an_array_is_the_one_that_was_written_and_a_file_as_numpy_writes_it(tmp_path, shape):
+    array = np.random.default_rng(0).random(shape).astype(np.float32)
+    file = Location.of(tmp_path) / "a.npy"
+    file.write_npy(array)
+    again = file.read_npy()
+    assert again.dtype == np.float32
+    np.testing.assert_array_equal(again, array)
+    np.save(tmp_path / "numpy.npy", array)
+    assert file.read_bytes() == (tmp_path / "numpy.npy").read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"no array", pickle.dumps([1])])
+def test_a_file_that_is_no_array_is_refused_by_name(tmp_path, content):
+    (tmp_path / "a.npy").write_bytes(content)
+    with pytest.raises(StorageError, match=r"a\.npy is no \.npy array"):
+        (Location.of(tmp_path) / "a.npy").read_npy()
+
+
+def test_objects_are_neither_pickled_nor_unpickled(tmp_path):
+    objects = np.array([{}], dtype=object)
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        (Location.of(tmp_path) / "a.npy").write_npy(objects)
+    assert not list(tmp_path.iterdir())
+    np.save(tmp_path / "a.npy", objects)
+    with pytest.raises(StorageError, match="allow_pickle=False"):
+        (Location.of(tmp_path) / "a.npy").read_npy()
 
 
 @pytest.mark.ray
