@@ -188,12 +188,10 @@ def _tried(
         response_tokens=max(round(work.batch.row_tokens - work.batch.prompt_tokens), 1),
         new_tokens=section.max_new_tokens if isinstance(section, EvaluationConfig) else 0,
     )
+    dtype = checkpoints.DTYPES[checkpoints.set_precision(section.precision, device)]
     return trial.flops_per_second(
         stage,
-        model,
-        rows,
-        dtype=checkpoints.DTYPES[checkpoints.set_precision(section.precision, device)],
-        device=device,
+        trial.Trial(model, rows, dtype, device),
         num_threads=section.cpus_per_worker,
         num_workers=1 if gpus > 0 else num_workers,
     )

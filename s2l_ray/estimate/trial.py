@@ -1,12 +1,14 @@
-"""How fast this machine does the work of a stage: a few rows through a small model like its own.
+"""The speed at which this machine does the work of a stage, measured on a small model.
 
-The small one has the widths of the large one and, where that is very large, few of its layers and
-a part of its vocabulary. It passes through the functions that the stage calls. So operations per
-second are those of products of that size in that precision, with all that comes between products,
-which is most of the time where matrices are narrow or precision is low.
+The small model has the widths of the large one; where that is very large, it has few of its layers
+and a part of its vocabulary. A few rows pass through the functions that the stage calls. So the
+operations per second are those of products of that size in that precision, together with everything
+between the products, which takes most of the time where matrices are narrow or precision is low.
 
-On a CPU as many workers as there will be try at once, because they share its memory, and only the
-time in which it worked for this program counts. The median of several passes does.
+On a CPU as many workers as there will be are tried at once, because they share its memory. Only the
+time in which the CPU worked for this program counts. The result is the median of several passes.
+
+Shapes: B rows of a pass, L positions, M response positions.
 """
 
 import copy
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,21 +31,21 @@ from s2l_ray.training.batches import MicroBatch
 from s2l_ray.training.loop import batch_loss, compile_to_train
 
 SECONDS = 0.5
-"""Of each kind of pass, after one that sets libraries up."""
+"""Time for which each kind of pass is repeated, after one pass that sets libraries up."""
 MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 """Tokens of a pass; with more, passes become longer and not faster."""
 BATCHES = {"cpu": 1, "cuda": 16}
-"""That are scored in a pass, as a worker scores a part: a GPU works on one while the program
-prepares the next."""
+"""Batches that are scored in a pass, as a worker scores a part: a GPU works on one while the
+program prepares the next."""
 MOST_NEW_TOKENS = 16
-"""Of an answer; those that follow take about as long."""
+"""Tokens of an answer; each of those that follow takes about as long."""
 MOST_WEIGHTS = 5e8
-"""Of all models that are tried at once; 12 bytes each, with gradients and a copy in bf16."""
+"""Weights of all models that are tried at once: 12 bytes each, with gradients and a bf16 copy."""
 
 
 @dataclass(frozen=True)
 class BatchShape:
-    """What passes at once: so many average rows, and what is to be added to their prompts."""
+    """The rows of one pass: how many, their mean tokens, and the tokens that answers add."""
 
     count: int
     prompt_tokens: int
@@ -56,7 +59,10 @@ class BatchShape:
 
 @dataclass(frozen=True)
 class Trial:
-    """A small model, and how it computes."""
+    """A small model, the rows of a pass, and how the model computes.
+
+    The model's weights are moved and cast.
+    """
 
     model: PreTrainedModel
     rows: BatchShape
@@ -64,17 +70,17 @@ class Trial:
     device: torch.device
 
     def reference(self) -> float:
-        """Operations per second of forward and backward passes, on a GPU of compiled layers."""
+        """Measure operations per second of training; on a GPU, with compiled layers."""
         if self.device.type == "cpu":
             return self.training()
-        # What has come of a model once stays, and the scorer is to find out for itself.
+        # A copy: the outcome of a compilation stays with the model, and the scorer tries its own.
         model = copy.deepcopy(self.model).float()
         largest = self.rows.count, self.rows.row_tokens - 1
         compile_to_train(model, largest=largest, device=self.device, dtype=self.dtype)
         return replace(self, model=model).training()
 
     def training(self) -> float:
-        """Operations per second of forward and backward passes."""
+        """Measure operations per second of forward and backward passes."""
         rows, model = self.rows, self.model.float().train().to(self.device)
         ids_BL = self._ids(rows.row_tokens)
         # A row's last token is predicted and never read.
@@ -82,67 +88,68 @@ class Trial:
         mask_BL[:, rows.prompt_tokens - 1 :] = True
         target_M = ids_BL[:, rows.prompt_tokens :].flatten()
         batch = MicroBatch(ids_BL[:, :-1], mask_BL, target_M, 1.0)
-        autocast = self.dtype == torch.bfloat16
-
-        def step() -> None:
-            batch_loss(model, batch, device=self.device, autocast=autocast).backward()
-
-        return flops.training_passes() * self._read() / self._seconds(step)
+        seconds = self._seconds(partial(self._train, model, batch))
+        return flops.training_passes() * self._forward_operations() / seconds
 
     def scoring(self) -> float:
-        """Operations per second of the scorer."""
+        """Measure operations per second of the scorer."""
         compiled = self.device.type == "cuda"
-        return self._read() / self._seconds_to_score(compiled=compiled)
+        return self._forward_operations() / self._seconds_to_score(compiled=compiled)
 
     def evaluation(self) -> float:
-        """Operations per second of the scorer and of answers, as a row has of both.
+        """Measure operations per second of scoring rows and of answering them.
 
-        The first token of an answer takes a pass over its prompt, and each of the others as long as
-        one of a few does.
+        The first token of an answer takes a pass over its prompt. Each of the others takes as long
+        as one of the few that are tried.
         """
         limit = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         room = MOST_NEW_TOKENS if limit is None else limit - self.rows.prompt_tokens
         tried = min(self.rows.new_tokens, MOST_NEW_TOKENS, room)
-        seconds, operations = self._seconds_to_score(), self._read()
+        seconds, operations = self._seconds_to_score(), self._forward_operations()
         if tried > 0:
-            first = self._seconds(lambda: self._answer(1))
-            others = self._seconds(lambda: self._answer(tried)) - first if tried > 1 else 0.0
+            first = self._seconds(partial(self._answer, 1))
+            others = self._seconds(partial(self._answer, tried)) - first if tried > 1 else 0.0
             more = (self.rows.new_tokens - 1) / max(tried - 1, 1)
             seconds += first + max(others, 0.0) * more
-            operations += self._answered(self.rows.new_tokens)
+            operations += self._answer_operations()
         return operations / seconds
 
-    def _ids(self, length: int, count: int | None = None) -> torch.Tensor:
-        vocab_size = self.model.config.get_text_config().vocab_size
-        return torch.randint(vocab_size, (count or self.rows.count, length))
+    def _train(self, model: PreTrainedModel, batch: MicroBatch) -> None:
+        autocast = self.dtype == torch.bfloat16
+        batch_loss(model, batch, device=self.device, autocast=autocast).backward()
 
     def _seconds_to_score(self, *, compiled: bool = False) -> float:
-        """Of one batch."""
+        """Return the seconds of one batch."""
         rows, batches = self.rows, BATCHES[self.device.type]
         ids = list(self._ids(rows.row_tokens, batches * rows.count).numpy())
+        score = partial(self._score, ids, compiled=compiled)
+        return self._seconds(score) / batches
 
-        def passed() -> None:
-            Scorer(
-                self.model.to(self.dtype),
-                dtype=self.dtype,
-                device=self.device,
-                tokens_per_batch=rows.count * rows.row_tokens,
-                compiled=compiled,
-            ).score(ids, np.full(len(ids), rows.prompt_tokens))
-
-        return self._seconds(passed) / batches
+    def _score(self, ids: list[np.ndarray], *, compiled: bool) -> None:
+        scorer = Scorer(
+            self.model.to(self.dtype),
+            dtype=self.dtype,
+            device=self.device,
+            tokens_per_batch=self.rows.count * self.rows.row_tokens,
+            compiled=compiled,
+        )
+        scorer.score(ids, np.full(len(ids), self.rows.prompt_tokens))
 
     def _answer(self, new_tokens: int) -> None:
         ids_BL = self._ids(self.rows.prompt_tokens).to(self.device)
-        # Of the model's own, an end-of-sequence token would be left.
+        # The model's own configuration may name an end-of-sequence token, which would end answers.
         self.model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
         with inference(self.model.to(self.dtype), dtype=self.dtype, device=self.device):
             self.model.generate(  # type: ignore[operator]
                 input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL), max_new_tokens=new_tokens
             )
 
-    def _read(self) -> float:
-        """Operations of one forward pass."""
+    def _ids(self, length: int, count: int | None = None) -> torch.Tensor:
+        """Return random tokens, int64 (B, L), on the CPU."""
+        vocab_size = self.model.config.get_text_config().vocab_size
+        return torch.randint(vocab_size, (count or self.rows.count, length))
+
+    def _forward_operations(self) -> float:
         rows = self.rows
         return flops.forward(
             shape_of(self.model),
@@ -151,30 +158,31 @@ class Trial:
             context=rows.row_tokens,
         )
 
-    def _answered(self, new_tokens: int) -> float:
-        rows = self.rows
+    def _answer_operations(self) -> float:
         return flops.answers(
-            shape_of(self.model), rows=rows.count, prompt=rows.prompt_tokens, new_tokens=new_tokens
+            shape_of(self.model),
+            rows=self.rows.count,
+            prompt=self.rows.prompt_tokens,
+            new_tokens=self.rows.new_tokens,
         )
 
-    def _seconds(self, passed: Callable[[], None]) -> float:
-        """The median of several calls."""
+    def _seconds(self, work: Callable[[], None]) -> float:
+        """Return the median time of several calls; the first call is not counted."""
+        self._seconds_of_call(work)
+        times, end = list[float](), time.perf_counter() + SECONDS
+        while not times or time.perf_counter() < end:
+            times.append(self._seconds_of_call(work))
+        return statistics.median(times)
+
+    def _seconds_of_call(self, work: Callable[[], None]) -> float:
         on_gpu = self.device.type == "cuda"
         clock = time.perf_counter if on_gpu else time.thread_time
-
-        def taken() -> float:
-            start = clock()
-            passed()
-            if on_gpu:
-                # It computes while this program goes on.
-                torch.cuda.synchronize(self.device)
-            return clock() - start
-
-        taken()
-        found, end = list[float](), time.perf_counter() + SECONDS
-        while not found or time.perf_counter() < end:
-            found.append(taken())
-        return statistics.median(found)
+        start = clock()
+        work()
+        if on_gpu:
+            # The GPU computes while this program goes on.
+            torch.cuda.synchronize(self.device)
+        return clock() - start
 
 
 MEASURED: dict[str, Callable[[Trial], float]] = {
@@ -183,37 +191,29 @@ MEASURED: dict[str, Callable[[Trial], float]] = {
     "target": Trial.training,
     "evaluation": Trial.evaluation,
 }
+"""The measurement of each stage."""
 
 
-def flops_per_second(
-    stage: str,
-    model: PreTrainedModel,
-    rows: BatchShape,
-    *,
-    dtype: torch.dtype,
-    device: torch.device,
-    num_threads: int,
-    num_workers: int = 1,
-) -> float:
-    """Operations per second of one worker of `stage`.
+def flops_per_second(stage: str, trial: Trial, *, num_threads: int, num_workers: int = 1) -> float:
+    """Measure operations per second of one worker of `stage`.
 
     Args:
-        model: a small one; its weights are moved and cast.
-        rows: of one pass; no more than `MOST_TOKENS` of them are taken, and at least one row.
-        num_threads: of a worker on a CPU.
-        num_workers: that compute at once; as many as memory is likely to hold are tried.
+        trial: of its rows at least one is tried, and no more than have `MOST_TOKENS` tokens.
+        num_threads: threads of a worker on a CPU.
+        num_workers: workers that compute at once; tried are as many as memory is likely to hold.
     """
+    rows, model = trial.rows, trial.model
     num_workers = int(max(min(num_workers, MOST_WEIGHTS / model.num_parameters()), 1))
-    count = max(min(rows.count, MOST_TOKENS[device.type] // rows.row_tokens), 1)
-    rows = replace(rows, count=count)
-    models = [model, *(copy.deepcopy(model) for _ in range(num_workers - 1))]
-    trials = [Trial(each, rows, dtype, device) for each in models]
+    count = max(min(rows.count, MOST_TOKENS[trial.device.type] // rows.row_tokens), 1)
+    trial = replace(trial, rows=replace(rows, count=count))
+    copies = [replace(trial, model=copy.deepcopy(model)) for _ in range(num_workers - 1)]
     with _threads(num_threads), ThreadPoolExecutor(num_workers) as workers:
-        return statistics.mean(workers.map(MEASURED[stage], trials))
+        return statistics.mean(workers.map(MEASURED[stage], [trial, *copies]))
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
+    """Let torch compute on `count` threads inside the block."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

@@ -1,4 +1,4 @@
-"""Models, tokenizers and checkpoint directories: checked, loaded and saved.
+"""Check, load and save models, tokenizers and checkpoint directories.
 
 Weights come from safetensors or GGUF files only, never from pickles, and no code that comes with a
 model is run.
@@ -44,13 +44,13 @@ _LOADING_ERRORS = (
 
 
 def load_tokenizer(spec: ModelSpec, *, offline: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer that belongs to `spec`; it is sure to have an end-of-sequence token.
+    """Return the tokenizer of `spec`; it has an end-of-sequence token.
 
     Args:
-        offline: of a name on the hub, only what is in this machine's cache is found.
+        offline: look up a name on the hub in this machine's cache only.
 
     Raises:
-        ModelError: it cannot be found or read, or has no end-of-sequence token.
+        ModelError: the tokenizer is missing, cannot be read, or has no end-of-sequence token.
     """
     name = spec.tokenizer if isinstance(spec, RandomModel) else spec
     with _explained(f"tokenizer {name}"), opened_source(name) as (location, options):
@@ -68,11 +68,11 @@ def load_tokenizer(spec: ModelSpec, *, offline: bool = False) -> PreTrainedToken
 def load_model(
     spec: ModelSpec, *, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> PreTrainedModel:
-    """A causal LM on the CPU, its weights in `dtype`, whatever type they are stored in.
+    """Return a causal LM on the CPU with its weights in `dtype`, whatever type they are stored in.
 
     Args:
         spec: a name as in `origins`, or a RandomModel.
-        seed: decides a RandomModel's weights; torch's own random state is left as it was.
+        seed: decides a RandomModel's weights; torch's own random state does not change.
 
     Raises:
         ModelError: there is no such model, or its weights are missing, damaged or pickled.
@@ -81,7 +81,7 @@ def load_model(
         return _initialised(_random_config(spec), dtype, seed)
     with _explained(f"model {spec}"), opened_source(spec) as (location, options):
         if "gguf_file" in options:
-            # Otherwise its weights may stay quantised, and could be neither trained nor saved.
+            # Otherwise its weights may stay quantised, and can be neither trained nor saved.
             options["quantization_config"] = GgufConfig(dequantize=True)
         elif Path(location).is_dir():
             _check_weights(Path(location))
@@ -104,10 +104,10 @@ def load_model(
 
 
 def load_without_weights(spec: ModelSpec) -> PreTrainedModel:
-    """A causal LM whose weights have shapes and no content; nothing is asked of the hub.
+    """Return a causal LM whose weights have shapes and no content; the hub is not asked.
 
     Raises:
-        ModelError: it is not on this machine, or its configuration cannot be used.
+        ModelError: the model is not on this machine, or its configuration cannot be used.
     """
     with _explained(f"model {spec}"):
         config = _offline_config(spec)
@@ -167,17 +167,17 @@ def _offline_config(spec: ModelSpec) -> PreTrainedConfig:
 def save_checkpoint(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, directory: Path
 ) -> None:
-    """Leave a Hugging Face directory: configuration, safetensors and tokenizer."""
+    """Write a Hugging Face directory: configuration, safetensors and tokenizer."""
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
 
 
 def check_model(spec: ModelSpec) -> None:
-    """Nothing, unless a first look, without weights and network, finds something wrong.
+    """Refuse a model with an error that shows without loading weights and without the network.
 
     Raises:
-        ModelError: a file that it names is missing or cut short, or its architecture has no such
-            argument.
+        ModelError: a file of the model is missing or cut short, or the architecture does not know
+            one of its arguments.
     """
     name = spec.tokenizer if isinstance(spec, RandomModel) else spec
     if isinstance(spec, RandomModel):
@@ -190,10 +190,10 @@ def check_model(spec: ModelSpec) -> None:
 
 
 def check_checkpoint(directory: Path) -> None:
-    """Nothing, for a directory that holds a whole model and its tokenizer.
+    """Refuse a directory that does not hold a whole model and its tokenizer.
 
     Raises:
-        ModelError: names the file that is missing or cut short.
+        ModelError: a file is missing or cut short; the message names it.
     """
     _check_weights(directory)
     if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
@@ -201,10 +201,10 @@ def check_checkpoint(directory: Path) -> None:
 
 
 def device_for(gpus: float) -> torch.device:
-    """Where a worker that was given so many GPUs computes.
+    """Return the device for a worker that has so many GPUs.
 
     Raises:
-        ModelError: it was given one that torch cannot use.
+        ModelError: it has a GPU, and torch cannot use it.
     """
     if gpus <= 0:
         return torch.device("cpu")
@@ -217,13 +217,13 @@ def device_for(gpus: float) -> torch.device:
 
 
 def set_precision(precision: str, device: torch.device) -> str:
-    """The precision in which this process computes from now on, by its name in `DTYPES`.
+    """Set the precision of products in this process, and return its name in `DTYPES`.
 
     `auto` is bf16 where the hardware multiplies it natively, else fp32. Products of fp32 are
-    rounded to TF32 only where that is asked for.
+    rounded to TF32 only if `precision` is `tf32`.
 
     Raises:
-        ConfigError: the device does not know TF32.
+        ConfigError: `tf32`, and the device does not have it.
     """
     if precision == "tf32" and not (device.type == "cuda" and torch.cuda.is_tf32_supported()):
         raise ConfigError(
@@ -243,7 +243,7 @@ def set_precision(precision: str, device: torch.device) -> str:
 
 @contextmanager
 def _explained(what: str) -> Iterator[None]:
-    """Errors of the libraries that read models become one line of ours."""
+    """Turn errors of the libraries that read models into a ModelError of one line."""
     try:
         yield
     except UserError:
@@ -254,7 +254,11 @@ def _explained(what: str) -> Iterator[None]:
 
 
 def _architecture(spec: RandomModel) -> tuple[str, dict[str, Any]]:
-    """The model type of `spec` and the arguments of its configuration, all known to it."""
+    """Return the model type of `spec` and the arguments of its configuration, which knows them.
+
+    Raises:
+        ModelError: there is no model type, or the architecture does not know an argument.
+    """
     arguments = dict(spec.architecture)
     name = arguments.pop("model_type", None)
     if name is None:
@@ -300,7 +304,7 @@ def _initialised(config: PreTrainedConfig, dtype: torch.dtype, seed: int) -> Pre
     with torch.random.fork_rng(devices=[]), _explained(f"architecture {config.model_type}"):
         torch.default_generator.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    # Drawn in float32 for any dtype. Buffers (rotary frequencies) must stay as they are.
+    # Weights are drawn in float32 for any dtype. Buffers (rotary frequencies) must not change.
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
@@ -331,7 +335,7 @@ def _weight_files(directory: Path) -> list[str]:
 
 
 def _check_safetensors(path: Path) -> None:
-    """The header and the file's size agree, which a file that was cut short cannot satisfy."""
+    """Refuse a file whose header and size disagree, as they do if the file was cut short."""
     if not path.is_file():
         raise ModelError(f"{path} is missing, though the index beside it names it")
     size = path.stat().st_size

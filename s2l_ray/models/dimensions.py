@@ -1,4 +1,4 @@
-"""How long a row a loaded model can read, which tokens it knows, and how large its matrices are."""
+"""Limits and sizes of a loaded model: its longest row, its tokens, its matrices."""
 
 import torch
 from torch import nn
@@ -8,21 +8,21 @@ from s2l_ray.errors import ModelError
 from s2l_ray.models.flops import Shape
 
 _POSITION_TABLES = ("embed_positions", "pos_encoding")
-"""Buffers of GPT-J, CodeGen and CTRL; elsewhere positions that are looked up are embeddings."""
+"""Buffers of GPT-J, CodeGen and CTRL; other models that look positions up have embeddings."""
 
 
 def check_rows_fit(model: PreTrainedModel, *, num_tokens: int, num_ids: int = 0) -> None:
-    """Nothing, for a model that has an embedding for every token and every position.
+    """Refuse a model that lacks an embedding for some token or position.
 
-    Without this an index error of torch would say so, on a GPU one that ends the process.
+    Otherwise torch would raise an index error, which on a GPU ends the process.
 
     Args:
-        num_tokens: of the longest row; the last of them is predicted and never read.
-        num_ids: the tokenizer's size, or the highest id met plus one.
+        num_tokens: tokens of the longest row; the last of them is predicted and never read.
+        num_ids: the tokenizer's size, or the highest token id of the rows plus one.
 
     Raises:
-        ModelError: it knows fewer tokens, or its table of positions ends before the row does. (Most
-            rotary positions are computed, and do not end.)
+        ModelError: the model knows fewer tokens, or its table of positions ends before the row
+            does. (Most rotary positions are computed, and do not end.)
     """
     known = model.get_input_embeddings()
     kind = model.config.model_type
@@ -47,7 +47,7 @@ def check_rows_fit(model: PreTrainedModel, *, num_tokens: int, num_ids: int = 0)
 
 
 def shape_of(model: PreTrainedModel) -> Shape:
-    """The sizes of the matrices of `model`, whose weights may have no content."""
+    """Return the sizes of the matrices of `model`, whose weights may have no content."""
     config = model.config.get_text_config()
     width = model.get_input_embeddings().embedding_dim
     output = model.get_output_embeddings()
@@ -71,7 +71,7 @@ def shape_of(model: PreTrainedModel) -> Shape:
 
 
 def _num_multiplied(name: str, weight: torch.Tensor, experts_per_token: int | None) -> float:
-    """How many weights of a parameter are in products with a token; none of a vector."""
+    """Count the weights of a parameter that are multiplied with a token; none of a vector."""
     if ".experts." not in name:
         return weight.numel() if weight.ndim >= 2 else 0
     # The experts of a layer are stacked along the first axis; a token goes through a few of them.

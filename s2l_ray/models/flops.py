@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Shape:
-    """What of a model its operations are counted from.
+    """The sizes of a model from which its operations are counted.
 
     Attributes:
-        body: weights of all matrices but embeddings (which are looked up) and the output layer; of
-            experts those of the ones that a token is sent to.
+        body: weights of all matrices except embeddings (which are looked up) and the output layer;
+            from a layer of experts, the weights of as many as process one token.
         output: weights of the output layer, vocabulary x hidden size.
         attention: layers x heads x size of a head.
         width: hidden size.
@@ -29,21 +29,21 @@ class Shape:
 
 
 def forward(shape: Shape, *, tokens: float, logits: float, context: float) -> float:
-    """Operations of one forward pass over `tokens` tokens.
+    """Count the operations of one forward pass over `tokens` tokens.
 
     Args:
-        logits: positions that the output layer is applied to.
-        context: tokens that a token meets in attention. Over a whole row that is the row's length:
-            the half that the causal mask hides is counted, too, as in the source.
+        logits: positions to which the output layer is applied.
+        context: tokens that attention compares with each token. For a whole row this is the length
+            of the row: the half that the causal mask hides counts too, as in the source.
     """
     weights = shape.body * tokens + shape.output * logits
     return 2 * weights + 4 * shape.attention * context * tokens
 
 
 def answers(shape: Shape, *, rows: float, prompt: float, new_tokens: float) -> float:
-    """Operations of `rows` answers: every prompt in one pass, then token by token.
+    """Count the operations of `rows` answers: every prompt in one pass, then token by token.
 
-    What came before a token is in a cache; on average half of the answer is there already.
+    The tokens before each new one are in a cache: the prompt, and on average half of the answer.
 
     Args:
         prompt: tokens of a prompt.
@@ -55,9 +55,9 @@ def answers(shape: Shape, *, rows: float, prompt: float, new_tokens: float) -> f
 
 
 def training_passes(*, recomputed: bool = False, frozen: bool = False) -> int:
-    """What an optimizer step costs, in forward passes.
+    """Return the cost of an optimizer step, in forward passes.
 
-    The backward pass is two: gradients of the inputs and gradients of the weights.
+    The backward pass costs two: gradients of the inputs and gradients of the weights.
 
     Args:
         recomputed: activations are computed again in the backward pass.

@@ -28,11 +28,11 @@ def generate(
     device: torch.device,
     on_batch: Callable[[int], None] | None = None,
 ) -> list[str]:
-    """The most likely response to every prompt, in the order of `prompts`, token by token.
+    """Return the greedy response to every prompt, in the order of `prompts`.
 
     A response ends before an end-of-sequence token (the tokenizer's, or one of the model's own),
-    after `max_new_tokens`, or where the model has no more positions. What the model's repository
-    suggests for generation (sampling, penalties) is not used.
+    after `max_new_tokens`, or where the model has no more positions. Settings for generation from
+    the model's repository (sampling, penalties) are not used.
 
     Args:
         prompts: N token lists, none empty.
@@ -82,7 +82,7 @@ def _refuse_too_long(num_tokens_N: np.ndarray, num_positions: int) -> None:
 
 @contextmanager
 def _greedy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Iterator[frozenset[int]]:
-    """Inside, `model` generates greedily and stops at the tokens that are yielded."""
+    """Let `model` generate greedily inside the block, and yield the tokens at which it stops."""
     own = model.generation_config
     own_ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
     ends = frozenset({tokenizer.eos_token_id, *own_ends} - {None})
@@ -109,7 +109,7 @@ def _left_padded(prompts: Sequence[list[int]], device: torch.device) -> dict[str
 
 
 def _text(ids: list[int], ends: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> str:
-    end = next((place for place, token in enumerate(ids) if token in ends), len(ids))
+    end = next((index for index, token in enumerate(ids) if token in ends), len(ids))
     return str(
         tokenizer.decode(ids[:end], skip_special_tokens=True, clean_up_tokenization_spaces=False)
     )

@@ -1,4 +1,4 @@
-"""What a model's configuration tells of it; no weights are read, and nothing is downloaded."""
+"""Sizes, miniatures and tokenizers of models on this machine, without weights or downloads."""
 
 from collections.abc import Callable
 from functools import partial
@@ -15,17 +15,17 @@ from s2l_ray.models.origins import is_hub_name
 from s2l_ray.storage.location import is_uri
 
 PREFERRED_WEIGHTS, MAX_LAYER_WEIGHTS = 1.2e8, 5e8
-"""Of a sample's layers, and its embeddings: more than caches hold, so that passes are as slow as
-the whole model's. Of a single layer: 2 GB in float32."""
+"""Weights of a miniature's layers, and of its embeddings: more than caches hold, so that passes are
+as slow as the whole model's. Weights of a single layer: 2 GB in float32."""
 
 Loaded = TypeVar("Loaded")
 
 
 def shape(spec: ModelSpec) -> Shape | None:
-    """The sizes of a model's matrices; None for one that is not on this machine.
+    """Return the sizes of a model's matrices; None if the model is not on this machine.
 
     Raises:
-        ModelError: it is here, and its configuration cannot be used.
+        ModelError: the model is here, and its configuration cannot be used.
     """
     model = _if_here(spec, load_without_weights)
     try:
@@ -35,7 +35,9 @@ def shape(spec: ModelSpec) -> Shape | None:
 
 
 def miniature(spec: ModelSpec) -> PreTrainedModel | None:
-    """A small random model as wide as `spec`; None where that is not here, or a layer too large.
+    """Return a small random model as wide as `spec`.
+
+    None if `spec` is not on this machine, or one of its layers is too large.
 
     Raises:
         ModelError: as for `shape`.
@@ -46,10 +48,10 @@ def miniature(spec: ModelSpec) -> PreTrainedModel | None:
 
 
 def tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase | None:
-    """The tokenizer of a model; None for one that is not on this machine.
+    """Return the tokenizer of a model; None if it is not on this machine.
 
     Raises:
-        ModelError: it is here, and cannot be used.
+        ModelError: the tokenizer is here, and cannot be used.
     """
     return _if_here(spec, partial(load_tokenizer, offline=True))
 

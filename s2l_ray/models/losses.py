@@ -1,10 +1,11 @@
-"""Cross-entropy, and how far off a prediction is, without a float32 copy of all logits.
+"""Cross-entropy and the error norm of predictions, without a float32 copy of all logits.
 
 The error norm of a position is ||softmax(logits) - onehot(target)||, the length of the gradient of
 its cross-entropy with respect to the logits: 0 for a certain and right prediction, sqrt(2) for a
 certain and wrong one.
 
-Shapes: M response positions, V vocabulary, C columns of what is measured.
+Shapes: M response positions, V vocabulary, H hidden size, C measures: the loss, and perhaps the
+error norm. A lower-case letter (m, v) is a part of that axis.
 
 Source:
     The norm is a token's share of EL2N, Paul, Ganguli and Dziugaite (2021), arXiv:2107.07075.
@@ -12,6 +13,7 @@ Source:
 
 import functools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,18 +21,19 @@ import torch.nn.functional as F
 from torch.autograd.function import once_differentiable
 
 BYTES_PER_CHUNK = 32 * 2**20
-"""Size of the float32 copy that is alive at any time; larger was not faster on a CPU."""
+"""Size of the float32 copy that exists at any time; larger ones were not faster on a CPU."""
 ROWS_PER_TILE, VOCABULARY_PER_TILE = 1024, 2048
-"""On a CPU: 8 MiB of float32, and matrices large enough for the product's full speed."""
+"""Size of a tile on a CPU: 8 MiB of float32, and matrices large enough for the product's full
+speed."""
 BYTES_PER_TILE = 256 * 2**20
-"""On another device, of float32: whole rows, as many as fit."""
+"""Size of a tile on another device, in float32: whole rows, as many as fit."""
 
 COMPILED: dict[str, str | int | bool | Callable[..., object]] = {"deterministic": True}
-"""Of code that torch compiles: no kernel is chosen by its time, so all workers compute alike."""
+"""Options for torch.compile: no kernel is chosen by its time, so all workers compute alike."""
 
 
 def token_losses(logits_MV: torch.Tensor, target_M: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy of every position, in nats, computed in float32 whatever the logits' type.
+    """Return the cross-entropy of every position, in nats, computed in float32 for any type.
 
     The gradient with respect to the logits, softmax(logits) - onehot(target), has their type. It is
     recomputed row by row, so that only the logits themselves are kept for the backward pass.
@@ -47,7 +50,7 @@ def token_losses(logits_MV: torch.Tensor, target_M: torch.Tensor) -> torch.Tenso
 
 
 def error_norms(logits_MV: torch.Tensor, target_M: torch.Tensor) -> torch.Tensor:
-    """||softmax(logits) - onehot(target)||_2 of every position, in float32; no gradient.
+    """Return ||softmax(logits) - onehot(target)||_2 of every position, without a gradient.
 
     Args:
         logits_MV: float tensor (M, V) of any floating type.
@@ -71,7 +74,9 @@ def linear_losses(
     compiled: bool = False,
     norms: bool = False,
 ) -> torch.Tensor:
-    """`token_losses` of a linear output layer whose logits exist a tile at a time; no gradient.
+    """Return `token_losses` of a linear output layer, whose logits exist a tile at a time.
+
+    There is no gradient.
 
     The highest logit and the sum of exponentials are carried from tile to tile (Milakov and
     Gimelshein, arXiv:1805.02867), so that a tile need not leave a CPU's cache. Other devices get
@@ -82,9 +87,9 @@ def linear_losses(
         weight_VH: float tensor (V, H) of the same type.
         bias_V: None, or a float tensor (V,).
         target_M: int64 tensor (M,), each in [0, V).
-        compiled: whole rows go to a cross-entropy that torch has compiled: on a GPU it reads them
-            twice instead of writing them several times. What a compiler raises is raised.
-        norms: give `error_norms`, too; losses stay the same bits where nothing is compiled.
+        compiled: pass whole rows to a cross-entropy that torch has compiled: on a GPU it reads them
+            twice instead of writing them several times. Errors of the compiler are not caught.
+        norms: return `error_norms` as well; losses keep their bits where nothing is compiled.
 
     Returns:
         measure_CM, float32 tensor (1, M) of losses or (2, M) of losses and norms, on the device of
@@ -95,9 +100,10 @@ def linear_losses(
     else:
         num_rows, width = ROWS_PER_TILE, VOCABULARY_PER_TILE
     buffer = hidden_MH.new_empty(min(num_rows, len(hidden_MH)) * width)
-    losses_of = _losses_of_rows if compiled else _tiled_losses
+    layer = _TiledLayer(weight_VH, bias_V, width, buffer)
+    measure = layer.measures_of_rows if compiled else layer.measures_by_tiles
     measures = [
-        losses_of(hidden_mH, weight_VH, bias_V, target_m, width, buffer, norms)
+        measure(hidden_mH, target_m, norms=norms)
         for hidden_mH, target_m in zip(
             hidden_MH.split(num_rows), target_M.split(num_rows), strict=True
         )
@@ -105,18 +111,58 @@ def linear_losses(
     return torch.cat(measures, dim=1)
 
 
-def _losses_of_rows(
-    hidden_MH: torch.Tensor,
-    weight_VH: torch.Tensor,
-    bias_V: torch.Tensor | None,
-    target_M: torch.Tensor,
-    width: int,
-    buffer: torch.Tensor,
-    norms: bool,
-) -> torch.Tensor:
-    logits_MV = buffer[: len(hidden_MH) * width].view(len(hidden_MH), width)
-    torch.mm(hidden_MH, weight_VH.T, out=logits_MV)
-    return _compiled_cross_entropy(norms)(logits_MV, bias_V, target_M)
+@dataclass(frozen=True)
+class _TiledLayer:
+    """A linear output layer, the width of a tile of its logits, and the memory for one tile."""
+
+    weight_VH: torch.Tensor
+    bias_V: torch.Tensor | None
+    width: int
+    buffer: torch.Tensor
+
+    def measures_of_rows(
+        self, hidden_MH: torch.Tensor, target_M: torch.Tensor, *, norms: bool
+    ) -> torch.Tensor:
+        """Return float32 (C, M), from tiles that are as wide as the vocabulary."""
+        logits_MV = self._product(hidden_MH, self.weight_VH)
+        return _compiled_cross_entropy(norms)(logits_MV, self.bias_V, target_M)
+
+    def measures_by_tiles(
+        self, hidden_MH: torch.Tensor, target_M: torch.Tensor, *, norms: bool
+    ) -> torch.Tensor:
+        """Return float32 (C, M), from tiles of `width` entries of the vocabulary."""
+        highest_M = torch.full((len(hidden_MH),), -torch.inf, device=hidden_MH.device)
+        sum_M, squares_M, own_M = (torch.zeros_like(highest_M) for _ in range(3))
+        for left in range(0, len(self.weight_VH), self.width):
+            weight_vH = self.weight_VH[left : left + self.width]
+            tile_Mv = self._product(hidden_MH, weight_vH)
+            if self.bias_V is not None:
+                tile_Mv += self.bias_V[left : left + self.width]
+            logits_Mv = tile_Mv.float()
+            column_M = target_M - left
+            inside_M = (column_M >= 0) & (column_M < len(weight_vH))
+            column_M1 = column_M.clamp(0, len(weight_vH) - 1)[:, None]
+            own_M = torch.where(inside_M, logits_Mv.gather(1, column_M1).squeeze(1), own_M)
+            higher_M = torch.maximum(highest_M, logits_Mv.amax(dim=1))
+            shrunk_M = (highest_M - higher_M).exp_()
+            exp_Mv = logits_Mv.sub_(higher_M[:, None]).exp_()
+            sum_M = sum_M * shrunk_M + exp_Mv.sum(dim=1)
+            if norms:
+                exp_Mv.scatter_(1, column_M1, exp_Mv.gather(1, column_M1) * ~inside_M[:, None])
+                squares_M = squares_M * shrunk_M.square() + exp_Mv.square_().sum(dim=1)
+            highest_M = higher_M
+        # In this order large logits that are near each other lose no digits.
+        loss_M = (highest_M - own_M) + sum_M.log()
+        if not norms:
+            return loss_M[None]
+        return torch.stack([loss_M, _norms(loss_M, squares_M, sum_M)])
+
+    def _product(self, hidden_MH: torch.Tensor, weight_vH: torch.Tensor) -> torch.Tensor:
+        """Return logits (M, v) in the buffer: the next product overwrites them."""
+        num_rows, width = len(hidden_MH), len(weight_vH)
+        tile_Mv = self.buffer[: num_rows * width].view(num_rows, width)
+        torch.mm(hidden_MH, weight_vH.T, out=tile_Mv)
+        return tile_Mv
 
 
 @functools.cache
@@ -138,49 +184,15 @@ def _compiled_cross_entropy(norms: bool) -> Callable[..., torch.Tensor]:
     return torch.compile(cross_entropy, dynamic=True, options=COMPILED)
 
 
-def _tiled_losses(
-    hidden_MH: torch.Tensor,
-    weight_VH: torch.Tensor,
-    bias_V: torch.Tensor | None,
-    target_M: torch.Tensor,
-    width: int,
-    buffer: torch.Tensor,
-    norms: bool,
-) -> torch.Tensor:
-    num_rows = len(hidden_MH)
-    highest_M = torch.full((num_rows,), -torch.inf, device=hidden_MH.device)
-    sum_M, squares_M, own_M = (torch.zeros_like(highest_M) for _ in range(3))
-    for left in range(0, len(weight_VH), width):
-        weight_vH = weight_VH[left : left + width]
-        tile_Mv = buffer[: num_rows * len(weight_vH)].view(num_rows, len(weight_vH))
-        torch.mm(hidden_MH, weight_vH.T, out=tile_Mv)
-        if bias_V is not None:
-            tile_Mv += bias_V[left : left + width]
-        logits_Mv = tile_Mv.float()
-        place_M = target_M - left
-        inside_M = (place_M >= 0) & (place_M < len(weight_vH))
-        place_M1 = place_M.clamp(0, len(weight_vH) - 1)[:, None]
-        own_M = torch.where(inside_M, logits_Mv.gather(1, place_M1).squeeze(1), own_M)
-        higher_M = torch.maximum(highest_M, logits_Mv.amax(dim=1))
-        shrunk_M = (highest_M - higher_M).exp_()
-        exp_Mv = logits_Mv.sub_(higher_M[:, None]).exp_()
-        sum_M = sum_M * shrunk_M + exp_Mv.sum(dim=1)
-        if norms:
-            exp_Mv.scatter_(1, place_M1, exp_Mv.gather(1, place_M1) * ~inside_M[:, None])
-            squares_M = squares_M * shrunk_M.square() + exp_Mv.square_().sum(dim=1)
-        highest_M = higher_M
-    # In this order large logits that are near each other lose no digits.
-    loss_M = (highest_M - own_M) + sum_M.log()
-    if not norms:
-        return loss_M[None]
-    return torch.stack([loss_M, _norms(loss_M, squares_M, sum_M)])
-
-
 def _norms(loss_M: torch.Tensor, squares_M: torch.Tensor, sum_M: torch.Tensor) -> torch.Tensor:
-    """Error norms, from sums over exp(logit): of the squares without the target's, and of all.
+    """Return error norms from sums over exp(logit).
 
-    The target's own error is 1 - p = -expm1(-loss). With it apart, and nothing subtracted, norms
-    near 0 keep their digits, as they do not in (sum of p^2) - 2p + 1.
+    The target's own error is 1 - p = -expm1(-loss). It is added apart and nothing is subtracted, so
+    norms near 0 keep their digits; in (sum of p^2) - 2p + 1 they would not.
+
+    Args:
+        squares_M: sums of the squares, without the target's.
+        sum_M: sums of all.
     """
     return torch.sqrt(torch.expm1(-loss_M).square() + squares_M / sum_M.square())
 
@@ -207,7 +219,7 @@ class _TokenLosses(torch.autograd.Function):
 
 
 def _errors(logits_MV: torch.Tensor, target_M: torch.Tensor) -> torch.Tensor:
-    """softmax(logits) - onehot(target), float32 (M, V)."""
+    """Return softmax(logits) - onehot(target), float32 (M, V)."""
     error_MV = torch.softmax(logits_MV.float(), dim=-1)
     error_MV[torch.arange(len(error_MV), device=error_MV.device), target_M] -= 1
     return error_MV

@@ -1,4 +1,4 @@
-"""Where the files of a model or tokenizer are, and which version of them a hub name stands for.
+"""Names of models and tokenizers: their files, and the version that a name on the hub stands for.
 
 A name is a directory, a `.gguf` file, `package:NAME/FILE` (a file that an installed Python package
 ships), a URI of an object store, or a name on the Hugging Face hub, `org/name` or
@@ -21,9 +21,9 @@ HUB_SECONDS = 10.0
 
 @contextmanager
 def opened_source(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """What transformers is to open, and with which options, inside the block.
+    """Yield what transformers has to open, and the options for it.
 
-    What lies on an object store is on this machine's disk until the block ends.
+    Files on an object store are copied to this machine's disk until the block ends.
 
     Raises:
         ModelError: there is no such file, or it is no model.
@@ -36,7 +36,11 @@ def opened_source(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def source_of(name: str) -> tuple[str, dict[str, Any]]:
-    """As `opened_source`, for what is on this machine or on the hub."""
+    """Return what transformers has to open, and the options, for names that are no URI.
+
+    Raises:
+        ModelError: there is no such file, or it is no model.
+    """
     path = _packaged(name) if name.startswith("package:") else Path(name).expanduser()
     if path.is_dir():
         return str(path), {}
@@ -51,19 +55,19 @@ def source_of(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether `name` can only be found on the hub."""
+    """Return True if `name` can only be a name on the hub."""
     return _may_be_on_hub(name) and not Path(name).exists()
 
 
 def pinned(name: str, revision: str) -> str:
-    """The hub name that stands for this revision for ever."""
+    """Return the hub name that always stands for this revision."""
     return f"{name.partition('@')[0]}@{revision}"
 
 
 def hub_revision(name: str) -> str | None:
-    """The commit that a hub name stands for today, else the one in this machine's cache.
+    """Return the commit that a hub name stands for today.
 
-    None where the hub does not answer and the cache does not know it.
+    If the hub does not answer, return the commit in this machine's cache; None if there is none.
 
     Raises:
         ModelError: the hub has no such model, or does not show it to this machine.
@@ -79,19 +83,19 @@ def hub_revision(name: str) -> str | None:
     if re.fullmatch("[0-9a-f]{40}", revision):
         return revision
     try:
-        found = HfApi().model_info(repository, revision=revision or None, timeout=HUB_SECONDS)
+        model = HfApi().model_info(repository, revision=revision or None, timeout=HUB_SECONDS)
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ModelError(
             f"model {name}: there is no such directory here, and none of this name on the hub that "
             f"this machine may read ({' '.join(str(error).split())[:200]})"
         ) from None
-    except Exception:  # those of the hub's transport, whichever library that is
+    except Exception:  # errors of the hub's transport, whichever library that is
         return _cached_revision(repository, revision or "main")
-    return found.sha
+    return model.sha
 
 
 def _cached_revision(repository: str, revision: str) -> str | None:
-    """The commit of a revision in the cache; where it names none, of what came last."""
+    """Return the commit of a revision in the cache; without a name there, the newest commit."""
     from huggingface_hub import constants
     from huggingface_hub.file_download import repo_folder_name
 
@@ -109,39 +113,39 @@ def _cached_revision(repository: str, revision: str) -> str | None:
 
 
 def list_checkpoints(names: Sequence[str]) -> list[tuple[int, str]]:
-    """Step and name of every `step-000500` or `checkpoint-500`, steps ascending.
+    """Return step and name of every `step-000500` or `checkpoint-500`, steps ascending.
 
     Raises:
         ModelError: two names have the same step.
     """
     matches = [re.fullmatch(r"(?:step|checkpoint)-([0-9]+)", name) for name in names]
-    found = sorted((int(match[1]), match[0]) for match in matches if match)
-    for (step, one), (other_step, other) in pairwise(found):
+    checkpoints = sorted((int(match[1]), match[0]) for match in matches if match)
+    for (step, one), (other_step, other) in pairwise(checkpoints):
         if step == other_step:
             raise ModelError(f"checkpoints {one} and {other} are both of step {step}; remove one")
-    return found
+    return checkpoints
 
 
 def first_checkpoint(path: str) -> str:
-    """The name of the earliest checkpoint in the folder `path`.
+    """Return the name of the earliest checkpoint in the folder `path`.
 
     Raises:
         DataError: there is none.
     """
-    found = list_checkpoints(Location.of(path).names())
-    if not found:
+    checkpoints = list_checkpoints(Location.of(path).names())
+    if not checkpoints:
         raise DataError(f"reference.path: no step-* or checkpoint-* directories in {path}.")
-    return found[0][1]
+    return checkpoints[0][1]
 
 
 def _may_be_on_hub(name: str) -> bool:
-    elsewhere = name.startswith((".", "~", "/", "package:")) or name.endswith(".gguf")
-    return not elsewhere and not is_uri(name)
+    is_file = name.startswith((".", "~", "/", "package:")) or name.endswith(".gguf")
+    return not is_file and not is_uri(name)
 
 
 def _packaged(name: str) -> Path:
     package, _, file = name.removeprefix("package:").partition("/")
-    # The package is found, not imported.
+    # This looks the package up without importing it.
     spec = importlib.util.find_spec(package) if package.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
         raise ModelError(

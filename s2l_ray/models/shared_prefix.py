@@ -1,7 +1,7 @@
-"""Prompts that begin alike: what a model makes of their common tokens is computed once.
+"""Prompts that begin alike: a model reads their common tokens once.
 
-Rows of one template share its first tokens, and a causal model's keys and values of these do not
-depend on what follows. They are computed from one row, and given to every batch of the others.
+Rows of one template share its first tokens. A causal model's keys and values of these tokens do not
+depend on what follows. They are computed from one row and used for every batch of the others.
 
 Shapes: N rows, G rows of a group, P shared tokens.
 """
@@ -16,14 +16,14 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 NUM_TOKENS_ALIKE = 16
-"""Rows that agree in so many tokens are compared further."""
+"""Rows are compared further only if so many first tokens agree."""
 LENGTH_DEPENDENT_ROTATIONS = ("dynamic", "longrope")
-"""Kinds of rotary embedding in which the positions of a long row also change its first keys."""
+"""Kinds of rotary embedding in which a long row has other keys at its first positions, too."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Rows, in the order given, whose prompts begin with the same tokens; perhaps with none."""
+    """Rows, ascending, whose prompts begin with the same `num_shared` tokens, which may be 0."""
 
     row_G: np.ndarray
     num_shared: int
@@ -32,40 +32,43 @@ class Group:
 def groups(
     input_ids: Sequence[np.ndarray], num_prompt_N: np.ndarray, *, min_saved: float
 ) -> list[Group]:
-    """Every row in one group; those of a group share tokens only if that saves `min_saved` tokens.
+    """Put every row into one group of rows that share tokens; the rest form a group without.
 
-    The last token of a prompt is never shared: what is predicted from it counts.
+    The last token of a prompt is never shared, because the prediction from it counts.
 
     Args:
         input_ids: N integer arrays.
         num_prompt_N: int array (N,), at least 1.
-        min_saved: tokens that need not be read because the group shares them, all rows together.
+        min_saved: a group shares tokens only if its rows together need so many fewer to be read.
     """
     alike: dict[bytes, list[int]] = {}
     for row, (ids, num_prompt) in enumerate(zip(input_ids, num_prompt_N.tolist(), strict=True)):
         key = ids[:NUM_TOKENS_ALIKE].tobytes() if num_prompt > NUM_TOKENS_ALIKE else b""
         alike.setdefault(key, []).append(row)
     alone = alike.pop(b"", [])
-    found = []
+    all_groups = []
     for rows in alike.values():
         width = int(num_prompt_N[rows].min()) - 1
         ids_GP = np.stack([input_ids[row][:width] for row in rows])
         differs_P = (ids_GP != ids_GP[0]).any(axis=0)
         num_shared = int(differs_P.argmax()) if differs_P.any() else width
         if (len(rows) - 1) * num_shared >= min_saved:
-            found.append(Group(np.array(rows), num_shared))
+            all_groups.append(Group(np.array(rows), num_shared))
         else:
             alone += rows
     if alone:
-        found.append(Group(np.sort(np.array(alone)), 0))
-    return found
+        all_groups.append(Group(np.sort(np.array(alone)), 0))
+    return all_groups
 
 
 @dataclass(frozen=True)
 class Past:
-    """What a model knows of the tokens before those that it is given; without a cache, nothing.
+    """The tokens before those of a forward pass, as the model has read them.
 
-    `sum_1H` is what `embeddings.summing` makes of these tokens.
+    Attributes:
+        num_tokens: how many they are.
+        cache: their keys and values; None if there are no such tokens.
+        sum_1H: the sum of `embeddings.summing` over these tokens.
     """
 
     num_tokens: int = 0
@@ -74,7 +77,7 @@ class Past:
 
     @property
     def inputs(self) -> dict[str, Any]:
-        """Arguments of the model beside the tokens."""
+        """Return the arguments of the model in addition to the tokens."""
         if self.cache is None:
             return {"use_cache": False}
         return {"past_key_values": self.cache, "use_cache": True}
@@ -84,10 +87,10 @@ NOTHING_BEFORE = Past()
 
 
 def read(model: PreTrainedModel, ids_P: torch.Tensor) -> Past:
-    """Keys and values of the tokens, for any number of rows that begin with them.
+    """Return keys and values of the tokens, for any number of rows that begin with them.
 
-    Nothing for a model that remembers its past in another way than by the keys and values of all
-    of it (a sliding window, a recurrent state), or whose keys depend on how long a row becomes.
+    Return `NOTHING_BEFORE` for a model whose past is not the keys and values of all its tokens (a
+    sliding window, a recurrent state), or whose keys depend on the length of the row.
     """
     rotary = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     # Some models have one kind for each kind of layer.
@@ -103,7 +106,7 @@ def read(model: PreTrainedModel, ids_P: torch.Tensor) -> Past:
 
 
 class _SharedLayer(DynamicLayer):
-    """One row's keys and values, (1, heads, P, size), put before those of every row of a batch."""
+    """Puts one row's keys and values, (1, heads, P, size), before those of each row of a batch."""
 
     def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
         super().__init__()
@@ -113,7 +116,7 @@ class _SharedLayer(DynamicLayer):
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, *_args: Any, **_kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Nothing of the batch is kept."""
+        """Return keys and values of the whole rows; the layer stores none of the batch."""
         return _before(self.keys, key_states), _before(self.values, value_states)
 
 

@@ -9,9 +9,10 @@ EOS, PAD = "<|endoftext|>", "<|pad|>"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE learned from `texts`: any text can be encoded, and every digit is a token.
+    """Learn a byte-level BPE from `texts`: it encodes any text, and every digit is a token.
 
-    The same for the same texts in the same order. Ids 0 and 1 are end of sequence and padding.
+    The same texts in the same order give the same tokenizer. Ids 0 and 1 are end of sequence and
+    padding.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

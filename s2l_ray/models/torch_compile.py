@@ -1,7 +1,8 @@
-"""A model's layers as code compiled for them: a GPU then does many small operations as one.
+"""Compilation of a model's layers: a GPU then does many small operations as one.
 
-Between its matrix products a layer normalises, rotates, adds and multiplies; one after the other
-these read and write the hidden states a dozen times, and on a GPU take longer than the products.
+Between its matrix products a layer normalises, rotates, adds and multiplies. One after the other
+these operations read and write the hidden states a dozen times, and on a GPU they take longer than
+the products.
 """
 
 import functools
@@ -19,16 +20,16 @@ from s2l_ray.models.losses import COMPILED
 
 UNCOMPILED = "the model's layers could not be compiled: they run one operation after the other"
 CLOSE = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
-"""How near, absolute plus relative, a loss must come that is computed in two ways."""
+"""Tolerance, absolute plus relative, between two ways to compute a loss in nats, by dtype."""
 TRIALS = (11, 37), (1, 37), (11, 1), (1, 1)
-"""Rows and tokens on which compiled layers are tried. There is other code for a single row or
-token, and primes are no size of a model that a size of a batch could be taken for."""
+"""Rows and tokens on which compiled layers are tried. A single row or token needs other code, and
+the primes are no sizes of a model, so the compiler cannot mistake one for the other."""
 LARGEST_WINDOW = 4096
-"""Sliding windows up to so many tokens are exceeded in a trial."""
+"""A trial has a row beyond the sliding window if the window is at most so many tokens."""
 MOST_SHAPES = 64
-"""For which one function is compiled: kinds of layers times sizes that need other code."""
+"""Most variants of one function: kinds of layers times sizes that need code of their own."""
 _outcomes: MutableMapping[nn.Module, str | None] = WeakKeyDictionary()
-"""Why a model's layers run uncompiled."""
+"""By model that was tried: the reason why its layers run uncompiled, or None."""
 
 
 def compile_layers(
@@ -36,16 +37,17 @@ def compile_layers(
 ) -> str | None:
     """Compile the layers of `model` in place, unless that fails or changes what `trial` returns.
 
-    They are compiled in `trial`, for any number of rows and tokens. It has to be the same for all
-    workers, because the first shapes decide on details of the kernels, and `are_compiled` in it.
-    What has come of a model once stays.
+    The first calls in `trial` compile them, for any number of rows and tokens. `trial` has to be
+    the same for all workers, because the first shapes decide on details of the kernels.
+    `are_compiled` is True in the second trial. The outcome for a model is stored; a later call
+    returns it.
 
     Args:
-        trial: runs the model on a few tokens; its losses, in nats, and perhaps gradients.
-        close: how near, absolute plus relative, these must come.
+        trial: runs the model on a few tokens; returns losses, in nats, and perhaps gradients.
+        close: how near, absolute plus relative, its results must be to those without compilation.
 
     Returns:
-        Why the layers run uncompiled; None if they do not.
+        The reason why the layers run uncompiled; None if they are compiled.
     """
     layers = [layer for layer in model.modules() if isinstance(layer, GradientCheckpointingLayer)]
     if not layers:
@@ -54,14 +56,14 @@ def compile_layers(
         return _outcomes[model]
     expected = trial()
     for layer in layers:
-        # The compiled code holds no layer: a model that was dropped is gone at once.
+        # The compiled code holds no reference to a layer: a model that is dropped is freed at once.
         layer._compiled_call_impl = functools.partial(_call, ref(layer))
     _outcomes[model] = None
     reason: str | None = "its losses would change"
     try:
         with torch._dynamo.config.patch(recompile_limit=MOST_SHAPES):
-            found = trial()
-        if torch.allclose(found, expected, rtol=close, atol=close):
+            compiled = trial()
+        if torch.allclose(compiled, expected, rtol=close, atol=close):
             reason = None
     except Exception as error:  # whatever a compiler, its absence, or an unusual model may raise
         if _is_out_of_memory(error):
@@ -78,10 +80,10 @@ def compile_layers(
 
 
 def trials(config: PreTrainedConfig, longest: float = math.inf) -> list[tuple[int, int]]:
-    """Rows and tokens on which to try a model, so that other sizes need no other code.
+    """Return the rows and tokens on which to try a model, so that other sizes need no other code.
 
     Args:
-        longest: no row has more tokens.
+        longest: the tokens of the longest row that will come.
     """
     reach = getattr(config, "max_position_embeddings", None) or math.inf
     window = getattr(config, "sliding_window", None) or math.inf
@@ -94,6 +96,8 @@ def trials(config: PreTrainedConfig, longest: float = math.inf) -> list[tuple[in
 
 
 def are_compiled(model: nn.Module) -> bool:
+    """Return True if the layers of `model` run as compiled code."""
+    """Return True if the layers of `model` run as compiled code."""
     return model in _outcomes and _outcomes[model] is None
 
 
@@ -110,7 +114,7 @@ def _compiled_call() -> Callable[..., Any]:
 
 
 def _is_out_of_memory(error: BaseException | None) -> bool:
-    """Whether memory did not suffice, for a compiler or for what it ran."""
+    """Return True if memory did not suffice, for a compiler or for the code that it ran."""
     if error is None:
         return False
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _is_out_of_memory(

@@ -1,14 +1,14 @@
-"""Small arrays on their way to a GPU, which neither waits for the other."""
+"""Copies of small arrays to a GPU for which the program does not wait."""
 
 import numpy as np
 import torch
 
 
 def to_device(values: np.ndarray | torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`values`, which lie on the CPU, on `device`.
+    """Return `values`, which are on the CPU, on `device`.
 
-    From ordinary memory a GPU copies only once it has done all that it was given before, and the
-    program waits for that; meanwhile it could have prepared the next batch.
+    They are copied from pinned memory. From ordinary memory a GPU copies only after all its earlier
+    work, and the program would wait for that instead of preparing the next batch.
     """
     tensor = torch.as_tensor(values)
     if device.type != "cuda":

@@ -17,9 +17,9 @@ COUNTABLE = {"attn_implementation": "eager", "hidden_size": 64, "intermediate_si
 STAGES = ("reference", "trajectories", "target", "evaluation")
 
 
-def speed(stage, model, rows, **changes) -> float:
-    options = {"dtype": torch.float32, "device": torch.device("cpu"), "num_threads": 1}
-    return trial.flops_per_second(stage, model, rows, **options | changes)
+def speed(stage, model, rows, *, dtype=torch.float32, num_threads=1, **changes) -> float:
+    tried = trial.Trial(model, rows, dtype, torch.device("cpu"))
+    return trial.flops_per_second(stage, tried, num_threads=num_threads, **changes)
 
 
 def counted(stage, rows) -> tuple[float, int]:

@@ -181,11 +181,10 @@ def test_a_sample_is_as_wide_and_no_longer_than_it_needs_to_be(tmp_path, monkeyp
     # OPT has some weights outside of its two layers.
     assert shape.body * 2 == pytest.approx(whole.body * kept, rel=0.1)
     monkeypatch.setattr(trial, "SECONDS", 0.0)
-    cpu = {"dtype": torch.bfloat16, "device": torch.device("cpu"), "num_threads": 1}
+    rows = trial.BatchShape(2, 5, 3, new_tokens=2)
+    tried = trial.Trial(found, rows, torch.bfloat16, torch.device("cpu"))
     for stage in trial.MEASURED:
-        assert (
-            trial.flops_per_second(stage, found, trial.BatchShape(2, 5, 3, new_tokens=2), **cpu) > 0
-        )
+        assert trial.flops_per_second(stage, tried, num_threads=1) > 0
     monkeypatch.setattr(local_models, "MAX_LAYER_WEIGHTS", 1_000.0)
     assert local_models.miniature(spec) is None
 
