@@ -33,7 +33,7 @@ from transformers import (
 from s2l_ray.config.sections import Training
 from s2l_ray.models.checkpoints import DTYPES
 from s2l_ray.training import loop
-from s2l_ray.training.batches import TokenRows, global_batches
+from s2l_ray.training.batches import TokenRows, TrainingPlan, global_batches
 
 IGNORED = -100
 
@@ -131,7 +131,7 @@ def ours(
         assert reason is None, f"uncompiled: {reason}"
     engine = loop.Replica(model, config, device=device, dtype=dtype)
     ends, losses = [], []
-    for report in loop.steps(engine, parts, config, seed=0, total_steps=given.steps):
+    for report in loop.steps(engine, TrainingPlan(parts, config, 0, given.steps)):
         ends.append(time.perf_counter())
         losses.append(report.loss_nats)
     return list(np.diff(ends)), losses

@@ -1,4 +1,4 @@
-"""Work that goes on beside other work of the same process."""
+"""Background threads that end with a block."""
 
 import contextlib
 import threading
@@ -7,7 +7,11 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def running_thread(work: Callable[[threading.Event], None]) -> Iterator[None]:
-    """Inside, a thread does `work(stop)`, which is to return soon after `stop` is set."""
+    """Run `work(stop)` in a thread during the block; set `stop` and wait for it at the end.
+
+    Args:
+        work: has to return soon after `stop` is set.
+    """
     stop = threading.Event()
     thread = threading.Thread(target=work, args=(stop,), daemon=True)
     thread.start()

@@ -125,7 +125,7 @@ class _TiledLayer:
     ) -> torch.Tensor:
         """Return float32 (C, M), from tiles that are as wide as the vocabulary."""
         logits_MV = self._product(hidden_MH, self.weight_VH)
-        return _compiled_cross_entropy(norms)(logits_MV, self.bias_V, target_M)
+        return compiled_cross_entropy(norms)(logits_MV, self.bias_V, target_M)
 
     def measures_by_tiles(
         self, hidden_MH: torch.Tensor, target_M: torch.Tensor, *, norms: bool
@@ -166,7 +166,7 @@ class _TiledLayer:
 
 
 @functools.cache
-def _compiled_cross_entropy(norms: bool) -> Callable[..., torch.Tensor]:
+def compiled_cross_entropy(norms: bool) -> Callable[..., torch.Tensor]:
     def cross_entropy(
         logits_MV: torch.Tensor, bias_V: torch.Tensor | None, target_M: torch.Tensor
     ) -> torch.Tensor:

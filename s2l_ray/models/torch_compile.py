@@ -102,11 +102,11 @@ def are_compiled(model: nn.Module) -> bool:
 
 
 def _call(layer: Callable[[], nn.Module | None], *args: Any, **inputs: Any) -> Any:
-    return _compiled_call()(layer(), *args, **inputs)
+    return compiled_call()(layer(), *args, **inputs)
 
 
 @functools.cache
-def _compiled_call() -> Callable[..., Any]:
+def compiled_call() -> Callable[..., Any]:
     def call(layer: nn.Module, *args: Any, **inputs: Any) -> Any:
         return layer._call_impl(*args, **inputs)
 

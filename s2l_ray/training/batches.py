@@ -1,7 +1,7 @@
-"""Which rows are in which global batch, and which of them a rank takes.
+"""Global batches of rows, and the share of each that a rank takes.
 
-The composition of every global batch follows from the parts, the batch size and the seed alone,
-never from the number of workers.
+The rows of every global batch follow from the parts, the batch size and the seed alone, never from
+the number of workers.
 
 Shapes: N rows, B rows of a micro-batch, L tokens of its longest row, M response positions.
 """
@@ -15,17 +15,21 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from s2l_ray.config.sections import Training
 from s2l_ray.training.schedule import steps_per_epoch
 
 ROWS_PER_WINDOW = 65_536
+"""Rows that are shuffled together, and in memory at once; about, because parts stay whole."""
 
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Tokenised examples, joined end to end.
+    """N tokenised examples, joined end to end.
 
-    token_ids: int32, every row's tokens one after the other; offset: int64 (N + 1,), where each
-    begins and the last ends; num_prompt_N: int64 (N,), tokens that are not learned.
+    Attributes:
+        token_ids: int32, the tokens of all rows, one row after the other.
+        offset: int64 (N + 1,), the position in `token_ids` at which each row begins, and the end.
+        num_prompt_N: int64 (N,), tokens at the beginning of each row that are not learned.
     """
 
     token_ids: np.ndarray
@@ -41,7 +45,7 @@ class TokenRows:
 
     @property
     def num_response(self) -> int:
-        """Tokens that a loss is computed for: a row's very first token has no prediction."""
+        """Return the number of tokens with a loss: nothing predicts a row's very first token."""
         return int((self.num_tokens_N - np.maximum(self.num_prompt_N, 1)).sum())
 
     def row(self, index: int) -> np.ndarray:
@@ -58,7 +62,7 @@ class TokenRows:
 
     @classmethod
     def joined(cls, parts: Sequence["TokenRows"]) -> "TokenRows":
-        """All rows of `parts`, in order."""
+        """Return all rows of `parts`, in order."""
         lengths = np.concatenate([np.empty(0, np.int64), *(part.num_tokens_N for part in parts)])
         return cls(
             np.concatenate([np.empty(0, np.int32), *(part.token_ids for part in parts)]),
@@ -70,10 +74,21 @@ class TokenRows:
 class PartReader(Protocol):
     """A pool that is read part by part."""
 
-    num_rows: Sequence[int]
-    """Rows of every part."""
+    @property
+    def num_rows(self) -> Sequence[int]:
+        """Return the number of rows of every part."""
 
     def read(self, part: int) -> TokenRows: ...
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """The part of a training that is the same on every rank: rows, settings, seed and steps."""
+
+    parts: PartReader
+    config: Training
+    seed: int
+    total_steps: int
 
 
 def global_batches(
@@ -84,11 +99,11 @@ def global_batches(
     start: int = 0,
     rows_per_window: int = ROWS_PER_WINDOW,
 ) -> Iterator[TokenRows]:
-    """Global batches without end, from batch number `start` on; every epoch holds each row once.
+    """Yield global batches without end, from batch number `start` on.
 
-    Parts are permuted in every epoch, gathered into windows of about `rows_per_window` rows, and
-    the rows of a window are shuffled. Only one window is in memory; parts before `start` are not
-    read. The last batch of an epoch may be smaller.
+    Every epoch holds each row once. Its parts are permuted and gathered into windows of about
+    `rows_per_window` rows, and the rows of a window are shuffled. Only one window is in memory;
+    windows before `start` are not read. The last batch of an epoch may be smaller.
     """
     epoch, skipped = divmod(start, steps_per_epoch(sum(parts.num_rows), batch_size))
     for number in itertools.count(epoch):
@@ -100,7 +115,7 @@ def global_batches(
 def _windows(
     parts: PartReader, seed: int, epoch: int, skipped: int, rows_per_window: int
 ) -> Iterator[tuple[TokenRows, np.ndarray]]:
-    """Each window's rows, and the order in which they come; the first `skipped` rows left out."""
+    """Yield each window's rows and their order, without the first `skipped` rows of the epoch."""
     order = _random(seed, epoch, 0).permutation(len(parts.num_rows))
     for number, window in enumerate(_groups(order, parts.num_rows, rows_per_window), 1):
         size = sum(parts.num_rows[part] for part in window)
@@ -144,20 +159,20 @@ def _random(seed: int, epoch: int, window: int) -> np.random.Generator:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """What one forward pass takes; `mask_BL` marks positions whose *next* token is learned."""
+    """The input of one forward pass; `mask_BL` marks positions whose *next* token is learned."""
 
     input_ids_BL: torch.Tensor
     mask_BL: torch.Tensor
     target_M: torch.Tensor
     weight: float
-    """0 for a stand-in that keeps ranks in step and teaches nothing."""
+    """Factor of the loss; 0 for a stand-in, with which a rank keeps step and learns nothing."""
 
 
 def micro_batches(rows: TokenRows, *, rank: int, num_ranks: int, size: int) -> list[MicroBatch]:
-    """This rank's share of a global batch, in as many pieces as every other rank's.
+    """Return this rank's share of a global batch, in as many pieces as every other rank's.
 
-    Rows are sorted by length and dealt out, so that padding is small and no rank has the long ones:
-    all wait for the slowest. A rank short of rows gets stand-ins.
+    Rows are sorted by length and dealt out to the ranks in turn. So padding is small, and no rank
+    has all the long rows while the others wait. A rank with too few rows gets stand-ins.
     """
     share = np.argsort(rows.num_tokens_N, kind="stable")[rank::num_ranks]
     pieces = math.ceil(math.ceil(len(rows) / num_ranks) / size)

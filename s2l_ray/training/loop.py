@@ -1,9 +1,9 @@
-"""Fine-tuning in which the global batch, and nothing about the workers, decides what is learned.
+"""Fine-tuning whose result depends on the global batches and not on the workers.
 
-The order of the rows, what is in every global batch, the steps and the learning rates follow from
-the data, the configuration and the seed. A rank only takes its interleaved share of each batch.
-The loss of a step is the sum over the response tokens of the whole batch, divided by their number,
-which every rank knows beforehand because it reads the whole batch.
+The order of the rows, the rows of every global batch, the steps and the learning rates follow from
+the data, the configuration and the seed. A rank takes its interleaved share of each batch.
+The loss of a step is the sum over the response tokens of the whole batch, divided by their number.
+Every rank knows that number beforehand, because it reads the whole batch.
 
 Shapes: M response positions of a micro-batch, V vocabulary.
 """
@@ -31,12 +31,12 @@ from s2l_ray.models.losses import token_losses
 from s2l_ray.models.output_layer import response_logits
 from s2l_ray.models.torch_compile import CLOSE, compile_layers, trials
 from s2l_ray.models.transfer import to_device
-from s2l_ray.training.batches import MicroBatch, PartReader, global_batches, micro_batches
+from s2l_ray.training.batches import MicroBatch, TrainingPlan, global_batches, micro_batches
 from s2l_ray.training.schedule import learning_rate
 
 STATE, TENSORS = "state.json", "state.safetensors"
 SMALL = 1e-3
-"""Of the length of the whole gradient: a weight's own is not compared below it."""
+"""Share of the length of the whole gradient below which the gradient of one weight is rounding."""
 
 
 @dataclass(frozen=True)
@@ -63,26 +63,29 @@ class Engine(Protocol):
 
     def update(
         self, batches: Sequence[MicroBatch], *, learning_rate: float, num_response: int
-    ) -> Update: ...
+    ) -> Update:
+        """Make one optimizer step on this rank's share of a global batch.
+
+        Args:
+            num_response: response tokens of the whole batch, by which the loss is divided.
+        """
 
 
 def steps(
     engine: Engine,
-    parts: PartReader,
-    config: Training,
+    plan: TrainingPlan,
     *,
-    seed: int,
-    total_steps: int,
     start: int = 0,
     rank: int = 0,
     num_ranks: int = 1,
 ) -> Iterator[StepReport]:
-    """Train from step `start` to `total_steps`, and say after each step how it went.
+    """Train from step `start` to the end of the plan, and yield a report after each step.
 
     Raises:
         ModelError: a loss or gradient is not finite, on every rank at the same step.
     """
-    batches = global_batches(parts, batch_size=config.batch_size, seed=seed, start=start)
+    config, seed, total_steps = plan.config, plan.seed, plan.total_steps
+    batches = global_batches(plan.parts, batch_size=config.batch_size, seed=seed, start=start)
     for step, rows in zip(range(start, total_steps), batches, strict=False):
         rate = learning_rate(step, total_steps, config)
         pieces = micro_batches(rows, rank=rank, num_ranks=num_ranks, size=config.micro_batch_size)
@@ -105,9 +108,10 @@ def _dropout_seed(seed: int, step: int, rank: int) -> int:
 def batch_loss(
     model: torch.nn.Module, batch: MicroBatch, *, device: torch.device, autocast: bool
 ) -> torch.Tensor:
-    """The summed loss of a micro-batch's response tokens, in nats; zero for a stand-in.
+    """Return the summed loss of a micro-batch's response tokens, in nats; zero for a stand-in.
 
-    `autocast` computes in bfloat16 with weights that are kept in float32.
+    Args:
+        autocast: compute in bfloat16 with weights in float32.
     """
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
         logits_MV = response_logits(model, to_device(batch.input_ids_BL, device), batch.mask_BL)
@@ -117,32 +121,32 @@ def batch_loss(
 def compile_to_train(
     model: PreTrainedModel, *, largest: tuple[int, int], device: torch.device, dtype: torch.dtype
 ) -> str | None:
-    """Move a float32 model to `device`, and have its layers compiled; see `compile_layers`.
+    """Move a float32 model to `device` and compile its layers; see `compile_layers`.
 
-    Where dropout makes losses differ from one time to the next, the layers run as they are.
+    With dropout the losses of two passes differ, and the layers stay uncompiled.
 
     Args:
-        largest: rows of a micro-batch, and tokens read of the longest row. It is tried, too,
-            because code for large batches may be another.
+        largest: rows of a micro-batch, and tokens read of the longest row. This size is tried as
+            well, because large batches may need other code.
 
     Returns:
-        Why the layers run uncompiled; None if they do not.
+        The reason why the layers run uncompiled; None if they are compiled.
     """
     model.to(device).train()  # type: ignore[arg-type]
     autocast = dtype == torch.bfloat16
-    trial = partial(_trial, model, largest=largest, device=device, autocast=autocast)
+    trial = partial(compilation_trial, model, largest=largest, device=device, autocast=autocast)
     try:
         return compile_layers(model, trial, close=CLOSE[dtype])
     finally:
-        # What a failure in the middle of a backward pass leaves would be learned.
+        # Gradients that a failed backward pass leaves would be learned.
         model.zero_grad(set_to_none=True)
 
 
-def _trial(
+def compilation_trial(
     model: PreTrainedModel, *, largest: tuple[int, int], device: torch.device, autocast: bool
 ) -> torch.Tensor:
-    """Losses, and logarithms of gradients' lengths, of tokens that all workers have in common."""
-    found = []
+    """Return losses, and logarithms of gradients' lengths, for the same tokens on all workers."""
+    results = []
     config = model.config.get_text_config()
     # The embedding of padding is zero, which a norm divides by: gradients would overflow.
     padding = config.vocab_size if config.pad_token_id is None else config.pad_token_id
@@ -150,7 +154,7 @@ def _trial(
         ids = torch.arange(num_rows * num_tokens) % (config.vocab_size - 1)
         ids += ids >= padding
         ids_BL = ids.view(num_rows, num_tokens)
-        # One logit of a row: the output layer is not compiled, and its logits may be large.
+        # One logit for each row: the output layer is not compiled, and its logits may be large.
         mask_BL = torch.zeros(num_rows, num_tokens, dtype=torch.bool)
         mask_BL[:, -1] = True
         batch = MicroBatch(ids_BL, mask_BL, ids_BL[:, 0].clone(), 1 / num_rows)
@@ -159,13 +163,13 @@ def _trial(
         norms = [weight.grad.norm() for weight in model.parameters() if weight.grad is not None]
         model.zero_grad(set_to_none=True)
         norm_W = torch.stack(norms)
-        # What is nearly zero beside the others is rounding.
-        found += [loss.detach()[None], (norm_W + SMALL * norm_W.norm()).log()]
-    return torch.cat(found)
+        # A gradient that is nearly zero compared with the others is rounding.
+        results += [loss.detach()[None], (norm_W + SMALL * norm_W.norm()).log()]
+    return torch.cat(results)
 
 
 def weight_groups(model: torch.nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """AdamW's parameter groups: no decay for biases and the gains of norms (vectors)."""
+    """Return AdamW's parameter groups: no decay for biases and the gains of norms (vectors)."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     groups = [
         {"params": [w for w in weights if w.ndim >= 2], "weight_decay": weight_decay},
@@ -223,7 +227,7 @@ class Replica:
         return self.forward.no_sync()
 
     def save(self, folder: Path) -> None:
-        """Weights and moments, as safetensors; the same on every rank, so one writes it."""
+        """Write weights and moments as safetensors; all ranks have the same, so one calls this."""
         tensors = {}
         for name, weight in self.model.named_parameters():
             tensors[f"weight.{name}"] = weight.detach()
@@ -232,7 +236,7 @@ class Replica:
         save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, folder / TENSORS)
 
     def load(self, folder: Path) -> None:
-        """Continue exactly where `save` was called."""
+        """Restore the weights and moments of `save`."""
         tensors = load_file(folder / TENSORS)
         for name, weight in self.model.named_parameters():
             with torch.no_grad():
@@ -247,22 +251,23 @@ class Replica:
 
 
 def summed_over_ranks(value: torch.Tensor, num_ranks: int) -> float:
+    """Return the sum of a number over all ranks; every rank has to call this."""
     if num_ranks > 1:
         dist.all_reduce(value)
     return float(value.item())
 
 
-# --- what a restart continues from --------------------------------------------------------------
+# --- the state from which a restart continues ---------------------------------------------------
 
 
 @dataclass
 class History:
-    """What training has seen up to its last step: one loss for each step."""
+    """The course of a training up to its last step: one loss for each step."""
 
     loss_nats: list[float] = field(default_factory=list)
     num_tokens: int = 0
     workers: list[list[int]] = field(default_factory=list)
-    """[steps done before, number of workers from then on]."""
+    """Pairs: steps done before, and the number of workers from then on."""
 
     @property
     def step(self) -> int:
@@ -272,8 +277,8 @@ class History:
         self.loss_nats.append(report.loss_nats)
         self.num_tokens += report.num_tokens
 
-    def on(self, num_workers: int) -> None:
-        """From here on, so many workers train."""
+    def record_workers(self, num_workers: int) -> None:
+        """Record that from the next step on so many workers train."""
         if not self.workers or self.workers[-1][1] != num_workers:
             self.workers.append([self.step, num_workers])
 
@@ -285,7 +290,7 @@ class History:
         return cls(**json.loads((folder / STATE).read_text()))
 
     def curve(self, points: int = 100) -> list[tuple[int, float]]:
-        """(step, mean loss since the point before), at most `points` of them."""
+        """Return at most `points` pairs: a step, and the mean loss since the pair before."""
         ends = np.unique(np.linspace(0, self.step, min(points, self.step) + 1).round().astype(int))
         return [
             (int(end), float(np.mean(self.loss_nats[begin:end])))

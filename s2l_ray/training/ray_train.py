@@ -1,8 +1,8 @@
-"""Ray Train for both fine-tunings: workers, restarts, what a restart continues from, progress.
+"""Ray Train for both fine-tunings: workers, restarts, saved states and progress.
 
-`fit` runs in the driver, everything else here in the workers that it starts. A restart, after a
-lost worker or of the whole program, continues from the last state that the workers reported; the
-state lies beside the stage's results until the training has ended.
+`fit` runs in the driver, and the functions below it in the workers that it starts. A restart, after
+a lost worker or of the whole program, continues from the last state that the workers reported. The
+state is in the stage's folder until the training has ended.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ from s2l_ray.distributed import failures, resources, session
 from s2l_ray.errors import DataError, StorageError, UserError, as_message, from_message, one_line
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import is_uri, temporary_space
-from s2l_ray.training.batches import PartReader
+from s2l_ray.training.batches import TrainingPlan
 
 if TYPE_CHECKING:
     # Models' libraries take seconds to import; only workers need them.
@@ -44,7 +44,7 @@ STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.E
 STEPS_PER_PREEMPTION_CHECK = 10
 SECONDS_PER_LOOK = 0.5
 SECONDS_PER_BEAT, SECONDS_WITHOUT_BEAT = 1.0, 5.0
-"""A rank 0 that was not heard of for so long is gone, or cannot work."""
+"""Time between two beats of rank 0, and time after which it counts as dead or unable to work."""
 
 Loop = Callable[["Worker", dict[str, Any]], dict[str, Any]]
 
@@ -61,15 +61,15 @@ def fit(
     total_steps: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """What `loop(worker, settings)` returns on rank 0 of `config.workers` workers.
+    """Run `loop(worker, settings)` on `config.workers` workers, and return rank 0's result.
 
-    With a range of workers, training goes on with as many as the cluster has, from the last saved
-    state whenever that number changes.
+    With a range of workers, as many train as the cluster has. Whenever that number changes,
+    training continues from the last saved state. It does so after a failure, too, at most
+    `MAX_FAILURES` times.
 
     Raises:
-        UserError: as a worker raised it; that is not retried. Other failures are, `MAX_FAILURES`
-            times, from the last saved state.
-        DataError: in the end a worker died, or had too little memory.
+        UserError: a worker raised it; it has the same type and message here, and is not retried.
+        DataError: at the last attempt a worker died, or had too little memory.
     """
     wanted = resources.workers(
         out.stage, config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
@@ -81,14 +81,14 @@ def fit(
         )
     ).remote()
     trainer = TorchTrainer(
-        # Bound, not given as its configuration: the controller would load models' libraries for it.
+        # Bound, because the controller would load models' libraries to read a configuration.
         partial(_on_worker, loop, settings, board, config.cpus_per_worker),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(wanted.min, wanted.max) if elastic else wanted.min,
             use_gpu=wanted.gpus > 0,
             resources_per_worker={"CPU": wanted.cpus, "GPU": wanted.gpus},
         ),
-        run_config=_run_config(out, wanted),
+        run_config=run_config(out, wanted),
     )
     with _interruptible(), _shown_as_progress(board, total_steps, progress), _with_user_errors(out):
         outcome = trainer.fit().return_value
@@ -97,7 +97,7 @@ def fit(
     return dict(outcome["result"])
 
 
-def _run_config(out: StageDir, wanted: resources.Workers) -> ray.train.RunConfig:
+def run_config(out: StageDir, wanted: resources.Workers) -> ray.train.RunConfig:
     filesystem, path = (out.location / RESUME).filesystem()
     return ray.train.RunConfig(
         # Ray Train continues any run of the same name that it finds.
@@ -112,7 +112,7 @@ def _run_config(out: StageDir, wanted: resources.Workers) -> ray.train.RunConfig
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """Ctrl-C ends a training and is raised as on_every_rank, where Ray Train would exit with 0."""
+    """Raise KeyboardInterrupt when Ctrl-C ends a training; Ray Train would exit with 0."""
     before = signal.getsignal(signal.SIGINT)
     try:
         yield
@@ -126,7 +126,7 @@ def _interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _with_user_errors(out: StageDir) -> Iterator[None]:
-    """Errors of users and of storage as themselves, not as a failed training."""
+    """Raise the user's and the storage's errors in place of Ray Train's, inside the block."""
     try:
         yield
     except ray.train.TrainingFailedError as failed:
@@ -136,12 +136,12 @@ def _with_user_errors(out: StageDir) -> Iterator[None]:
         raise
 
 
-def _user_error(errors: Sequence[Exception], out: StageDir) -> UserError | None:
-    """What a user can do about the failures of a group of workers; None if that is a bug.
+def _user_error(failures_of_workers: Sequence[Exception], out: StageDir) -> UserError | None:
+    """Return the error for the failures of a group of workers; None if they are a bug.
 
-    A worker that died comes before what the others say, which lost it.
+    The death of a worker comes before the failures of the others, which are its consequence.
     """
-    causes = [getattr(error, "health_check_failure", error) for error in errors]
+    causes = [getattr(error, "health_check_failure", error) for error in failures_of_workers]
     for error in causes:
         if isinstance(error, UserError):
             return error
@@ -163,7 +163,7 @@ def _user_error(errors: Sequence[Exception], out: StageDir) -> UserError | None:
 
 @ray.remote(num_cpus=0)
 class _Board:
-    """Where rank 0 writes how far it is, for the driver to read."""
+    """Holds the progress that rank 0 writes and the driver reads."""
 
     def __init__(self) -> None:
         self._last: tuple[int, int, int, str] | None = None
@@ -176,7 +176,7 @@ class _Board:
         self._beat = time.monotonic()
 
     def read(self) -> tuple[int, int, int, str] | None:
-        """What was written last, by a process that still lives."""
+        """Return what was written last; None if the process that wrote it is dead."""
         if time.monotonic() - self._beat > SECONDS_WITHOUT_BEAT:
             self._last = None
         return self._last
@@ -184,7 +184,7 @@ class _Board:
 
 @contextlib.contextmanager
 def _shown_as_progress(board: Any, total_steps: int, progress: Progress) -> Iterator[None]:
-    """Inside, what is written on the board is shown as progress."""
+    """Show what is written on the board as progress, inside the block; then end the board."""
     try:
         with running_thread(partial(_show_progress, board, total_steps, progress)):
             yield
@@ -211,7 +211,7 @@ def _show_progress(board: Any, total_steps: int, progress: Progress, stop: threa
 
 
 def absolute_model(spec: ModelSpec) -> ModelSpec:
-    """`spec` for workers, which run in a directory of their own."""
+    """Return `spec` with absolute paths, for workers, which run in another directory."""
     if isinstance(spec, RandomModel):
         return spec.model_copy(update={"tokenizer": absolute_model(spec.tokenizer)})
     path = Path(spec).expanduser()
@@ -232,13 +232,13 @@ class Worker:
     _warned: bool = field(default=False, init=False)
 
     def show(self, start: int, history: "training.History", num_tokens: int) -> None:
-        """Let the driver know how far this worker is; `num_tokens` counts from `start`."""
+        """Send this worker's progress to the driver; `num_tokens` counts from `start`."""
         if self.rank == 0:
             note = f"loss {history.loss_nats[-1]:.3f}" if history.step else ""
             self._board.write.remote(start, history.step, num_tokens, note)
 
     def must_leave(self, step: int) -> bool:
-        """True once, on every rank, when a worker's node is about to be taken away."""
+        """Return True once, on every rank, when the node of a worker will soon be taken away."""
         if self._warned or step % STEPS_PER_PREEMPTION_CHECK:
             return False
         self._warned = ray.train.get_preemption_info() is not None
@@ -264,7 +264,7 @@ def _on_worker(
 
 
 def _beat(board: Any) -> None:
-    """Say again and again that this process lives; whatever ends it, the driver sees it soon."""
+    """Tell the board for ever that this process is alive, so that the driver sees its end soon."""
     while True:
         board.beat.remote()
         time.sleep(SECONDS_PER_BEAT)
@@ -272,7 +272,10 @@ def _beat(board: Any) -> None:
 
 @contextlib.contextmanager
 def shared_errors() -> Iterator[None]:
-    """A UserError of one rank is raised on every rank, so that none waits for the others."""
+    """Raise a UserError of any rank on every rank, so that no rank waits for another.
+
+    Every rank has to enter the block.
+    """
     own = None
     try:
         yield
@@ -289,10 +292,10 @@ def shared_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A temporary folder of this worker, for what is stored elsewhere before the block ends.
+    """Yield a temporary folder on this worker's disk, which is deleted after the block.
 
     Raises:
-        StorageError: the disk that temporary files lie on is full.
+        StorageError: the disk of temporary files is full.
     """
     with tempfile.TemporaryDirectory(prefix="s2l-") as folder, temporary_space(SafetensorError):
         yield Path(folder)
@@ -300,49 +303,40 @@ def temporary_folder() -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class State:
-    """How an engine's state is written to, and read from, a folder on this rank."""
+    """The functions that write an engine's state to a folder on this rank, and read it."""
 
     save: Callable[[Path], None]
     load: Callable[[Path], None]
     on_every_rank: bool
-    """Whether each rank has a shard of it, or rank 0 all of it."""
+    """True if each rank has a shard of the state, False if rank 0 has all of it."""
 
 
 def train(
     worker: Worker,
     engine: "training.Engine",
-    parts: PartReader,
-    config: Training,
+    plan: TrainingPlan,
     *,
-    seed: int,
-    total_steps: int,
     state: State,
-    after_step: Callable[[int], None],
+    after_step: Callable[[int], None] = lambda _step: None,
 ) -> "training.History":
     """Train to the end, from the last saved state if there is one.
 
-    `after_step` is called on every rank after every step that was not done before.
+    Args:
+        after_step: called with the number of steps done, on every rank, after every step except
+            those before the saved state.
     """
     from s2l_ray.training import loop as training
 
     history = _resumed(state)
-    history.on(worker.num_ranks)
+    history.record_workers(worker.num_ranks)
     start, before = history.step, history.num_tokens
     worker.show(start, history, 0)
-    for report in training.steps(
-        engine,
-        parts,
-        config,
-        seed=seed,
-        total_steps=total_steps,
-        start=start,
-        rank=worker.rank,
-        num_ranks=worker.num_ranks,
-    ):
+    ranks = {"rank": worker.rank, "num_ranks": worker.num_ranks}
+    for report in training.steps(engine, plan, start=start, **ranks):
         history.add(report)
         after_step(history.step)
         worker.show(start, history, history.num_tokens - before)
-        due = history.step % config.resume_every == 0 and history.step < total_steps
+        due = history.step % plan.config.resume_every == 0 and history.step < plan.total_steps
         if worker.must_leave(history.step) or due:
             _save(history, state, worker.rank)
     return history
@@ -360,7 +354,7 @@ def _resumed(state: State) -> "training.History":
 
 
 def _save(history: "training.History", state: State, rank: int) -> None:
-    """Hand the state to Ray Train, which stores it while training goes on."""
+    """Pass the state to Ray Train, which stores it while training goes on."""
     checkpoint = None
     if state.on_every_rank or rank == 0:
         folder = Path(tempfile.mkdtemp(prefix="s2l-state-"))

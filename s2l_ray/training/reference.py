@@ -1,5 +1,7 @@
-"""Fine-tune the small model on the whole pool, and keep checkpoints of it on the way."""
+"""Stage 2: fine-tune the small model on the whole pool, with checkpoints on the way."""
 
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from s2l_ray.artifacts.manifest import Parts, StageDir
@@ -8,6 +10,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training import ray_train, schedule
+from s2l_ray.training.batches import TrainingPlan
 from s2l_ray.training.token_parts import TokenParts
 
 
@@ -20,17 +23,17 @@ def run(
     progress: Progress,
     tokenizer: str | None = None,
 ) -> dict[str, Any]:
-    """Train the reference and keep T checkpoints, or point at existing ones.
+    """Train the reference and write T checkpoints, or refer to existing ones.
 
     Reads   prepared.files    input_ids: list<int32>, num_prompt_tokens: int32
     Writes  reference/step-*  Hugging Face directories with the weights as trained, in float32
     Returns path (of existing checkpoints; None for those written here), names and steps of the
-            checkpoints in numeric order, and how training went.
-    Raises  ConfigError when there are fewer steps than checkpoints, ModelError when the model or
+            checkpoints in numeric order, and the course of the training.
+    Raises  ConfigError if there are fewer steps than checkpoints, ModelError if the model or
             an existing checkpoint cannot be used, or the loss is not finite.
 
-    `tokenizer` is the one that prepared the rows, where it is not the model's own; it is kept
-    with every checkpoint.
+    `tokenizer` is the one that prepared the rows, if it is not the model's own; it is saved with
+    every checkpoint.
     """
     if config.path is not None:
         return existing(config.path)
@@ -41,17 +44,14 @@ def run(
     assert config.model is not None, "a section with neither model nor path is refused"
     model = ray_train.absolute_model(config.model)
     settings = {
-        "config": config,
+        "num_tokens_of_longest": parts.num_tokens_of_longest,
+        "plan": TrainingPlan(parts, config, seed, total_steps),
         "model": model,
         "tokenizer": model if tokenizer is None else ray_train.absolute_model(tokenizer),
-        "parts": parts,
-        "folder": out.location,
-        "seed": seed,
-        "total_steps": total_steps,
-        "names": names,
+        "checkpoint_of_step": {step: out.location / name for step, name in names.items()},
     }
     trained = ray_train.fit(
-        _loop, settings, config, out, total_steps=total_steps, progress=progress
+        _train_on_worker, settings, config, out, total_steps=total_steps, progress=progress
     )
     return {
         "path": None,
@@ -64,7 +64,7 @@ def run(
 
 
 def planned(config: ReferenceConfig, num_rows: int) -> dict[int, str]:
-    """The names of the checkpoints that training on so many rows will leave, by their steps.
+    """Return the names of the checkpoints that training on so many rows will leave, by step.
 
     Raises:
         ConfigError: there are fewer steps than checkpoints.
@@ -75,42 +75,43 @@ def planned(config: ReferenceConfig, num_rows: int) -> dict[int, str]:
 
 
 def existing(path: str) -> dict[str, Any]:
-    """The checkpoints in folder `path`, all of them whole; nothing is copied.
+    """Return path, names and steps of the checkpoints in folder `path`; nothing is copied.
 
     Raises:
-        ConfigError: there is none.
-        ModelError: one of them is not a whole Hugging Face directory, or two are of one step.
+        ConfigError: there is no checkpoint.
+        ModelError: one of them is not a whole Hugging Face directory, or two have the same step.
     """
     from s2l_ray.models import checkpoints, origins
 
     folder = Location.of(path)
-    found = origins.list_checkpoints(folder.names())
-    if not found:
+    listed = origins.list_checkpoints(folder.names())
+    if not listed:
         raise ConfigError(
             f"reference.path: {folder} holds no checkpoints. It must be a folder with "
             f"step-NUMBER or checkpoint-NUMBER directories."
         )
-    for _, name in found:
+    for _, name in listed:
         with (folder / name).local() as directory:
             checkpoints.check_checkpoint(directory)
-    steps, names = [step for step, _ in found], [name for _, name in found]
+    steps, names = [step for step, _ in listed], [name for _, name in listed]
     return {"path": str(folder), "names": names, "steps": steps}
 
 
-def _loop(worker: ray_train.Worker, given: dict[str, Any]) -> dict[str, Any]:
+def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict[str, Any]:
     """Train on one worker; rank 0 writes the checkpoints."""
     # Models' libraries take seconds to import; the driver of a training does without.
     from s2l_ray.models import checkpoints, dimensions
     from s2l_ray.models.torch_compile import UNCOMPILED
     from s2l_ray.training import loop
 
-    config, folder = given["config"], given["folder"]
+    plan: TrainingPlan = settings["plan"]
+    config = plan.config
     with ray_train.shared_errors():
         precision = checkpoints.set_precision(config.precision, worker.device)
         dtype = checkpoints.DTYPES[precision]
-        tokenizer = checkpoints.load_tokenizer(given["tokenizer"])
-        model = checkpoints.load_model(given["model"], seed=given["seed"])
-        num_tokens = given["parts"].num_tokens_of_longest
+        tokenizer = checkpoints.load_tokenizer(settings["tokenizer"])
+        model = checkpoints.load_model(settings["model"], seed=plan.seed)
+        num_tokens = settings["num_tokens_of_longest"]
         dimensions.check_rows_fit(model, num_tokens=num_tokens, num_ids=len(tokenizer))
     notes = []
     if worker.device.type == "cuda":
@@ -120,22 +121,14 @@ def _loop(worker: ray_train.Worker, given: dict[str, Any]) -> dict[str, Any]:
     engine = loop.Replica(
         model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks
     )
-
-    def after_step(step: int) -> None:
-        if step in given["names"]:
-            with ray_train.shared_errors():
-                if worker.rank == 0:
-                    _keep(model, tokenizer, folder / given["names"][step])
-
     history = ray_train.train(
         worker,
         engine,
-        given["parts"],
-        config,
-        seed=given["seed"],
-        total_steps=given["total_steps"],
+        plan,
         state=ray_train.State(engine.save, engine.load, on_every_rank=False),
-        after_step=after_step,
+        after_step=partial(
+            _write_if_due, settings["checkpoint_of_step"], worker.rank, model, tokenizer
+        ),
     )
     elastic = isinstance(config.workers, WorkerRange)
     return {
@@ -149,12 +142,22 @@ def _loop(worker: ray_train.Worker, given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _keep(model: Any, tokenizer: Any, place: Location) -> None:
+def _write_if_due(
+    checkpoint_of_step: Mapping[int, Location], rank: int, model: Any, tokenizer: Any, step: int
+) -> None:
+    """Write a checkpoint on rank 0 if `step` has one; its errors are raised on every rank."""
+    if step in checkpoint_of_step:
+        with ray_train.shared_errors():
+            if rank == 0:
+                _write_checkpoint(model, tokenizer, checkpoint_of_step[step])
+
+
+def _write_checkpoint(model: Any, tokenizer: Any, directory: Location) -> None:
     from s2l_ray.models import checkpoints
 
-    # One that is whole stays as it is, whatever restarts repeat: it may have been scored already.
-    if (place / "config.json").exists():
+    # A whole checkpoint is never written again by a restart: it may have been scored already.
+    if (directory / "config.json").exists():
         return
     with ray_train.temporary_folder() as folder:
         checkpoints.save_checkpoint(model, tokenizer, folder)
-        place.upload(folder)
+        directory.upload(folder)

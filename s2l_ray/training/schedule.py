@@ -1,4 +1,4 @@
-"""How many steps a training has, what is kept of it, how fast it learns when, and what is scored.
+"""The schedule of a training: steps, checkpoints, learning rates, and the units to score.
 
 All of it follows from the number of rows and the configuration, never from the workers.
 """
@@ -12,31 +12,33 @@ from s2l_ray.config.sections import EverySteps, Training
 from s2l_ray.errors import ConfigError
 
 UNITS_PER_WORKER = 4
+"""Units of scoring for each worker, at least, so that all have work to the end."""
 
 
 def steps_per_epoch(num_rows: int, batch_size: int) -> int:
+    """Return the number of batches that hold every row once."""
     return math.ceil(num_rows / batch_size)
 
 
 def num_steps(num_rows: int, config: Training) -> int:
-    """Optimizer steps of the whole training; the last batch of an epoch may be smaller."""
+    """Return the optimizer steps of the whole training; an epoch's last batch may be smaller."""
     if config.max_steps is not None:
         return config.max_steps
     return max(round(config.epochs * steps_per_epoch(num_rows, config.batch_size)), 1)
 
 
 def rows_trained(num_rows: int, config: Training) -> int:
-    """How many rows all optimizer steps take together; a row counts once in every epoch."""
+    """Return the rows of all optimizer steps together; a row counts once in every epoch."""
     per_epoch = steps_per_epoch(num_rows, config.batch_size)
     epochs, more = divmod(num_steps(num_rows, config), per_epoch)
     return epochs * num_rows + more * config.batch_size
 
 
 def checkpoint_steps(total_steps: int, checkpoints: int | EverySteps) -> list[int]:
-    """The steps after which a checkpoint is kept, ascending.
+    """Return the steps after which a checkpoint is written, ascending.
 
-    A count spreads them evenly, the last one at the end. `every` keeps its multiples only, as the
-    paper does: 6,141 steps leave 12 checkpoints at every 500.
+    A count spreads them evenly, the last one at the end. `every` gives its multiples only, as in
+    the paper: 6,141 steps leave 12 checkpoints at every 500.
 
     Raises:
         ConfigError: there are fewer steps than checkpoints.
@@ -58,7 +60,7 @@ def checkpoint_steps(total_steps: int, checkpoints: int | EverySteps) -> list[in
 
 
 def learning_rate(step: int, total_steps: int, config: Training) -> float:
-    """The rate of the update number `step`, from 0: a linear rise, then a cosine down to zero."""
+    """Return the rate of update number `step`, from 0: a linear rise, then a cosine to zero."""
     warm = math.ceil(config.warmup * total_steps)
     if step < warm:
         return config.learning_rate * (step + 1) / warm
@@ -67,9 +69,9 @@ def learning_rate(step: int, total_steps: int, config: Training) -> float:
 
 
 def scoring_units(num_parts: int, num_checkpoints: int, num_workers: int) -> list[dict[str, Any]]:
-    """Every (part, group of checkpoints): enough units to keep all workers busy to the end.
+    """Return all pairs of a part and a group of checkpoints, so many that all workers stay busy.
 
-    One group after the other, so that a worker changes its models as seldom as possible.
+    The units come group by group, so that a worker changes its models as rarely as possible.
     """
     enough = UNITS_PER_WORKER * num_workers
     num_groups = min(max(math.ceil(enough / max(num_parts, 1)), 1), num_checkpoints)

@@ -1,4 +1,4 @@
-"""Fine-tune the large model on the selected examples alone."""
+"""Stage 6: fine-tune the large model on the selected examples alone."""
 
 import itertools
 import json
@@ -16,6 +16,7 @@ from s2l_ray.models import checkpoints
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training import ray_train, schedule
+from s2l_ray.training.batches import TrainingPlan
 from s2l_ray.training.token_parts import TokenParts
 
 TOKENS, MODEL = "tokens", "model"
@@ -38,13 +39,13 @@ def run(
     seed: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Train the target on the rows of `selected`; `model` appears when all of it is written.
+    """Train the target on the rows of `selected`; `model` appears once all of it is written.
 
     Reads   selected            rows as they came and example_id: .jsonl, or .parquet
     Writes  target/model/       a Hugging Face directory, adapters merged
-    Returns how many rows were trained on, which were not, and how training went.
-    Raises  DataError when more rows than data.max_rejected have no response token left under the
-            target's own tokenizer, ModelError when the model cannot be used.
+    Returns the number of rows trained on, the ids of rows left out, and the course of the training.
+    Raises  DataError if more rows than data.max_rejected have no response token left under the
+            target's own tokenizer, ModelError if the model cannot be used.
     """
     model = ray_train.absolute_model(config.model)
     tokens = out.location / TOKENS
@@ -52,14 +53,12 @@ def run(
     parts = TokenParts.of([tokens / name for name in tokens.names()])
     total_steps = schedule.num_steps(sum(parts.num_rows), config)
     settings = {
-        "config": config.model_copy(update={"model": model}),
-        "parts": parts,
-        "folder": out.location,
-        "seed": seed,
-        "total_steps": total_steps,
+        "num_tokens_of_longest": parts.num_tokens_of_longest,
+        "plan": TrainingPlan(parts, config.model_copy(update={"model": model}), seed, total_steps),
+        "model_directory": out.location / MODEL,
     }
     trained = ray_train.fit(
-        _loop, settings, config, out, total_steps=total_steps, progress=progress
+        _train_on_worker, settings, config, out, total_steps=total_steps, progress=progress
     )
     tokens.remove()
     return {
@@ -78,11 +77,11 @@ def tokenise(
     """Write the selected rows as tokens, part by part.
 
     Returns:
-        The number of rows, and the ids of those that are left out because the target's tokenizer
-        leaves them no response token.
+        The number of rows, and the ids of those left out because the target's tokenizer leaves
+        them no response token.
 
     Raises:
-        DataError: there are more of those than `data.max_rejected` allows, or no row at all.
+        DataError: more rows are left out than `data.max_rejected` allows, or no row remains.
     """
     template = prompts.load_template(data.template)
     tokenizer = checkpoints.load_tokenizer(model)
@@ -107,7 +106,7 @@ def tokenise(
 
 
 def selected_rows(selected: Location) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(example id, row as it came) of a subset, one after the other."""
+    """Yield (example id, row as it came) for every row of a subset."""
     with selected.local() as file:
         if selected.name.endswith(".jsonl"):
             with file.open(encoding="utf-8") as lines:
@@ -128,10 +127,10 @@ def _tokenised(
     tokenizer: Any,
 ) -> tuple[pa.Table, list[str]]:
     examples = [prompts.read_example(row, data.fields) for _, row in rows]
-    found = prompts.tokenise(examples, template, tokenizer, data.max_tokens)
+    outcomes = prompts.tokenise(examples, template, tokenizer, data.max_tokens)
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     rejected = []
-    for (example_id, _), item in zip(rows, found, strict=True):
+    for (example_id, _), item in zip(rows, outcomes, strict=True):
         if isinstance(item, prompts.RowError):
             rejected.append(example_id)
             continue
@@ -141,19 +140,21 @@ def _tokenised(
     return pa.table(columns, schema=SCHEMA), rejected
 
 
-def _loop(worker: ray_train.Worker, given: dict[str, Any]) -> dict[str, Any]:
-    """Train one shard; rank 0 writes the model that all of them make up."""
+def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict[str, Any]:
+    """Train one shard; rank 0 writes the model that all shards make up."""
     # DeepSpeed takes seconds to import, and only a worker needs it.
     from s2l_ray.models import dimensions
     from s2l_ray.training import zero
 
-    config = given["config"]
+    plan: TrainingPlan = settings["plan"]
+    config = plan.config
+    assert isinstance(config, TargetConfig)
     with ray_train.shared_errors():
         precision = checkpoints.set_precision(config.precision, worker.device)
         dtype = checkpoints.DTYPES[precision]
         tokenizer = checkpoints.load_tokenizer(config.model)
-        model = zero.load_target(config, dtype=dtype, seed=given["seed"])
-        dimensions.check_rows_fit(model, num_tokens=given["parts"].num_tokens_of_longest)
+        model = zero.load_target(config, dtype=dtype, seed=plan.seed)
+        dimensions.check_rows_fit(model, num_tokens=settings["num_tokens_of_longest"])
     engine = zero.ZeroEngine(
         model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks
     )
@@ -161,21 +162,17 @@ def _loop(worker: ray_train.Worker, given: dict[str, Any]) -> dict[str, Any]:
     history = ray_train.train(
         worker,
         engine,
-        given["parts"],
-        config,
-        seed=given["seed"],
-        total_steps=given["total_steps"],
+        plan,
         state=ray_train.State(
             save=lambda folder: engine.save_shard(folder / shard),
             load=lambda folder: engine.load_shard(folder / shard),
             on_every_rank=True,
         ),
-        after_step=lambda step: None,
     )
-    weights = engine.gathered(worker.rank)
+    weights = engine.gather_weights(worker.rank)
     with ray_train.shared_errors():
         if worker.rank == 0:
-            _keep(model, weights, tokenizer, given["folder"] / MODEL)
+            _write_model(model, weights, tokenizer, settings["model_directory"])
     return {
         "num_tokens": history.num_tokens,
         "loss_nats": history.loss_nats[-1],
@@ -185,8 +182,8 @@ def _loop(worker: ray_train.Worker, given: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _keep(model: Any, weights: dict[str, Any], tokenizer: Any, place: Location) -> None:
+def _write_model(model: Any, weights: dict[str, Any], tokenizer: Any, directory: Location) -> None:
     with ray_train.temporary_folder() as folder:
         model.save_pretrained(folder, state_dict=weights)
         tokenizer.save_pretrained(folder)
-        place.upload(folder)
+        directory.upload(folder)

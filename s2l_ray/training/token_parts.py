@@ -1,4 +1,4 @@
-"""Parts of tokenised rows, as trainings read them."""
+"""Parts of tokenised rows in parquet files, as a training reads them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +12,10 @@ from s2l_ray.training.batches import TokenRows
 
 @dataclass(frozen=True)
 class TokenParts:
-    """Parquet parts of rows: input_ids list<int32>, num_prompt_tokens and num_tokens int32."""
+    """Parquet parts with the columns input_ids: list<int32>, num_prompt_tokens, num_tokens: int32.
+
+    Every part has at least one row.
+    """
 
     files: Sequence[Location]
     num_rows: Sequence[int]
@@ -20,14 +23,15 @@ class TokenParts:
 
     @classmethod
     def of(cls, files: Sequence[Location]) -> "TokenParts":
-        kept, num_rows, longest = [], [], 0
+        """Return the parts of those files that have rows; their lengths are read."""
+        with_rows, num_rows, longest = [], [], 0
         for file in files:
             num_tokens = file.read_table(["num_tokens"])["num_tokens"]
             if len(num_tokens):
-                kept.append(file)
+                with_rows.append(file)
                 num_rows.append(len(num_tokens))
                 longest = max(longest, pc.max(num_tokens).as_py())
-        return cls(kept, num_rows, longest)
+        return cls(with_rows, num_rows, longest)
 
     def read(self, part: int) -> TokenRows:
         table = self.files[part].read_table(["input_ids", "num_prompt_tokens"])

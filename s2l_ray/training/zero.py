@@ -1,6 +1,6 @@
-"""The target's fine-tuning with DeepSpeed ZeRO: optimizer, gradients and weights in shards.
+"""Fine-tuning of the target with DeepSpeed ZeRO: optimizer, gradients and weights in shards.
 
-Data order, loss and schedule are those of `training`; only where the numbers live differs.
+Data order, loss and schedule are those of `loop`; only the memory that holds the numbers differs.
 ZeRO: Rajbhandari et al. (2020), arXiv:1910.02054.
 """
 
@@ -22,19 +22,19 @@ from s2l_ray.models.checkpoints import load_model
 from s2l_ray.training.batches import MicroBatch
 from s2l_ray.training.loop import Update, batch_loss, summed_over_ranks, weight_groups
 
-# The flat float32 weights of a rank, as the three optimizers of ZeRO call them.
 MASTER_WEIGHTS = (
     "single_partition_of_fp32_groups",
     "fp32_groups_flat_partition",
     "fp32_partitioned_groups_flat",
 )
+"""Names of a rank's flat float32 weights in the three optimizers of ZeRO."""
 
 
 def load_target(config: TargetConfig, *, dtype: torch.dtype, seed: int) -> PreTrainedModel:
-    """The model to fine-tune, with adapters if asked for; for stage 3 in shards where possible.
+    """Return the model to fine-tune, with adapters if `lora` is set; in shards for stage 3.
 
     Raises:
-        ConfigError: adapters are asked for and `peft` is not installed, or offloading and its
+        ConfigError: `lora` is set and `peft` is not installed, or `cpu_offload` is set and its
             optimizer cannot be compiled.
     """
     if config.cpu_offload:
@@ -50,10 +50,10 @@ def load_target(config: TargetConfig, *, dtype: torch.dtype, seed: int) -> PreTr
 
 @contextlib.contextmanager
 def _loaded_in_shards(config: TargetConfig, dtype: torch.dtype) -> Iterator[None]:
-    """While it is open, `from_pretrained` gives every rank its shard of each weight.
+    """For stage 3, let `from_pretrained` give every rank its shard of each weight in the block.
 
-    A random or GGUF model is filled weight by weight, which shards do not allow: those are loaded
-    whole and partitioned afterwards.
+    A random or GGUF model is filled weight by weight, which shards do not allow. Such a model is
+    loaded whole and partitioned afterwards.
     """
     spec = config.model
     if config.zero_stage < 3 or isinstance(spec, RandomModel) or spec.endswith(".gguf"):
@@ -70,7 +70,7 @@ def _loaded_in_shards(config: TargetConfig, dtype: torch.dtype) -> Iterator[None
 
 
 def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> None:
-    """Freeze `model` and put low-rank adapters beside all its linear layers, in place."""
+    """Freeze `model` and add low-rank adapters to all its linear layers, in place."""
     try:
         import peft
     except ImportError:
@@ -88,7 +88,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> No
 
 
 def engine_config(config: TargetConfig, dtype: torch.dtype) -> dict[str, Any]:
-    """DeepSpeed's own configuration."""
+    """Return the configuration in DeepSpeed's own format."""
     zero: dict[str, Any] = {"stage": config.zero_stage}
     if config.cpu_offload:
         zero["offload_optimizer"] = {"device": "cpu"}
@@ -115,7 +115,7 @@ def _without_shared_memory_op() -> None:
 
 
 def compile_adamw() -> None:
-    """Have the C++ AdamW of ZeRO-Offload (arXiv:2101.06840) compiled, or find that it was.
+    """Compile the C++ AdamW of ZeRO-Offload (arXiv:2101.06840), unless it is compiled already.
 
     Raises:
         ConfigError: it cannot be compiled here.
@@ -158,6 +158,7 @@ class ZeroEngine:
     def update(
         self, batches: Sequence[MicroBatch], *, learning_rate: float, num_response: int
     ) -> Update:
+        """Make one optimizer step; see `loop.Engine`."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         loss_sum = torch.zeros((), device=self.device)
@@ -174,7 +175,7 @@ class ZeroEngine:
         return Update(mean, norm if norm >= 0 else math.nan)
 
     def save_shard(self, file: Path) -> None:
-        """This rank's float32 weights and moments, as safetensors."""
+        """Write this rank's float32 weights and moments as safetensors."""
         tensors = {}
         for number, weight in enumerate(self._master_weights()):
             tensors[f"weight.{number}"] = weight.detach()
@@ -183,7 +184,7 @@ class ZeroEngine:
         save_file({name: t.cpu().contiguous() for name, t in tensors.items()}, file)
 
     def load_shard(self, file: Path) -> None:
-        """Continue exactly where `save_shard` was called, on the same number of ranks."""
+        """Restore the state of `save_shard`; the number of ranks must be the same."""
         tensors = load_file(file)
         for number, weight in enumerate(self._master_weights()):
             weight.data.copy_(tensors[f"weight.{number}"])
@@ -201,10 +202,10 @@ class ZeroEngine:
         self._refresh_model()
 
     def _repeat_powers_of_beta(self, num_steps: int) -> None:
-        """Bring the C++ AdamW to where `num_steps` updates leave it.
+        """Bring the C++ AdamW into its state after `num_steps` updates.
 
-        It multiplies beta^step by beta at every step, rounded each time, and the product has no way
-        in but to repeat the steps; here on a single number that is thrown away.
+        It multiplies beta^step by beta at every step, rounded each time. That product cannot be
+        set; it can only be repeated, here by updates of a single number that is thrown away.
         """
         adam = self.optimizer.optimizer
         group = adam.param_groups[0]
@@ -221,7 +222,7 @@ class ZeroEngine:
         )
 
     def _refresh_model(self) -> None:
-        """Give the model the values of the float32 weights, as the end of an update does."""
+        """Copy the float32 weights into the model, as the end of an update does."""
         if self.stage < 3:
             self.optimizer.update_lp_params()
             return
@@ -230,24 +231,24 @@ class ZeroEngine:
             self.optimizer._reassign_or_swap_out_partitioned_parameters(number)
         self.optimizer.checkpoint_event_epilogue()
 
-    def gathered(self, rank: int) -> dict[str, torch.Tensor]:
-        """All weights on the CPU of rank 0, adapters merged; nothing on the other ranks."""
+    def gather_weights(self, rank: int) -> dict[str, torch.Tensor]:
+        """Return all weights on the CPU of rank 0, adapters merged; nothing on the other ranks."""
         weights = {}
         for name, weight in self.model.named_parameters():
             with deepspeed.zero.GatheredParameters([weight], enabled=self.stage == 3):
                 if rank == 0:
                     weights[name] = weight.detach().to("cpu", copy=True)
         if rank == 0:
-            kept = self.model.state_dict().keys()
+            persistent = self.model.state_dict().keys()
             buffers = self.model.named_buffers()
-            weights.update({name: b.cpu() for name, b in buffers if name in kept})
-        return weights if self.lora is None else merged(weights, self.model, self.lora)
+            weights.update({name: b.cpu() for name, b in buffers if name in persistent})
+        return weights if self.lora is None else merge_adapters(weights, self.model, self.lora)
 
 
-def merged(
+def merge_adapters(
     weights: Mapping[str, torch.Tensor], model: torch.nn.Module, config: LoraConfig
 ) -> dict[str, torch.Tensor]:
-    """Weights of the model without adapters: W + alpha / rank * B A (arXiv:2106.09685)."""
+    """Return weights of a model without adapters: W + alpha / rank * B A (arXiv:2106.09685)."""
     plain = {
         name.replace(".base_layer.", "."): weight
         for name, weight in weights.items()

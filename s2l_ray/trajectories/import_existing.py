@@ -1,8 +1,8 @@
-"""Stage 3 without a model: trajectories that were computed elsewhere become parts of this run.
+"""Stage 3 without a model: existing trajectories become parts of this run.
 
-They are checked once, here: columns, lengths, finite values. A file of any size is cut into parts
-of ROWS_PER_PART rows, numbered by file and place, so that what is in a part depends on the files
-alone.
+Columns, lengths and finite values are checked here, once. A file of any size is cut into parts of
+ROWS_PER_PART rows. The parts are numbered in the order of the files and their rows, so the content
+of a part depends on the files alone.
 """
 
 import contextlib
@@ -58,13 +58,13 @@ def run(uris: Sequence[str], out: StageDir, *, progress: Progress) -> dict[str, 
 
 
 def common_length(uri_of_length: Mapping[int, str]) -> int:
-    """The number of checkpoints that all files have.
+    """Return the number of checkpoints that all files have.
 
     Args:
-        uri_of_length: a file for each number of checkpoints that was found.
+        uri_of_length: one of the files for each number of checkpoints.
 
     Raises:
-        DataError: there are several.
+        DataError: files have different numbers of checkpoints.
     """
     if len(uri_of_length) > 1:
         (length, uri), (other, other_uri) = list(uri_of_length.items())[:2]
@@ -77,10 +77,12 @@ def common_length(uri_of_length: Mapping[int, str]) -> int:
 
 
 def footer_counts(uri: str) -> tuple[int, int]:
-    """Rows and checkpoints of a file, from its footer alone; no checkpoints where it has no rows.
+    """Return the numbers of rows and checkpoints of a file, read from its footer alone.
+
+    A file without rows has 0 checkpoints.
 
     Raises:
-        DataError: it is no parquet, or lacks a column.
+        DataError: the file is no parquet, or lacks a column.
     """
     with _readable(uri):
         file = _open(uri)
@@ -119,7 +121,7 @@ def _readable(uri: str) -> Iterator[None]:
 
 
 class Importer:
-    """Checks one file and writes its parts."""
+    """Worker that checks one file and writes its parts."""
 
     def __init__(self, folder: Location) -> None:
         self.folder = folder
@@ -137,18 +139,18 @@ class Importer:
 
 
 def _batches(uri: str) -> Iterator[pa.Table]:
-    """Tables of exactly ROWS_PER_PART rows (the last one shorter), stratum always there."""
-    held: list[pa.RecordBatch] = []
+    """Yield tables of exactly ROWS_PER_PART rows (the last one shorter), with a stratum column."""
+    pending: list[pa.RecordBatch] = []
     with _readable(uri):
         file = _open(uri)
         columns = _columns(file.schema_arrow.names, uri)
         for batch in file.iter_batches(ROWS_PER_PART, columns=columns):
-            held.append(batch)
-            table = pa.Table.from_batches(held)
+            pending.append(batch)
+            table = pa.Table.from_batches(pending)
             if table.num_rows >= ROWS_PER_PART:
                 yield _with_stratum(table.slice(0, ROWS_PER_PART), uri)
-                held = table.slice(ROWS_PER_PART).to_batches()
-    if held and (rest := pa.Table.from_batches(held)).num_rows:
+                pending = table.slice(ROWS_PER_PART).to_batches()
+    if pending and (rest := pa.Table.from_batches(pending)).num_rows:
         yield _with_stratum(rest, uri)
 
 
@@ -182,7 +184,11 @@ def _text(table: pa.Table, name: str, uri: str) -> pa.ChunkedArray:
 
 
 def _losses(table: pa.Table, row_before: int, uri: str) -> np.ndarray:
-    """float32 (N, T), every value finite."""
+    """Return float32 (N, T), every value finite, in nats per token.
+
+    Raises:
+        DataError: an id or a row is null, lengths differ, or a value is not a finite float.
+    """
     if table["example_id"].null_count:
         row = row_before + table["example_id"].to_pylist().index(None)
         raise DataError(f"trajectories.path: row {row} of {uri} has no example_id.")
@@ -204,7 +210,7 @@ def _losses(table: pa.Table, row_before: int, uri: str) -> np.ndarray:
         row = int(odd[0])
         raise _unequal(uri, row_before + row, int(lengths_N[0]), int(lengths_N[row]), ids[row])
     values = column.flatten()
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+    with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is refused
         flat = values.to_numpy(zero_copy_only=False).astype(np.float32)
     loss_NT = flat.reshape(len(column), int(lengths_N[0]))
     _check_finite(loss_NT, ids, uri)

@@ -1,4 +1,4 @@
-"""Rows that a selection is to resemble, as tokenised parts: read as the pool's rows are."""
+"""Rows that a selection should resemble, read and tokenised as the rows of the pool."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ KEY = "trajectories.queries"
 
 @dataclass(frozen=True)
 class Queries:
-    """Files of query rows, and how a row becomes tokens."""
+    """Files of query rows, and the settings that turn a row into tokens."""
 
     files: Sequence[InputFile]
     data: DataConfig
@@ -27,13 +27,13 @@ class Queries:
 
 
 def write_query_parts(queries: Queries, folder: Location) -> tuple[Parts, dict[str, Any]]:
-    """Leave the usable rows in `folder` in the form of prepared parts, in the order of the files.
+    """Write the usable rows into `folder` as prepared parts, in the order of the files.
 
-    Their example_id is their place, "FILE row N".
+    The example_id of a row is its file and row number, "FILE row N".
 
     Returns:
-        The parts; and how many rows they have and how many could not be used, with a note on these,
-        for the summary of the stage.
+        The parts; and, for the summary of the stage, the number of their rows, the number of rows
+        that could not be used, and a note on the latter.
 
     Raises:
         DataError: there are no rows, or too many of them cannot be used.
@@ -42,57 +42,57 @@ def write_query_parts(queries: Queries, folder: Location) -> tuple[Parts, dict[s
 
     tokenizer = load_tokenizer(queries.tokenizer)
     template = tokenise.load_template(queries.data.template)
-    read = list(_read(queries))
-    if not read:
+    rows = list(_read(queries))
+    if not rows:
         raise DataError(f"{KEY}: there are no rows in {len(queries.files)} file(s).")
-    examples = [example for _, example in read if isinstance(example, tokenise.Example)]
+    examples = [example for _, example in rows if isinstance(example, tokenise.Example)]
     outcomes = iter(tokenise.tokenise(examples, template, tokenizer, queries.data.max_tokens))
-    kept: list[tuple[str, tokenise.TokenisedExample]] = []
+    usable: list[tuple[str, tokenise.TokenisedExample]] = []
     failures: dict[str, list[str]] = {}
-    for place, example in read:
+    for row_name, example in rows:
         outcome = next(outcomes) if isinstance(example, tokenise.Example) else example
         if isinstance(outcome, tokenise.TokenisedExample):
-            kept.append((place, outcome))
+            usable.append((row_name, outcome))
         else:
             reason = outcome if isinstance(outcome, str) else outcome.reason
-            failures.setdefault(reason, []).append(place)
-    counts = {reason: len(places) for reason, places in failures.items()}
-    check_rejected_share(KEY, len(read), counts, failures, queries.data.max_rejected)
+            failures.setdefault(reason, []).append(row_name)
+    counts = {reason: len(names) for reason, names in failures.items()}
+    check_rejected_share(KEY, len(rows), counts, failures, queries.data.max_rejected)
     size = queries.data.rows_per_part
-    for number, start in enumerate(range(0, len(kept), size)):
-        (folder / part_name(number)).write_table(_table(kept[start : start + size]))
-    num_rejected = len(read) - len(kept)
-    summary = {"num_query_rows": len(kept), "rejected_query_rows": num_rejected}
-    return Parts(folder), {**summary, "notes": _notes(len(read), num_rejected, failures)}
+    for number, start in enumerate(range(0, len(usable), size)):
+        (folder / part_name(number)).write_table(_table(usable[start : start + size]))
+    num_rejected = len(rows) - len(usable)
+    summary = {"num_query_rows": len(usable), "rejected_query_rows": num_rejected}
+    return Parts(folder), {**summary, "notes": _notes(len(rows), num_rejected, failures)}
 
 
 def _notes(num_rows: int, num_rejected: int, failures: Mapping[str, Sequence[str]]) -> list[str]:
     if not num_rejected:
         return []
-    reasons = ", ".join(f"{len(places):,} {reason}" for reason, places in failures.items())
-    places = first([place for places in failures.values() for place in places])
+    reasons = ", ".join(f"{len(names):,} {reason}" for reason, names in failures.items())
+    first_names = first([name for names in failures.values() for name in names])
     rows = f"{num_rejected:,} of {num_rows:,} rows of {KEY}"
-    return [f"{rows} cannot be used: {reasons} (first: {places})"]
+    return [f"{rows} cannot be used: {reasons} (first: {first_names})"]
 
 
 def _read(queries: Queries) -> Iterator[tuple[str, tokenise.Example | str]]:
-    """The place of every row, and what it says or why it cannot be used."""
+    """Yield the file and number of every row, and its example or the reason why it has none."""
     for file in queries.files:
         for row in read_rows(file):
-            place = f"{file.uri} row {row.row}"
+            row_name = f"{file.uri} row {row.row}"
             if row.fields is None:
-                yield place, str(row.reason)
+                yield row_name, str(row.reason)
                 continue
             try:
-                yield place, tokenise.read_example(row.fields, queries.data.fields)
+                yield row_name, tokenise.read_example(row.fields, queries.data.fields)
             except tokenise.RowError as error:
-                yield place, error.reason
+                yield row_name, error.reason
 
 
 def _table(rows: Sequence[tuple[str, tokenise.TokenisedExample]]) -> pa.Table:
     return pa.table(
         {
-            "example_id": pa.array([place for place, _ in rows], pa.string()),
+            "example_id": pa.array([row_name for row_name, _ in rows], pa.string()),
             "stratum": pa.array([""] * len(rows), pa.string()),
             "input_ids": pa.array([tokens.input_ids for _, tokens in rows], pa.list_(pa.int32())),
             "num_prompt_tokens": pa.array(

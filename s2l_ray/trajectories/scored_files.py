@@ -1,4 +1,4 @@
-"""The files of parts that are being scored, and what a pass leaves beside losses.
+"""Files of the stage: losses by part and checkpoint, the final parts, and notes.
 
 Shapes: N examples of a part, T checkpoints.
 """
@@ -25,15 +25,17 @@ TABLES: Mapping[str, Callable[[pa.ChunkedArray, np.ndarray], pa.Table]] = {
     EMBEDDINGS: embedding_table,
     NORMS: norm_table,
 }
-"""What one checkpoint's pass may leave of each example, by the beginning of its files' names."""
+"""Results of one checkpoint's pass other than losses, by the beginning of their files' names."""
 
 
 class ScoredFiles:
-    """Where losses of one precision lie, until all checkpoints have theirs and after.
+    """Writes and reads the files of losses that were computed in one precision.
+
+    They stay in the folder `units` after the final parts are written.
 
     Args:
-        folder: of the stage.
-        steps: of the checkpoints.
+        folder: the folder of the stage.
+        steps: the optimizer steps of the checkpoints.
     """
 
     def __init__(self, folder: Location, steps: Sequence[int], precision: str) -> None:
@@ -41,6 +43,7 @@ class ScoredFiles:
         self.steps, self.precision = steps, precision
 
     def has_losses(self, part: int, index: int) -> bool:
+        """Return True if the losses of a part at the checkpoint `index` are written."""
         return self._losses(part, index).exists()
 
     def write(
@@ -51,10 +54,15 @@ class ScoredFiles:
         loss_N: np.ndarray,
         others: Mapping[str, np.ndarray],
     ) -> None:
-        """What the checkpoint `index` has found of a part."""
+        """Write the results of a part at the checkpoint `index`, losses last.
+
+        Args:
+            loss_N: float32 (N,), nats per token.
+            others: results of N examples by their name in `TABLES`.
+        """
         for name, value_N in others.items():
-            # Losses of another precision would lie beside what is not of their pass; and these
-            # come last: where they are, the rest is there of the same precision, too.
+            # Losses in other precisions are removed: these results are not of their pass. Losses
+            # come last, so if they exist, the other results exist in the same precision.
             for other in DTYPES.keys() - {self.precision}:
                 self._losses(part, index, other).remove()
             file = self.folder / part_name(part, name)
@@ -62,10 +70,11 @@ class ScoredFiles:
         self._losses(part, index).write_npy(loss_N)
 
     def read_losses(self, part: int, index: int) -> np.ndarray:
+        """Return float32 (N,), the losses of a part at the checkpoint `index`."""
         return self._losses(part, index).read_npy()
 
     def join_if_complete(self, part: int, table: pa.Table) -> None:
-        """Write the final part once all its checkpoints are there.
+        """Write the final part if the losses of all its checkpoints are there.
 
         Two workers that finish a part's last two checkpoints at the same moment both see it
         complete and write the same file.
@@ -80,10 +89,10 @@ class ScoredFiles:
         )
 
     def note(self, text: str) -> None:
-        """Leave it for the stage to say, once, whichever worker found it out and when."""
+        """Leave a note that the stage reports once, even if several workers leave it."""
         (self.units / f"note-{zlib.crc32(text.encode()):08x}.txt").write_bytes(text.encode())
 
     def _losses(self, part: int, index: int, precision: str = "") -> Location:
-        # Workers that compute in another precision never take up each other's losses.
+        # The precision is in the name: no worker reads losses of another precision.
         name = f"losses-{part:06d}-{self.steps[index]:09d}-{precision or self.precision}.npy"
         return self.units / name

@@ -25,8 +25,8 @@ needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there
 def nothing_compiled_before():
     torch.compiler.reset()
     counters.clear()
-    torch_compile._compiled_call.cache_clear()
-    losses._compiled_cross_entropy.cache_clear()
+    torch_compile.compiled_call.cache_clear()
+    losses.compiled_cross_entropy.cache_clear()
 
 
 @needs_a_compiler
@@ -109,7 +109,9 @@ def test_a_trial_of_gradients_is_finite_where_the_embedding_of_padding_is_zero()
     model = tiny.model("llama", num_hidden_layers=20, pad_token_id=0)
     assert not model.get_input_embeddings().weight[0].any()
 
-    found = loop._trial(model.train(), largest=(2, 3), device=test_loop.CPU, autocast=False)
+    found = loop.compilation_trial(
+        model.train(), largest=(2, 3), device=test_loop.CPU, autocast=False
+    )
 
     assert found.isfinite().all()
 

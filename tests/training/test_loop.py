@@ -17,7 +17,7 @@ from s2l_ray.config.sections import Training
 from s2l_ray.errors import ModelError
 from s2l_ray.training import loop as training
 from s2l_ray.training import schedule
-from s2l_ray.training.batches import TokenRows, global_batches
+from s2l_ray.training.batches import TokenRows, TrainingPlan, global_batches
 
 CPU = torch.device("cpu")
 SEED, STEPS = 3, 4
@@ -45,15 +45,17 @@ def settings(**changes):
     return Training(**{**usual, "weight_decay": 0.1, "max_grad_norm": 0.5, **changes})
 
 
+def plan_of(config):
+    return TrainingPlan(TinyParts(), config, SEED, STEPS)
+
+
 def trained(
     config, *, rank=0, num_ranks=1, dropout=0.0, dtype=torch.float32, before=lambda _model: None
 ):
     model = tiny_model(dropout)
     before(model)
     engine = training.Replica(model, config, device=CPU, dtype=dtype, num_ranks=num_ranks)
-    loop = training.steps(
-        engine, TinyParts(), config, seed=SEED, total_steps=STEPS, rank=rank, num_ranks=num_ranks
-    )
+    loop = training.steps(engine, plan_of(config), rank=rank, num_ranks=num_ranks)
     return engine, list(loop)
 
 
@@ -140,9 +142,8 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stop, dtype):
     config = settings()
     whole, reports = trained(config, dropout=0.2, dtype=dtype)
 
-    run = {"seed": SEED, "total_steps": STEPS}
     first = training.Replica(tiny_model(0.2), config, device=CPU, dtype=dtype)
-    loop = training.steps(first, TinyParts(), config, **run)
+    loop = training.steps(first, plan_of(config))
     history = training.History()
     for report in itertools.islice(loop, stop):
         history.add(report)
@@ -153,7 +154,7 @@ def test_a_resumed_run_ends_with_the_same_bits(tmp_path, stop, dtype):
     second.load(tmp_path)
     history = training.History.read(tmp_path)
     assert history.step == stop
-    for report in training.steps(second, TinyParts(), config, start=stop, **run):
+    for report in training.steps(second, plan_of(config), start=stop):
         history.add(report)
 
     assert history.loss_nats == [report.loss_nats for report in reports]

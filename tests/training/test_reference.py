@@ -25,6 +25,7 @@ from s2l_ray.models import checkpoints
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training import loop, ray_train, reference
+from s2l_ray.training.batches import TrainingPlan
 from s2l_ray.training.token_parts import TokenParts
 from s2l_ray.trajectories import stage as trajectories
 from tests import small_run, tiny
@@ -36,7 +37,7 @@ NUM_ROWS, STEPS = (9, 0, 7, 4), 300
 @pytest.mark.parametrize(("gpus", "hidden"), [(0, True), (1, False)])
 def test_trainings_without_gpus_see_none(tmp_path, gpus, hidden):
     out = StageDir(Location.of(tmp_path), "target", {})
-    settings = ray_train._run_config(out, resources.Workers("target", 2, 2, gpus=gpus))
+    settings = ray_train.run_config(out, resources.Workers("target", 2, 2, gpus=gpus))
     variables = settings.worker_runtime_env["env_vars"]
     assert (variables.get("CUDA_VISIBLE_DEVICES") == "") is hidden
     assert variables["OMP_NUM_THREADS"] == "1"
@@ -220,7 +221,7 @@ def trained_in_this_process(config, prepared):
     model = checkpoints.load_model(config.model, seed=3)
     engine = loop.Replica(model, config, device=torch.device("cpu"), dtype=torch.float32)
     parts, history = TokenParts.of(prepared.files()), loop.History()
-    for report in loop.steps(engine, parts, config, seed=3, total_steps=STEPS):
+    for report in loop.steps(engine, TrainingPlan(parts, config, 3, STEPS)):
         history.add(report)
     return [loss for _, loss in history.curve()]
 

@@ -12,6 +12,7 @@ from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training import loop, target
+from s2l_ray.training.batches import TrainingPlan
 from s2l_ray.training.token_parts import TokenParts
 from tests import tiny
 
@@ -114,7 +115,7 @@ def test_two_shards_leave_the_model_that_one_replica_learns(tmp_path, template, 
     cpu = torch.device("cpu")
     before = AutoModelForCausalLM.from_pretrained(model)
     replica = loop.Replica(before, config, device=cpu, dtype=torch.float32)
-    reports = list(loop.steps(replica, parts, config, seed=3, total_steps=4))
+    reports = list(loop.steps(replica, TrainingPlan(parts, config, 3, 4)))
     assert summary["loss_nats"] == pytest.approx(reports[-1].loss_nats, rel=1e-5)
     assert (summary["num_rows"], summary["num_rejected"], summary["num_steps"]) == (20, 0, 4)
     out.finish(summary, seconds=1.0)

@@ -16,9 +16,7 @@ from transformers import AutoModelForCausalLM
 from s2l_ray.config.sections import LoraConfig, TargetConfig
 from s2l_ray.errors import ConfigError
 from s2l_ray.training import loop as training
-from tests.training.test_loop import CPU, SEED, STEPS, TinyParts, settings, tiny_model
-
-RUN = {"seed": SEED, "total_steps": STEPS}
+from tests.training.test_loop import CPU, SEED, STEPS, plan_of, settings, tiny_model
 
 
 def target(**changes):
@@ -46,12 +44,12 @@ def _on_rank(rank, num_ranks, folder, cases):
 
         def train(engine, *, start=0, stop=STEPS, config=config):
             ranks = {"rank": rank, "num_ranks": num_ranks}
-            loop = training.steps(engine, TinyParts(), config, start=start, **ranks, **RUN)
+            loop = training.steps(engine, plan_of(config), start=start, **ranks)
             return [report.loss_nats for report in itertools.islice(loop, stop - start)]
 
         whole = engine()
         losses = train(whole)
-        weights = whole.gathered(rank)
+        weights = whole.gather_weights(rank)
 
         interrupted = engine()
         train(interrupted, stop=2)
@@ -59,7 +57,7 @@ def _on_rank(rank, num_ranks, folder, cases):
         resumed = engine()
         resumed.load_shard(place / f"shard-{rank}.safetensors")
         assert train(resumed, start=2) == losses[2:]
-        again = resumed.gathered(rank)
+        again = resumed.gather_weights(rank)
 
         if rank == 0:
             assert all(torch.equal(again[key], weight) for key, weight in weights.items())
@@ -99,7 +97,7 @@ def results(tmp_path_factory):
 def test_every_stage_on_two_ranks_learns_what_one_replica_learns(results, case):
     config = settings()
     replica = training.Replica(tiny_model(), config, device=CPU, dtype=torch.float32)
-    expected = [r.loss_nats for r in training.steps(replica, TinyParts(), config, **RUN)]
+    expected = [r.loss_nats for r in training.steps(replica, plan_of(config))]
 
     losses = json.loads((results / case / "losses.json").read_text())
     assert losses == pytest.approx(expected, rel=1e-5)
