@@ -26,7 +26,7 @@ from s2l_ray.errors import DataError, first
 from s2l_ray.evaluation import answers, comparison
 from s2l_ray.evaluation.heldout import Failure, check_usable, staged_units
 from s2l_ray.models.checkpoints import DTYPES, device_for, load_model, load_tokenizer, set_precision
-from s2l_ray.models.generation import generate
+from s2l_ray.models.generation import Generator
 from s2l_ray.models.scoring import Scorer
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
@@ -227,15 +227,15 @@ class Evaluator:
 
     def _completions(self, items: Sequence[_Item]) -> list[str]:
         examples = [item.example for item in items]
-        return generate(
+        generator = Generator(
             self.model,
             self.tokenizer,
-            tokenise.prompt_ids(examples, self.template, self.tokenizer),
-            max_new_tokens=self.config.max_new_tokens,
-            rows_per_batch=self.config.rows_per_batch,
             dtype=self.dtype,
             device=self.device,
+            max_new_tokens=self.config.max_new_tokens,
+            rows_per_batch=self.config.rows_per_batch,
         )
+        return generator.generate(tokenise.prompt_ids(examples, self.template, self.tokenizer))
 
     def _is_cut(self, item: _Item) -> bool:
         """Whether some of the response, but not all, is beyond `max_tokens`."""

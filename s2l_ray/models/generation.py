@@ -8,6 +8,7 @@ Shapes: N prompts, B rows in a batch, L positions.
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,52 +18,71 @@ from s2l_ray.errors import ModelError, first
 from s2l_ray.models.scoring import inference
 
 
-def generate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    *,
-    max_new_tokens: int,
-    rows_per_batch: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    on_batch: Callable[[int], None] | None = None,
-) -> list[str]:
-    """Return the greedy response to every prompt, in the order of `prompts`.
+@dataclass(frozen=True)
+class Generator:
+    """A model and its tokenizer, how it computes, and the limits of a response and of a batch.
 
-    A response ends before an end-of-sequence token (the tokenizer's, or one of the model's own),
-    after `max_new_tokens`, or where the model has no more positions. Settings for generation from
-    the model's repository (sampling, penalties) are not used.
-
-    Args:
-        prompts: N token lists, none empty.
+    Attributes:
         dtype: as for `scoring.Scorer`.
-        on_batch: called with the number of prompts of every finished batch.
-
-    Returns:
-        N texts without special tokens.
-
-    Raises:
-        ModelError: a prompt leaves the model no position to answer in.
+        max_new_tokens: tokens of a response.
+        rows_per_batch: prompts that are answered together.
     """
-    num_tokens_N = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
-    assert (num_tokens_N > 0).all(), "a prompt needs a token"
-    num_positions = _num_positions(model)
-    _refuse_too_long(num_tokens_N, num_positions)
-    response: dict[int, str] = {}
-    order_N = np.argsort(num_tokens_N, kind="stable")
-    with inference(model, dtype=dtype, device=device), _greedy(model, tokenizer) as ends:
-        for start in range(0, len(prompts), rows_per_batch):
-            row_B = order_N[start : start + rows_per_batch].tolist()
-            room = int(min(max_new_tokens, num_positions - num_tokens_N[row_B].max()))
-            batch = _left_padded([prompts[row] for row in row_B], device)
-            output_BL = model.generate(**batch, max_new_tokens=room)  # type: ignore[operator]
-            new_BL = output_BL[:, batch["input_ids"].shape[1] :]
-            for row, ids in zip(row_B, new_BL.tolist(), strict=True):
-                response[row] = _text(ids, ends, tokenizer)
-            if on_batch is not None:
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    dtype: torch.dtype
+    device: torch.device
+    max_new_tokens: int
+    rows_per_batch: int
+
+    def generate(
+        self,
+        prompts: Sequence[list[int]],
+        *,
+        on_batch: Callable[[int], None] = lambda _num_prompts: None,
+    ) -> list[str]:
+        """Return the greedy response to every prompt, in the order of `prompts`.
+
+        A response ends before an end-of-sequence token (the tokenizer's, or one of the model's
+        own), after `max_new_tokens`, or where the model has no more positions. Settings for
+        generation from the model's repository (sampling, penalties) are not used.
+
+        Args:
+            prompts: N token lists, none empty.
+            on_batch: called with the number of prompts of every finished batch.
+
+        Returns:
+            N texts without special tokens.
+
+        Raises:
+            ModelError: a prompt leaves the model no position to answer in.
+        """
+        num_tokens_N = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
+        assert (num_tokens_N > 0).all(), "a prompt needs a token"
+        num_positions = _num_positions(self.model)
+        _refuse_too_long(num_tokens_N, num_positions)
+        response: dict[int, str] = {}
+        order_N = np.argsort(num_tokens_N, kind="stable")
+        with (
+            inference(self.model, dtype=self.dtype, device=self.device),
+            _greedy(self.model, self.tokenizer) as ends,
+        ):
+            for start in range(0, len(prompts), self.rows_per_batch):
+                row_B = order_N[start : start + self.rows_per_batch].tolist()
+                room = int(min(self.max_new_tokens, num_positions - num_tokens_N[row_B].max()))
+                new_tokens = self._new_tokens([prompts[row] for row in row_B], room)
+                for row, ids in zip(row_B, new_tokens, strict=True):
+                    response[row] = _text(ids, ends, self.tokenizer)
                 on_batch(len(row_B))
-    return [response[row] for row in range(len(prompts))]
+        return [response[row] for row in range(len(prompts))]
+
+    def _new_tokens(self, prompts: Sequence[list[int]], max_new_tokens: int) -> list[list[int]]:
+        batch = _left_padded(prompts, self.device)
+        output_BL = self.model.generate(  # type: ignore[operator]
+            **batch, max_new_tokens=max_new_tokens
+        )
+        new_tokens: list[list[int]] = output_BL[:, batch["input_ids"].shape[1] :].tolist()
+        return new_tokens
 
 
 def _num_positions(model: PreTrainedModel) -> int:

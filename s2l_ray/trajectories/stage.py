@@ -15,6 +15,7 @@ Shapes: T checkpoints, H hidden size of the reference.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,13 +28,10 @@ from s2l_ray.distributed.map_units import map_units
 from s2l_ray.distributed.spare import run_on_free_resources
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.progress import Progress
-from s2l_ray.storage.location import Location
 from s2l_ray.training import schedule
 from s2l_ray.trajectories.part_scorer import Checkpoint, PartScorer
 from s2l_ray.trajectories.queries import Queries, write_query_parts
 from s2l_ray.trajectories.scored_files import UNITS
-
-ADVICE_ON_MEMORY = "Lower trajectories.tokens_per_batch, or give each worker more memory."
 
 
 def run(
@@ -65,19 +63,20 @@ def run(
     # Queries come first: their rows may be refused, and scoring takes hours.
     tokens_of_queries = out.location / UNITS / QUERIES
     query_parts, counts = write_query_parts(queries, tokens_of_queries) if queries else (None, {})
-    num_workers = _workers(config).max
+    num_workers = _workers(config, out).max
     units = schedule.scoring_units(len(prepared.files()), len(checkpoints), num_workers)
     progress.start(len(units), "units (part x checkpoints)")
     num_before = len(_names(out, "losses-"))
     sums = np.zeros((len(checkpoints), 2))
     tokens, precision = 0, ""
-    for result in _scored(config, prepared, checkpoints, out.location, units):
+    for result in _scored(config, prepared, checkpoints, out, units):
         progress.update(1, result["tokens"] if result["fresh"] else 0)
         tokens += result["tokens"]
         sums[result["group"]] += result["sums"]
         precision = result["precision"]
     if query_parts is not None:
-        embed_queries(config, query_parts, checkpoints[-1], out.location / QUERIES, precision)
+        of_queries = replace(out, location=out.location / QUERIES)
+        embed_queries(config, query_parts, checkpoints[-1], of_queries, precision)
     notes = [(out.location / UNITS / name).read_bytes().decode() for name in _names(out, "note-")]
     optional = {
         **counts,
@@ -98,7 +97,7 @@ def _scored(
     config: TrajectoriesConfig,
     prepared: Parts,
     checkpoints: Sequence[Checkpoint],
-    folder: Location,
+    out: StageDir,
     units: Sequence[dict[str, Any]],
     precision: str = "",
 ) -> Iterator[dict[str, Any]]:
@@ -107,16 +106,16 @@ def _scored(
     Raises:
         DataError: workers compute in different precisions, or in another one than `precision`.
     """
-    wanted = _workers(config)
+    wanted = _workers(config, out)
     for result in map_units(
         PartScorer,
         units,
         wanted,
-        folder / UNITS / "attempts",
+        out.location / UNITS / "attempts",
         prepared=prepared,
         checkpoints=list(checkpoints),
         config=config,
-        folder=folder,
+        folder=out.location,
         gpus=wanted.gpus,
     ):
         if precision not in ("", result["precision"]):
@@ -132,19 +131,19 @@ def embed_queries(
     config: TrajectoriesConfig,
     rows: Parts,
     checkpoint: Checkpoint,
-    folder: Location,
+    out: StageDir,
     precision: str,
 ) -> None:
-    """Leave the losses and embeddings of query rows at `checkpoint` in `folder`.
+    """Leave the losses and embeddings of query rows at `checkpoint` in `out`.
 
     Raises:
         DataError: a worker computes in another precision than `precision`, that of the pool.
     """
     config = config.model_copy(update={"error_norms": False})
     units = [{"part": part, "group": [0]} for part in range(len(rows.files()))]
-    for _ in _scored(config, rows, [checkpoint], folder, units, precision):
+    for _ in _scored(config, rows, [checkpoint], out, units, precision):
         pass
-    (folder / UNITS).remove()
+    (out.location / UNITS).remove()
 
 
 @contextlib.contextmanager
@@ -166,7 +165,7 @@ def score_while_training(
             training wait for resources.
     """
     try:
-        wanted = _workers(config)
+        wanted = _workers(config, out)
     except ConfigError:  # the stage will report it
         yield
         return
@@ -205,11 +204,11 @@ def _names(out: StageDir, start: str) -> list[str]:
     return [name for name in (out.location / UNITS).names() if name.startswith(start)]
 
 
-def _workers(config: TrajectoriesConfig) -> resources.Workers:
+def _workers(config: TrajectoriesConfig, out: StageDir) -> resources.Workers:
     return resources.workers(
         "trajectories",
         config.workers,
         cpus=config.cpus_per_worker,
         gpus=config.gpus_per_worker,
-        advice=ADVICE_ON_MEMORY,
+        advice=out.advice_on_memory,
     )

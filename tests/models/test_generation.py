@@ -30,7 +30,9 @@ def generate(model, prompts=PROMPTS, **changes):
         "dtype": torch.float32,
         "device": torch.device("cpu"),
     }
-    return generation.generate(model, tiny.tokenizer(), prompts, **options | changes)
+    reports = {"on_batch": changes.pop("on_batch")} if "on_batch" in changes else {}
+    generator = generation.Generator(model, tiny.tokenizer(), **options | changes)
+    return generator.generate(prompts, **reports)
 
 
 @pytest.mark.parametrize("architecture", tiny.ARCHITECTURES)

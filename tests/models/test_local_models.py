@@ -11,7 +11,7 @@ from s2l_ray.config.sections import EvaluationConfig, LoraConfig, RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.estimate import costs, sizes, trial
 from s2l_ray.models import dimensions, flops, local_models
-from s2l_ray.models.generation import generate
+from s2l_ray.models.generation import Generator
 from s2l_ray.models.output_layer import response_logits
 from s2l_ray.models.scoring import Scorer
 from tests import tiny
@@ -97,10 +97,8 @@ def test_evaluation_has_the_operations_of_scoring_and_answering():
     def evaluate():
         num_prompt_N = np.full(ROWS, LENGTH - RESPONSE)
         Scorer(model, tokens_per_batch=1_000, **on_cpu).score(ids, num_prompt_N)
-        texts = generate(
-            model, tokenizer, prompts, max_new_tokens=12, rows_per_batch=ROWS, **on_cpu
-        )
-        assert len(texts) == ROWS
+        generator = Generator(model, tokenizer, max_new_tokens=12, rows_per_batch=ROWS, **on_cpu)
+        assert len(generator.generate(prompts)) == ROWS
 
     amount = sizes.Amount(ROWS, ROWS * LENGTH, ROWS * RESPONSE)
     work = costs.evaluation(config, [amount], dimensions.shape_of(model))

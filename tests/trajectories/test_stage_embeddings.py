@@ -1,6 +1,7 @@
 """Embeddings of the last checkpoint: as defined, and of the same bytes after an interruption."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -163,4 +164,5 @@ def test_queries_are_counted_and_embedded_in_the_precision_of_the_pool(
     ]
 
     with pytest.raises(DataError, match="some workers score in bf16 and others in fp32"):
-        trajectories.embed_queries(BOTH, parts, checkpoints[-1], out.location / "other", "bf16")
+        other = replace(out, location=out.location / "other")
+        trajectories.embed_queries(BOTH, parts, checkpoints[-1], other, "bf16")
