@@ -197,7 +197,9 @@ def check_checkpoint(directory: Path) -> None:
     """
     _check_weights(directory)
     if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
-        raise ModelError(f"{directory} has no tokenizer (tokenizer.json); save it beside the model")
+        raise ModelError(
+            f"{directory} has no tokenizer (tokenizer.json); save it in the same folder"
+        )
 
 
 def device_for(gpus: float) -> torch.device:
@@ -337,7 +339,7 @@ def _weight_files(directory: Path) -> list[str]:
 def _check_safetensors(path: Path) -> None:
     """Refuse a file whose header and size disagree, as they do if the file was cut short."""
     if not path.is_file():
-        raise ModelError(f"{path} is missing, though the index beside it names it")
+        raise ModelError(f"{path} is missing, though the index in its folder names it")
     size = path.stat().st_size
     with path.open("rb") as file:
         length_bytes = file.read(8)

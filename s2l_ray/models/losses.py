@@ -36,7 +36,7 @@ def token_losses(logits_MV: torch.Tensor, target_M: torch.Tensor) -> torch.Tenso
     """Return the cross-entropy of every position, in nats, computed in float32 for any type.
 
     The gradient with respect to the logits, softmax(logits) - onehot(target), has their type. It is
-    recomputed row by row, so that only the logits themselves are kept for the backward pass.
+    recomputed row by row, so that only the logits themselves stay in memory for the backward pass.
 
     Args:
         logits_MV: float tensor (M, V) of any floating type.

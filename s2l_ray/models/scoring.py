@@ -293,7 +293,7 @@ def plan_batches(
     """Put rows of similar length together, shortest first, ties in the order given.
 
     A batch's rows times its longest row is at most `tokens_per_batch`, and its response tokens at
-    most `max_logit_rows` where logits are kept; a row that is above either is a batch of its own.
+    most `max_logit_rows` where logits are stored; a row that is above either is a batch of its own.
 
     Args:
         num_tokens_N: int array (N,).
