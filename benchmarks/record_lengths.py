@@ -15,7 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from s2l_ray.config.sections import FieldNames
-from s2l_ray.data import sources, tokenise
+from s2l_ray.data import sources
+from s2l_ray.data.examples import RowError, read_example
+from s2l_ray.data.templates import load_template
+from s2l_ray.data.tokenise import tokenise
 from s2l_ray.models import checkpoints, shared_prefix
 from s2l_ray.storage import input_files
 
@@ -31,11 +34,11 @@ def main() -> None:
     files = input_files.expand([arguments.pool])
     pool = [row.fields for file in files for row in sources.read_rows(file) if row.fields]
     chosen = np.random.default_rng(0).choice(len(pool), NUM_ROWS, replace=False)
-    examples = [tokenise.read_example(pool[index], FieldNames()) for index in chosen]
-    template = tokenise.load_template("alpaca")
+    examples = [read_example(pool[index], FieldNames()) for index in chosen]
+    template = load_template("alpaca")
     tokenizer = checkpoints.load_tokenizer(arguments.tokenizer)
-    found = tokenise.tokenise(examples, template, tokenizer, MAX_TOKENS)
-    rows = [item for item in found if not isinstance(item, tokenise.RowError)]
+    found = tokenise(examples, template, tokenizer, MAX_TOKENS)
+    rows = [item for item in found if not isinstance(item, RowError)]
     num_prompt_N = np.array([row.num_prompt_tokens for row in rows])
     num_tokens_N = np.array([len(row.input_ids) for row in rows])
     num_shared_N = np.zeros(len(rows), np.int64)

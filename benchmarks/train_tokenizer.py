@@ -9,18 +9,20 @@ import argparse
 from collections.abc import Iterator
 
 from s2l_ray.config.sections import FieldNames
-from s2l_ray.data import sources, tokenise
+from s2l_ray.data import sources
+from s2l_ray.data.examples import read_example
+from s2l_ray.data.templates import load_template
 from s2l_ray.models.tokenizers import train_tokenizer
 from s2l_ray.storage import input_files
 
 
 def rendered(pool: str) -> Iterator[str]:
     """Prompt and response of every usable row, as the `alpaca` template has them."""
-    template = tokenise.load_template("alpaca")
+    template = load_template("alpaca")
     for file in input_files.expand([pool]):
         for row in sources.read_rows(file):
             if row.fields is not None:
-                example = tokenise.read_example(row.fields, FieldNames())
+                example = read_example(row.fields, FieldNames())
                 yield template.render_prompt(example) + example.response
 
 

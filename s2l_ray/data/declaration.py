@@ -35,7 +35,7 @@ def with_absolute_template(data: DataConfig) -> DataConfig:
 def check_template(config: RunConfig) -> None:
     """Refuse a template that cannot be used."""
     if config.data is not None:
-        from s2l_ray.data.tokenise import load_template
+        from s2l_ray.data.templates import load_template
 
         load_template(config.data.template)
 
@@ -82,7 +82,7 @@ def _prepare_new(
     plan: ExtensionPlan, extension: Extension, out: StageDir, progress: Progress
 ) -> dict[str, Any]:
     """Prepare the rows that neither the run nor an earlier extension has."""
-    from s2l_ray.data import prepare, staging
+    from s2l_ray.data import duplicates, prepare
 
     base, earlier = plan.base, plan.before(extension)
     assert base.config.data is not None
@@ -93,7 +93,7 @@ def _prepare_new(
     if not summary["known"]:
         return summary
     rows = Parts(pool.folder, "rows", pool.more)
-    notes = staging.check_ids(out.location / "staged", rows, data.fields)
+    notes = duplicates.check_ids(out.location / "staged", rows, data.fields)
     return {**summary, "notes": notes} if notes else summary
 
 

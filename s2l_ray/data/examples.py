@@ -1,4 +1,4 @@
-"""What a row says: its fields or its messages, checked, as one example."""
+"""Examples: the checked content of a row, read from its fields or from its messages."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ _ROLES: dict[str, Role] = {
 
 
 class RowError(Exception):
-    """A row that cannot be used: one of REASONS, and what exactly was found."""
+    """A row that cannot be used: one of REASONS, and the detail that explains it."""
 
     def __init__(self, reason: str, detail: str) -> None:
         assert reason in REASONS, reason
@@ -57,7 +57,7 @@ class Message:
 
 @dataclass(frozen=True)
 class Example:
-    """What a row says, whatever its fields are called; the response is the last message."""
+    """The content of a row, whatever the names of its fields; the response is the last message."""
 
     prompt: str
     context: str
@@ -69,9 +69,12 @@ class Example:
 
 
 def read_example(row: Mapping[str, Any], fields: FieldNames) -> Example:
-    """The example that `row` holds; RowError names the field that does not fit.
+    """Return the example that `row` holds.
 
-    Text is taken as it is, whitespace included; a required text of whitespace alone is empty.
+    Text stays as it is, whitespace included. A required text of whitespace alone counts as empty.
+
+    Raises:
+        RowError: a field does not fit; the error names it.
     """
     if not isinstance(row, Mapping):
         raise RowError("wrong type", f"the row is {_kind(row)}, not an object with fields")
@@ -93,7 +96,7 @@ def read_example(row: Mapping[str, Any], fields: FieldNames) -> Example:
 
 
 def content_digest(example: Example) -> str:
-    """32 hexadecimal digits that depend on everything a model is trained on, and the stratum."""
+    """Return 32 hexadecimal digits of everything that a model is trained on, and of the stratum."""
     turns = [[message.role, message.text] for message in example.messages]
     content = [example.prompt, example.context, turns, example.stratum]
     return blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
@@ -105,8 +108,8 @@ def _kind(value: object) -> str:
 
 def _required(row: Mapping[str, Any], name: str) -> str:
     if row.get(name) is None:
-        found = first(list(row), limit=8) or "none"
-        raise RowError("missing field", f"no {name!r}; the row's fields: {found}")
+        names = first(list(row), limit=8) or "none"
+        raise RowError("missing field", f"no {name!r}; the row's fields: {names}")
     text = _checked(row[name], repr(name))
     if not text.strip():
         raise RowError("empty field", f"{name!r} holds no text")
@@ -119,7 +122,7 @@ def _optional(row: Mapping[str, Any], name: str | None) -> str:
 
 
 def _label(row: Mapping[str, Any], name: str | None, kinds: tuple[type, ...]) -> str | None:
-    """An optional short value as text; None where it is absent, null or empty."""
+    """Return an optional short value as text; None if it is absent, null or empty."""
     value = None if name is None else row.get(name)
     if value is None or value == "":
         return None
@@ -128,19 +131,19 @@ def _label(row: Mapping[str, Any], name: str | None, kinds: tuple[type, ...]) ->
     return _checked(str(value), repr(name))
 
 
-def _checked(value: object, place: str) -> str:
+def _checked(value: object, path: str) -> str:
     if not isinstance(value, str):
-        raise RowError("wrong type", f"{place} is {_kind(value)}, not text")
+        raise RowError("wrong type", f"{path} is {_kind(value)}, not text")
     try:
         value.encode()
     except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        detail = f"{place} has an unpaired surrogate at character {error.start}"
+        detail = f"{path} has an unpaired surrogate at character {error.start}"
         raise RowError("invalid UTF-8", detail) from None
     return value
 
 
 def _messages(row: Mapping[str, Any], name: str) -> tuple[Message, ...]:
-    """The turns of a chat row; an empty system message counts as absent."""
+    """Return the turns of a chat row; an empty system message counts as absent."""
     turns = row.get(name)
     if turns is None:
         raise RowError("missing field", f"no {name!r}; the row's fields: {first(list(row), 8)}")
@@ -152,32 +155,32 @@ def _messages(row: Mapping[str, Any], name: str) -> tuple[Message, ...]:
     return tuple(message for message in read if message is not None)
 
 
-def _message(turn: object, place: str) -> Message | None:
+def _message(turn: object, path: str) -> Message | None:
     if not isinstance(turn, Mapping):
-        raise RowError("wrong type", f"{place} is {_kind(turn)}, not an object")
-    # A table of both shapes has all four keys, two of them null.
+        raise RowError("wrong type", f"{path} is {_kind(turn)}, not an object")
+    # In a table that mixes both formats a turn has all four keys, two of them null.
     role_key, text_key = ("role", "content") if turn.get("role") is not None else ("from", "value")
     if turn.get(role_key) is None:
-        raise RowError("missing field", f"{place} has neither 'role' nor 'from'")
-    role = _ROLES.get(_checked(turn[role_key], f"{place}.{role_key}").strip().lower())
+        raise RowError("missing field", f"{path} has neither 'role' nor 'from'")
+    role = _ROLES.get(_checked(turn[role_key], f"{path}.{role_key}").strip().lower())
     if role is None:
         known = "system, user (human) and assistant (gpt)"
-        raise RowError("wrong type", f"{place}: role {turn[role_key]!r} is not among {known}")
+        raise RowError("wrong type", f"{path}: role {turn[role_key]!r} is not among {known}")
     if role == "system" and turn.get(text_key) in (None, ""):
         return None
     if turn.get(text_key) is None:
-        raise RowError("missing field", f"{place} has no {text_key!r}")
-    text = _checked(turn[text_key], f"{place}.{text_key}")
+        raise RowError("missing field", f"{path} has no {text_key!r}")
+    text = _checked(turn[text_key], f"{path}.{text_key}")
     if not text.strip():
-        raise RowError("empty field", f"{place}.{text_key} holds no text")
+        raise RowError("empty field", f"{path}.{text_key} holds no text")
     return Message(role, text)
 
 
 def _conversation(messages: Sequence[Message], name: str) -> tuple[str, str, str]:
-    """The last question, the earlier turns as its context, and the answer that closes it."""
+    """Return the last question, the earlier turns as its context, and the answer to it."""
     if not messages or messages[-1].role != "assistant":
-        found = f"by {messages[-1].role}" if messages else "empty"
-        raise RowError("missing field", f"{name!r} does not end with an answer (it is {found})")
+        ending = f"by {messages[-1].role}" if messages else "empty"
+        raise RowError("missing field", f"{name!r} does not end with an answer (it is {ending})")
     asked = [i for i, message in enumerate(messages) if message.role == "user"]
     if not asked:
         raise RowError("missing field", f"{name!r} has no message by a user")

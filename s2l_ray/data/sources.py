@@ -1,7 +1,7 @@
 """Input files as numbered rows: jsonl, json, parquet, csv and tsv; local, s3://, gs:// or hf://.
 
-Our own readers, because stock ones lose row numbers and die on a bad line. Everything is streamed:
-memory holds one row (of parquet 1,024), never a file.
+These readers exist because common ones lose row numbers and stop at a bad line. Everything is
+streamed: memory holds one row (1,024 rows of parquet), never a file.
 """
 
 import codecs
@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s2l_ray.data.records import (
+from s2l_ray.data.parsers import (
     EXCERPT_CHARACTERS,
     SourceRow,
     array_rows,
@@ -35,10 +35,10 @@ from s2l_ray.storage.location import open_uri
 
 
 def read_rows(file: InputFile) -> Iterator[SourceRow]:
-    """Every row of `file` in order, the bad ones with a reason.
+    """Yield every row of `file` in order, and a bad row with the reason.
 
     Raises:
-        DataError: the file is gone, truncated or damaged, so that later rows cannot be known.
+        DataError: the file is missing, truncated or damaged, so that its later rows are unknown.
     """
     if file.uri.startswith("hf://"):
         yield from _hub_rows(file)
@@ -60,10 +60,10 @@ def read_rows(file: InputFile) -> Iterator[SourceRow]:
 
 
 def estimated_rows(file: InputFile, sample: Sequence[Mapping[str, Any]]) -> int:
-    """How many rows `file` holds, about, if its other rows are like the first ones in `sample`.
+    """Estimate the number of rows of `file` from its first rows, the `sample`.
 
-    What a parquet file or the hub says is taken for granted; of a hub data set that it says nothing
-    about, only the sample is known.
+    A parquet file and the hub state their numbers, which are returned. If the hub states none, the
+    result is the size of the sample.
     """
     if file.uri.startswith("hf://"):
         return max(_hub_num_rows(file), len(sample))
@@ -77,7 +77,7 @@ def estimated_rows(file: InputFile, sample: Sequence[Mapping[str, Any]]) -> int:
     else:
         lines = [json.dumps(fields, ensure_ascii=False, default=str) for fields in sample]
     text = "".join(f"{line}\n" for line in lines).encode(errors="replace")
-    # Zlib stands for all of them.
+    # Zlib stands for every compression.
     stored_bytes = len(zlib.compress(text)) if compression else len(text)
     return max(round(file.size * len(sample) / max(stored_bytes, 1)), len(sample))
 
@@ -95,13 +95,13 @@ def _parquet_rows(file: InputFile) -> Iterator[SourceRow]:
 
 
 def _batch_fields(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
-    """The rows of a batch; None for one whose text is not UTF-8."""
+    """Yield the rows of a batch, and None for a row whose text is not UTF-8."""
     try:
         yield from batch.to_pylist()
     except UnicodeDecodeError:
-        for place in range(batch.num_rows):
+        for position in range(batch.num_rows):
             try:
-                yield batch.slice(place, 1).to_pylist()[0]
+                yield batch.slice(position, 1).to_pylist()[0]
             except UnicodeDecodeError:
                 yield None
 
@@ -121,7 +121,7 @@ def _hub_rows(file: InputFile) -> Iterator[SourceRow]:
 
 
 def _hub_num_rows(file: InputFile) -> int:
-    """Rows of a split; 0 where its data set does not say."""
+    """Return the number of rows of a split; 0 if the data set does not state it."""
     name, split = hub_name(file.uri)
     with reaching_hub(file):
         import datasets

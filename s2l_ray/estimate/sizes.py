@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from s2l_ray.config.sections import DataConfig
-from s2l_ray.data import sources, tokenise
+from s2l_ray.data import sources
+from s2l_ray.data.examples import Example, RowError, read_example
 from s2l_ray.data.sources import SourceRow
+from s2l_ray.data.templates import load_template
+from s2l_ray.data.tokenise import tokenise
 from s2l_ray.errors import DataError, first
 from s2l_ray.storage import input_files
 from s2l_ray.storage.input_files import InputFile
@@ -26,7 +29,7 @@ TEMPLATE_TOKENS = 30
 
 Lengths = list[tuple[int, int]]
 """Tokens of a row, and how many of them are the response's, for every row that has any of those."""
-TokenCounter = Callable[[Sequence[tokenise.Example]], Lengths]
+TokenCounter = Callable[[Sequence[Example]], Lengths]
 
 
 @dataclass(frozen=True)
@@ -77,13 +80,13 @@ class Pool:
 def by_characters(data: DataConfig) -> TokenCounter:
     """Counts tokens without a tokenizer."""
 
-    def count(examples: Sequence[tokenise.Example]) -> Lengths:
+    def count(examples: Sequence[Example]) -> Lengths:
         return [_lengths_of_text(example, data.max_tokens) for example in examples]
 
     return count
 
 
-def _lengths_of_text(example: tokenise.Example, max_tokens: int) -> tuple[int, int]:
+def _lengths_of_text(example: Example, max_tokens: int) -> tuple[int, int]:
     whole = sum(len(message.text) for message in example.messages)
     response = len(example.response) / CHARACTERS_PER_TOKEN
     num_tokens = round(min(whole / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS, max_tokens))
@@ -93,14 +96,14 @@ def _lengths_of_text(example: tokenise.Example, max_tokens: int) -> tuple[int, i
 
 def by_tokenizer(data: DataConfig, tokenizer: Any) -> TokenCounter:
     """Counts tokens as a run does."""
-    template = tokenise.load_template(data.template)
+    template = load_template(data.template)
 
-    def count(examples: Sequence[tokenise.Example]) -> Lengths:
-        found = tokenise.tokenise(examples, template, tokenizer, data.max_tokens)
+    def count(examples: Sequence[Example]) -> Lengths:
+        found = tokenise(examples, template, tokenizer, data.max_tokens)
         return [
             (len(row.input_ids), len(row.input_ids) - max(row.num_prompt_tokens, 1))
             for row in found
-            if not isinstance(row, tokenise.RowError)
+            if not isinstance(row, RowError)
         ]
 
     return count
@@ -210,7 +213,7 @@ def _estimated_rows(file: InputFile, sample: Sequence[SourceRow]) -> int:
     return max(sources.estimated_rows(file, fields), len(sample))
 
 
-def _usable(sample: Sequence[SourceRow], data: DataConfig) -> tuple[list[tokenise.Example], str]:
+def _usable(sample: Sequence[SourceRow], data: DataConfig) -> tuple[list[Example], str]:
     """The rows that can be used, and what is wrong with the first one that cannot."""
     examples, problem = [], ""
     for row in sample:
@@ -218,7 +221,7 @@ def _usable(sample: Sequence[SourceRow], data: DataConfig) -> tuple[list[tokenis
             if row.fields is None:
                 problem = problem or f"row {row.row}: {row.reason}"
             else:
-                examples.append(tokenise.read_example(row.fields, data.fields))
-        except tokenise.RowError as error:
+                examples.append(read_example(row.fields, data.fields))
+        except RowError as error:
             problem = problem or f"row {row.row}: {error}"
     return examples, problem

@@ -14,7 +14,7 @@ import pyarrow as pa
 from s2l_ray import hashing
 from s2l_ray.artifacts.manifest import rows_name, rows_table
 from s2l_ray.config.sections import DataConfig, EvaluationConfig, FieldNames
-from s2l_ray.data import tokenise
+from s2l_ray.data.examples import RowError, content_digest, read_example
 from s2l_ray.data.sources import read_rows
 from s2l_ray.errors import DataError, check_rejected_share
 from s2l_ray.storage.input_files import InputFile
@@ -123,9 +123,9 @@ def _checked(files: Sequence[InputFile], fields: FieldNames) -> Iterator[_Row]:
                 yield _Row(file.uri, row.row, {}, None, row.reason)
                 continue
             try:
-                digest = tokenise.content_digest(tokenise.read_example(row.fields, fields))
+                digest = content_digest(read_example(row.fields, fields))
                 yield _Row(file.uri, row.row, row.fields, digest, None)
-            except tokenise.RowError as error:
+            except RowError as error:
                 yield _Row(file.uri, row.row, row.fields, None, error.reason)
 
 

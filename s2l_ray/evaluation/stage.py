@@ -19,7 +19,9 @@ import torch
 
 from s2l_ray.artifacts.manifest import Parts, StageDir, original_rows, part_name, rows_name
 from s2l_ray.config.sections import DataConfig, EvaluationConfig
-from s2l_ray.data import tokenise
+from s2l_ray.data.examples import Example, RowError, read_example
+from s2l_ray.data.templates import load_template
+from s2l_ray.data.tokenise import TokenisedExample, prompt_ids, tokenise
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, first
@@ -125,8 +127,8 @@ class _Item:
 
     file: str
     number: int
-    example: tokenise.Example
-    tokens: tokenise.TokenisedExample | None
+    example: Example
+    tokens: TokenisedExample | None
 
     @property
     def place(self) -> str:
@@ -154,7 +156,7 @@ class Evaluator:
         self.device = device_for(gpus)
         self.precision = set_precision(config.precision, self.device)
         self.dtype = DTYPES[self.precision]
-        self.template = tokenise.load_template(data.template)
+        self.template = load_template(data.template)
         with model.local() as path:
             self.model = load_model(str(path), dtype=self.dtype)
             self.tokenizer = load_tokenizer(str(path))
@@ -182,13 +184,13 @@ class Evaluator:
     def _read(self, file: Location) -> tuple[list[_Item], list[Failure]]:
         """The items of a unit, and the rows that the tokenizer's chat template refuses."""
         table = file.read_table()
-        examples = [tokenise.read_example(row, self.data.fields) for row in original_rows(table)]
-        tokens = tokenise.tokenise(examples, self.template, self.tokenizer, self.data.max_tokens)
+        examples = [read_example(row, self.data.fields) for row in original_rows(table)]
+        tokens = tokenise(examples, self.template, self.tokenizer, self.data.max_tokens)
         items, failures = [], []
         for uri, number, example, outcome in zip(
             table["file"].to_pylist(), table["row"].to_pylist(), examples, tokens, strict=True
         ):
-            if not isinstance(outcome, tokenise.RowError):
+            if not isinstance(outcome, RowError):
                 items.append(_Item(uri, number, example, outcome))
             elif outcome.reason == NO_ROOM:
                 items.append(_Item(uri, number, example, None))
@@ -235,7 +237,7 @@ class Evaluator:
             max_new_tokens=self.config.max_new_tokens,
             rows_per_batch=self.config.rows_per_batch,
         )
-        return generator.generate(tokenise.prompt_ids(examples, self.template, self.tokenizer))
+        return generator.generate(prompt_ids(examples, self.template, self.tokenizer))
 
     def _is_cut(self, item: _Item) -> bool:
         """Whether some of the response, but not all, is beyond `max_tokens`."""

@@ -10,7 +10,9 @@ import pyarrow.parquet as pq
 
 from s2l_ray.artifacts.manifest import StageDir, original_rows, part_name
 from s2l_ray.config.sections import DataConfig, ModelSpec, TargetConfig
-from s2l_ray.data import tokenise as prompts
+from s2l_ray.data.examples import RowError, read_example
+from s2l_ray.data.templates import Template, load_template
+from s2l_ray.data.tokenise import tokenise as tokenise_examples
 from s2l_ray.errors import DataError, first
 from s2l_ray.models import checkpoints
 from s2l_ray.progress import Progress
@@ -83,7 +85,7 @@ def tokenise(
     Raises:
         DataError: more rows are left out than `data.max_rejected` allows, or no row remains.
     """
-    template = prompts.load_template(data.template)
+    template = load_template(data.template)
     tokenizer = checkpoints.load_tokenizer(model)
     tokens.remove()
     num_rows, rejected = 0, []
@@ -123,15 +125,15 @@ def selected_rows(selected: Location) -> Iterator[tuple[str, dict[str, Any]]]:
 def _tokenised(
     rows: Sequence[tuple[str, dict[str, Any]]],
     data: DataConfig,
-    template: prompts.Template,
+    template: Template,
     tokenizer: Any,
 ) -> tuple[pa.Table, list[str]]:
-    examples = [prompts.read_example(row, data.fields) for _, row in rows]
-    outcomes = prompts.tokenise(examples, template, tokenizer, data.max_tokens)
+    examples = [read_example(row, data.fields) for _, row in rows]
+    outcomes = tokenise_examples(examples, template, tokenizer, data.max_tokens)
     columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
     rejected = []
     for (example_id, _), item in zip(rows, outcomes, strict=True):
-        if isinstance(item, prompts.RowError):
+        if isinstance(item, RowError):
             rejected.append(example_id)
             continue
         values = (example_id, item.input_ids, item.num_prompt_tokens, len(item.input_ids))

@@ -8,8 +8,10 @@ import pyarrow as pa
 
 from s2l_ray.artifacts.manifest import Parts, part_name
 from s2l_ray.config.sections import DataConfig
-from s2l_ray.data import tokenise
+from s2l_ray.data.examples import Example, RowError, read_example
 from s2l_ray.data.sources import read_rows
+from s2l_ray.data.templates import load_template
+from s2l_ray.data.tokenise import TokenisedExample, tokenise
 from s2l_ray.errors import DataError, check_rejected_share, first
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
@@ -41,17 +43,17 @@ def write_query_parts(queries: Queries, folder: Location) -> tuple[Parts, dict[s
     from s2l_ray.models.checkpoints import load_tokenizer  # imports torch
 
     tokenizer = load_tokenizer(queries.tokenizer)
-    template = tokenise.load_template(queries.data.template)
+    template = load_template(queries.data.template)
     rows = list(_read(queries))
     if not rows:
         raise DataError(f"{KEY}: there are no rows in {len(queries.files)} file(s).")
-    examples = [example for _, example in rows if isinstance(example, tokenise.Example)]
-    outcomes = iter(tokenise.tokenise(examples, template, tokenizer, queries.data.max_tokens))
-    usable: list[tuple[str, tokenise.TokenisedExample]] = []
+    examples = [example for _, example in rows if isinstance(example, Example)]
+    outcomes = iter(tokenise(examples, template, tokenizer, queries.data.max_tokens))
+    usable: list[tuple[str, TokenisedExample]] = []
     failures: dict[str, list[str]] = {}
     for row_name, example in rows:
-        outcome = next(outcomes) if isinstance(example, tokenise.Example) else example
-        if isinstance(outcome, tokenise.TokenisedExample):
+        outcome = next(outcomes) if isinstance(example, Example) else example
+        if isinstance(outcome, TokenisedExample):
             usable.append((row_name, outcome))
         else:
             reason = outcome if isinstance(outcome, str) else outcome.reason
@@ -75,7 +77,7 @@ def _notes(num_rows: int, num_rejected: int, failures: Mapping[str, Sequence[str
     return [f"{rows} cannot be used: {reasons} (first: {first_names})"]
 
 
-def _read(queries: Queries) -> Iterator[tuple[str, tokenise.Example | str]]:
+def _read(queries: Queries) -> Iterator[tuple[str, Example | str]]:
     """Yield the file and number of every row, and its example or the reason why it has none."""
     for file in queries.files:
         for row in read_rows(file):
@@ -84,12 +86,12 @@ def _read(queries: Queries) -> Iterator[tuple[str, tokenise.Example | str]]:
                 yield row_name, str(row.reason)
                 continue
             try:
-                yield row_name, tokenise.read_example(row.fields, queries.data.fields)
-            except tokenise.RowError as error:
+                yield row_name, read_example(row.fields, queries.data.fields)
+            except RowError as error:
                 yield row_name, error.reason
 
 
-def _table(rows: Sequence[tuple[str, tokenise.TokenisedExample]]) -> pa.Table:
+def _table(rows: Sequence[tuple[str, TokenisedExample]]) -> pa.Table:
     return pa.table(
         {
             "example_id": pa.array([row_name for row_name, _ in rows], pa.string()),

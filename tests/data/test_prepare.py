@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from s2l_ray import hashing
 from s2l_ray.artifacts.manifest import Parts, StageDir, original_rows
 from s2l_ray.config.sections import DataConfig, FieldNames
-from s2l_ray.data import prepare, staging
+from s2l_ray.data import prepare
 from s2l_ray.data.examples import REASONS
+from s2l_ray.data.part_tokeniser import PartTokeniser
+from s2l_ray.data.raw_parts import FileCutter, RawPart
 from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import expand
@@ -56,32 +58,25 @@ def settings(template="alpaca", **changes):
 def prepare_here(folder, paths, config, tokenizer=None, *, num_workers=1, pool=None):
     """The stage as its workers do it, in this process: the last unit first, taken in turns."""
     files, staged = expand(paths), Location.of(folder) / "staged"
-    cutters = [
-        prepare.Cutter(staged, config.fields, config.rows_per_part) for _ in range(num_workers)
-    ]
+    cutters = [FileCutter(staged, config.fields, config.rows_per_part) for _ in range(num_workers)]
     cut = [
         cutters[number % num_workers]({"number": number, **asdict(file)})["parts"]
         for number, file in reversed(list(enumerate(files)))
     ]
     parts = [
-        prepare.StagedPart(number, name, num_rows)
+        RawPart(number, name, num_rows)
         for number, found in enumerate(reversed(cut))
         for name, num_rows in found
     ]
-    repeats = staging.repeats(staged, parts)
-    known = prepare._known(staged, parts, repeats, pool)
-    workers = [
-        prepare.Tokeniser(Location.of(folder), config, tokenizer) for _ in range(num_workers)
-    ]
+    workers = [PartTokeniser(Location.of(folder), config, tokenizer) for _ in range(num_workers)]
     results = {}
-    for number, part in reversed(list(enumerate(parts))):
-        unit = {"part": number, **asdict(part), "uri": files[part.file].uri}
-        unit |= {"repeats": repeats[number]} | known[number]
+    units = prepare.tokenising_units(files, parts, staged, pool)
+    for number, unit in reversed(list(enumerate(units))):
         results[number] = workers[number % num_workers](unit)
     in_order = [results[number] for number in range(len(parts))]
-    prepare._merge_rejected(Location.of(folder), staged, len(parts))
-    summary = prepare._summary(in_order, tokenizer)
-    prepare._check_rejected(summary, in_order, config.max_rejected, Location.of(folder))
+    prepare.merge_rejected(Location.of(folder), len(parts))
+    summary = prepare.summarise(in_order, tokenizer)
+    prepare.check_rejected(summary, in_order, config.max_rejected, Location.of(folder))
     return summary
 
 
@@ -302,5 +297,5 @@ def test_a_tokenizer_may_lie_on_an_object_store(tmp_path, s3_bucket):
     place = Location.of(f"{s3_bucket}/checkpoints/step-000005")
     place.upload(tmp_path / "tokenizer")
 
-    worker = prepare.Tokeniser(Location.of(tmp_path), DataConfig(train=["unused"]), place.uri)
+    worker = PartTokeniser(Location.of(tmp_path), DataConfig(train=["unused"]), place.uri)
     assert worker.tokenizer.encode("a b") == tiny.tokenizer().encode("a b")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray.artifacts.manifest import Parts
-from s2l_ray.data import staging
+from s2l_ray.data import duplicates
 from s2l_ray.errors import DataError
 from s2l_ray.storage.location import Location
 from tests.data.test_prepare import all_rows, jsonl, prepare_here, rejected, row
@@ -111,19 +111,21 @@ def checked(tmp_path, old, new):
     pool = pool_of(tmp_path, old)
     folder, _ = prepare_new(tmp_path, new, pool)
     rows = Parts(pool.folder, "rows", pool.more)
-    return staging.check_ids(Location.of(folder) / "staged", rows, prepare_settings().fields)
+    return duplicates.check_ids(Location.of(folder) / "staged", rows, prepare_settings().fields)
 
 
 def test_ids_that_number_the_rows_of_each_file_are_refused(tmp_path):
     old, new = ([row(n + start, id=str(n)) for n in range(9)] for start in (0, 50))
-    with pytest.raises(DataError, match=r"4 of 4 rows .* other content \(first: 0, 1, 2, \.\.\.\)"):
+    with pytest.raises(
+        DataError, match=r"4 of 4 compared rows .* other content \(first: 0, 1, 2, \.\.\.\)"
+    ):
         checked(tmp_path, old, new)
 
 
 def test_a_few_rows_that_were_changed_are_worth_a_note(tmp_path):
     old = [row(n, id=str(n)) for n in range(4)]
     (note,) = checked(tmp_path, old, [row(77, id="2"), *old[:2], old[3], row(9)])
-    assert "1 of 4 rows" in note and "(first: 2); they are left out" in note
+    assert "1 of 4 compared rows" in note and "(first: 2); they are left out" in note
 
 
 @pytest.mark.parametrize("identity", [{}, {"id": "a"}])
@@ -133,10 +135,10 @@ def test_the_same_rows_are_worth_none(tmp_path, identity):
 
 def test_identities_take_eight_or_sixteen_bytes_each(tmp_path):
     pool = pool_of(tmp_path, [row(1, id="a"), row(2, id="b")], [row(3)])
-    assert staging.identities(pool).nbytes == 8 + 8 + 16
+    assert duplicates.identities(pool).nbytes == 8 + 8 + 16
 
 
 def test_a_mask_of_known_rows_survives_as_text():
     known_P = np.array([True, False] * 9 + [True])
     text = np.packbits(known_P).tobytes().hex()
-    np.testing.assert_array_equal(staging.unpacked(text, 19), known_P)
+    np.testing.assert_array_equal(duplicates.unpacked(text, 19), known_P)

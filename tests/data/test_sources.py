@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ray.data import records, sources
+from s2l_ray.data import parsers, sources
 from s2l_ray.errors import DataError
 from s2l_ray.storage import input_files
 
@@ -119,7 +119,7 @@ def test_a_bad_line_is_one_row_with_a_reason_and_the_rest_are_read(write):
 
 
 def test_a_line_longer_than_the_buffer_is_one_row(write):
-    text = "y" * (3 * records.CHUNK_BYTES + 1)
+    text = "y" * (3 * parsers.CHUNK_BYTES + 1)
     assert read(write("a.jsonl", lines([{"a": text}, {"a": 1}])))[0].fields == {"a": text}
     assert read(write("a.json", json.dumps([{"a": text}, {"a": 1}])))[0].fields == {"a": text}
 
@@ -129,7 +129,7 @@ def test_a_line_longer_than_the_buffer_is_one_row(write):
 def test_an_array_is_cut_into_its_elements_however_it_is_read(chunk_bytes, values, indent):
     text = json.dumps(values, indent=indent, ensure_ascii=False).encode()
     stream = _SmallReads(text, chunk_bytes)
-    assert [json.loads(raw) for raw in records._elements("a.json", stream)] == values
+    assert [json.loads(raw) for raw in parsers.array_elements("a.json", stream)] == values
 
 
 class _SmallReads:

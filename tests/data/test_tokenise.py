@@ -1,6 +1,4 @@
-"""The text and the mask of every template, on small tokenizers trained here."""
-
-from pathlib import Path
+"""The tokens and the mask of every template, on small tokenizers trained here."""
 
 import pytest
 from hypothesis import given, settings
@@ -8,9 +6,10 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from s2l_ray.config.sections import NAMED_TEMPLATES, FieldNames
+from s2l_ray.config.sections import FieldNames
 from s2l_ray.data import tokenise
-from s2l_ray.data.tokenise import RowError, read_example
+from s2l_ray.data.examples import RowError, read_example
+from s2l_ray.data.templates import load_template
 from s2l_ray.errors import ConfigError
 
 CHATML = (
@@ -80,9 +79,7 @@ CHAT = tokenizer(eos="<|im_end|>", chat_template=CHATML)
 
 
 def tokens(example, template, with_tokenizer, max_tokens=10_000):
-    (item,) = tokenise.tokenise(
-        [example], tokenise.load_template(template), with_tokenizer, max_tokens
-    )
+    (item,) = tokenise.tokenise([example], load_template(template), with_tokenizer, max_tokens)
     return item
 
 
@@ -114,7 +111,7 @@ def test_the_masked_tokens_spell_the_prompt_and_the_others_the_response(
 ):
     item = tokens(example, name, made)
 
-    assert tokenise.load_template(name).render_prompt(example) == text
+    assert load_template(name).render_prompt(example) == text
     assert masked(item, made) == bos + text
     assert learned(item, made) == example.response + "</s>"
 
@@ -132,14 +129,14 @@ def test_a_tokenizer_that_closes_texts_itself_closes_the_prompt_only_in_the_join
 
 def test_the_joint_template_lets_tokens_span_the_border():
     example = read_example({"instruction": "Q", "output": "\n\nA"}, FIELDS)
-    text = tokenise.load_template("alpaca-official").render_prompt(example) + "\n\nA</s>"
+    text = load_template("alpaca-official").render_prompt(example) + "\n\nA</s>"
 
     assert tokens(example, "alpaca-official", BOS).input_ids == BOS(text)["input_ids"]
 
 
 @pytest.mark.parametrize("name", ["alpaca", "alpaca-official", "chat"])
 def test_rows_do_not_influence_one_another(name):
-    template = tokenise.load_template(name)
+    template = load_template(name)
     rows = [PLAIN, WITH_INPUT, chat(("user", "Hi"), ("assistant", "Hello"))]
 
     together = tokenise.tokenise(rows, template, CHAT, 512)
@@ -151,7 +148,7 @@ def test_rows_do_not_influence_one_another(name):
 
 @pytest.mark.parametrize("name", ["alpaca", "radiology", "chat"])
 def test_generation_starts_from_the_masked_tokens(name):
-    template = tokenise.load_template(name)
+    template = load_template(name)
     items = tokenise.tokenise([PLAIN, WITH_INPUT], template, CHAT, 512)
 
     assert tokenise.prompt_ids([PLAIN, WITH_INPUT], template, CHAT) == [
@@ -227,12 +224,12 @@ def test_messages_that_the_chat_template_refuses_reject_their_row_alone():
     made = tokenizer(eos="<|im_end|>", chat_template=STRICT)
     refused = chat(("system", "S"), ("user", "Q"), ("assistant", "A"))
 
-    first, second = tokenise.tokenise([refused, PLAIN], tokenise.load_template("chat"), made, 99)
+    first, second = tokenise.tokenise([refused, PLAIN], load_template("chat"), made, 99)
 
     assert (first.reason, "no system" in first.detail) == ("wrong type", True)
     assert learned(second, made) == "The answer is 3.<|im_end|>"
     with pytest.raises(RowError, match="refuses the messages: no system"):
-        tokenise.prompt_ids([refused], tokenise.load_template("chat"), made)
+        tokenise.prompt_ids([refused], load_template("chat"), made)
 
 
 def test_an_answer_that_the_chat_template_rewrites_is_refused():
@@ -247,48 +244,4 @@ def test_a_tokenizer_without_a_chat_template_is_refused():
         with pytest.raises(
             ConfigError, match=r"has no chat template\. Use a tokenizer that has one"
         ):
-            call([PLAIN], tokenise.load_template("chat"), NO_BOS)
-
-
-@pytest.mark.parametrize(
-    ("text", "plain", "with_input"),
-    [
-        (
-            "Q: {prompt}\nC: {context}\nA:",
-            "Q: Add 1 and 2.\nC: \nA:",
-            "Q: Sum up.\nC: A {prompt}!\nA:",
-        ),
-        ("Q: {prompt}\nA:\n", "Q: Add 1 and 2.\nA:\n", "Q: Sum up.\n\nA {prompt}!\nA:\n"),
-        ("{x} {{prompt}} {0}", "{x} {Add 1 and 2.} {0}", "{x} {Sum up.\n\nA {prompt}!} {0}"),
-    ],
-)
-def test_a_template_file_is_filled_in_literally(tmp_path: Path, text, plain, with_input):
-    path = tmp_path / "mine.txt"
-    path.write_text(text, encoding="utf-8")
-    template = tokenise.load_template(str(path))
-
-    assert template.render_prompt(PLAIN) == plain
-    assert template.render_prompt(WITH_INPUT) == with_input
-    assert masked(tokens(PLAIN, str(path), BOS), BOS) == "<s>" + plain
-
-
-@pytest.mark.parametrize("name", NAMED_TEMPLATES)
-def test_every_name_in_the_configuration_is_a_template(name):
-    template = tokenise.load_template(name)
-
-    assert (template.name, template.joint) == (name, name == "alpaca-official")
-
-
-def test_what_is_no_template_is_refused_with_the_names_that_are(tmp_path: Path):
-    names = "Use one of alpaca, alpaca-official, radiology, chat, or a text file"
-    (tmp_path / "no-place.txt").write_text("Hello {context}")
-    (tmp_path / "binary.txt").write_bytes(b"\xff{prompt}")
-
-    with pytest.raises(ConfigError, match=rf"'alpacca' is neither a template nor a file\. {names}"):
-        tokenise.load_template("alpacca")
-    with pytest.raises(ConfigError, match="neither a template nor a file"):
-        tokenise.load_template(str(tmp_path))
-    with pytest.raises(ConfigError, match=rf"no-place.txt does not contain \{{prompt\}}\. {names}"):
-        tokenise.load_template(str(tmp_path / "no-place.txt"))
-    with pytest.raises(ConfigError, match=r"cannot read .*binary.txt"):
-        tokenise.load_template(str(tmp_path / "binary.txt"))
+            call([PLAIN], load_template("chat"), NO_BOS)

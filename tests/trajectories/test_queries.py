@@ -5,7 +5,9 @@ import json
 import pytest
 
 from s2l_ray.config.sections import DataConfig, FieldNames
-from s2l_ray.data import tokenise
+from s2l_ray.data.examples import read_example
+from s2l_ray.data.templates import load_template
+from s2l_ray.data.tokenise import tokenise
 from s2l_ray.errors import DataError
 from s2l_ray.storage import input_files
 from s2l_ray.storage.location import Location
@@ -38,13 +40,9 @@ def test_queries_are_tokenised_as_the_pool_is(asked, tmp_path):
     assert counts == {"num_query_rows": 3, "rejected_query_rows": 0, "notes": []}
     found = [row for table in parts.tables() for row in table.to_pylist()]
     assert [len(table) for table in parts.tables()] == [2, 1]
-    examples = [
-        tokenise.read_example(row, FieldNames(prompt="ask", response="reply")) for row in ROWS
-    ]
-    template = tokenise.load_template("alpaca")
-    for row, tokens in zip(
-        found, tokenise.tokenise(examples, template, tiny.tokenizer(), 200), strict=True
-    ):
+    examples = [read_example(row, FieldNames(prompt="ask", response="reply")) for row in ROWS]
+    template = load_template("alpaca")
+    for row, tokens in zip(found, tokenise(examples, template, tiny.tokenizer(), 200), strict=True):
         assert row["input_ids"] == tokens.input_ids
         assert row["num_prompt_tokens"] == tokens.num_prompt_tokens
     assert [row["example_id"].rpartition("/")[2] for row in found] == [

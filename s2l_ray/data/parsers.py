@@ -1,7 +1,7 @@
-"""Rows out of byte streams: JSON lines, JSON arrays, csv and tsv.
+"""Parsers of JSON lines, JSON arrays, csv and tsv, which read numbered rows from a byte stream.
 
-Every reader yields all rows in order, the bad ones with a reason; it raises DataError only when it
-can no longer tell where rows end. `origin` is the file that such an error names.
+Every parser yields all rows in order, and a bad row with the reason. It raises DataError only when
+it can no longer tell where rows end. `origin` is the file that such an error names.
 """
 
 import csv
@@ -20,17 +20,18 @@ CHUNK_BYTES = 1 << 20
 EXCERPT_CHARACTERS = 200
 MAX_CSV_FIELD = 1 << 27
 BLANK = b" \t\r\n"
-# A whole string, a structural character, or the quote of a string whose end is not read yet.
+# A whole string, a structural character, or the quote of a string whose end is not yet read.
 _JSON_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
 _LONE_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True)
 class SourceRow:
-    """A row as it came (`fields`), or why it could not be read (`reason`); never both.
+    """An unchanged row (`fields`), or the reason why it cannot be read (`reason`); never both.
 
     Attributes:
-        row: 0-based. In JSON lines the line, blank ones counted; elsewhere the record.
+        row: the 0-based number of the line in JSON lines, counting blank lines; the 0-based number
+            of the record in other formats.
         fields: the row's values by field name.
         reason: malformed JSON, invalid UTF-8, wrong type or malformed row.
         excerpt: the beginning of the row, always printable as UTF-8.
@@ -43,7 +44,7 @@ class SourceRow:
 
 
 def line_rows(stream: BinaryIO) -> Iterator[SourceRow]:
-    """One row for every line that is not blank."""
+    """Yield one row for every line that is not blank."""
     for row, line in enumerate(stream):
         line = line.strip(BLANK)
         if line:
@@ -51,20 +52,20 @@ def line_rows(stream: BinaryIO) -> Iterator[SourceRow]:
 
 
 def starts_array(stream: io.BufferedReader) -> bool:
-    """Whether the first thing is a `[`; consumes blanks before it."""
+    """Return True if the first character that is not blank is `[`; consume blanks before it."""
     while (head := stream.peek(1)[:1]) and head in BLANK:
         stream.read(1)
     return head == b"["
 
 
 def array_rows(origin: str, stream: BinaryIO) -> Iterator[SourceRow]:
-    """One row for every element of the array that `stream` holds."""
-    for row, element in enumerate(_elements(origin, stream)):
+    """Yield one row for every element of the array that `stream` holds."""
+    for row, element in enumerate(array_elements(origin, stream)):
         yield _json_row(row, element)
 
 
 def csv_rows(origin: str, stream: BinaryIO, delimiter: str) -> Iterator[SourceRow]:
-    """One row of text values for every record after the header; blank lines are no records."""
+    """Yield one row of text values for every record after the header, without blank lines."""
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CSV_FIELD))
     recent: deque[str] = deque(maxlen=1)
     records = csv.reader(_text_lines(stream, recent), delimiter=delimiter, strict=True)
@@ -86,7 +87,7 @@ def csv_rows(origin: str, stream: BinaryIO, delimiter: str) -> Iterator[SourceRo
 
 
 def check_distinct(origin: str, names: Sequence[str]) -> None:
-    """Raise DataError when two columns have one name."""
+    """Raise DataError if two columns have the same name."""
     repeated = [name for name, count in Counter(names).items() if count > 1]
     if repeated:
         raise DataError(
@@ -96,7 +97,7 @@ def check_distinct(origin: str, names: Sequence[str]) -> None:
 
 
 def shortened(values: Iterable[str]) -> str:
-    """The first values as one excerpt that UTF-8 can hold."""
+    """Join the first values to one excerpt that UTF-8 can encode."""
     text = ", ".join(value[:EXCERPT_CHARACTERS] for value in values)[:EXCERPT_CHARACTERS]
     return text.encode(errors="replace").decode()
 
@@ -106,7 +107,7 @@ def _json_row(row: int, raw: bytes) -> SourceRow:
     try:
         fields = json.loads(raw.decode())
         if _LONE_SURROGATE.search(raw):
-            # "\ud83d\ude00" is a character; half of such a pair cannot be stored.
+            # "\ud83d\ude00" is one character; half of such a pair cannot be stored.
             json.dumps(fields, ensure_ascii=False).encode()
     except UnicodeError:
         return SourceRow(row, None, "invalid UTF-8", excerpt)
@@ -117,14 +118,14 @@ def _json_row(row: int, raw: bytes) -> SourceRow:
     return SourceRow(row, fields, None, excerpt)
 
 
-def _elements(origin: str, stream: BinaryIO) -> Iterator[bytes]:
-    """The text of each element of a JSON array, cut where brackets and strings say so."""
+def array_elements(origin: str, stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the text of each element of a JSON array; brackets and strings tell where it ends."""
     stream.read(1)
     text, begin, scan, depth, num_elements = b"", 0, 0, 0, 0
     while True:
         token = _JSON_TOKEN.search(text, scan)
         if token is None or token.group() == b'"':
-            # Reading as much again as is held keeps the work linear for long elements.
+            # To double the text in memory keeps the work linear for long elements.
             more = stream.read(max(CHUNK_BYTES, len(text) - begin))
             if not more:
                 raise DataError(
@@ -160,9 +161,9 @@ def _check_nothing_follows(origin: str, rest: Iterable[bytes]) -> None:
 
 
 def _text_lines(stream: BinaryIO, recent: deque[str]) -> Iterator[str]:
-    """The lines as text, the last one also in `recent`.
+    """Yield the lines as text, and leave the last one in `recent`.
 
-    Bad bytes become surrogates, so that only the row that holds them is rejected.
+    Invalid bytes become surrogates, so that only the row that holds them is rejected.
     """
     for line in stream:
         text = line.decode(errors="surrogateescape")

@@ -1,0 +1,173 @@
+"""The worker of stage 1, which turns a raw part into tokens, original rows and rejected rows."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from s2l_ray.artifacts.manifest import original_rows, part_name, rows_name, rows_table
+from s2l_ray.config.sections import DataConfig
+from s2l_ray.data import duplicates
+from s2l_ray.data.examples import Example, RowError, content_digest, read_example
+from s2l_ray.data.raw_parts import excerpt_of
+from s2l_ray.data.templates import load_template
+from s2l_ray.data.tokenise import TokenisedExample, tokenise
+from s2l_ray.storage.location import Location
+
+REJECTED = pa.schema(
+    [
+        ("file", pa.string()),
+        ("row", pa.int64()),
+        ("reason", pa.string()),
+        ("excerpt", pa.string()),
+    ]
+)
+LOCATIONS_SHOWN = 3
+"""Number of rejected rows of each reason that a part reports by file and row."""
+RejectedRow = tuple[int, str, str]
+"""Row number, reason and excerpt."""
+
+
+@dataclass(frozen=True)
+class _UsableRow:
+    """A row that can be tokenised; `occurrence` counts the equal rows before it."""
+
+    number: int
+    fields: dict[str, Any]
+    example: Example
+    occurrence: int
+
+    @property
+    def example_id(self) -> str:
+        if self.example.id is not None:
+            return self.example.id
+        digest = content_digest(self.example)
+        return f"{digest}-{self.occurrence}" if self.occurrence else digest
+
+
+class PartTokeniser:
+    """Turns one raw part into a tokenised part, its original rows and its rejected rows."""
+
+    def __init__(self, folder: Location, config: DataConfig, tokenizer: str | None) -> None:
+        self.folder, self.staged, self.config = folder, folder / "staged", config
+        self.tokenizer = self.template = None
+        if tokenizer is not None:
+            # Importing it takes seconds, which a worker that only cuts files does not need.
+            from s2l_ray.models.checkpoints import load_tokenizer
+
+            self.tokenizer = load_tokenizer(tokenizer)
+            self.template = load_template(config.template)
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        done = self.staged / f"done-{unit['part']:06d}.json"
+        if not done.exists():
+            done.write_json(self._tokenise(unit))
+        result: dict[str, Any] = done.read_json()
+        return result
+
+    def _tokenise(self, unit: dict[str, Any]) -> dict[str, Any]:
+        checked = (self.staged / unit["name"]).read_table().to_pylist()
+        in_pool_P = np.zeros(len(checked), bool)
+        if "known" in unit:
+            in_pool_P = duplicates.unpacked(unit["known"], len(checked))
+        usable, rejected = self._read(unit, checked, in_pool_P)
+        good: list[tuple[_UsableRow, TokenisedExample]] = []
+        outcomes = self._tokens([row.example for row in usable])
+        for row, tokens in zip(usable, outcomes, strict=True):
+            if isinstance(tokens, RowError):
+                rejected.append((row.number, tokens.reason, excerpt_of(tokens, row.fields)))
+            else:
+                good.append((row, tokens))
+        result = self._write(unit, good, sorted(rejected))
+        return result | {"known": int(in_pool_P.sum())} if "known" in unit else result
+
+    def _read(
+        self, unit: Mapping[str, Any], checked: Sequence[Mapping[str, Any]], in_pool_P: np.ndarray
+    ) -> tuple[list[_UsableRow], list[RejectedRow]]:
+        """Return the rows that can be tokenised and the rejected ones; leave out the pool's."""
+        fields_by_row = self._originals(unit["name"], checked)
+        repeats = dict(unit["repeats"])
+        rejected = [(row["row"], row["reason"], row["excerpt"]) for row in checked if row["reason"]]
+        usable = []
+        for position, row in enumerate(checked):
+            if row["reason"] or in_pool_P[position]:
+                continue
+            fields = fields_by_row[row["row"]]
+            example = read_example(fields, self.config.fields)
+            occurrence = repeats.get(position, 0)
+            if example.id is not None and occurrence:
+                error = RowError("duplicate id", repr(example.id))
+                rejected.append((row["row"], error.reason, excerpt_of(error, fields)))
+                continue
+            usable.append(_UsableRow(row["row"], fields, example, occurrence))
+        return usable, rejected
+
+    def _originals(self, name: str, checked: Sequence[Mapping[str, Any]]) -> dict[int, Any]:
+        table = (self.staged / f"rows-{name}").read_table()
+        numbers = [row["row"] for row in checked if not row["reason"]]
+        return dict(zip(numbers, original_rows(table), strict=True))
+
+    def _tokens(self, examples: Sequence[Example]) -> Sequence[TokenisedExample | RowError]:
+        if self.tokenizer is None or self.template is None:
+            return [TokenisedExample([], 0)] * len(examples)
+        return tokenise(examples, self.template, self.tokenizer, self.config.max_tokens)
+
+    def _write(
+        self,
+        unit: Mapping[str, Any],
+        good: Sequence[tuple[_UsableRow, TokenisedExample]],
+        rejected: Sequence[RejectedRow],
+    ) -> dict[str, Any]:
+        part, uri = unit["part"], unit["uri"]
+        ids = [row.example_id for row, _ in good]
+        fields, numbers = [row.fields for row, _ in good], [row.number for row, _ in good]
+        (self.folder / part_name(part)).write_table(_part_table(ids, good))
+        (self.folder / rows_name(part)).write_table(rows_table(fields, ids, uri, numbers))
+        table = pa.table(
+            [[uri] * len(rejected), *([row[k] for row in rejected] for k in range(3))],
+            schema=REJECTED,
+        )
+        (self.staged / rejected_name(part)).write_table(table)
+        return {
+            "part": part,
+            "rows": unit["num_rows"],
+            "kept": len(good),
+            "duplicates": sum(row.occurrence > 0 for row, _ in good),
+            "tokens": sum(len(tokens.input_ids) for _, tokens in good),
+            "prompt_tokens": sum(tokens.num_prompt_tokens for _, tokens in good),
+            "strata": Counter(row.example.stratum for row, _ in good),
+            "reasons": Counter(reason for _, reason, _ in rejected),
+            "places": _first_locations(uri, rejected),
+        }
+
+
+def rejected_name(part: int) -> str:
+    """Return the name of the file with the rejected rows of a part, in the folder `staged`."""
+    return f"rejected-{part:06d}.parquet"
+
+
+def _part_table(
+    ids: Sequence[str], rows: Sequence[tuple[_UsableRow, TokenisedExample]]
+) -> pa.Table:
+    tokens = [tokens for _, tokens in rows]
+    return pa.table(
+        {
+            "example_id": pa.array(ids, pa.string()),
+            "stratum": pa.array([row.example.stratum for row, _ in rows], pa.string()),
+            "input_ids": pa.array([item.input_ids for item in tokens], pa.list_(pa.int32())),
+            "num_prompt_tokens": pa.array([item.num_prompt_tokens for item in tokens], pa.int32()),
+            "num_tokens": pa.array([len(item.input_ids) for item in tokens], pa.int32()),
+        }
+    )
+
+
+def _first_locations(uri: str, rejected: Sequence[RejectedRow]) -> dict[str, list[str]]:
+    locations: dict[str, list[str]] = {}
+    for row, reason, _ in rejected:
+        of_reason = locations.setdefault(reason, [])
+        if len(of_reason) < LOCATIONS_SHOWN:
+            of_reason.append(f"{uri} row {row}")
+    return locations

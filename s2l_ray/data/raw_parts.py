@@ -1,0 +1,119 @@
+"""Raw parts: consecutive rows of one input file, read and checked but not yet tokenised.
+
+A raw part is two files in the folder `staged`: NAME with a line for every row, and rows-NAME with
+the original fields of the rows that can be used.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from s2l_ray.artifacts.manifest import rows_table
+from s2l_ray.config.sections import FieldNames
+from s2l_ray.data.examples import Example, RowError, content_digest, read_example
+from s2l_ray.data.sources import SourceRow, read_rows
+from s2l_ray.storage.input_files import InputFile
+from s2l_ray.storage.location import Location
+
+CHECKED_ROWS = pa.schema(
+    [
+        ("row", pa.int64()),
+        ("digest", pa.binary(16)),
+        ("reason", pa.string()),
+        ("excerpt", pa.string()),
+    ]
+)
+"""Columns of a raw part; a row has either a digest, or the reason why it cannot be used."""
+EXCERPT_CHARACTERS = 200
+
+
+@dataclass(frozen=True)
+class RawPart:
+    """Consecutive rows of one input file."""
+
+    file: int
+    """The number of the input file."""
+    name: str
+    """The name of the part's file in the folder of raw parts."""
+    num_rows: int
+
+
+class FileCutter:
+    """A worker that reads input files from beginning to end and cuts them into raw parts."""
+
+    def __init__(self, staged: Location, fields: FieldNames, rows_per_part: int) -> None:
+        self.staged, self.fields, self.rows_per_part = staged, fields, rows_per_part
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        number = unit["number"]
+        done = self.staged / f"file-{number:06d}.json"
+        if not done.exists():
+            rows = read_rows(InputFile(unit["uri"], unit["size"], unit["modified"]))
+            parts = [
+                self._write(f"file-{number:06d}-{index:06d}.parquet", chunk)
+                for index, chunk in enumerate(_chunks(rows, self.rows_per_part))
+            ]
+            done.write_json({"number": number, "parts": parts})
+        result: dict[str, Any] = done.read_json()
+        return result
+
+    def _write(self, name: str, chunk: Sequence[SourceRow]) -> tuple[str, int]:
+        checked = [self._check(row) for row in chunk]
+        good = [row for row, (_, reason, _) in zip(chunk, checked, strict=True) if not reason]
+        table = pa.table(
+            [
+                [row.row for row in chunk],
+                [digest for digest, _, _ in checked],
+                [reason for _, reason, _ in checked],
+                [excerpt for _, _, excerpt in checked],
+            ],
+            schema=CHECKED_ROWS,
+        )
+        (self.staged / name).write_table(table)
+        originals = rows_table(
+            [row.fields or {} for row in good], [""] * len(good), "", [row.row for row in good]
+        )
+        (self.staged / f"rows-{name}").write_table(originals)
+        return name, len(chunk)
+
+    def _check(self, row: SourceRow) -> tuple[bytes | None, str | None, str | None]:
+        if row.fields is None:
+            return None, row.reason, row.excerpt[:EXCERPT_CHARACTERS]
+        try:
+            example = read_example(row.fields, self.fields)
+        except RowError as error:
+            return None, error.reason, excerpt_of(error, row.fields)
+        return _digest(example), None, None
+
+
+def digest_of_id(example_id: str) -> bytes:
+    """Return 16 bytes that depend on the user's id, and never equal the digest of a content."""
+    return hashlib.blake2b(example_id.encode(), digest_size=16, person=b"user id").digest()
+
+
+def excerpt_of(error: RowError, fields: Mapping[str, Any]) -> str:
+    """Return the error and the beginning of the row, for the list of rejected rows."""
+    text = json.dumps(fields, ensure_ascii=False, default=str)
+    return f"{error.detail}: {text}"[:EXCERPT_CHARACTERS]
+
+
+def _digest(example: Example) -> bytes:
+    """Return 16 bytes that identify a row: by the user's id if it has one, else by its content."""
+    if example.id is None:
+        return bytes.fromhex(content_digest(example))
+    return digest_of_id(example.id)
+
+
+def _chunks(rows: Iterator[SourceRow], size: int) -> Iterator[list[SourceRow]]:
+    chunk: list[SourceRow] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
