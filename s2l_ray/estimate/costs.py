@@ -15,7 +15,7 @@ from s2l_ray.config.sections import (
 )
 from s2l_ray.estimate.sizes import Amount, Pool
 from s2l_ray.evaluation.declaration import EVALUATION
-from s2l_ray.evaluation.heldout import BATCHES_PER_UNIT
+from s2l_ray.evaluation.evaluation_sets import BATCHES_PER_UNIT
 from s2l_ray.models import flops
 from s2l_ray.models.flops import Shape
 from s2l_ray.progress import LABEL_WIDTH, duration

@@ -1,7 +1,8 @@
-r"""The final answer of a response, and whether two answers mean the same.
+r"""Final answers of responses: their extraction, and the comparison of their meanings.
 
-Nothing is ever evaluated: numbers are read digit by digit into exact fractions, LaTeX is rewritten
-to plain text by a fixed number of passes, and a text above MAX_CHARS is compared as it is.
+No answer is executed as code. Numbers are read digit by digit into exact fractions, LaTeX is
+rewritten to plain text by a fixed number of passes, and a text longer than MAX_CHARS is compared
+literally.
 """
 
 import re
@@ -34,11 +35,11 @@ _CHOICE_AND_TEXT = re.compile(r"(?:\(\s?([A-J])\s?\)|([A-J])\))(?:\s|$)", re.IGN
 
 
 def extract(text: str) -> str | None:
-    r"""The final answer that `text` gives, as it is written; None for a text without content.
+    r"""Return the final answer in `text` as it is written; None for a text without content.
 
-    In this order: the last complete \boxed{...}; what follows the last "answer is", "answer:" or
-    "####"; the letter of a multiple choice; an expression that is the whole text; the last number;
-    the last line.
+    The answer is the first of these that exists: the last complete \boxed{...}; the text after the
+    last "answer is", "answer:" or "####"; the letter of a multiple choice; an expression that makes
+    up the whole text; the last number; the last line.
     """
     stripped = text.strip()
     for rule in (_boxed, _announced, _lettered, _expression, _last_number, _last_line):
@@ -49,12 +50,13 @@ def extract(text: str) -> str | None:
 
 
 def equal(predicted: str | None, gold: str | None) -> bool:
-    r"""Whether two answers mean the same; None is equal to nothing.
+    r"""Return True if two answers mean the same; None is equal to nothing.
 
     Numbers are compared by value (1/2, \frac12, 0.5 and 1,000.00 are numbers), to a relative
-    difference of 1e-6; a unit counts only where both have one, and a percent sign on one side may
-    mean hundredths or nothing. Letters of a choice and words are compared whatever their case;
-    (a, b) in order, {a, b} and bare lists in any order; all else as LaTeX without its layout.
+    difference of 1e-6. Units are compared only if both answers have one. A percent sign on one
+    side alone may mean hundredths or nothing. Letters of a choice and words are compared without
+    regard to case. (a, b) is compared in order; {a, b} and bare lists in any order. All other
+    answers are compared as LaTeX without its layout.
     """
     if predicted is None or gold is None:
         return False
@@ -62,18 +64,18 @@ def equal(predicted: str | None, gold: str | None) -> bool:
 
 
 def _boxed(text: str) -> str | None:
-    found = None
+    content = None
     closing = _closing_braces(text)
     for box in re.finditer(r"\\f?box(?:ed)?\s?(?:\{|([0-9A-Za-z]))", text):
         if box[1]:
-            found = box[1]
+            content = box[1]
         elif box.end() - 1 in closing:
-            found = text[box.end() : closing[box.end() - 1]].strip() or found
-    return found
+            content = text[box.end() : closing[box.end() - 1]].strip() or content
+    return content
 
 
 def _closing_braces(text: str) -> dict[int, int]:
-    """Where each opening brace of `text` is closed; unclosed ones are absent."""
+    """Map the position of each closed opening brace of `text` to that of its closing brace."""
     closing: dict[int, int] = {}
     unclosed: list[int] = []
     for brace in re.finditer(r"\\.|[{}]", text, re.DOTALL):
@@ -85,7 +87,7 @@ def _closing_braces(text: str) -> dict[int, int]:
 
 
 def _announced(text: str) -> str | None:
-    """What follows the last announcement, up to the end of its line or sentence."""
+    """Return the text after the last announcement, up to the end of its line or sentence."""
     bare = _BARE_CHOICE.search(text.rstrip(" ."))
     if bare:
         return bare[1]
@@ -104,7 +106,7 @@ def _announced(text: str) -> str | None:
 
 
 def _undelimited(text: str) -> str:
-    """`text` without emphasis, quotation marks, and the dollars around a formula."""
+    """Return `text` without emphasis, quotation marks, and the dollars around a formula."""
     text = text.strip(" \t*`\"'").rstrip(" .,;:*")
     if len(text) > 2 and text[0] == text[-1] == "$":
         return text[1:-1].strip()
@@ -112,7 +114,7 @@ def _undelimited(text: str) -> str:
 
 
 def _without_prose(statement: str) -> str:
-    """The first number of a statement in words; the result of a calculation; else all of it."""
+    """Return the first number of a sentence, a calculation's result, or the whole statement."""
     number = _NUMBER.search(statement)
     if number and len(re.findall(r"(?<![\\\w])[A-Za-z]{2,}", statement)) > 4:
         return number[0]
@@ -126,12 +128,12 @@ def _result(statement: str) -> str:
 
 def _lettered(text: str) -> str | None:
     line = _last_line(text).rstrip(" .*$")
-    found = _CHOICE_AND_TEXT.match(line) or _CLOSING_CHOICE.search(line)
-    return next(letter for letter in found.groups() if letter) if found else None
+    choice = _CHOICE_AND_TEXT.match(line) or _CLOSING_CHOICE.search(line)
+    return next(letter for letter in choice.groups() if letter) if choice else None
 
 
 def _expression(text: str) -> str | None:
-    r"""All of `text` if it is one line without words (a \command is no word)."""
+    r"""Return all of `text` if it is one line without words (a \command is no word)."""
     words = re.search(r"(?<![\\A-Za-z])[A-Za-z]{2,}", text)
     if words or "\n" in text or not re.search(r"\w", text):
         return None
@@ -176,7 +178,7 @@ _NAMES = [(r"\\leq?(?![A-Za-z])", "<="), (r"\\geq?(?![A-Za-z])", ">="), (r"\\inf
 
 
 def _plain(text: str) -> str:
-    """`text` with its LaTeX spelt out and its layout gone; spaces stay, for they part words."""
+    """Return `text` with its LaTeX spelt out and its layout removed; spaces between words stay."""
     text = text.strip()
     if len(text) > MAX_CHARS:
         return text
@@ -202,7 +204,7 @@ def _same(left: str, right: str, depth: int) -> bool:
     left_letter, right_letter = _letter(left), _letter(right)
     if left_letter and right_letter:
         return left_letter == right_letter
-    if _named_value(left) == left or _named_value(right) == right:  # only one says what it is
+    if _named_value(left) == left or _named_value(right) == right:  # only one side names its value
         left, right = _named_value(left), _named_value(right)
     left_quantity, right_quantity = _quantity(left), _quantity(right)
     if left_quantity and right_quantity:
@@ -217,17 +219,17 @@ def _compact(text: str) -> str:
 
 
 def _named_value(text: str) -> str:
-    """The 5 of `x = 5`."""
+    """Return the 5 of `x = 5`."""
     name, _, value = text.partition("=")
     is_name = re.fullmatch(r"[A-Za-z](?:_?\w)?", name.strip())
     return value.strip() if is_name and value.strip() and "=" not in value else text
 
 
 def _letter(text: str) -> str | None:
-    """The letter of `B`, `(b)`, `option B` or `B) 12 cm`."""
+    """Return the letter of `B`, `(b)`, `option B` or `B) 12 cm`."""
     whole = re.fullmatch(r"(?:(?:option|choice) ?)?\(? ?([A-Ja-j]) ?\)?", text, re.IGNORECASE)
-    found = whole or _CHOICE_AND_TEXT.match(text)
-    return next(x for x in found.groups() if x).casefold() if found else None
+    choice = whole or _CHOICE_AND_TEXT.match(text)
+    return next(x for x in choice.groups() if x).casefold() if choice else None
 
 
 class _Quantity(NamedTuple):
@@ -262,7 +264,7 @@ _MULTIPLES = {
 
 
 def _quantity(text: str) -> _Quantity | None:
-    """The number that `text` is, with its percent sign or unit; None if it is anything else."""
+    """Return the number that `text` is, with its percent sign or unit; None for other texts."""
     numeral = _NUMERAL.match(text)
     value = _value(numeral) if numeral else None
     if numeral is None or value is None:
@@ -291,7 +293,7 @@ def _value(numeral: re.Match[str]) -> Fraction | None:
 
 
 def _unit(rest: str) -> str | None:
-    """The unit after a number, in lower case and the singular; None if it is part of a formula."""
+    """Return the unit after a number, in lower case and singular; None for a part of a formula."""
     name = rest.strip().lower()
     if not name:
         return ""
@@ -337,7 +339,7 @@ def _same_in_any_order(left_items: list[str], right_items: list[str], depth: int
 
 
 def _items(text: str) -> tuple[str, list[str]]:
-    """The brackets around a list, braces counting as none, and what its commas part."""
+    """Return the brackets around a list (none for braces) and the items between its commas."""
     brackets = ""
     if len(text) > 1 and text[0] in "([{" and _opening_of_last(text) == 0:
         brackets = "" if text[0] == "{" else text[0] + text[-1]
@@ -354,7 +356,7 @@ def _items(text: str) -> tuple[str, list[str]]:
 
 
 def _opening_of_last(text: str) -> int | None:
-    """Where the bracket opens that the last character of `text` closes, of whatever kind."""
+    """Return the position of the bracket, of any kind, that the last character of `text` closes."""
     unclosed: list[int] = []
     opening = None
     for i, character in enumerate(text):

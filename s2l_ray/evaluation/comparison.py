@@ -1,6 +1,8 @@
-"""What evaluated items say: of one target, means with intervals; of two, paired differences.
+"""Means with intervals of one evaluated target, and paired differences of two.
 
-Works on tables with the columns of `evaluation/items.parquet`. Shapes: N items of a set, G strata.
+The functions work on tables with the columns of `evaluation/items.parquet`.
+
+Shapes: N items of a set, G strata.
 """
 
 import math
@@ -31,8 +33,8 @@ METHODS = {
     "macro.exact_match": "mean over strata, each counting the same; the strata's Wilson intervals "
     "combined by MOVER",
 }
-"""How each number of `measure` was made. Paired differences: Student's t for losses, Newcombe's
-interval (his method 10) for exact match, combined over strata by MOVER."""
+"""The method behind each number of `measure`. Paired differences use Student's t for losses, and
+Newcombe's interval (his method 10) for exact match, combined over strata by MOVER."""
 
 Metric = Literal["loss", "exact match"]
 Weighting = Literal["items", "strata"]
@@ -41,13 +43,13 @@ MEASURED = ["stratum", "loss_nats", "correct"]
 
 
 def measure(items: pa.Table) -> dict[str, Any]:
-    """Loss and exact match of one set: over its items, over strata equally, and by stratum.
+    """Return loss and exact match of one set: over its items, over strata equally, and by stratum.
 
     Args:
-        items: stratum, loss_nats (null where an item has none), correct; at least one row.
+        items: stratum, loss_nats (null if an item has none), correct; at least one row.
 
     Returns:
-        JSON values; None where nothing was measured, or the items say nothing of their spread.
+        JSON values; None if nothing was measured, or the items do not show their spread.
     """
     scores = _Scores.of(items)
     groups = scores.by_stratum()
@@ -63,14 +65,14 @@ def measure(items: pa.Table) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """The mean of a - b over items that both targets were judged on, with its interval.
+    """The mean of a - b over the items that both targets were evaluated on, with its interval.
 
     Attributes:
         metric: loss in nats per token, exact match as a share.
-        over: every item counts the same, or every stratum.
+        over: whether every item or every stratum counts the same.
         num_items: pairs in the mean.
         num_unpaired: items of the set without a value from both.
-        low: None, like `high`, where the pairs say nothing of their spread.
+        low: None, like `high`, if the pairs do not show their spread.
     """
 
     set: str
@@ -84,24 +86,24 @@ class PairedDifference:
 
 
 def compare(items_a: pa.Table, items_b: pa.Table) -> list[PairedDifference]:
-    """How `items_a` differ from `items_b`, set by set, in the order in which a has them.
+    """Return the differences of `items_a` minus `items_b` for each set, in the order of `items_a`.
 
     Items are paired by set, file and row. A metric without a pair is left out.
 
     Args:
-        items_a: set, file, item, stratum, loss_nats, correct; other columns are not looked at.
-        items_b: the same; its strata are not looked at.
+        items_a: set, file, item, stratum, loss_nats, correct; other columns are ignored.
+        items_b: the same; its strata are ignored.
     """
     return [
-        found
+        difference
         for name in pc.unique(items_a["set"]).to_pylist()
-        for found in _compare_set(name, _of_set(items_a, name), _of_set(items_b, name))
+        for difference in _compare_set(name, _of_set(items_a, name), _of_set(items_b, name))
     ]
 
 
 @dataclass(frozen=True)
 class _Scores:
-    """The columns of some items: loss_N is NaN where there is none."""
+    """The columns of some items; loss_N is NaN for an item without a loss."""
 
     loss_N: np.ndarray
     correct_N: np.ndarray
@@ -167,25 +169,25 @@ def _compare_set(name: str, items_a: pa.Table, items_b: pa.Table) -> list[Paired
 def _differences(
     name: str, metric: Metric, pairs: pa.Table, column: str, num_items: int
 ) -> Iterator[PairedDifference]:
-    """Over items, and over strata; nothing where there is no pair."""
+    """Yield the difference over items and the one over strata; nothing if there is no pair."""
     if not pairs.num_rows:
         return
     a_N, b_N = (pairs[side].to_numpy() for side in (column, f"{column}_b"))
-    difference = paired_rate_difference if metric == "exact match" else paired_difference
+    interval_of = paired_rate_difference if metric == "exact match" else paired_difference
     stratum_N = np.array(pairs["stratum"].to_pylist(), str)
     weightings: list[tuple[Weighting, np.ndarray | None]] = [
         ("items", None),
         ("strata", stratum_N),
     ]
     for over, group_N in weightings:
-        found = difference(a_N, b_N, group_N, CONFIDENCE)
+        interval = interval_of(a_N, b_N, group_N, CONFIDENCE)
         yield PairedDifference(
             set=name,
             metric=metric,
             over=over,
             num_items=pairs.num_rows,
             num_unpaired=num_items - pairs.num_rows,
-            difference=found.estimate,
-            low=found.low,
-            high=found.high,
+            difference=interval.estimate,
+            low=interval.low,
+            high=interval.high,
         )

@@ -1,7 +1,8 @@
-"""Stage 7: the trained target is judged on held-out rows, by loss and by final answers.
+"""Stage 7: the trained target is evaluated on held-out rows, by loss and by final answers.
 
-The driver stages every set as units of a few batches of rows (heldout.py). A unit is scored and
-answered by itself, so its results depend on nobody else's, and a finished one is never redone.
+The driver writes every set as units of a few batches of rows (evaluation_sets.py). Each unit is
+scored and answered by itself, so its results do not depend on other units, and a finished unit is
+never redone.
 
 Shapes: N items.
 """
@@ -26,7 +27,7 @@ from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, first
 from s2l_ray.evaluation import answers, comparison
-from s2l_ray.evaluation.heldout import Failure, check_usable, staged_units
+from s2l_ray.evaluation.evaluation_sets import Failure, check_usable, staged_units
 from s2l_ray.models.checkpoints import DTYPES, device_for, load_model, load_tokenizer, set_precision
 from s2l_ray.models.generation import Generator
 from s2l_ray.models.scoring import Scorer
@@ -75,16 +76,16 @@ def run(
     Raises  DataError when too many rows of a set cannot be used, a loss is not finite, or a unit
             killed its worker too often.
     """
-    staged, place = out.location / "staged", out.location / "metrics.json"
-    if not place.exists():
+    staged, metrics_file = out.location / "staged", out.location / "metrics.json"
+    if not metrics_file.exists():
         plan = staged_units(config, data, sets, staged)
         results = _evaluated(config, data, model, plan["units"], out.location, progress)
         for name, counts in plan["sets"].items():
             failures = counts["failures"] + _failures(results, name)
             check_usable(name, counts["rows"], failures, data.max_rejected)
         numbers = _merge_items(staged, len(results), out.location / "items.parquet")
-        place.write_json(_metrics(plan["sets"], results, numbers))
-    return _summary(place.read_json())
+        metrics_file.write_json(_metrics(plan["sets"], results, numbers))
+    return _summary(metrics_file.read_json())
 
 
 def _evaluated(
@@ -95,8 +96,8 @@ def _evaluated(
     folder: Location,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """What the worker of each unit reports, in the order of the units."""
-    wanted = resources.workers(
+    """Evaluate every unit; return their results in the order of the units."""
+    workers = resources.workers(
         "evaluation",
         config.workers,
         cpus=config.cpus_per_worker,
@@ -108,13 +109,13 @@ def _evaluated(
     for result in map_units(
         Evaluator,
         units,
-        wanted,
+        workers,
         folder / "attempts",
         model=model,
         config=config,
         data=data,
         staged=folder / "staged",
-        gpus=wanted.gpus,
+        gpus=workers.gpus,
     ):
         progress.update(result["rows"], result["tokens"] if result["fresh"] else 0)
         results[result["unit"]] = result
@@ -123,7 +124,7 @@ def _evaluated(
 
 @dataclass(frozen=True)
 class _Item:
-    """A row that is evaluated; `tokens` is None where no response token fits."""
+    """A row that is evaluated; `tokens` is None if no response token fits."""
 
     file: str
     number: int
@@ -131,7 +132,7 @@ class _Item:
     tokens: TokenisedExample | None
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"{self.file} row {self.number}"
 
     @property
@@ -141,7 +142,7 @@ class _Item:
 
 
 class Evaluator:
-    """Holds the trained target; scores and answers the rows of one unit."""
+    """A worker that holds the trained target, and scores and answers the rows of units."""
 
     def __init__(
         self,
@@ -182,7 +183,7 @@ class Evaluator:
         }
 
     def _read(self, file: Location) -> tuple[list[_Item], list[Failure]]:
-        """The items of a unit, and the rows that the tokenizer's chat template refuses."""
+        """Return the items of a unit, and the rows that the tokenizer's chat template refuses."""
         table = file.read_table()
         examples = [read_example(row, self.data.fields) for row in original_rows(table)]
         tokens = tokenise(examples, self.template, self.tokenizer, self.data.max_tokens)
@@ -199,7 +200,7 @@ class Evaluator:
         return items, failures
 
     def _losses(self, name: str, items: Sequence[_Item]) -> list[float | None]:
-        """Mean loss of each item's response; None where none of it fits.
+        """Return the mean loss of each item's response; None if no response token fits.
 
         Raises:
             DataError: a loss is not finite.
@@ -217,7 +218,7 @@ class Evaluator:
             [np.array(item.tokens.input_ids, np.int32) for item in scored if item.tokens],
             np.array([item.tokens.num_prompt_tokens for item in scored if item.tokens]),
         ).loss_N
-        bad = [item.place for item, loss in zip(scored, loss_N, strict=True) if not _finite(loss)]
+        bad = [item.location for item, loss in zip(scored, loss_N, strict=True) if not _finite(loss)]
         if bad:
             raise DataError(
                 f"evaluation: {len(bad):,} items of set {name} have no finite loss (first: "
@@ -240,7 +241,7 @@ class Evaluator:
         return generator.generate(prompt_ids(examples, self.template, self.tokenizer))
 
     def _is_cut(self, item: _Item) -> bool:
-        """Whether some of the response, but not all, is beyond `max_tokens`."""
+        """Return True if a part of the response, but not all of it, is beyond `max_tokens`."""
         tokens = item.tokens
         return tokens is not None and tokens.input_ids[-1] != self.tokenizer.eos_token_id
 
@@ -282,13 +283,13 @@ def _failures(results: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
     return [failure for r in results if r["set"] == name for failure in r["failures"]]
 
 
-def _merge_items(staged: Location, num_units: int, place: Location) -> pa.Table:
-    """Write all items in order; what the metrics are made of, a few bytes for each."""
+def _merge_items(staged: Location, num_units: int, file: Location) -> pa.Table:
+    """Write all items to `file` in order; return the columns that the metrics are made from."""
     parts = Parts(staged)
     assert len(parts.files()) == num_units, "every unit leaves one part"
     numbers = []
     with (
-        place.open_atomic() as stream,
+        file.open_atomic() as stream,
         pq.ParquetWriter(stream, ITEMS, compression="zstd") as writer,
     ):
         for table in parts.tables():
@@ -320,21 +321,21 @@ def _metrics(
 
 
 def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """What the manifest and the last lines of a run say: one number of each kind for a set."""
+    """Return the summary for the manifest: one number of each kind for every set."""
     sets = metrics["sets"]
     return {
-        "rows": sum(found["items"] for found in sets.values()),
+        "rows": sum(of_set["items"] for of_set in sets.values()),
         "tokens": metrics["tokens"],
         "precision": metrics["precision"],
         "sets": {
             name: {
-                "items": found["items"],
-                "unusable": sum(found["unusable"].values()),
-                "loss_nats": found["loss_nats"]["mean"],
-                "exact_match": found["exact_match"]["rate"],
-                "macro_loss_nats": found["macro"]["loss_nats"]["mean"],
-                "macro_exact_match": found["macro"]["exact_match"]["rate"],
+                "items": of_set["items"],
+                "unusable": sum(of_set["unusable"].values()),
+                "loss_nats": of_set["loss_nats"]["mean"],
+                "exact_match": of_set["exact_match"]["rate"],
+                "macro_loss_nats": of_set["macro"]["loss_nats"]["mean"],
+                "macro_exact_match": of_set["macro"]["exact_match"]["rate"],
             }
-            for name, found in sets.items()
+            for name, of_set in sets.items()
         },
     }

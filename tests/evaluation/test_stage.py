@@ -13,7 +13,7 @@ from s2l_ray.config.sections import DataConfig, EvaluationConfig
 from s2l_ray.errors import DataError, UserError
 from s2l_ray.evaluation import answers
 from s2l_ray.evaluation import stage as evaluation
-from s2l_ray.evaluation.heldout import staged_units
+from s2l_ray.evaluation.evaluation_sets import staged_units
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile, expand
 from s2l_ray.storage.location import Location

@@ -1,4 +1,4 @@
-"""Held-out rows: read, counted, chosen and staged as units of work for the evaluation.
+"""Evaluation sets: held-out rows are read, counted, sampled and written as units of work.
 
 Shapes: N usable rows of a set, in input order.
 """
@@ -21,9 +21,11 @@ from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
 BATCHES_PER_UNIT = 4
+"""Batches of rows in one unit of work."""
 
 Failure = tuple[str, str]
-"""Why a row cannot be used (one of prompts.REASONS, or the reader's), and where it stands."""
+"""The reason why a row cannot be used (of `data.examples.REASONS` or of a parser), and the row's
+location, "FILE row N"."""
 
 
 def staged_units(
@@ -32,15 +34,16 @@ def staged_units(
     sets: Mapping[str, Sequence[InputFile]],
     staged: Location,
 ) -> dict[str, Any]:
-    """Leave the rows to evaluate in `staged`, once; units in order, and the counts of each set.
+    """Write the rows to evaluate to `staged`, once, and return the plan of the evaluation.
 
-    A unit's rows are consecutive among the chosen ones of one file.
+    The plan has the units of work in order, and the counts of each set. The rows of a unit are
+    consecutive among the chosen rows of one file.
 
     Raises:
-        DataError: a set has no rows, or too many that cannot be used.
+        DataError: a set has no rows, or too many rows that cannot be used.
     """
-    place = staged / "plan.json"
-    if not place.exists():
+    plan_file = staged / "plan.json"
+    if not plan_file.exists():
         units: list[dict[str, Any]] = []
         counts: dict[str, Any] = {}
         for name in dict.fromkeys(config.sets):
@@ -49,19 +52,22 @@ def staged_units(
             counts[name] = {"rows": survey.num_rows, "failures": survey.failures}
             usable = (row for row in _checked(sets[name], data.fields) if row.digest)
             chosen_N = chosen(survey.digests, config.max_items)
-            kept = (row for row, keep in zip(usable, chosen_N, strict=True) if keep)
-            for rows in _units_of(kept, BATCHES_PER_UNIT * config.rows_per_batch):
+            sampled = (row for row, keep in zip(usable, chosen_N, strict=True) if keep)
+            for rows in _units_of(sampled, BATCHES_PER_UNIT * config.rows_per_batch):
                 (staged / rows_name(len(units))).write_table(_staged_table(rows))
                 units.append({"unit": len(units), "set": name, "rows": len(rows)})
-        place.write_json({"units": units, "sets": counts})
-    plan: dict[str, Any] = place.read_json()
+        plan_file.write_json({"units": units, "sets": counts})
+    plan: dict[str, Any] = plan_file.read_json()
     return plan
 
 
 def chosen(digests: Sequence[str], max_items: int | None) -> np.ndarray:
-    """keep_N, bool (N,): at most `max_items` rows, those with the smallest hash of their content.
+    """Choose at most `max_items` rows, those whose contents have the smallest hashes.
 
-    A row is chosen whatever stands before it; of equal rows the first come first.
+    The choice does not depend on the order of the rows. Among equal rows the first are chosen.
+
+    Returns:
+        bool (N,), true for a chosen row.
     """
     limit = len(digests) if max_items is None else max_items
     keep_N = np.zeros(len(digests), bool)
@@ -72,19 +78,19 @@ def chosen(digests: Sequence[str], max_items: int | None) -> np.ndarray:
 def check_usable(
     name: str, num_rows: int, failures: Sequence[Failure], max_rejected: float
 ) -> None:
-    """Nothing, if enough rows of a set can be used; else a DataError that counts them by reason."""
+    """Raise DataError if a set has no rows, or too many rows that cannot be used."""
     if not num_rows:
         raise DataError(f"data.eval.{name}: there are no rows in its files. Check the path.")
-    places: dict[str, list[str]] = {}
-    for reason, place in failures:
-        places.setdefault(reason, []).append(place)
-    counts = {reason: len(found) for reason, found in places.items()}
-    check_rejected_share(f"data.eval.{name}", num_rows, counts, places, max_rejected)
+    locations: dict[str, list[str]] = {}
+    for reason, location in failures:
+        locations.setdefault(reason, []).append(location)
+    counts = {reason: len(rows) for reason, rows in locations.items()}
+    check_rejected_share(f"data.eval.{name}", num_rows, counts, locations, max_rejected)
 
 
 @dataclass(frozen=True)
-class _Row:
-    """A row as it came, with the digest of its content or the reason why it has none."""
+class _CheckedRow:
+    """An unchanged row with the digest of its content, or the reason why it has none."""
 
     file: str
     number: int
@@ -93,13 +99,13 @@ class _Row:
     reason: str | None
 
     @property
-    def place(self) -> str:
+    def location(self) -> str:
         return f"{self.file} row {self.number}"
 
 
 @dataclass(frozen=True)
 class _Survey:
-    """All rows of a set: the digests of the usable ones, in input order, and the other ones."""
+    """The digests of the usable rows of a set, in input order, and the failures of the others."""
 
     num_rows: int
     digests: list[str]
@@ -112,30 +118,30 @@ def _survey(files: Sequence[InputFile], fields: FieldNames) -> _Survey:
         if row.digest:
             digests.append(row.digest)
         else:
-            failures.append((str(row.reason), row.place))
+            failures.append((str(row.reason), row.location))
     return _Survey(len(digests) + len(failures), digests, failures)
 
 
-def _checked(files: Sequence[InputFile], fields: FieldNames) -> Iterator[_Row]:
+def _checked(files: Sequence[InputFile], fields: FieldNames) -> Iterator[_CheckedRow]:
     for file in files:
         for row in read_rows(file):
             if row.fields is None:
-                yield _Row(file.uri, row.row, {}, None, row.reason)
+                yield _CheckedRow(file.uri, row.row, {}, None, row.reason)
                 continue
             try:
                 digest = content_digest(read_example(row.fields, fields))
-                yield _Row(file.uri, row.row, row.fields, digest, None)
+                yield _CheckedRow(file.uri, row.row, row.fields, digest, None)
             except RowError as error:
-                yield _Row(file.uri, row.row, row.fields, None, error.reason)
+                yield _CheckedRow(file.uri, row.row, row.fields, None, error.reason)
 
 
-def _units_of(rows: Iterator[_Row], rows_per_unit: int) -> Iterator[list[_Row]]:
+def _units_of(rows: Iterator[_CheckedRow], rows_per_unit: int) -> Iterator[list[_CheckedRow]]:
     for _, of_file in groupby(rows, key=lambda row: row.file):
         while unit := list(islice(of_file, rows_per_unit)):
             yield unit
 
 
-def _staged_table(rows: Sequence[_Row]) -> pa.Table:
+def _staged_table(rows: Sequence[_CheckedRow]) -> pa.Table:
     return rows_table(
         [row.fields for row in rows],
         [str(row.digest) for row in rows],

@@ -7,7 +7,7 @@ import pytest
 from s2l_ray.artifacts.manifest import original_rows, rows_name
 from s2l_ray.config.sections import DataConfig, EvaluationConfig
 from s2l_ray.errors import DataError
-from s2l_ray.evaluation.heldout import check_usable, chosen, staged_units
+from s2l_ray.evaluation.evaluation_sets import check_usable, chosen, staged_units
 from s2l_ray.storage.input_files import expand
 from s2l_ray.storage.location import Location
 
