@@ -386,7 +386,7 @@ def _select(arguments: argparse.Namespace) -> None:
 
 def _extend(arguments: argparse.Namespace) -> None:
     from s2l_ray.extend import plan as extending
-    from s2l_ray.report import outcomes
+    from s2l_ray.report.extensions import subset_files, summary_lines
 
     address = arguments.address
     if session.joins_cluster(address):
@@ -398,8 +398,8 @@ def _extend(arguments: argparse.Namespace) -> None:
     )
     if not outcome.done:
         print("nothing to do: these rows are scored, placed and ranked")
-    lines = outcomes.summary_lines(outcome.extension) if outcome.extension else []
-    lines += [("selected", _shortest(place)) for place in outcomes.selected(run)]
+    lines = summary_lines(outcome.extension) if outcome.extension else []
+    lines += [("selected", _shortest(place)) for place in subset_files(run)]
     print()
     for name, text in [*lines, ("took", duration(time.monotonic() - started))]:
         print(f"{name:<10}{text}")

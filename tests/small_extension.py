@@ -37,7 +37,7 @@ def extended_copy(
     done = s2l("extend", run, data)
     assert done.returncode == 0, done.stdout + done.stderr
     assert stages_done(done.stdout) == STAGES
-    assert "new rows  47 of 58; 10 were known, 1 rejected" in done.stdout
+    assert "new rows  47 of 58; 10 already in the pool, 1 rejected" in done.stdout
     assert "new strata: 1 (first: spell), each clustered by itself; 3 new clusters" in done.stdout
     assert re.search(r"^fit       \S.* rows", done.stdout, re.MULTILINE)
     assert f"selected  {folder(run)}/subset/selected.jsonl" in done.stdout

@@ -1,8 +1,9 @@
-"""What the page shows of the clusters: numbers, sentences and figures.
+"""Clusters in the report: their numbers, sentences and figures.
 
-K clusters, T checkpoints.
+Shapes: K clusters, T checkpoints.
 """
 
+import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,16 +12,21 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from s2l_ray.artifacts.finished import Finished
+from s2l_ray.artifacts.manifest import centroids_file
+from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.clusters.scaling import Scale, in_nats
 from s2l_ray.errors import first
 from s2l_ray.report import plots
+from s2l_ray.selection.declaration import SELECTION
+from s2l_ray.trajectories.declaration import TRAJECTORIES
 
 
 @dataclass(frozen=True, eq=False)
 class ClusterView:
-    """The clusters; `steps` and `selected_K` are None where a run has no training or selection.
+    """The clusters; `steps` and `selected_K` are None for a run without training or selection.
 
-    `centroid_KT` is in nats per token, or with the scaling `shape` in that space.
+    `centroid_KT` is in nats per token, or without unit if the scaling is `shape`.
     """
 
     centroid_KT: np.ndarray
@@ -29,24 +35,42 @@ class ClusterView:
     steps: Sequence[int] | None = None
     selected_K: np.ndarray | None = None
     shrunk: Mapping[str, int] = field(default_factory=dict)
-    """Strata that have fewer clusters than were asked for, with how many."""
+    """Strata that have fewer clusters than requested, with their numbers of clusters."""
     scaling: str = "raw"
     inertia: float | None = None
     silhouette: float | None = None
     stability: float | None = None
     tried: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """Stratum -> `num_clusters.Trials` as it stands in a manifest, where numbers were chosen."""
+    """The JSON of `num_clusters.Trials` by stratum; empty if auto did not choose the number."""
     choice: str = ""
-    """Why these numbers, in a sentence."""
+    """The reason for these numbers of clusters, in a sentence."""
 
 
-def clusters_view(
+def clusters_view(finished: Mapping[str, Finished]) -> ClusterView | None:
+    """Return the clusters of a run with the number selected from each; None without clusters."""
+    if CLUSTERS.name not in finished:
+        return None
+    clusters = finished[CLUSTERS.name]
+    content = io.BytesIO(centroids_file(clusters.folder).read_bytes())
+    centroid_KT = np.load(content, allow_pickle=False)
+    size_K = np.asarray(clusters.summary["size_of_cluster"], np.int64)
+    selected_K = None
+    if SELECTION.name in finished:
+        # Counts end at the last cluster with a selected example.
+        counts = finished[SELECTION.name].summary["selected_of_cluster"]
+        selected_K = np.pad(np.asarray(counts, np.int64), (0, len(size_K) - len(counts)))
+    scored = finished.get(TRAJECTORIES.name)
+    steps = scored.summary.get("steps") if scored else None
+    return view_of_summary(centroid_KT, clusters.summary, steps or None, selected_K)
+
+
+def view_of_summary(
     centroid_KT: np.ndarray,
     summary: Mapping[str, Any],
     steps: Sequence[int] | None,
     selected_K: np.ndarray | None,
 ) -> ClusterView:
-    """What the manifest of the stage says of clusters with these centroids."""
+    """Return the clusters with these centroids as the summary of their stage describes them."""
     tried, strata = summary.get("tried", {}), summary["stratum_of_cluster"]
     scales = {name: Scale.of_json(value) for name, value in summary.get("scales", {}).items()}
     if scales:
@@ -64,28 +88,28 @@ def clusters_view(
         silhouette=summary.get("silhouette"),
         stability=summary.get("stability"),
         tried=tried,
-        # What auto chose is the first thing that the stage has to say.
+        # The first note of the stage says what auto chose.
         choice=summary["notes"][0] if tried else "",
     )
 
 
 def quality(clusters: ClusterView | None) -> list[tuple[str, str]]:
-    """Numbers that say how good the clusters are, each with its name; those that are known."""
+    """Return the known measures of the clusters' quality, each as a number and a name."""
     if clusters is None or not len(clusters.size_K):
         return []
-    found = [(f"{len(clusters.size_K):,}", _how_many(clusters))]
+    measures = [(f"{len(clusters.size_K):,}", _composition(clusters))]
     if clusters.inertia is not None:
         unit = "nats²" if clusters.scaling == "raw" else "scaled"
-        found.append((f"{clusters.inertia:,.4g}", f"inertia, {unit}"))
+        measures.append((f"{clusters.inertia:,.4g}", f"inertia, {unit}"))
     if clusters.silhouette is not None:
-        found.append((f"{clusters.silhouette:.2f}", "silhouette"))
+        measures.append((f"{clusters.silhouette:.2f}", "silhouette"))
     if clusters.stability is not None:
-        found.append((f"{clusters.stability:.2f}", "stability"))
-    return [*found, (clusters.scaling, "scaling")]
+        measures.append((f"{clusters.stability:.2f}", "stability"))
+    return [*measures, (clusters.scaling, "scaling")]
 
 
-def _how_many(clusters: ClusterView) -> str:
-    """What the number of all clusters is made of."""
+def _composition(clusters: ClusterView) -> str:
+    """Describe how the number of clusters is made up."""
     per_stratum = sorted(Counter(clusters.stratum_K).values())
     few, many = per_stratum[0], per_stratum[-1]
     auto = "auto: " if clusters.tried else ""
@@ -96,7 +120,7 @@ def _how_many(clusters: ClusterView) -> str:
 
 
 def figures(clusters: ClusterView | None) -> dict[str, Markup]:
-    """The plots that can be drawn, by name, as markup that is already safe."""
+    """Return the plots that can be drawn, by name, as safe markup."""
     if clusters is None or not len(clusters.size_K):
         return {}
     trajectories = plots.trajectories_svg(
@@ -109,8 +133,8 @@ def figures(clusters: ClusterView | None) -> dict[str, Markup]:
     )
     drawn = {"trajectories": Markup(trajectories)}  # noqa: S704 - drawn by us, text escaped
     if clusters.selected_K is not None:
-        taken = plots.taken_svg(clusters.size_K, clusters.selected_K)
-        drawn["taken"] = Markup(taken)  # noqa: S704 - drawn by us, text escaped
+        selected = plots.selected_svg(clusters.size_K, clusters.selected_K)
+        drawn["selected"] = Markup(selected)  # noqa: S704 - drawn by us, text escaped
     if any(len(tried["num_clusters"]) > 1 for tried in clusters.tried.values()):
         ladders = plots.ladders_svg([clusters.tried[name] for name in _drawn_strata(clusters)])
         drawn["ladders"] = Markup(ladders)  # noqa: S704 - drawn by us, numbers alone
@@ -118,7 +142,7 @@ def figures(clusters: ClusterView | None) -> dict[str, Markup]:
 
 
 def _drawn_strata(clusters: ClusterView) -> list[str]:
-    """The strata whose ladders are drawn: those of most examples."""
+    """Return the strata whose ladders are drawn: those with the most examples."""
     rows = Counter[str]()
     for name, size in zip(clusters.stratum_K, clusters.size_K.tolist(), strict=True):
         rows[name] += size
@@ -126,7 +150,7 @@ def _drawn_strata(clusters: ClusterView) -> list[str]:
 
 
 def cluster_facts(clusters: ClusterView | None) -> list[str]:
-    """What the figures cannot show exactly: how many lines, how even the sizes, how much taken."""
+    """Return facts that figures cannot show exactly: counts, sizes, and numbers selected."""
     if clusters is None or not len(clusters.size_K):
         return []
     size_K, selected_K = clusters.size_K, clusters.selected_K
@@ -136,16 +160,16 @@ def cluster_facts(clusters: ClusterView | None) -> list[str]:
     ]
     if selected_K is not None:
         facts.append(
-            f"{np.count_nonzero(selected_K == size_K):,} clusters are taken whole, "
+            f"{np.count_nonzero(selected_K == size_K):,} clusters are selected whole, "
             f"{np.count_nonzero(selected_K == 0):,} give nothing; "
-            f"the most taken from one is {selected_K.max():,}."
+            f"the most selected from one is {selected_K.max():,}."
         )
     if clusters.shrunk:
         names = [f"{name or 'all'}: {number:,}" for name, number in clusters.shrunk.items()]
         num_strata = len(set(clusters.stratum_K))
         where = f" in {len(names):,} of {num_strata:,} strata" if num_strata > 1 else ""
         facts.append(
-            f"Fewer clusters than asked for{where} ({first(names)}): the sample had fewer distinct "
+            f"Fewer clusters than requested{where} ({first(names)}): the sample had fewer distinct "
             "trajectories, or some clusters were left without any."
         )
     num_shown = len(plots.shown_clusters(size_K, selected_K))
@@ -155,7 +179,7 @@ def cluster_facts(clusters: ClusterView | None) -> list[str]:
 
 
 def _cluster_names(stratum_K: Sequence[str]) -> list[str]:
-    """Cluster numbers, with the stratum where there is more than one."""
+    """Return the names of the clusters, with the stratum if there are several."""
     if len(set(stratum_K)) < 2:
         return [f"cluster {k}" for k in range(len(stratum_K))]
     return [f"cluster {k} in {stratum}" for k, stratum in enumerate(stratum_K)]

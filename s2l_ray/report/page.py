@@ -1,7 +1,6 @@
-"""A run as one self-contained HTML page: no script, no link, nothing fetched.
+"""The report as one self-contained HTML page, without scripts, links or other files.
 
-Everything that reaches the page is escaped: rows, names and reasons are hostile text. K clusters,
-T checkpoints.
+Everything that reaches the page is escaped, because rows, names and reasons may be hostile text.
 """
 
 import json
@@ -14,15 +13,16 @@ from jinja2 import Environment, StrictUndefined
 
 from s2l_ray.report.clusters import ClusterView, cluster_facts, figures, quality
 from s2l_ray.report.extensions import ExtensionsView
+from s2l_ray.report.selected_examples import SelectedExample
+from s2l_ray.report.strata import StratumLine, folded
 
-MAX_STRATA = 100
 MAX_EXCERPT = 600
 MAX_SETTING = 300
 
 
 @dataclass(frozen=True)
 class StageLine:
-    """A finished stage; `summary` holds whatever counts are worth a line."""
+    """A finished stage; `summary` holds the counts that the page shows."""
 
     name: str
     seconds: float
@@ -32,7 +32,7 @@ class StageLine:
 
 @dataclass(frozen=True)
 class PoolCounts:
-    """What became of the input rows; rows with repeated content are counted only if known."""
+    """Counts of the input rows; `num_duplicates` is None if repeated content was not counted."""
 
     num_rows: int
     num_kept: int
@@ -42,19 +42,8 @@ class PoolCounts:
 
 
 @dataclass(frozen=True)
-class StratumLine:
-    """Examples of one stratum in the pool and in the subset."""
-
-    name: str
-    num_examples: int
-    num_selected: int
-    num_clusters: int | None = None
-    """None where clusters are not of strata."""
-
-
-@dataclass(frozen=True)
 class ArmScore:
-    """One arm on one set: means with the ends of their intervals; None is `not measured`."""
+    """One arm on one set: means with the ends of their intervals; None means not measured."""
 
     set: str
     arm: str
@@ -66,7 +55,7 @@ class ArmScore:
     exact_match_low: float | None = None
     exact_match_high: float | None = None
     num_strata: int = 1
-    """Above one, the means are of strata, each of which counts the same."""
+    """If above one, the means are over strata, each of which counts the same."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +71,9 @@ class Comparison:
     high: float
 
 
-@dataclass(frozen=True)
-class SelectedExample:
-    """A selected row, from a cluster of `size` examples."""
-
-    cluster: int
-    size: int
-    prompt: str
-    response: str
-
-
 @dataclass(frozen=True, eq=False)
 class ReportData:
-    """All that the page shows; a part that is None or empty is left out."""
+    """Everything that the page shows; a part that is None or empty is left out."""
 
     name: str
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -107,12 +86,12 @@ class ReportData:
     evaluation: Sequence[ArmScore] = ()
     comparisons: Sequence[Comparison] = ()
     confidence: float = 0.95
-    """Of every interval on the page."""
+    """The confidence of every interval on the page."""
     examples: Sequence[SelectedExample] = ()
 
 
 def render(report: ReportData) -> str:
-    """The page; equal reports give equal bytes."""
+    """Return the page; equal reports give equal bytes."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -133,7 +112,7 @@ def render(report: ReportData) -> str:
 
 
 def set_title(name: str, scores: Sequence[ArmScore]) -> str:
-    """The name of an evaluation set, and what its means are of."""
+    """Return the name of an evaluation set; with several strata, also that they count the same."""
     num_strata = max(score.num_strata for score in scores)
     return (
         f"{name}: means of {num_strata:,} strata, each counting the same"
@@ -143,18 +122,18 @@ def set_title(name: str, scores: Sequence[ArmScore]) -> str:
 
 
 def evaluated_sets(report: ReportData) -> list[tuple[str, list[ArmScore], list[str]]]:
-    """The title, scores and verdicts of each evaluation set, in the order of their first score."""
-    found = []
+    """Return title, scores and verdicts of each evaluation set, in the order of its first score."""
+    sets = []
     for name in dict.fromkeys(score.set for score in report.evaluation):
         scores = [score for score in report.evaluation if score.set == name]
         pairs = [pair for pair in report.comparisons if pair.set == name]
         verdicts = [verdict(pair, report.confidence) for pair in pairs]
-        found.append((set_title(name, scores), scores, verdicts))
-    return found
+        sets.append((set_title(name, scores), scores, verdicts))
+    return sets
 
 
 def lead(report: ReportData) -> str:
-    """The run in one sentence, out of what is known of it."""
+    """Describe the run in one sentence, from the parts that are known."""
     clauses = []
     if report.counts:
         counts = report.counts
@@ -174,13 +153,13 @@ def lead(report: ReportData) -> str:
     if report.evaluation:
         arms = len({score.arm for score in report.evaluation})
         sets = len({score.set for score in report.evaluation})
-        clauses.append(f"{_plural(arms, 'arm')} judged on {_plural(sets, 'held-out set')}")
+        clauses.append(f"{_plural(arms, 'arm')} evaluated on {_plural(sets, 'held-out set')}")
     sentence = "; ".join(clauses) or "nothing has been measured yet"
     return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def verdict(comparison: Comparison, confidence: float) -> str:
-    """Which arm is better on this set, and whether the interval of the difference excludes zero."""
+    """Say which arm is better on this set, and if the interval of the difference excludes zero."""
     arm, baseline, metric = comparison.arm, comparison.baseline, comparison.metric
     if metric == "loss":
         numbers = [f"{x:+.4f}" for x in (comparison.difference, comparison.low, comparison.high)]
@@ -194,14 +173,14 @@ def verdict(comparison: Comparison, confidence: float) -> str:
         f"{confidence:.0%} interval, {numbers[1]} to {numbers[2]},"
     )
     if comparison.low <= 0 <= comparison.high:
-        return f"{metric.capitalize()} tells no better arm: {difference} includes zero."
+        return f"{metric.capitalize()} shows no better arm: {difference} includes zero."
     arm_wins = (comparison.difference < 0) == (metric == "loss")
     better, worse = (arm, baseline) if arm_wins else (baseline, arm)
     return f"By {metric}, {better} is better than {worse}: {difference} excludes zero."
 
 
 def settings(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Each section with its keys as dotted names; what is not set is left out."""
+    """Return each section with its keys as dotted names; keys without a value are left out."""
     scalars = {key: value for key, value in config.items() if not isinstance(value, Mapping)}
     sections = {"run": scalars} | {
         key: value for key, value in config.items() if isinstance(value, Mapping)
@@ -210,30 +189,12 @@ def settings(config: Mapping[str, Any]) -> list[tuple[str, list[tuple[str, str]]
     return [(name, rows) for name, rows in flat if rows]
 
 
-def folded(strata: Sequence[StratumLine]) -> list[StratumLine]:
-    """The strata, biggest first; beyond MAX_STRATA lines the rest share the last one."""
-    ordered = sorted(strata, key=lambda line: (-line.num_examples, line.name))
-    if len(ordered) <= MAX_STRATA:
-        return ordered
-    rest = ordered[MAX_STRATA - 1 :]
-    num_examples = sum(line.num_examples for line in rest)
-    num_selected = sum(line.num_selected for line in rest)
-    counted = [line.num_clusters for line in rest if line.num_clusters is not None]
-    last = StratumLine(
-        f"{len(rest):,} smaller strata",
-        num_examples,
-        num_selected,
-        sum(counted) if counted else None,
-    )
-    return [*ordered[: MAX_STRATA - 1], last]
-
-
 def count(number: int) -> str:
     return f"{number:,}"
 
 
 def share(part: float, whole: float = 1) -> str:
-    """`part` of `whole` in per cent; few never read as none, and a share of nothing as n/a."""
+    """Return `part` of `whole` in per cent: <0.1% for few, and n/a if `whole` is zero."""
     if not whole:
         return "n/a"
     return "<0.1%" if 0 < part / whole < 0.0005 else f"{part / whole:.1%}"
@@ -244,7 +205,7 @@ def nats(loss: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Two units at most: 0.4 s, 12 s, 3 min 05 s, 1 h 02 min."""
+    """Return a time in at most two units: 0.4 s, 12 s, 3 min 05 s, 1 h 02 min."""
     if round(seconds) < 60:
         return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
     if seconds < 3600 - 0.5:
@@ -255,14 +216,14 @@ def duration(seconds: float) -> str:
 
 
 def excerpt(text: str) -> str:
-    """The beginning of `text`, which says how much is missing."""
+    """Return the beginning of `text`, and the number of characters that are missing."""
     if len(text) <= MAX_EXCERPT:
         return text
     return f"{text[:MAX_EXCERPT]} ... ({len(text) - MAX_EXCERPT:,} more characters)"
 
 
 def summary(values: Mapping[str, Any]) -> str:
-    """`num_rows: 1200` as `1,200 rows`, and everything else as `key: value`."""
+    """Write `num_rows: 1200` as `1,200 rows`, and other values as `key: value`."""
     return ", ".join(_summary_item(key, value) for key, value in values.items())
 
 

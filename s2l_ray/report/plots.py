@@ -1,6 +1,8 @@
 """Figures of a run as inline SVG: deterministic, transparent, readable on light and dark pages.
 
-K clusters, T checkpoints. Text stays text: its colour and font come from the page.
+Text stays text: its colour and font come from the page.
+
+Shapes: K clusters, T checkpoints.
 """
 
 import io
@@ -46,16 +48,16 @@ def trajectories_svg(
     selected_K: np.ndarray | None,
     scaling: str = "raw",
 ) -> str:
-    """Mean loss of every cluster over training, at most MAX_LINES of them.
+    """Draw the mean loss of the clusters over training, at most MAX_LINES of them.
 
     Args:
-        centroid_KT: float array (K, T), mean loss at each checkpoint, nats per token; of shapes,
-            in their unit.
-        size_K: int array (K,), examples in each cluster: the line's colour and width.
-        names: K names; those of the biggest and of the most selected clusters are written.
+        centroid_KT: float array (K, T), mean loss at each checkpoint, nats per token; without unit
+            if the scaling is `shape`.
+        size_K: int array (K,), examples in each cluster, which set the line's colour and width.
+        names: K names; the figure shows those of the largest and of the most selected clusters.
         steps: T training steps; None numbers the checkpoints from 1.
-        selected_K: int array (K,), examples taken from each cluster, where a selection exists.
-        scaling: that of the clusters; only `shape` leaves centroids that are no losses.
+        selected_K: int array (K,), examples selected from each cluster; None without a selection.
+        scaling: the scaling of the clusters; with `shape` alone, centroids are not losses.
     """
     with matplotlib.rc_context(_style("trajectories")):
         figure, axes = _figure(height=4.6)
@@ -68,21 +70,21 @@ def trajectories_svg(
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
         axes.margins(x=0.01)
-        figure.draw_without_rendering()  # fixes the limits, on which the places of labels depend
+        figure.draw_without_rendering()  # fixes the limits, on which the labels depend
         _end_labels(axes, step_T, centroid_KT, names, labelled)
         return _svg(figure, "Mean loss of each cluster at each checkpoint")
 
 
-def taken_svg(size_K: np.ndarray, selected_K: np.ndarray) -> str:
-    """Each cluster's size against what was taken from it, on logarithmic axes.
+def selected_svg(size_K: np.ndarray, selected_K: np.ndarray) -> str:
+    """Draw each cluster's size against the number selected from it, on logarithmic axes.
 
-    Clusters that would fall on the same dot are drawn as one, its area growing with their number,
-    so thousands of clusters stay as readable as ten.
+    Clusters on the same dot are drawn as one dot, whose area grows with their number. So thousands
+    of clusters stay as readable as ten.
     """
-    with matplotlib.rc_context(_style("taken")):
+    with matplotlib.rc_context(_style("selected")):
         figure, axes = _figure(height=4.2)
-        size_D, taken_D, count_D = merged_dots(size_K, selected_K)
-        axes.scatter(size_D, taken_D, s=18 * np.sqrt(count_D), c=DOT_COLOUR, alpha=0.7, lw=0)
+        size_D, selected_D, count_D = merged_dots(size_K, selected_K)
+        axes.scatter(size_D, selected_D, s=18 * np.sqrt(count_D), c=DOT_COLOUR, alpha=0.7, lw=0)
         _guides(axes, size_K, selected_K)
         axes.set_xscale("log")
         axes.set_yscale("symlog", linthresh=1, linscale=0.4)
@@ -90,32 +92,35 @@ def taken_svg(size_K: np.ndarray, selected_K: np.ndarray) -> str:
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(_thousands))
         axes.set_xlabel("examples in the cluster")
-        axes.set_ylabel("examples taken")
+        axes.set_ylabel("examples selected")
         axes.legend(loc="upper left", frameon=False)
-        return _svg(figure, "Size of each cluster against the number of examples taken from it")
+        return _svg(figure, "Size of each cluster against the number of examples selected from it")
 
 
 def ladders_svg(ladders: Sequence[Mapping[str, Any]]) -> str:
-    """What every number of clusters that was tried came to, a line for each stratum.
+    """Draw the spread for every number of clusters that was tried, a line for each stratum.
 
     Args:
-        ladders: `num_clusters`, `spread` and `chosen` of each, as in the manifest of clusters.
+        ladders: `num_clusters`, `spread` and `chosen` of each stratum, from the manifest of the
+            clusters.
     """
     with matplotlib.rc_context(_style("ladders")):
         figure, axes = _figure(height=3.4)
         figure.subplots_adjust(bottom=0.16)
         alone = len(ladders) == 1
         for ladder in ladders:
-            # Rows that lie on their centroids have no logarithm.
+            # The spread is zero if all rows lie on their centroids; zero has no logarithm.
             spread = np.maximum(ladder["spread"], LEAST_SPREAD)
-            place = ladder["num_clusters"].index(ladder["chosen"])
+            position = ladder["num_clusters"].index(ladder["chosen"])
             pen: dict[str, Any] = {
                 "color": DOT_COLOUR,
                 "alpha": 0.9 if alone else 0.35,
                 "lw": 1.6 if alone else 1,
             }
             axes.plot(ladder["num_clusters"], spread, marker="o" if alone else "", ms=4, **pen)
-            axes.plot(ladder["chosen"], spread[place], "o", ms=9 if alone else 5, c=CHOSEN_COLOUR)
+            axes.plot(
+                ladder["chosen"], spread[position], "o", ms=9 if alone else 5, c=CHOSEN_COLOUR
+            )
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(_thousands))
@@ -128,29 +133,29 @@ def ladders_svg(ladders: Sequence[Mapping[str, Any]]) -> str:
 
 
 def labelled_clusters(size_K: np.ndarray, selected_K: np.ndarray | None) -> list[int]:
-    """The biggest clusters and those that gave most, ties going to the lowest cluster number."""
+    """Return the largest and the most selected clusters; ties go to the lowest cluster number."""
     biggest = np.argsort(-size_K, kind="stable")[:NUM_LABELLED]
     if selected_K is None:
         return sorted(biggest.tolist())
-    # Many clusters give the same quota; of those the smallest are the ones worth a name.
+    # Many clusters give the same quota; the smallest of them are labelled.
     most = np.lexsort((size_K, -selected_K))[:NUM_LABELLED]
     return sorted({*biggest.tolist(), *most.tolist()})
 
 
 def shown_clusters(size_K: np.ndarray, selected_K: np.ndarray | None) -> list[int]:
-    """At most MAX_LINES clusters: the labelled ones, and others spread evenly over the sizes."""
+    """Return at most MAX_LINES clusters: the labelled ones, and others spread over the sizes."""
     if len(size_K) <= MAX_LINES:
         return list(range(len(size_K)))
     labelled = labelled_clusters(size_K, selected_K)
     by_size = [k for k in np.argsort(size_K, kind="stable").tolist() if k not in labelled]
-    places = np.linspace(0, len(by_size) - 1, MAX_LINES - len(labelled)).round().astype(int)
-    return sorted({*labelled, *(by_size[place] for place in places)})
+    positions = np.linspace(0, len(by_size) - 1, MAX_LINES - len(labelled)).round().astype(int)
+    return sorted({*labelled, *(by_size[position] for position in positions)})
 
 
 def merged_dots(
     size_K: np.ndarray, selected_K: np.ndarray, *, cells_per_decade: int = 24
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Size, number taken and number of clusters of each dot; a dot is a cell of a log grid."""
+    """Return size, number selected and number of clusters of each dot, a cell of a log grid."""
     cell_K2 = np.stack([np.log10(np.maximum(size_K, 1)), np.log10(selected_K + 1)], axis=1)
     cell_K2 = np.round(cell_K2 * cells_per_decade).astype(np.int64)
     _, first_D, count_D = np.unique(cell_K2, axis=0, return_index=True, return_counts=True)
@@ -158,7 +163,7 @@ def merged_dots(
 
 
 def _style(salt: str) -> Any:
-    """Our settings, and a salt that keeps the ids of one figure apart from another's."""
+    """Return the settings, with a salt that makes the ids of each figure distinct."""
     return {**STYLE, "svg.hashsalt": salt}
 
 
@@ -182,7 +187,7 @@ def _lines(
     shown: list[int],
     labelled: list[int],
 ) -> None:
-    """One line a cluster, the labelled ones above the others; then the wider, the lower."""
+    """Draw one line for each cluster: labelled ones on top, and wide ones below narrow ones."""
     norm = LogNorm(vmin=max(1, int(size_K.min())), vmax=max(2, int(size_K.max())))
     marker = "o" if len(step_T) == 1 else ""
     for k in sorted(shown, key=lambda k: (k in labelled, -size_K[k], k)):
@@ -206,7 +211,7 @@ def _end_labels(
     names: Sequence[str],
     labelled: list[int],
 ) -> None:
-    """Write names right of the lines' ends, pushed apart where the ends lie close together."""
+    """Write names right of the lines' ends, and move them apart if the ends lie close together."""
     order = sorted(labelled, key=lambda k: (centroid_KT[k, -1], k))
     ends = [(step_T[-1], centroid_KT[k, -1]) for k in order]
     to_axes = axes.transData + axes.transAxes.inverted()
@@ -225,7 +230,7 @@ def _end_labels(
 
 
 def spread(heights: Sequence[float], *, gap: float, top: float = 1.0) -> list[float]:
-    """Ascending heights, moved up until they are `gap` apart, and down again from above `top`."""
+    """Move ascending heights up until they are `gap` apart, and down again from above `top`."""
     placed: list[float] = []
     for height in heights:
         placed.append(max(height, placed[-1] + gap) if placed else height)
@@ -234,17 +239,17 @@ def spread(heights: Sequence[float], *, gap: float, top: float = 1.0) -> list[fl
 
 
 def printable(text: str, limit: int = 24) -> str:
-    """`text` on one line and short: SVG refuses control characters, and a label must fit."""
+    """Return `text` short and without control characters, which SVG refuses."""
     clean = "".join(char if char.isprintable() else "?" for char in text)
     return clean if len(clean) <= limit else f"{clean[: limit - 3]}..."
 
 
 def _guides(axes: Axes, size_K: np.ndarray, selected_K: np.ndarray) -> None:
-    """Where all of a cluster is taken, and where sampling at random would lie on average."""
+    """Draw the line of clusters selected whole, and the average line of random sampling."""
     size_P = np.geomspace(max(1, size_K.min()), max(2, size_K.max()), 50)
     share = selected_K.sum() / size_K.sum()
-    axes.plot(size_P, size_P, color=AXIS_COLOUR, lw=1, label="all of it")
-    at_random = f"{share:.1%} of it, as at random"
+    axes.plot(size_P, size_P, color=AXIS_COLOUR, lw=1, label="all of the cluster")
+    at_random = f"{share:.1%} of the cluster, as random sampling"
     axes.plot(size_P, size_P * share, color="#d9662f", lw=1.2, ls="--", label=at_random)
 
 
@@ -257,13 +262,13 @@ def _percent(value: float, _position: int) -> str:
 
 
 def _svg(figure: Figure, label: str) -> str:
-    """The bare <svg> element, without date, metadata, XML prologue or group ids."""
+    """Return the bare <svg> element, without date, metadata, XML prologue or group ids."""
     buffer = io.StringIO()
     empty = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=empty)
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r' xmlns(:xlink)?="[^"]*"', "", text)
-    # The same group ids in each figure would clash on one page; nothing refers to them.
+    # Figures have the same group ids, which would clash on one page; nothing refers to them.
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     return text.replace("<svg", f'<svg role="img" aria-label="{label}"', 1)

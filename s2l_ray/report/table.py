@@ -1,4 +1,4 @@
-"""The arms of a comparison as lines of text for a terminal."""
+"""Tables of the arms of a comparison, as lines of text for a terminal."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,14 +8,14 @@ from s2l_ray.report.page import ArmScore, Comparison, count, nats, set_title, sh
 def lines(
     scores: Sequence[ArmScore], comparisons: Sequence[Comparison], confidence: float
 ) -> list[str]:
-    """For each set a table of its arms, and one of their paired differences."""
-    found: list[str] = []
+    """Return for each set a table of its arms, and a table of their paired differences."""
+    text: list[str] = []
     for name in dict.fromkeys(score.set for score in scores):
         mine = [score for score in scores if score.set == name]
-        found += [*([""] if found else []), set_title(name, mine)]
-        found += _aligned([_header(confidence), *map(_row, mine)])
-        found += _differences([pair for pair in comparisons if pair.set == name], confidence)
-    return found
+        text += [*([""] if text else []), set_title(name, mine)]
+        text += _aligned([_header(confidence), *map(_row, mine)])
+        text += _differences([pair for pair in comparisons if pair.set == name], confidence)
+    return text
 
 
 def _header(confidence: float) -> tuple[str, ...]:
@@ -39,16 +39,16 @@ def _interval(
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Columns as wide as their widest cell; numbers of items to the right."""
+    """Make columns as wide as their widest cell; align numbers of items to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
+    text = []
     for row in rows:
         cells = [
             cell.rjust(width) if _is_count(cell) else cell.ljust(width)
             for cell, width in zip(row, widths, strict=True)
         ]
-        lines.append(("  " + "  ".join(cells)).rstrip())
-    return lines
+        text.append(("  " + "  ".join(cells)).rstrip())
+    return text
 
 
 def _is_count(cell: str) -> bool:
@@ -56,15 +56,19 @@ def _is_count(cell: str) -> bool:
 
 
 def _differences(pairs: Sequence[Comparison], confidence: float) -> list[str]:
-    """How far the arm is from each baseline, over the same items; nothing without a baseline."""
+    """Return the table of the arm minus each baseline over the same items; empty without one."""
     if not pairs:
         return []
     metrics = list(dict.fromkeys(pair.metric for pair in pairs))
     unit = {"loss": "loss, nats per token", "exact match": "exact match, points"}
     rows = [(f"{pairs[0].arm} minus", *(unit[metric] for metric in metrics))]
     for baseline in dict.fromkeys(pair.baseline for pair in pairs):
-        standing = {pair.metric: _standing(pair) for pair in pairs if pair.baseline == baseline}
-        rows.append((baseline, *(standing.get(metric, "n/a") for metric in metrics)))
+        cells = {
+            pair.metric: _difference_and_relation(pair)
+            for pair in pairs
+            if pair.baseline == baseline
+        }
+        rows.append((baseline, *(cells.get(metric, "n/a") for metric in metrics)))
     title = (
         f"  Differences over the same items (one training of each arm, {confidence:.0%} intervals):"
     )
@@ -72,29 +76,30 @@ def _differences(pairs: Sequence[Comparison], confidence: float) -> list[str]:
 
 
 def _sentence(pairs: Sequence[Comparison]) -> str:
-    """The same in words."""
+    """Return a sentence with the same verdicts."""
     sentences = []
     for metric in dict.fromkeys(pair.metric for pair in pairs):
         baselines: dict[str, list[str]] = {}
         for pair in pairs:
             if pair.metric == metric:
-                baselines.setdefault(_told(pair), []).append(pair.baseline)
-        told = [f"{words} {' and '.join(names)}" for words, names in baselines.items()]
-        sentences.append(f"By {metric}, {pairs[0].arm} is {' and '.join(told)}.")
+                baselines.setdefault(_relation(pair), []).append(pair.baseline)
+        relations = [f"{words} {' and '.join(names)}" for words, names in baselines.items()]
+        sentences.append(f"By {metric}, {pairs[0].arm} is {' and '.join(relations)}.")
     return " ".join(sentences)
 
 
-def _standing(pair: Comparison) -> str:
-    """The difference with its interval, and what it tells of the arm."""
+def _difference_and_relation(pair: Comparison) -> str:
+    """Return the difference with its interval, and whether the arm is better or worse."""
     ends = (pair.difference, pair.low, pair.high)
     if pair.metric == "loss":
         mean, low, high = (f"{x:+.4f}" for x in ends)
     else:
         mean, low, high = (f"{100 * x:+.1f}" for x in ends)
-    return f"{mean} ({low} to {high}), {_told(pair).removesuffix(' than').removesuffix(' from')}"
+    relation = _relation(pair).removesuffix(" than").removesuffix(" from")
+    return f"{mean} ({low} to {high}), {relation}"
 
 
-def _told(pair: Comparison) -> str:
+def _relation(pair: Comparison) -> str:
     if pair.low <= 0 <= pair.high:
-        return "not told apart from"
+        return "not distinguishable from"
     return "better than" if (pair.high < 0) == (pair.metric == "loss") else "worse than"

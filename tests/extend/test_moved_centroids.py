@@ -11,7 +11,7 @@ from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import base_of
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import subset
-from s2l_ray.report import outcomes
+from s2l_ray.report.extensions import extensions_view, summary_lines
 from s2l_ray.storage.location import Location
 from tests import handmade
 from tests.extended_by_hand import (
@@ -113,7 +113,7 @@ def test_it_is_remembered_whatever_is_interrupted(run, tmp_path):
     assert to_do(run) == [f"clusters ({extension.name})", f"selection ({extension.name})"]
     with pytest.raises(DataError, match=r"as their settings.json says \(first: 001-.*s2l extend"):
         subset.write_subset(run, 1.0, "s2l", None, None)
-    assert "as their settings.json says" in outcomes.extensions_view(run).hindrance
+    assert "as their settings.json says" in extensions_view(run).problem
 
 
 @pytest.mark.parametrize("settings", [None, {}, {"update_centroids": False}])
@@ -204,8 +204,8 @@ def test_how_far_centroids_moved_and_how_many_rows_changed(run, tmp_path):
 
 
 def test_the_summary_says_that_old_rows_were_placed_as_well(run, tmp_path):
-    placed = outcomes.summary_lines(given(run, data(tmp_path, 0)))
-    moved = outcomes.summary_lines(given(run, data(tmp_path, 10), moving=True))
+    placed = summary_lines(given(run, data(tmp_path, 0)))
+    moved = summary_lines(given(run, data(tmp_path, 10), moving=True))
     assert ("placed", "in 5 of 5 clusters, 0 new") in placed
     assert ("placed", "with all old rows, in 5 of 5 clusters, 0 new") in moved
 

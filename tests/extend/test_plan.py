@@ -13,7 +13,7 @@ from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import base_of
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import subset
-from s2l_ray.report import outcomes
+from s2l_ray.report.extensions import subset_files, summary_lines
 from s2l_ray.storage.location import Location
 from tests import handmade
 from tests.extended_by_hand import (
@@ -53,7 +53,7 @@ def test_the_budget_is_spread_over_old_and_new_rows_and_the_run_stays_as_it_was(
     everyone = handmade.IDS + [row["id"] for row in new_rows(0)]
     assert sorted(ranking["example_id"].to_pylist()) == sorted(everyone)
     head = set(ranking["example_id"].to_pylist()[:6])
-    (place,) = outcomes.selected(run)
+    (place,) = subset_files(run)
     assert set(ids(place)) == head
     assert {path: found for path, found in content(run).items() if path in before} == before
     assert pipeline.stale(planned(tree)[:-1], None) == []
@@ -109,7 +109,7 @@ def test_the_extended_ranking_follows_the_selection_of_the_run(run, tree, tmp_pa
     pipeline.run(loaded, until="selection", say=lambda line: None)
 
     assert [step.stage for step in extend(run).done] == ["selection"]
-    assert len(ids(outcomes.selected(run)[0])) == 20
+    assert len(ids(subset_files(run)[0])) == 20
 
 
 def test_rows_placed_in_clusters_that_are_no_more_are_placed_again(run, tree, tmp_path):
@@ -217,7 +217,7 @@ def test_rows_that_are_all_known_make_no_extension(run, tmp_path):
     prepare.out.finish({"rows": 6, "kept": 0, "known": 6, "rejected": {}, "strata": {}}, 1.0)
 
     assert extend(run, path).done == []
-    assert outcomes.summary_lines(extension) == [("new rows", "0 of 6; 6 were known, 0 rejected")]
+    assert summary_lines(extension) == [("new rows", "0 of 6; 6 already in the pool, 0 rejected")]
     assert extensions.extended_pool(run).extensions == []
     with pytest.raises(DataError, match="has no extensions yet"):
         extend(run)

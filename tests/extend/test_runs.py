@@ -33,7 +33,7 @@ def test_the_run_is_still_finished_and_the_same_data_again_is_nothing_to_do(
     copy = shutil.copy(new_data, Path(new_data).parent / "other.jsonl")
     same = s2l("extend", extended, copy, "--address", NOBODY)
     assert same.returncode == 0 and "nothing to do" in same.stdout, same.stderr
-    assert "new rows  47 of 58; 10 were known, 1 rejected" in same.stdout
+    assert "new rows  47 of 58; 10 already in the pool, 1 rejected" in same.stdout
     assert state(extended) == before
 
 
@@ -150,7 +150,7 @@ def test_rows_that_are_all_known_leave_the_pool_as_it_is(copied, s2l, tmp_path, 
     done = s2l("extend", run, write_rows(tmp_path / "old.jsonl", rows()[::-1]), *options)
     assert done.returncode == 0, done.stdout + done.stderr
     assert stages_done(done.stdout) == {"prepare"}
-    assert "new rows  0 of 60; 60 were known, 0 rejected" in done.stdout
+    assert "new rows  0 of 60; 60 already in the pool, 0 rejected" in done.stdout
     assert ("centroids stay where they are" in done.stdout) == bool(options)
     assert [path.name for path in folder(run).iterdir()] == ["prepared"]
 

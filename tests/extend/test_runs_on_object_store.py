@@ -46,7 +46,7 @@ def test_a_run_on_an_object_store_is_extended_there(
 
     said = extend(s3_environment, "extend", run, data)
     assert stages_done(said) == STAGES
-    assert "new rows  47 of 58; 10 were known, 1 rejected" in said
+    assert "new rows  47 of 58; 10 already in the pool, 1 rejected" in said
     assert f"selected  {run}/extensions/001-" in said
     expected = content(extended)
     assert results(run) == {n: read for n, read in expected.items() if not named_by_file(n)}

@@ -8,7 +8,8 @@ import pytest
 from s2l_ray.clusters.num_clusters import Trials
 from s2l_ray.clusters.scaling import Moments, standardised
 from s2l_ray.report import clusters, page
-from s2l_ray.report.page import ReportData, StratumLine
+from s2l_ray.report.page import ReportData
+from s2l_ray.report.strata import StratumLine
 from tests.report.test_page import HOSTILE, Page
 
 SHOWN = {"silhouette": 0.4321, "stability": 0.6789, "inertia": 1234.5}
@@ -27,7 +28,7 @@ CHOICE = "auto chose 2 to 4 clusters in 2 strata: for a reason"
 
 
 def view(**changes) -> clusters.ClusterView:
-    return clusters.clusters_view(CENTROID_KT, {**SUMMARY, **changes}, None, None)
+    return clusters.view_of_summary(CENTROID_KT, {**SUMMARY, **changes}, None, None)
 
 
 def rendered(shown: clusters.ClusterView) -> Page:
@@ -48,7 +49,7 @@ def test_numbers_that_are_known_stand_above_the_figures():
 
 def test_numbers_that_are_not_known_are_left_out():
     bare = {key: value for key, value in SUMMARY.items() if key not in SHOWN}
-    shown = clusters.clusters_view(CENTROID_KT, bare, None, None)
+    shown = clusters.view_of_summary(CENTROID_KT, bare, None, None)
 
     assert [name for _, name in clusters.quality(shown)][1:] == ["scaling"]
     assert "another seed" not in rendered(shown).text
@@ -98,7 +99,7 @@ def test_standardised_centroids_are_drawn_in_nats():
         "scales": {name: scale.as_json() for name, scale in scales.items()},
     }
 
-    shown = clusters.clusters_view(scaled_KT, summary, None, None)
+    shown = clusters.view_of_summary(scaled_KT, summary, None, None)
     expected_KT = np.stack([loss_NT[row_N].mean(axis=0) for row_N in rows_K])
     np.testing.assert_allclose(shown.centroid_KT, expected_KT, rtol=1e-4, atol=1e-5)
     assert ("standardised", "scaling") in clusters.quality(shown)

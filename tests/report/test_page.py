@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from s2l_ray.report import page, plots
+from s2l_ray.report import page, plots, strata
 from s2l_ray.report.extensions import ExtensionLine, ExtensionsView, OldAndNew
 from s2l_ray.report.page import (
     ArmScore,
@@ -15,15 +15,15 @@ from s2l_ray.report.page import (
     Comparison,
     PoolCounts,
     ReportData,
-    SelectedExample,
     StageLine,
-    StratumLine,
 )
+from s2l_ray.report.selected_examples import SelectedExample
+from s2l_ray.report.strata import StratumLine
 
 EXTENSION = ExtensionLine(
     "001-0123456789abcdef",
     2_500,
-    num_known=321,
+    num_in_pool=321,
     num_rejected=7,
     num_clusters_used=101,
     num_clusters=288,
@@ -82,13 +82,13 @@ def clusters(num_clusters: int, num_steps: int = 4, stratum: str = "") -> Cluste
     )
 
 
-def test_a_smaller_number_of_clusters_than_asked_for_is_told():
+def test_a_smaller_number_of_clusters_than_requested_is_told():
     view = replace(clusters(5), stratum_K=["a", "a", "a", "tiny", "b"], shrunk={"tiny": 1, "b": 1})
     told = page.cluster_facts(view)[-1]
-    assert told.startswith("Fewer clusters than asked for in 2 of 3 strata (tiny: 1, b: 1): ")
+    assert told.startswith("Fewer clusters than requested in 2 of 3 strata (tiny: 1, b: 1): ")
     assert "the sample had fewer distinct trajectories, or some clusters were left without" in told
-    assert "for (all: 5): the" in page.cluster_facts(replace(clusters(5), shrunk={"": 5}))[-1]
-    assert not [fact for fact in page.cluster_facts(clusters(5)) if "asked for" in fact]
+    assert "requested (all: 5): the" in page.cluster_facts(replace(clusters(5), shrunk={"": 5}))[-1]
+    assert not [fact for fact in page.cluster_facts(clusters(5)) if "requested" in fact]
 
 
 def full(text: str = "plain") -> ReportData:
@@ -122,15 +122,15 @@ def test_the_page_shows_every_number_it_was_given():
 
 def test_the_page_shows_what_came_of_extensions():
     unplaced = ExtensionLine("002-0123456789abcdef", 5, 0, 0)
-    hindered = ExtensionsView([EXTENSION, unplaced], fit="12.3% are out", hindrance="not finished")
-    html = page.render(replace(full(), extensions=hindered))
+    broken = ExtensionsView([EXTENSION, unplaced], fit="12.3% are out", problem="not finished")
+    html = page.render(replace(full(), extensions=broken))
     section = Page(
         html[html.index('<section id="extensions">') : html.index('<section id="examples">')]
     )
     shown = " ".join(section.text.split())
     for text in ["2,500", "321", "101 of 288", "0.032 (0.03)", "0.195 (0.0913)", "12.3%"]:
         assert text in shown
-    assert "not finished" in shown and "Fit after the last one: 12.3% are out." in shown
+    assert "not finished" in shown and "Fit after the last extension: 12.3% are out." in shown
     cells = "".join(section.text.split())
     assert "001-0123456789abcdefcentroidsupdated2,500" in cells and "12.3%due" in cells
     assert "002-0123456789abcdef500Distances" in cells
@@ -206,11 +206,11 @@ def test_equal_reports_give_equal_bytes():
     [
         ("loss", -0.02, -0.03, -0.01, "s2l is better than random"),
         ("loss", 0.02, 0.01, 0.03, "random is better than s2l"),
-        ("loss", -0.02, -0.05, 0.01, "tells no better arm"),
-        ("loss", -0.02, -0.05, 0.0, "tells no better arm"),
+        ("loss", -0.02, -0.05, 0.01, "shows no better arm"),
+        ("loss", -0.02, -0.05, 0.0, "shows no better arm"),
         ("exact match", 0.02, 0.01, 0.03, "s2l is better than random"),
         ("exact match", -0.02, -0.03, -0.01, "random is better than s2l"),
-        ("exact match", 0.0, 0.0, 0.0, "tells no better arm"),
+        ("exact match", 0.0, 0.0, 0.0, "shows no better arm"),
     ],
 )
 def test_an_arm_is_called_better_only_if_the_interval_excludes_zero(
@@ -265,7 +265,7 @@ def test_extreme_selections_can_be_drawn(selected_K):
 
     drawn = page.figures(view)
 
-    assert set(drawn) == ({"trajectories"} if selected_K is None else {"trajectories", "taken"})
+    assert set(drawn) == ({"trajectories"} if selected_K is None else {"trajectories", "selected"})
     assert ">checkpoint<" in drawn["trajectories"]
 
 
@@ -276,11 +276,11 @@ def test_labels_are_pushed_apart_and_stay_inside():
 
 
 def test_many_strata_are_folded_without_losing_an_example():
-    strata = [StratumLine(f"s{n}", n, n // 2) for n in range(1, 251)]
+    many = [StratumLine(f"s{n}", n, n // 2) for n in range(1, 251)]
 
-    lines = page.folded(strata)
+    lines = strata.folded(many)
 
-    assert len(lines) == page.MAX_STRATA
+    assert len(lines) == strata.MAX_STRATA
     assert lines[0].name == "s250"
     assert lines[-1].name == "151 smaller strata"
     assert sum(line.num_examples for line in lines) == sum(range(1, 251))

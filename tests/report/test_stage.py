@@ -1,4 +1,4 @@
-"""The report stage on a small run: what it finds, what it leaves out, what it says of the arms."""
+"""The report stage on a small run: its page, its tables, and what it leaves out."""
 
 import re
 from collections import Counter
@@ -16,7 +16,11 @@ from s2l_ray.evaluation import comparison
 from s2l_ray.pipeline import steps
 from s2l_ray.report import stage as report
 from s2l_ray.report import table
-from s2l_ray.report.page import ArmScore, Comparison, StratumLine
+from s2l_ray.report.arms import arm_title, comparable_arms
+from s2l_ray.report.clusters import clusters_view
+from s2l_ray.report.page import ArmScore, Comparison
+from s2l_ray.report.selected_examples import rows_by_id
+from s2l_ray.report.strata import StratumLine, strata_lines
 from s2l_ray.selection import stage as selection
 from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.stages import STAGES
@@ -223,7 +227,7 @@ def test_clusters_after_the_last_one_that_gave_an_example_gave_none(tmp_path):
     add_clusters(run_dir)
     finish(run_dir / "selection", "selection", {"strata": {}, "selected_of_cluster": [0, 2]})
 
-    view = report.cluster_view(finished_stages(run_dir, STAGES))
+    view = clusters_view(finished_stages(run_dir, STAGES))
 
     assert view.selected_K.tolist() == [0, 2, 0, 0, 0]
 
@@ -234,7 +238,7 @@ def test_strata_are_counted_whether_or_not_clusters_span_them(tmp_path, per_stra
     add_clusters(run_dir, per_stratum=per_stratum)
     taken = add_selection(run_dir)["strata"]
 
-    lines = report.strata_lines(finished_stages(run_dir, STAGES))
+    lines = strata_lines(finished_stages(run_dir, STAGES))
 
     pool = Counter(STRATUM)
     num_clusters = {"common": 2, "rare": 3} if per_stratum else {}
@@ -270,7 +274,7 @@ def test_rows_after_the_last_example_are_not_read(whole):
     rows = Parts(whole / "prepared", "rows")
     rows.files()[-1].write_bytes(b"not parquet")
 
-    assert report._rows_of(rows, ["id-9", "id-2"])["id-9"]["output"] == "sum 10"
+    assert rows_by_id(rows, ["id-9", "id-2"])["id-9"]["output"] == "sum 10"
 
 
 def test_a_stage_whose_origin_was_redone_is_left_out_with_what_follows(whole, tmp_path):
@@ -290,7 +294,7 @@ def test_a_stage_whose_origin_was_redone_is_left_out_with_what_follows(whole, tm
 def test_an_arm_that_was_trained_otherwise_is_no_match(whole, tmp_path):
     add_evaluation(whole, "balanced-random-0.5-7", OTHER, rate=1e-3)
 
-    judged = report.judged_arms(finished_stages(whole, STAGES), run_config(tmp_path))
+    judged = comparable_arms(finished_stages(whole, STAGES), run_config(tmp_path))
 
     assert [arm.name for arm in judged] == ["s2l", "random"]
 
@@ -306,14 +310,14 @@ def test_an_arm_that_was_trained_otherwise_is_no_match(whole, tmp_path):
     ],
 )
 def test_an_arm_is_called_by_its_method_where_budget_and_seed_are_the_runs(tmp_path, arm, title):
-    assert report.arm_title(arm, run_config(tmp_path)) == title
+    assert arm_title(arm, run_config(tmp_path)) == title
 
 
 def test_an_arm_of_a_budget_of_tokens_is_called_by_its_method(tmp_path):
     section = {"budget": "20_000 tokens", "baselines": ["random"]}
     known = run_config(tmp_path, selection=section)
     assert steps.arm_name("random", known.selection.budget, 7) == "random-20K-tokens-7"
-    assert report.arm_title("random-20K-tokens-7", known) == "random"
+    assert arm_title("random-20K-tokens-7", known) == "random"
 
 
 def test_strata_count_equally_in_scores_and_differences(whole, tmp_path):
@@ -364,7 +368,8 @@ def test_the_terminal_shows_a_table_of_arms_and_one_of_differences(whole, tmp_pa
     assert own.index("2.6250") == other.index("3.1667") == header.index("loss")
     assert paired[0].endswith("(one training of each arm, 95% intervals):")
     assert re.fullmatch(
-        r"  random     -0\.5417 \(-\S+ to -\S+\), better  \+41\.7 \(\S+ to \S+\), not told apart",
+        r"  random     -0\.5417 \(-\S+ to -\S+\), better  "
+        r"\+41\.7 \(\S+ to \S+\), not distinguishable",
         paired[2],
     )
 
@@ -374,10 +379,10 @@ def test_the_terminal_shows_a_table_of_arms_and_one_of_differences(whole, tmp_pa
     [
         ("loss", -0.2, -0.1, "better"),
         ("loss", 0.1, 0.2, "worse"),
-        ("loss", -0.1, 0.2, "not told apart"),
+        ("loss", -0.1, 0.2, "not distinguishable"),
         ("exact match", -0.2, -0.1, "worse"),
         ("exact match", 0.1, 0.2, "better"),
-        ("exact match", 0.0, 0.2, "not told apart"),
+        ("exact match", 0.0, 0.2, "not distinguishable"),
     ],
 )
 def test_an_arm_is_better_only_if_the_interval_excludes_zero_on_its_side(

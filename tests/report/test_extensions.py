@@ -1,12 +1,16 @@
-"""What a terminal and the report say of extensions made by hand."""
+"""Extensions made by hand, as the terminal and the report show them."""
 
 import pytest
 
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.pipeline import subset
-from s2l_ray.report import outcomes
-from s2l_ray.report.extensions import ExtensionLine, OldAndNew
+from s2l_ray.report.extensions import (
+    ExtensionLine,
+    OldAndNew,
+    extensions_view,
+    summary_lines,
+)
 from s2l_ray.storage.location import Location
 from tests.extended_by_hand import NUM_NEW, data, finished_run, given, inputs, redo
 from tests.handmade import planned
@@ -23,7 +27,7 @@ def run(tree, tmp_path) -> Location:
 
 
 def test_the_report_shows_what_came_of_every_extension(run, tree, tmp_path):
-    assert outcomes.extensions_view(run) is None
+    assert extensions_view(run) is None
     first = given(run, data(tmp_path, 0))
     out = StageDir(first.folder("clusters"), "clusters", first_inputs(first))
     fit = {
@@ -38,11 +42,11 @@ def test_the_report_shows_what_came_of_every_extension(run, tree, tmp_path):
     }
     out.finish({**first.summary("clusters"), "fit": fit}, 1.0)
     given(run, data(tmp_path, 10))
-    view = outcomes.extensions_view(run)
+    view = extensions_view(run)
     assert view.lines[0] == ExtensionLine(
         first.name,
         num_new=NUM_NEW,
-        num_known=2,
+        num_in_pool=2,
         num_rejected=1,
         num_clusters_used=5,
         num_clusters=5,
@@ -52,12 +56,12 @@ def test_the_report_shows_what_came_of_every_extension(run, tree, tmp_path):
         reclustering="due",
     )
     distance = "median 2 standard deviations (old rows 1), 95th percentile 4 (3)"
-    assert ("distance", distance) in outcomes.summary_lines(first)
+    assert ("distance", distance) in summary_lines(first)
     assert view.unit == "standard deviations"
-    assert view.lines[1].median_distance is None and view.hindrance == ""
+    assert view.lines[1].median_distance is None and view.problem == ""
     assert view.fit.startswith("cannot be judged")
     redo(planned(tree)[3], seed=8)
-    assert "were placed in clusters that are no more" in outcomes.extensions_view(run).hindrance
+    assert "were placed in clusters that are no more" in extensions_view(run).problem
 
 
 def test_the_page_of_an_extended_run_has_the_section(run, tmp_path):

@@ -1,0 +1,71 @@
+"""Strata in the report: how many examples of each are in the pool and in the subset."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from s2l_ray.artifacts.finished import Finished
+from s2l_ray.artifacts.manifest import Parts
+from s2l_ray.clusters.declaration import CLUSTERS
+from s2l_ray.selection.declaration import SELECTION
+
+MAX_STRATA = 100
+"""Number of lines in the table of strata."""
+
+
+@dataclass(frozen=True)
+class StratumLine:
+    """Examples of one stratum in the pool and in the subset."""
+
+    name: str
+    num_examples: int
+    num_selected: int
+    num_clusters: int | None = None
+    """None if clusters span several strata."""
+
+
+def strata_lines(finished: Mapping[str, Finished]) -> list[StratumLine]:
+    """Return pool and subset by stratum; empty without a selection or without strata."""
+    if not {CLUSTERS.name, SELECTION.name} <= finished.keys():
+        return []
+    selected = finished[SELECTION.name].summary["strata"]
+    pool = _pool_strata(finished[CLUSTERS.name])
+    if pool.keys() == {""}:
+        return []
+    names = Counter(finished[CLUSTERS.name].summary["stratum_of_cluster"])
+    return [
+        StratumLine(name, pool[name], selected.get(name, 0), names[name] if any(names) else None)
+        for name in sorted(pool)
+    ]
+
+
+def folded(strata: Sequence[StratumLine]) -> list[StratumLine]:
+    """Return the strata, largest first; beyond MAX_STRATA lines the rest share the last one."""
+    ordered = sorted(strata, key=lambda line: (-line.num_examples, line.name))
+    if len(ordered) <= MAX_STRATA:
+        return ordered
+    rest = ordered[MAX_STRATA - 1 :]
+    num_examples = sum(line.num_examples for line in rest)
+    num_selected = sum(line.num_selected for line in rest)
+    counted = [line.num_clusters for line in rest if line.num_clusters is not None]
+    last = StratumLine(
+        f"{len(rest):,} smaller strata",
+        num_examples,
+        num_selected,
+        sum(counted) if counted else None,
+    )
+    return [*ordered[: MAX_STRATA - 1], last]
+
+
+def _pool_strata(clusters: Finished) -> Counter[str]:
+    """Count the examples of each stratum, by cluster sizes if no cluster spans several strata."""
+    counts: Counter[str] = Counter()
+    names = clusters.summary["stratum_of_cluster"]
+    if any(names):
+        for name, size in zip(names, clusters.summary["size_of_cluster"], strict=True):
+            counts[name] += size
+        return counts
+    for part in Parts(clusters.folder).tables(["stratum"]):
+        for item in part["stratum"].value_counts().to_pylist():
+            counts[item["values"]] += item["counts"]
+    return counts
