@@ -1,8 +1,8 @@
 """The demo's pool: short reasoning tasks, a few of them common and most of them rare.
 
 The rows are generated (reasoning-gym, Apache-2.0), so nothing is downloaded, and every answer can
-be checked. How often a task occurs falls like 1/rank, as sources do in real mixtures: what a
-selector must do is see to it that the rare ones are not drowned.
+be checked. The frequency of a task falls like 1/rank, as in real mixtures of sources. A selector
+must make sure that enough rows of the rare tasks are selected.
 """
 
 import json
@@ -29,7 +29,7 @@ Row = dict[str, str]
 
 @dataclass(frozen=True)
 class Task:
-    """A generator of reasoning-gym, the sentence its answers open with, and its options."""
+    """A generator of reasoning-gym, the sentence that its answers begin with, and its options."""
 
     name: str
     method: str
@@ -87,22 +87,21 @@ TASKS = (  # the most frequent first
 
 
 EXPLANATION = """\
-What this shows: one pool of {rows:,} rows, in which a few tasks are common and most are rare; a
-subset of the same size by each method; one model, trained from the same random weights for as many
-steps on each of them; one held-out set with equally many items of every task. The seed was fixed
-beforehand. Intervals cover the choice of held-out items, not another seed or another pool. The
-models are far too small to be useful, and after so few steps hardly any answer is right: this is an
-example, and no evidence about real data."""
+The pool has {rows:,} rows; a few tasks are common and most are rare. Each method selects a subset
+of the same size. The same model is trained on each subset, from the same random weights and for the
+same number of steps. All are evaluated on one held-out set, with the same number of items for every
+task. The seed was fixed beforehand. The intervals cover the choice of held-out items, not another
+seed or another pool. The models are far too small to be useful, and after so few steps hardly any
+answer is right. This is an example, not evidence about real data."""
 
 
 def write_inputs(folder: Path) -> Path:
-    """The demo's configuration; pool and tokenizer are in `folder`/inputs, made once.
+    """Write the pool and the tokenizer to `folder`/inputs, once; return the configuration's path.
 
     Raises:
         StorageError: `folder` holds something that is not a run.
     """
-    place = Location.of(folder)
-    open_run(place)
+    open_run(Location.of(folder))
     inputs = folder / "inputs"
     if not inputs.exists():
         made = Path(tempfile.mkdtemp(prefix=".inputs-", dir=folder))
@@ -114,7 +113,7 @@ def write_inputs(folder: Path) -> Path:
 
 
 def overrides(folder: Path) -> list[str]:
-    """What `--set` would say to run the demo's configuration in `folder`."""
+    """Return the values for `--set` that run the demo's configuration in `folder`."""
     inputs = folder / "inputs"
     return [
         f"run_dir={json.dumps(str(folder))}",
@@ -127,14 +126,15 @@ def overrides(folder: Path) -> list[str]:
 
 
 def explanation() -> str:
+    """Return the text that explains what the demo compares."""
     return EXPLANATION.format(rows=sum(train_counts()))
 
 
 def write_pool(directory: Path, *, seed: int) -> None:
-    """`directory` holds train.jsonl and eval.jsonl; the same files for the same seed.
+    """Write train.jsonl and eval.jsonl to `directory`; equal seeds give equal files.
 
     A row has instruction, output (ending in "The answer is X."), answer, source and id. No
-    instruction occurs twice, be it in one file or over both; eval.jsonl has as many rows of
+    instruction occurs twice, in one file or in both. eval.jsonl has the same number of rows for
     every task.
 
     Raises:
@@ -143,8 +143,8 @@ def write_pool(directory: Path, *, seed: int) -> None:
     gym = _reasoning_gym()
     train: list[Row] = []
     held_out: list[Row] = []
-    for place, (task, num_train) in enumerate(zip(TASKS, train_counts(), strict=True)):
-        rows = _rows(gym, task, seed=seed * len(TASKS) + place)
+    for rank, (task, num_train) in enumerate(zip(TASKS, train_counts(), strict=True)):
+        rows = _rows(gym, task, seed=seed * len(TASKS) + rank)
         held_out += _numbered(islice(rows, NUM_EVAL_PER_TASK), f"{task.name}-eval")
         train += _numbered(islice(rows, num_train), task.name)
     random.Random(seed).shuffle(train)  # noqa: S311 - an order, not a secret
@@ -154,13 +154,13 @@ def write_pool(directory: Path, *, seed: int) -> None:
 
 
 def train_counts(num_train: int = NUM_TRAIN) -> list[int]:
-    """Rows of each task, falling like 1/rank and summing to about `num_train`."""
+    """Return the rows of each task, which fall like 1/rank and add up to about `num_train`."""
     harmonic = sum(1 / rank for rank in range(1, len(TASKS) + 1))
     return [round(num_train / harmonic / rank) for rank in range(1, len(TASKS) + 1)]
 
 
 def write_tokenizer(train: Path, directory: Path, *, vocab_size: int = VOCAB_SIZE) -> None:
-    """`directory` is a tokenizer learned from the rows of `train` as TEMPLATE renders them."""
+    """Train a tokenizer on the rows of `train` as TEMPLATE renders them; save it to `directory`."""
     from s2l_ray.models.tokenizers import train_tokenizer
 
     train_tokenizer(_rendered(train), vocab_size).save_pretrained(str(directory))
@@ -178,9 +178,9 @@ def _reasoning_gym() -> ModuleType:
 
 
 def _rows(gym: ModuleType, task: Task, *, seed: int) -> Iterator[Row]:
-    """Rows of one task without end, each instruction once."""
+    """Yield rows of one task without end, each instruction once."""
     seen = set()
-    # The generator draws row i from seed + i: far apart, so that no two seeds share rows.
+    # The generator draws row i from seed + i. Seeds are far apart, so that no two share rows.
     items = gym.create_dataset(task.name, seed=seed * 1_000_000, size=1_000_000, **task.options)
     for item in items:
         instruction, answer = item["question"].strip(), str(item["answer"])

@@ -27,7 +27,7 @@ class StorageError(UserError):
 
 
 class UnitError(Exception):
-    """A worker failed in a way that is no user's to mend; the message ends with its traceback."""
+    """A worker failed in a way that a user cannot repair; the message ends with its traceback."""
 
 
 _CLASSES = {
@@ -53,7 +53,7 @@ def from_message(message: Mapping[str, str]) -> UserError | UnitError:
 
 
 def first(names: Sequence[object], limit: int = 3) -> str:
-    """The first few of `names`, as every message lists them."""
+    """Return the first few of `names`, as every message lists them."""
     shown = ", ".join(str(name) for name in names[:limit])
     return f"{shown}, ..." if len(names) > limit else shown
 
@@ -67,24 +67,24 @@ def check_rejected_share(
     where: str,
     num_rows: int,
     counts: Mapping[str, int],
-    places: Mapping[str, Sequence[str]],
+    locations: Mapping[str, Sequence[str]],
     max_rejected: float,
     note: str = "",
 ) -> None:
-    """Nothing, if the rejected rows are within their share and leave some; else a DataError.
+    """Raise DataError if the share of rejected rows is above its limit, or if no row is left.
 
     Args:
-        where: the configuration key that the rows came from.
+        where: the configuration key that names the rows' files.
         counts: rejected rows by reason.
-        places: by reason, at least the first few places, each a file and a row.
-        note: where more is to be found.
+        locations: for each reason, at least the first three rejected rows, as file and row.
+        note: a sentence that says where all of them are listed.
     """
     rejected = sum(counts.values())
     if rejected <= max_rejected * num_rows and rejected < num_rows:
         return
     by_count = sorted(counts.items(), key=lambda item: -item[1])
     lines = [
-        f"  {count:,} {reason} (first: {'; '.join(places[reason][:3])})"
+        f"  {count:,} {reason} (first: {'; '.join(locations[reason][:3])})"
         for reason, count in by_count
     ]
     advice = ", or raise data.max_rejected" if rejected < num_rows else ""
@@ -92,5 +92,5 @@ def check_rejected_share(
         f"{where}: {rejected:,} of {num_rows:,} rows cannot be used ({rejected / num_rows:.2%}; "
         f"the limit data.max_rejected is {max_rejected:.2%}):\n"
         + "\n".join(lines)
-        + f"\n{note}Mend the data or data.fields{advice}."
+        + f"\n{note}Correct the data or data.fields{advice}."
     )

@@ -1,20 +1,20 @@
-"""One line per stage that says how far it is, how fast, and how long it will take."""
+"""A line of progress for each stage: rows done, speed and time left."""
 
 import sys
 import time
 from types import TracebackType
 
 LABEL_WIDTH = 40
-"""Columns for the name of a step, with room to its right."""
+"""Columns for the name of a step, including the space to its right."""
 
 
 class Progress:
-    """Rows done of `total`, on standard error: rewritten on a terminal, every 10 s in a log."""
+    """A line on standard error: updated in place on a terminal, printed every 10 s to a log."""
 
     def __init__(self, stage: str, total: int = 0, unit: str = "rows") -> None:
         self.stage, self.total, self.unit = stage, total, unit
         self.reached: int | None = None
-        """Units that are done; None while nobody is at work, as before the start."""
+        """Units that are done; None while no work is in progress, as before `start`."""
         self._tokens = 0
         self._started = time.monotonic()
         self._skipped = 0
@@ -35,14 +35,14 @@ class Progress:
             print(file=sys.stderr)
 
     def start(self, total: int, unit: str = "rows", *, done: int = 0) -> None:
-        """Begin to count to `total`; `done` of it was there before and tells nothing of speed."""
+        """Begin to count to `total`; the speed leaves out `done`, which was finished before."""
         self.total, self.unit = total, unit
         self.reached = self._skipped = done
         self._tokens = 0
         self._started = time.monotonic()
 
     def update(self, done: int, tokens: int = 0, note: str = "") -> None:
-        """`done` more units are finished, which took `tokens` tokens."""
+        """Add `done` finished units and their `tokens` tokens; `note` ends the line."""
         self.reached = (self.reached or 0) + done
         self._tokens += tokens
         now = time.monotonic()
@@ -51,7 +51,7 @@ class Progress:
             self._show(now - self._started, note)
 
     def pause(self) -> None:
-        """Nobody is at work until the next `start`."""
+        """Mark that no work is in progress until the next `start`."""
         self.reached = None
 
     def _show(self, seconds: float, note: str) -> None:
@@ -67,7 +67,7 @@ class Progress:
         if self._tokens and seconds >= 1:
             fields.append(f"{self._tokens / seconds:,.0f} tokens/s")
         fresh = done - self._skipped
-        # The first of a few large units, whose workers had to start, tells too little.
+        # The first of a few large units is no measure: its time includes the start of the workers.
         if self.total and fresh > 1:
             left = seconds * (self.total - done) / fresh
             fields.append(f"{duration(left)} left")
@@ -75,7 +75,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """3661 -> '1:01:01', 75 -> '1:15'."""
+    """Write seconds as hours, minutes and seconds: 3661 as '1:01:01', 75 as '1:15'."""
     whole = max(round(seconds), 0)
     hours, rest = divmod(whole, 3600)
     minutes, seconds_left = divmod(rest, 60)

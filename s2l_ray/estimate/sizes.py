@@ -201,7 +201,7 @@ def _sampled(
         amount = counted.scaled_to(round(num_rows * usable))
         found.append(_Sampled(amount, frozenset(row.stratum for row in examples), whole))
     if refused and not found:
-        raise DataError(f"{key}: none of the first {refused}. Mend the data or data.fields.")
+        raise DataError(f"{key}: none of the first {refused}. Correct the data or data.fields.")
     if not any(part.amount.rows for part in found):
         uris = first([file.uri for file in files])
         raise DataError(f"{key}: there are no rows with a response in {uris}.")

@@ -72,7 +72,7 @@ def test_queries_that_cannot_be_used_are_counted_by_reason(asked, tmp_path):
 
 def test_queries_of_which_none_can_be_used_are_refused_whatever_the_limit(asked, tmp_path):
     with pytest.raises(
-        DataError, match=r"3 of 3 rows cannot.*\n.*3 missing field.*\nMend the data"
+        DataError, match=r"3 of 3 rows cannot.*\n.*3 missing field.*\nCorrect the data"
     ):
         queries.write_query_parts(
             asked([{"ask": "?"}] * 3, max_rejected=1.0), Location.of(tmp_path / "p")
