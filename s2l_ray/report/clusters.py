@@ -160,9 +160,9 @@ def cluster_facts(clusters: ClusterView | None) -> list[str]:
     ]
     if selected_K is not None:
         facts.append(
-            f"{np.count_nonzero(selected_K == size_K):,} clusters are selected whole, "
-            f"{np.count_nonzero(selected_K == 0):,} give nothing; "
-            f"the most selected from one is {selected_K.max():,}."
+            f"{np.count_nonzero(selected_K == size_K):,} clusters are selected whole; from "
+            f"{np.count_nonzero(selected_K == 0):,} no example is selected. "
+            f"At most {selected_K.max():,} examples are selected from one cluster."
         )
     if clusters.shrunk:
         names = [f"{name or 'all'}: {number:,}" for name, number in clusters.shrunk.items()]
@@ -174,7 +174,7 @@ def cluster_facts(clusters: ClusterView | None) -> list[str]:
         )
     num_shown = len(plots.shown_clusters(size_K, selected_K))
     if num_shown < len(size_K):
-        facts.append(f"{num_shown} of them are drawn, spread evenly over the sizes.")
+        facts.append(f"{num_shown} clusters are drawn, spread evenly over the sizes.")
     return facts
 
 

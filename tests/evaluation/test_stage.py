@@ -217,7 +217,7 @@ def test_a_run_leaves_all_items_in_order_and_metrics_and_repeats_nothing(tmp_pat
     assert summary["rows"] == 22
     assert summary == again
     out.finish(summary, seconds=1.0)
-    assert out.location.names() == ["items.parquet", "_manifest.json", "metrics.json"]
+    assert out.location.names() == ["_manifest.json", "items.parquet", "metrics.json"]
 
 
 @pytest.mark.ray
