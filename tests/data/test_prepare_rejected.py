@@ -27,8 +27,8 @@ def test_too_many_rejected_rows_are_listed_by_reason_with_their_first_places(tmp
         "data.train: 6 of 20 rows cannot be used (30.00%; the limit data.max_rejected is 29.00%):",
         f"  5 malformed JSON (first: {path} row 0; {path} row 3; {path} row 4)",
         f"  1 missing field (first: {path} row 2)",
-        f"All of them are listed in {tmp_path}/out/rejected.parquet. Correct the data or data.fields, "
-        "or raise data.max_rejected.",
+        f"All of them are listed in {tmp_path}/out/rejected.parquet. Correct the data or "
+        "data.fields, or raise data.max_rejected.",
     ]
     assert len(rejected(tmp_path / "out")) == 6
 
