@@ -218,7 +218,9 @@ class Evaluator:
             [np.array(item.tokens.input_ids, np.int32) for item in scored if item.tokens],
             np.array([item.tokens.num_prompt_tokens for item in scored if item.tokens]),
         ).loss_N
-        bad = [item.location for item, loss in zip(scored, loss_N, strict=True) if not _finite(loss)]
+        bad = [
+            item.location for item, loss in zip(scored, loss_N, strict=True) if not _finite(loss)
+        ]
         if bad:
             raise DataError(
                 f"evaluation: {len(bad):,} items of set {name} have no finite loss (first: "

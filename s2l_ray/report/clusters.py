@@ -3,7 +3,6 @@
 Shapes: K clusters, T checkpoints.
 """
 
-import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -51,8 +50,7 @@ def clusters_view(finished: Mapping[str, Finished]) -> ClusterView | None:
     if CLUSTERS.name not in finished:
         return None
     clusters = finished[CLUSTERS.name]
-    content = io.BytesIO(centroids_file(clusters.folder).read_bytes())
-    centroid_KT = np.load(content, allow_pickle=False)
+    centroid_KT = centroids_file(clusters.folder).read_npy()
     size_K = np.asarray(clusters.summary["size_of_cluster"], np.int64)
     selected_K = None
     if SELECTION.name in finished:
