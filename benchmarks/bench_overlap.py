@@ -18,7 +18,7 @@ from typing import Any
 from bench_scoring import record
 
 from s2l_ray.artifacts.manifest import StageDir
-from s2l_ray.config import sections
+from s2l_ray.config.load import load
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.storage.location import Location
 
@@ -28,7 +28,7 @@ STAGES = ("reference", "trajectories")
 def run(name: str, folder: Path, *untils: str) -> tuple[list[float], bytes]:
     """Seconds of both stages, and the losses."""
     given = {"run_dir": str(folder), "reference.workers": 1, "trajectories.workers": 1}
-    loaded = sections.load(Path(name), [f"{key}={value}" for key, value in given.items()])
+    loaded = load(Path(name), [f"{key}={value}" for key, value in given.items()])
     for until in untils:
         pipeline.run(loaded, until=until)
     manifests = [StageDir(Location.of(folder) / s, s, {}).manifest() for s in STAGES]

@@ -25,6 +25,7 @@ from typing import Any
 import psutil
 
 from s2l_ray.config import sections
+from s2l_ray.config.load import load
 from s2l_ray.pipeline import steps
 from s2l_ray.storage.location import Location
 
@@ -96,7 +97,7 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("--set", dest="overrides", action="append", default=[])
     arguments = parser.parse_args()
-    loaded = sections.load(arguments.config, arguments.overrides)
+    loaded = load(arguments.config, arguments.overrides)
     if Path(loaded.run_dir).exists():
         sys.exit(f"{loaded.run_dir} exists: a finished stage would take no time. Give a new one.")
     overrides = [part for override in arguments.overrides for part in ("--set", override)]

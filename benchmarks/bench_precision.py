@@ -30,7 +30,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from s2l_ray.artifacts.manifest import Parts, StageDir
-from s2l_ray.config import sections
+from s2l_ray.config.load import from_tree
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.storage.location import Location
@@ -141,7 +141,7 @@ def result(run: str, losses: Path, folder: Path, seed: int) -> dict[str, np.ndar
         "clusters": known["clusters"],
         "selection": {key: value for key, value in selection.items() if value is not None},
     }
-    pipeline.run(sections.from_tree(tree, "precision"), until="selection")
+    pipeline.run(from_tree(tree, "precision"), until="selection")
     table = pq.read_table(folder / "selection" / "ranking.parquet").sort_by("example_id")
     return {name: table[name].to_numpy() for name in ("stratum", "cluster", "rank")}
 

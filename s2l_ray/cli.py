@@ -13,6 +13,7 @@ from s2l_ray import __version__
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.finished import finished_stages
 from s2l_ray.config import sections
+from s2l_ray.config.load import load, parse_budget
 from s2l_ray.distributed import session
 from s2l_ray.errors import ConfigError, UserError, first
 from s2l_ray.pipeline import run as pipeline
@@ -270,12 +271,12 @@ def _demo(arguments: argparse.Namespace) -> None:
 
     path = demo.write_inputs(Path(arguments.out))
     overrides = demo.overrides(Path(arguments.out))
-    _run_config(sections.load(path, overrides), address=arguments.address)
+    _run_config(load(path, overrides), address=arguments.address)
     print("\n" + demo.explanation())
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    loaded = sections.load(arguments.config, arguments.overrides)
+    loaded = load(arguments.config, arguments.overrides)
     _run_config(
         loaded,
         address=arguments.address,
@@ -359,12 +360,12 @@ def _check_paths_absolute(paths: Mapping[str, Sequence[str]]) -> None:
 def _plan(arguments: argparse.Namespace) -> None:
     from s2l_ray.estimate import plan as planning
 
-    loaded = sections.load(arguments.config, arguments.overrides)
+    loaded = load(arguments.config, arguments.overrides)
     print("\n".join(planning.lines(loaded, arguments.tflops)))
 
 
 def _select(arguments: argparse.Namespace) -> None:
-    budget = sections.parse_budget(arguments.budget, "--budget")
+    budget = parse_budget(arguments.budget, "--budget")
     if arguments.seed is not None and arguments.seed < 0:
         raise ConfigError(f"--seed {arguments.seed} is below zero")
     out, run = Location.of(arguments.out) if arguments.out else None, Location.of(arguments.run_dir)

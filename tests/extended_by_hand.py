@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.manifest import StageDir, part_name, rows_name, rows_table
-from s2l_ray.config import sections
+from s2l_ray.config.load import from_tree
 from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import base_of
 from s2l_ray.pipeline import run as pipeline
@@ -42,7 +42,7 @@ def finished_run(tree: dict, folder: Path) -> Location:
             manifest = step.out.manifest()
             step.out.finish({**manifest.summary, **more[step.stage]}, manifest.seconds)
     (run / "reference" / "step-000002" / "config.json").write_bytes(b"{}")
-    pipeline.run(sections.from_tree(tree, "test"), until="selection", say=lambda line: None)
+    pipeline.run(from_tree(tree, "test"), until="selection", say=lambda line: None)
     return run
 
 

@@ -20,7 +20,7 @@ from s2l_ray.artifacts.manifest import (
     trajectory_table,
 )
 from s2l_ray.artifacts.stage import Step
-from s2l_ray.config import sections
+from s2l_ray.config.load import from_tree
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import steps
 from s2l_ray.storage.location import Location
@@ -75,13 +75,13 @@ def changed(tree: dict[str, Any], key: str, value: Any) -> dict[str, Any]:
 
 
 def planned(tree: dict[str, Any]) -> list[Step]:
-    loaded = sections.from_tree(tree, "test")
+    loaded = from_tree(tree, "test")
     return steps.plan(loaded, Location.of(loaded.run_dir)).steps
 
 
 def run(tree: dict[str, Any], **options: Any) -> list[str]:
     """The labels of the steps that ran, in this process: stages that need Ray must be finished."""
-    loaded = sections.from_tree(tree, "test")
+    loaded = from_tree(tree, "test")
     done = pipeline.run(loaded, say=lambda line: None, **options)
     return [step.label for step in done]
 
@@ -93,7 +93,7 @@ def finish(tree: dict[str, Any], until: str = "report") -> Location:
     """
     run = Location.of(tree["run_dir"])
     open_run(run)
-    loaded = sections.from_tree(tree, "test")
+    loaded = from_tree(tree, "test")
     (run / "config.json").write_json(loaded.model_dump(mode="json", exclude_none=True))
     for step in steps.plan(loaded, run).through(until):
         step.out.begin()

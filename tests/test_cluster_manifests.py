@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from s2l_ray.config import sections
+from s2l_ray.config.load import load
 
 ROOT = Path(__file__).parents[1]
 CRDS = ROOT.parent / "shared" / "crds"
@@ -122,7 +122,7 @@ def test_the_entrypoint_runs_a_configuration_that_loads_with_what_it_sets():
     words = shlex.split(manifest("rayjob.yaml")["spec"]["entrypoint"])
     assert words[:4] == ["python", "-m", "s2l_ray", "run"]
     overrides = [word for flag, word in pairwise(words) if flag == "--set"]
-    run = sections.load(ROOT / Path(words[4]).relative_to("/home/ray/s2l_ray"), overrides)
+    run = load(ROOT / Path(words[4]).relative_to("/home/ray/s2l_ray"), overrides)
     assert run.run_dir.startswith("s3://")
     assert all(
         uri.startswith(("s3://", "hf://")) for uri in [*run.data.train, *run.data.eval.values()]
@@ -138,7 +138,7 @@ def test_the_entrypoint_runs_a_configuration_that_loads_with_what_it_sets():
     ],
 )
 def test_a_configuration_of_the_paper_has_the_papers_settings(name, target):
-    run = sections.load(ROOT / "configs" / f"{name}.yaml")
+    run = load(ROOT / "configs" / f"{name}.yaml")
     for training in (run.reference, run.target):
         assert (training.learning_rate, training.batch_size, training.epochs) == (2e-5, 128, 3)
         assert (training.warmup, training.weight_decay) == (0.03, 0)
@@ -149,7 +149,7 @@ def test_a_configuration_of_the_paper_has_the_papers_settings(name, target):
 
 
 def test_no_group_of_workers_is_smaller_than_a_training_needs():
-    run = sections.load(ROOT / "configs" / "mathinstruct-pythia-phi2.yaml")
+    run = load(ROOT / "configs" / "mathinstruct-pythia-phi2.yaml")
     gpu = manifest("rayjob.yaml")["spec"]["rayClusterSpec"]["workerGroupSpecs"][1]
     needed = max(run.reference.workers, run.target.workers)
     assert (

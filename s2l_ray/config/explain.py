@@ -1,56 +1,55 @@
-"""What pydantic found wrong with a configuration, in a user's words."""
+"""Problems of a configuration that pydantic reports, in a user's words."""
 
 import difflib
-import re
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-_UNION_MEMBER = re.compile(
-    r"constrained-\w+|function-\w+\[.*\]|int|float|str|literal\[.*\]|(list|dict)\[.*\]"
-)
 WANTED, NOT = "Input should be ", ", not "
 
 
-def problems(error: ValidationError, root: type[BaseModel]) -> list[str]:
-    """One line for each wrong key or value: its place, what is wrong, and the nearest valid key."""
-    sections = {section.__name__ for section in _models_in(root, deep=True)}
-    found = [(_place(item["loc"], sections), item) for item in error.errors()]
+def problems(error: ValidationError, tree: Mapping[str, Any], root: type[BaseModel]) -> list[str]:
+    """Return one line for each wrong key or value: its path, the fault and the nearest valid key.
+
+    Args:
+        tree: the configuration that was refused.
+        root: the section that it was checked as.
+    """
+    faults = [(_path(item, tree), item) for item in error.errors()]
     lines: dict[str, list[str]] = {}
-    for place, item in found:
-        if not _is_echo(place, item, found):
-            lines.setdefault(".".join(place), []).append(_explain(place, item, root))
+    for path, item in faults:
+        if not _is_echo(path, item, faults):
+            lines.setdefault(".".join(path), []).append(_explain(path, item, root))
     return [line for of_key in lines.values() for line in _without_echoes(of_key)]
 
 
-def _without_echoes(lines: Sequence[str]) -> list[str]:
-    """What is wrong with one value: each member of a union says what it wants of it."""
-    told = [line for line in lines if WANTED not in line]
-    if told:
-        return list(dict.fromkeys(told))
-    before, value = lines[0].rsplit(NOT, 1)
-    wanted = [line.partition(WANTED)[2].rsplit(NOT, 1)[0] for line in lines[1:]]
-    return [" or ".join(dict.fromkeys([before, *wanted])) + NOT + value]
+def _path(item: Any, tree: Any) -> tuple[str, ...]:
+    """Return the keys that lead to a fault; pydantic also names the members of a union."""
+    path, node = [], tree
+    for name in item["loc"]:
+        is_key = name in node if isinstance(node, Mapping) else isinstance(name, int)
+        if is_key:
+            node = node[name]
+            path.append(str(name))
+    missing = [str(item["loc"][-1])] if item["type"] == "missing" else []
+    return (*path, *missing)
 
 
-def _place(loc: tuple[Any, ...], sections: Collection[str]) -> tuple[str, ...]:
-    """The keys of `loc` without the names that pydantic adds for the members of a union."""
-    names = [str(name) for name in loc]
-    return tuple(n for n in names if n not in sections and not _UNION_MEMBER.fullmatch(n))
+def _is_echo(path: tuple[str, ...], item: Any, faults: Sequence[Any]) -> bool:
+    """Return whether a mapping only failed as another member of its union.
 
-
-def _is_echo(place: tuple[str, ...], item: Any, found: Sequence[Any]) -> bool:
-    """Whether a mapping only failed as another member of its union; a key inside it is wrong."""
+    Then a key inside the mapping is wrong, and has a line of its own.
+    """
     return isinstance(item["input"], dict) and any(
-        len(other) > len(place) and other[: len(place)] == place for other, _ in found
+        len(other) > len(path) and other[: len(path)] == path for other, _ in faults
     )
 
 
-def _explain(place: tuple[str, ...], item: Any, root: type[BaseModel]) -> str:
+def _explain(path: tuple[str, ...], item: Any, root: type[BaseModel]) -> str:
     if item["type"] == "extra_forbidden":
-        return _unknown_key(place, root)
-    key, message = ".".join(place), item["msg"].removeprefix("Value error, ")
+        return _unknown_key(path, root)
+    key, message = ".".join(path), item["msg"].removeprefix("Value error, ")
     if item["type"] in ("model_type", "dict_type"):
         message = f"{WANTED}a mapping"
     if item["type"] in ("value_error", "missing"):
@@ -58,28 +57,35 @@ def _explain(place: tuple[str, ...], item: Any, root: type[BaseModel]) -> str:
     return f"{key}: {message}{NOT}{item['input']!r}"
 
 
-def _unknown_key(place: tuple[str, ...], root: type[BaseModel]) -> str:
-    *parents, key = place
+def _without_echoes(lines: Sequence[str]) -> list[str]:
+    """Return one line for one value: every member of a union has said what it accepts."""
+    certain = [line for line in lines if WANTED not in line]
+    if certain:
+        return list(dict.fromkeys(certain))
+    before, value = lines[0].rsplit(NOT, 1)
+    wanted = [line.partition(WANTED)[2].rsplit(NOT, 1)[0] for line in lines[1:]]
+    return [" or ".join(dict.fromkeys([before, *wanted])) + NOT + value]
+
+
+def _unknown_key(path: tuple[str, ...], root: type[BaseModel]) -> str:
+    *parents, key = path
     known = list(_section_at(parents, root).model_fields)
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-    return f"{'.'.join(place)}: unknown key; {hint}"
+    return f"{'.'.join(path)}: unknown key; {hint}"
 
 
 def _section_at(parents: Sequence[str], root: type[BaseModel]) -> type[BaseModel]:
-    """The section class that lies at `parents`."""
+    """Return the section class at the path `parents`."""
     section = root
     for name in parents:
-        inside = _models_in(section.model_fields[name].annotation)
-        section = inside[0] if inside else section
+        section = next(_sections_in(section.model_fields[name].annotation), section)
     return section
 
 
-def _models_in(annotation: Any, *, deep: bool = False) -> list[type[BaseModel]]:
-    """The sections that an annotation names; with `deep`, those inside them, too."""
-    inside = get_args(annotation)
-    found = []
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Yield the section classes that an annotation names."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        found = [annotation]
-        inside = tuple(f.annotation for f in annotation.model_fields.values()) if deep else ()
-    return found + [model for inner in inside for model in _models_in(inner, deep=deep)]
+        yield annotation
+    for inner in get_args(annotation):
+        yield from _sections_in(inner)

@@ -1,12 +1,10 @@
-"""One run file: YAML in, frozen sections out.
+"""The sections of a run file, one for each stage, and `RunConfig`, the whole of them.
 
 Every section is strict: a key that we do not know is an error that names the nearest valid one,
 and no value is converted silently. `operational` keys change how fast a stage runs, not what it
 leaves behind, so they are no part of its fingerprint.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -15,16 +13,11 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
-    ValidationError,
     model_validator,
 )
 
-from s2l_ray.config import budgets, explain
-from s2l_ray.config.budgets import Budget
 from s2l_ray.config.section import Section
 from s2l_ray.config.selection import SelectionConfig
-from s2l_ray.config.yaml_text import parse_yaml
-from s2l_ray.errors import ConfigError
 
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -348,57 +341,3 @@ class RunConfig(Section):
             if missing:
                 raise ValueError(f"evaluation.sets: {missing[0]!r} is not a set of `data.eval`")
         return self
-
-
-def parse_budget(text: str, origin: str) -> Budget:
-    """The budget that `text` holds: examples, a fraction, or tokens."""
-    value = parse_yaml(text, origin)
-    if isinstance(value, str) and "token" in value.lower():
-        try:
-            return budgets.checked(value)
-        except ValueError as error:
-            raise ConfigError(f"{origin}: {error}") from None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(
-            f"{origin} {text!r} is no number: give 50000, or 0.11, or tokens: '20M tokens'"
-        )
-    return value
-
-
-def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
-    """The run that `path` describes, with `k.k=value` overrides applied before it is checked."""
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the configuration {path}: {error}") from None
-    tree = parse_yaml(text, str(path))
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path} holds no configuration: a mapping of sections is expected")
-    for override in overrides:
-        _apply(tree, override)
-    return from_tree(tree, str(path))
-
-
-def from_tree(tree: dict[str, Any], origin: str) -> RunConfig:
-    """A checked configuration; every problem is listed in one ConfigError."""
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        listed = "\n".join(f"  {line}" for line in explain.problems(error, RunConfig))
-        raise ConfigError(f"{origin}:\n{listed}") from None
-
-
-def _apply(tree: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ConfigError(f"--set {override!r}: expected KEY=VALUE, such as selection.budget=0.2")
-    *parents, leaf = key.split(".")
-    node = tree
-    for name in parents:
-        child = node.get(name)
-        if child is None:
-            child = node[name] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"--set {override!r}: {name} is not a section")
-        node = child
-    node[leaf] = parse_yaml(text, f"--set {key}")

@@ -8,6 +8,7 @@ from s2l_ray.artifacts.manifest import read_manifest
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config import sections
 from s2l_ray.config.budgets import Budget
+from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.pipeline.run import CONFIG
 from s2l_ray.pipeline.steps import arm_name
@@ -27,7 +28,7 @@ def config_of(run: Location) -> sections.RunConfig:
     place = run / CONFIG
     if not place.exists():
         raise DataError(f"{run} is no run of s2l_ray: it has no {CONFIG}. Start one with s2l run.")
-    return sections.from_tree(place.read_json(), str(place))
+    return from_tree(place.read_json(), str(place))
 
 
 def write_subset(

@@ -7,6 +7,7 @@ import pytest
 
 from s2l_ray.artifacts.manifest import section_inputs
 from s2l_ray.config import sections, selection
+from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError
 from s2l_ray.selection.methods import WITHIN
 
@@ -33,15 +34,6 @@ def changed(key, value):
         node = node[name]
     node[leaf] = value
     return tree
-
-
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_shipped_configuration_loads(path):
-    assert sections.load(path).run_dir
-
-
-def test_there_are_configurations_to_load():
-    assert {"demo", "math-mix-cpu"} <= {path.stem for path in CONFIGS}
 
 
 @pytest.mark.parametrize(
@@ -84,7 +76,7 @@ def test_there_are_configurations_to_load():
 )
 def test_a_wrong_key_or_value_is_named(key, value, message):
     with pytest.raises(ConfigError, match=message):
-        sections.from_tree(changed(key, value), "run.yaml")
+        from_tree(changed(key, value), "run.yaml")
 
 
 @pytest.mark.parametrize(
@@ -97,39 +89,26 @@ def test_a_wrong_key_or_value_is_named(key, value, message):
 )
 def test_keys_of_the_selection_that_do_not_go_together_are_refused(section, message):
     with pytest.raises(ConfigError, match=message):
-        sections.from_tree({**TREE, "selection": {"budget": 5, **section}}, "run.yaml")
+        from_tree({**TREE, "selection": {"budget": 5, **section}}, "run.yaml")
 
 
 def test_bounds_of_different_strata_are_taken():
     section = {"budget": 5, "minimum": {"a": 3}, "maximum": {"b": 2}}
-    assert sections.from_tree({**TREE, "selection": section}, "run.yaml").selection.maximum == {
-        "b": 2
-    }
+    assert from_tree({**TREE, "selection": section}, "run.yaml").selection.maximum == {"b": 2}
 
 
 def test_queries_need_embeddings():
     section = {"queries": "asked.jsonl"}
     with pytest.raises(ConfigError, match=r"`queries` are compared .* `embeddings: true`"):
-        sections.from_tree({**TREE, "trajectories": section}, "run.yaml")
-    loaded = sections.from_tree(
-        {**TREE, "trajectories": section | {"embeddings": True}}, "run.yaml"
-    )
+        from_tree({**TREE, "trajectories": section}, "run.yaml")
+    loaded = from_tree({**TREE, "trajectories": section | {"embeddings": True}}, "run.yaml")
     assert loaded.trajectories.queries == ["asked.jsonl"]
 
 
-def test_a_budget_of_tokens_is_a_text_in_yaml_and_after_set(tmp_path):
-    path = tmp_path / "run.yaml"
-    path.write_text(
-        "{run_dir: x, trajectories: {path: t}, clusters: {}, selection: {budget: 2M tokens}}"
-    )
-    assert sections.load(path).selection.budget == "2M tokens"
-    assert sections.load(path, ["selection.budget=5K tokens"]).selection.budget == "5K tokens"
-
-
 def test_a_budget_of_tokens_has_one_spelling():
-    loaded = sections.from_tree(changed("selection.budget", "20_000_000 tokens"), "run.yaml")
+    loaded = from_tree(changed("selection.budget", "20_000_000 tokens"), "run.yaml")
     assert loaded.selection.budget == "20M tokens"
-    assert sections.from_tree(loaded.model_dump(mode="json"), "config.json") == loaded
+    assert from_tree(loaded.model_dump(mode="json"), "config.json") == loaded
 
 
 def test_orders_inside_clusters_are_those_that_there_are():
@@ -151,7 +130,7 @@ def test_orders_inside_clusters_are_those_that_there_are():
 def test_a_section_whose_origin_is_missing_is_refused(missing, message):
     tree = {name: part for name, part in TREE.items() if name != missing}
     with pytest.raises(ConfigError, match=message):
-        sections.from_tree(tree, "run.yaml")
+        from_tree(tree, "run.yaml")
 
 
 def test_trajectories_from_elsewhere_need_nothing_before_them():
@@ -161,56 +140,7 @@ def test_trajectories_from_elsewhere_need_nothing_before_them():
         "clusters": {},
         "selection": {"budget": 5},
     }
-    assert sections.from_tree(tree, "run.yaml").data is None
-
-
-@pytest.mark.parametrize("text", ["2e-5", "2.0e-5", "2E-5", "+2e-5", "0.00002"])
-def test_a_learning_rate_may_be_written_as_yaml_1_2_reads_it(tmp_path, text):
-    path = tmp_path / "run.yaml"
-    path.write_text(
-        f"run_dir: x\ndata: {{train: [a]}}\nreference: {{model: m, learning_rate: {text}}}"
-    )
-    assert sections.load(path).reference.learning_rate == 2e-5
-    overridden = sections.load(path, [f"reference.learning_rate={text}"])
-    assert overridden.reference.learning_rate == 2e-5
-
-
-def test_set_overrides_one_key_and_makes_sections(tmp_path):
-    path = tmp_path / "run.yaml"
-    path.write_text("run_dir: x\ndata: {train: [a]}\n")
-    loaded = sections.load(path, ["data.fields.prompt=question", "seed=7"])
-    assert (loaded.data.fields.prompt, loaded.seed) == ("question", 7)
-
-
-@pytest.mark.parametrize(
-    ("override", "message"),
-    [("seed", "expected KEY=VALUE"), ("run_dir.x=1", "run_dir is not a section")],
-)
-def test_a_malformed_override_is_refused(tmp_path, override, message):
-    path = tmp_path / "run.yaml"
-    path.write_text("run_dir: x\n")
-    with pytest.raises(ConfigError, match=message):
-        sections.load(path, [override])
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a: [1", "is not YAML"),
-        ("- 1", "holds no configuration"),
-        ("run_dir: !!python/object/apply:os.getcwd []", "is not YAML"),
-    ],
-)
-def test_a_file_that_is_no_configuration_is_refused(tmp_path, text, message):
-    path = tmp_path / "run.yaml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        sections.load(path)
-
-
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
-        sections.load(tmp_path / "nowhere.yaml")
+    assert from_tree(tree, "run.yaml").data is None
 
 
 def test_a_sample_has_rows_enough_for_its_clusters_unless_told_otherwise():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from s2l_ray.clusters.declaration import CLUSTERS
-from s2l_ray.config import sections
+from s2l_ray.config.load import from_tree
 from s2l_ray.config.sections import WorkerRange
 from s2l_ray.distributed import resources
 from s2l_ray.errors import ConfigError
@@ -52,7 +52,7 @@ def test_workers_that_never_fit_are_refused(count, cpus, gpus, message):
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_late_stage_that_never_fits_is_refused_before_an_early_one_runs():
-    run = sections.from_tree(
+    run = from_tree(
         {
             "run_dir": "unused",
             "trajectories": {"path": "unused", "workers": 9},

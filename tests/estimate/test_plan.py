@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from s2l_ray.config import sections
+from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError, DataError, UserError
 from s2l_ray.estimate import costs
 from s2l_ray.estimate import plan as planning
@@ -29,7 +29,7 @@ def tree(tmp_path):
 
 def lines(tree, tflops=1e-6) -> list[str]:
     """A speed of a million operations per second, so that small models take their time."""
-    return planning.lines(sections.from_tree(tree, "test"), tflops)
+    return planning.lines(from_tree(tree, "test"), tflops)
 
 
 def states(tree) -> dict[str, str]:

@@ -7,7 +7,7 @@ import pytest
 
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.manifest import StageDir
-from s2l_ray.config import sections
+from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import base_of
@@ -105,7 +105,7 @@ def test_another_subset_comes_from_the_extended_pool_unless_told_otherwise(run, 
 def test_the_extended_ranking_follows_the_selection_of_the_run(run, tree, tmp_path):
     given(run, data(tmp_path))
     extend(run, data(tmp_path))
-    loaded = sections.from_tree(changed(tree, "selection.budget", 20), "test")
+    loaded = from_tree(changed(tree, "selection.budget", 20), "test")
     pipeline.run(loaded, until="selection", say=lambda line: None)
 
     assert [step.stage for step in extend(run).done] == ["selection"]

@@ -3,7 +3,7 @@
 import pytest
 
 from s2l_ray.artifacts import extensions
-from s2l_ray.config import sections
+from s2l_ray.config.load import from_tree
 from s2l_ray.errors import DataError, ModelError, StorageError
 from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import base_of
@@ -96,7 +96,7 @@ def prepare_alone(run: Location, path: str, strata: dict[str, int]) -> extension
 def reselect(tree: dict, run: Location, **selection: object) -> dict:
     """Another selection of the run, in its own pool."""
     tree = {**tree, "selection": {**tree["selection"], **selection}}
-    pipeline.run(sections.from_tree(tree, "test"), until="selection", say=lambda line: None)
+    pipeline.run(from_tree(tree, "test"), until="selection", say=lambda line: None)
     return tree
 
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from s2l_ray.artifacts.manifest import MANIFEST
-from s2l_ray.config import sections
+from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.progress import duration
@@ -178,7 +178,7 @@ def test_an_outdated_stage_is_unfinished_as_soon_as_what_it_came_from_is_redone(
     def interrupt(line):
         raise KeyboardInterrupt
 
-    other = sections.from_tree(changed(tree, "selection.budget", 7), "test")
+    other = from_tree(changed(tree, "selection.budget", 7), "test")
     with pytest.raises(KeyboardInterrupt):
         pipeline.run(other, say=interrupt)  # it says that the selection is done
     assert not (place / "report" / MANIFEST).exists()

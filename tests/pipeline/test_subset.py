@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ray.config import sections
+from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import subset as finished
@@ -50,7 +50,7 @@ def test_a_smaller_subset_lies_inside_a_larger_one(run, method):
 @pytest.mark.parametrize("budget", [11, 0.3, "500 tokens"])
 def test_it_is_the_subset_that_a_run_with_that_budget_selects(tree, run, budget):
     found = subset(run, budget)
-    loaded = sections.from_tree(changed(tree, "selection.budget", budget), "test")
+    loaded = from_tree(changed(tree, "selection.budget", budget), "test")
     pipeline.run(loaded, until="selection", say=lambda line: None)
 
     assert found == ids(run / "subset" / "selected.jsonl")
@@ -216,7 +216,7 @@ def test_a_name_of_another_kind_of_file_is_refused(run, tmp_path):
 
 
 def test_a_report_can_be_built_again_and_the_run_stays_finished(tree, run):
-    pipeline.run(sections.from_tree(tree, "test"), say=lambda line: None)
+    pipeline.run(from_tree(tree, "test"), say=lambda line: None)
     page = run / "report" / "index.html"
     before = page.read_bytes()
     page.write_bytes(b"")

@@ -3,7 +3,7 @@
 import pytest
 
 from s2l_ray.artifacts.manifest import MANIFEST
-from s2l_ray.config import sections
+from s2l_ray.config.load import from_tree, parse_budget
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.pipeline import run as pipeline
 from tests import handmade
@@ -33,7 +33,7 @@ def uncounted(tree):
 
 def run(tree):
     """In this process: a step that needs Ray finds no cluster."""
-    loaded = sections.from_tree(tree, "test")
+    loaded = from_tree(tree, "test")
     return pipeline.run(loaded, address="127.0.0.1:1", say=lambda line: None)
 
 
@@ -57,4 +57,4 @@ def test_more_tokens_than_were_counted_are_refused(tree, tmp_path):
 
 @pytest.mark.parametrize("text", ["20M tokens", "20M TOKENS", "'20m Tokens'", "20_000_000 tokens"])
 def test_a_budget_of_a_command_line_may_be_spelt_as_in_a_file(text):
-    assert sections.parse_budget(text, "--budget") == "20M tokens"
+    assert parse_budget(text, "--budget") == "20M tokens"

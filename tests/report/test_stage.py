@@ -12,6 +12,7 @@ import pytest
 from s2l_ray.artifacts.finished import finished_stages
 from s2l_ray.artifacts.manifest import Parts, StageDir, part_name, rows_name, rows_table
 from s2l_ray.config import sections
+from s2l_ray.config.load import from_tree
 from s2l_ray.evaluation import comparison
 from s2l_ray.pipeline import steps
 from s2l_ray.report import stage as report
@@ -55,7 +56,7 @@ def run_config(folder: Path, **changes: Any) -> sections.RunConfig:
         "target": {"model": "large"},
         "evaluation": {"sets": ["sums"]},
     }
-    return sections.from_tree(tree | changes, "test")
+    return from_tree(tree | changes, "test")
 
 
 def finish(place: Location, stage: str, summary: dict[str, Any], **inputs: Any) -> str:
