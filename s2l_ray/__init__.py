@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from s2l_ray.arrays import cluster as cluster
     from s2l_ray.arrays import rank as rank
     from s2l_ray.errors import UserError as UserError
+    from s2l_ray.pipeline.subset import Selection as Selection
     from s2l_ray.runs import Run as Run
-    from s2l_ray.runs import Selection as Selection
     from s2l_ray.runs import load as load
     from s2l_ray.runs import run as run
     from s2l_ray.tables import Table as Table
@@ -32,7 +32,7 @@ _MODULES = {
     "run": "runs",
     "load": "runs",
     "Run": "runs",
-    "Selection": "runs",
+    "Selection": "pipeline.subset",
     "Table": "tables",
     "cluster": "arrays",
     "rank": "arrays",

@@ -79,7 +79,7 @@ def cluster(
     label_N, sqdist_N = np.empty(len(loss_NT), np.int32), np.empty(len(loss_NT), np.float32)
     first_number = 0
     for name, stratum in held.items():
-        label, sqdist_N[stratum.row_N] = stratum.followed.nearest(centroids[name])
+        label, sqdist_N[stratum.row_N] = stratum.tracked.nearest(centroids[name])
         label_N[stratum.row_N] = label + first_number
         first_number += len(centroids[name])
     return Clusters(label_N, sqdist_N, np.concatenate(list(centroids.values())))
@@ -122,7 +122,7 @@ def rank(
     label_N = np.zeros(len(key_N), np.int32)
     if method in ("s2l", "s2l-authors"):
         label_N = cluster(loss_NT, num_clusters, seed, ids, strata=strata).labels
-    values = {name: summaries.OF_TRAJECTORY[name](loss_NT) for name in chosen.needs}
+    values = {name: summaries.SUMMARIES[name](loss_NT) for name in chosen.numbers}
     examples = methods.Examples(key_N, label_N, stratum_N, values)
     return chosen.ranking(examples, seed, stratify=True)
 
@@ -132,8 +132,8 @@ def _method(name: str) -> methods.Method:
     if name not in methods.METHODS:
         raise ConfigError(f"method {name!r} is unknown; methods: {', '.join(methods.METHODS)}")
     method = methods.METHODS[name]
-    more = [need for need in method.needs if need not in summaries.OF_TRAJECTORY]
-    more += method.compares
+    more = [need for need in method.numbers if need not in summaries.SUMMARIES]
+    more += method.vectors
     if more:
         raise ConfigError(
             f"method {name!r} needs {' and '.join(more)}, which losses do not tell. Select from a "
@@ -179,24 +179,24 @@ class _Stratum:
     Attributes:
         row_N: where each row stands in the arrays that were given.
         key_N: uint64 (N,), hashed keys, ascending.
-        followed: the trajectories.
+        tracked: the trajectories.
     """
 
     row_N: np.ndarray
     key_N: np.ndarray
-    followed: kmeans.Followed
+    tracked: kmeans.TrackedRows
 
     @classmethod
     def of(cls, loss_NT: np.ndarray, key_N: np.ndarray, row_N: np.ndarray) -> "_Stratum":
         row_N = row_N[np.argsort(key_N[row_N], kind="stable")]
-        return cls(row_N, key_N[row_N], kmeans.Followed(loss_NT.take(row_N, axis=0)))
+        return cls(row_N, key_N[row_N], kmeans.TrackedRows(loss_NT.take(row_N, axis=0)))
 
     def sums(self, centroid_KT: np.ndarray, share: float) -> kmeans.ClusterSums:
         """Return sums over the rows whose hashes are among the lowest `share` of all."""
         num_rows = len(self.key_N)
         if share < 1:
             num_rows = int(np.searchsorted(self.key_N, np.uint64(share * 2.0**64)))
-        return self.followed.sums(centroid_KT, num_rows)
+        return self.tracked.sums(centroid_KT, num_rows)
 
 
 def _fitted(
@@ -211,7 +211,7 @@ def _fitted(
     centres = minibatch.centres(summed, strata, num_checkpoints)
     start, size = {}, config.sample_size
     for name, stratum in strata.items():
-        sample = sampling.draw(stratum.followed.loss_NT, stratum.key_N, size, centres[name])
+        sample = sampling.draw(stratum.tracked.loss_NT, stratum.key_N, size, centres[name])
         sample_ST, weight_S = sampling.weighted(sample, size)
         start[name] = kmeans.initial_centroids(sample_ST, num_clusters, seed + START, weight_S)
     return minibatch.fit(
@@ -219,6 +219,5 @@ def _fitted(
         {name: len(stratum.row_N) for name, stratum in strata.items()},
         summed,
         rows_in_start=dict.fromkeys(strata, size),
-        max_sweeps=config.lloyd_sweeps,
-        tolerance=config.tolerance,
+        limits=minibatch.Limits(config.lloyd_sweeps, config.tolerance),
     ).centroids

@@ -41,10 +41,7 @@ def working_directory(tmp_path, monkeypatch):
 
 def refused(capsys, *arguments):
     """The one message with which the program refused `arguments`, before Ray was started."""
-    try:
-        code = cli.main(arguments)
-    except SystemExit as exit_:  # argparse
-        code = exit_.code
+    code = cli.main(arguments)
     shown = capsys.readouterr()
     assert code == 2
     assert "starting Ray" not in shown.out and "Traceback" not in shown.err

@@ -21,7 +21,7 @@ from tests.clusters.test_stage import (
     write_parts,
 )
 
-NAMES = [name for name, method in methods.METHODS.items() if not method.compares]
+NAMES = [name for name, method in methods.METHODS.items() if not method.vectors]
 OF_LOSSES = [name for name in NAMES if name not in ("longest-responses", "el2n")]
 
 

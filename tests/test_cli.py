@@ -232,7 +232,7 @@ def test_plan_shows_what_would_be_done_and_leaves_nothing(place, capsys):
         ("-3", "--tflops -3: give the speed of one worker"),
         ("0", "--tflops 0: give the speed"),
         ("inf", "--tflops inf: give the speed"),
-        ("fast", "argument --tflops: invalid float value: 'fast'"),
+        ("fast", "Invalid value for '--tflops': Input should be a valid number"),
     ],
 )
 def test_a_speed_that_means_nothing_is_refused_by_plan(capsys, value, message):

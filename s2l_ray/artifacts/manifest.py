@@ -27,6 +27,8 @@ OLD_MANIFEST = "manifest.json"
 """The name that runs of version 0.1 have."""
 SUBSET = "subset"
 """The folder of the selected rows; older runs have them beside the ranking."""
+RANKING, REJECTED_ROWS = "ranking.parquet", "rejected.parquet"
+"""The files of all examples in order of rank, and of input rows that cannot be used."""
 CENTROIDS, OLD_CENTROIDS = "_centroids.npy", "centroids.npy"
 UNFINISHED = "unfinished.json"
 SCRATCH = ("staged", "units", "resume", "attempts")

@@ -1,10 +1,18 @@
-"""What can be done with a run that is already there: another subset, its report again."""
+"""Other subsets of a run that exists, and its report built again."""
 
+import tempfile
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.finished import finished_stages
-from s2l_ray.artifacts.manifest import read_manifest
+from s2l_ray.artifacts.manifest import Parts, read_manifest
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config import sections
 from s2l_ray.config.budgets import Budget
@@ -14,21 +22,154 @@ from s2l_ray.pipeline.run import CONFIG
 from s2l_ray.pipeline.steps import arm_name
 from s2l_ray.report.declaration import REPORT
 from s2l_ray.selection import settings
+from s2l_ray.selection import stage as selection_stage
 from s2l_ray.selection.methods import WITHIN, method_named
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
 
+if TYPE_CHECKING:
+    import datasets
+
 
 def config_of(run: Location) -> sections.RunConfig:
-    """The configuration that `run` was last run with.
+    """Return the configuration that `run` was last run with.
 
     Raises:
         DataError: this is no run.
     """
-    place = run / CONFIG
-    if not place.exists():
+    file = run / CONFIG
+    if not file.exists():
         raise DataError(f"{run} is no run of s2l_ray: it has no {CONFIG}. Start one with s2l run.")
-    return from_tree(place.read_json(), str(place))
+    return from_tree(file.read_json(), str(file))
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """A subset of a run's pool: its ids and rows are read when they are asked for.
+
+    Attributes:
+        run: the run that it was chosen from.
+        pool: the examples of that run.
+        order_R: int64 (R,), rows of the pool in order of rank.
+        original: the parts with the original rows; None if the run has no `data`.
+        extensions: names of the extensions whose rows the pool holds.
+        name: says how the subset was made: method, budget, seed, last extension.
+    """
+
+    run: Location
+    pool: selection_stage.ClusteredPool
+    order_R: np.ndarray
+    original: Parts | None
+    extensions: tuple[str, ...]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.order_R)
+
+    def __repr__(self) -> str:
+        return f"Selection({self.name!r}, {len(self):,} examples)"
+
+    @cached_property
+    def ids(self) -> list[str]:
+        """The example ids in order of rank: a smaller budget's are the first of these."""
+        return [
+            example_id
+            for table in selection_stage.tables_by_rank(self.pool, self.order_R)
+            for example_id in table["example_id"].to_pylist()
+        ]
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the original rows, their fields untouched, with example_id, in input order.
+
+        One part of the pool is in memory at a time. If the run has no `data`, the rows are
+        example_id, stratum and cluster, in order of rank.
+        """
+        if self.original is None:
+            for table in selection_stage.tables_by_rank(self.pool, self.order_R):
+                yield from table.to_pylist()
+            return
+        for rows in selection_stage.selected_rows(self.pool.key_N[self.order_R], self.original):
+            yield from rows
+
+    def to_datasets(self) -> "datasets.Dataset":
+        """Read the rows into memory as a Hugging Face dataset, as it reads the file of `write`.
+
+        A field whose values have several types becomes one of its type Json. A field that a row
+        does not have is None there.
+        """
+        import datasets
+
+        with tempfile.TemporaryDirectory(prefix="s2l-") as folder:
+            file = self.write(f"{folder}/rows.jsonl")
+            return datasets.Dataset.from_json(file, keep_in_memory=True, cache_dir=folder)
+
+    def write(self, out: str | Path | Location | None = None) -> str:
+        """Write the rows in input order and return the path of the file.
+
+        Args:
+            out: a path or URI that ends in .jsonl or .parquet; replaced if it exists. Default:
+                `subsets/METHOD-BUDGET-SEED.jsonl` in the run.
+
+        Raises:
+            UserError: the file belongs to the run, has another ending or cannot be written, or an
+                example has no row.
+        """
+        file = self.run / "subsets" / f"{self.name}.jsonl"
+        if out is not None:
+            file = out if isinstance(out, Location) else Location.of(out)
+            check_out(self.run, file)
+        if self.original is not None:
+            selection_stage.write_selected(self.pool.key_N[self.order_R], self.original, file)
+        else:
+            selection_stage.write_ids(self.pool, self.order_R, file)
+        return str(file)
+
+
+def choose_subset(
+    run: Location,
+    budget: Budget,
+    method: str | None = None,
+    seed: int | None = None,
+    *,
+    within: str | None = None,
+    extended: bool = True,
+) -> Selection:
+    """Choose the subset of a clustered run for another budget, method or seed; write nothing.
+
+    The budget is spread over strata as the run's own: `stratify`, weights and bounds.
+
+    Args:
+        method: default: the run's own, or s2l.
+        seed: default: the run's own.
+        within: default: the run's own, for s2l.
+        extended: choose from the pool with its extensions, if there are any.
+
+    Raises:
+        DataError, ConfigError: clusters are not finished or extensions do not fit them, the pool
+            cannot give the budget, or numbers that the method or the budget needs are missing.
+    """
+    known = config_of(run)
+    # Not checked as a whole: for a bad budget, `rank` also names the size of the pool.
+    own = known.selection or sections.SelectionConfig.model_construct(budget=budget)
+    method = method or own.method
+    check_clustered(run)
+    seed = known.seed if seed is None else seed
+    section = _section(own, budget, method, within)
+    parts = extensions.extended_pool(run) if extended else extensions.pool(run, [])
+    rows = parts.rows if known.data is not None else None
+    pool = selection_stage.load_pool(parts.clusters)
+    sources = selection_stage.Sources(parts.clusters, parts.trajectories, rows)
+    new_strata = extensions.strata(run)
+    ranked = selection_stage.rank(pool, section, sources, seed=seed, new_strata=new_strata)
+    order = f"{method}-{section.within}" if WITHIN[section.within] is not None else method
+    return Selection(
+        run,
+        pool,
+        ranked.subset_R,
+        rows,
+        tuple(item.name for item in parts.extensions),
+        f"{arm_name(order, budget, seed)}{parts.suffix}",
+    )
 
 
 def write_subset(
@@ -41,56 +182,35 @@ def write_subset(
     within: str | None = None,
     extended: bool = True,
 ) -> tuple[Location, int]:
-    """Write the subset of a clustered run for another budget, method or seed.
-
-    How the budget is spread over strata is the run's own: `stratify`, weights and bounds.
-
-    Args:
-        method: default: the run's own, or s2l.
-        within: default: the run's own, for s2l.
-        extended: from the pool with its extensions, where there are any.
+    """Choose a subset as `choose_subset` does, and write it.
 
     Returns:
-        where it is, and how many examples it has.
-
-    Raises:
-        DataError, ConfigError: clusters are not finished or extensions do not fit them, the pool
-            cannot give the budget, or numbers that the method or the budget needs are missing.
+        the file, and the number of its examples.
     """
-    from s2l_ray.selection import stage as selection
+    if out is not None:
+        check_out(run, out)
+    subset = choose_subset(run, budget, method, seed, within=within, extended=extended)
+    return Location.of(subset.write(out)), len(subset)
 
-    known = config_of(run)
-    # Not checked as a whole: for a bad budget, `rank` also names the size of the pool.
-    own = known.selection or sections.SelectionConfig.model_construct(budget=budget)
-    method = method or own.method
-    if out is not None and _is_of(run, out) and out.exists():
-        raise DataError(f"--out {out}: that file belongs to the run. Name another one.")
+
+def check_clustered(run: Location) -> None:
+    """Raise DataError if `run` has no finished clusters that fit its data."""
     if CLUSTERS.name not in finished_stages(run, STAGES):
         raise DataError(f"{run} has no finished clusters that fit its data. Run it: s2l run.")
-    seed = known.seed if seed is None else seed
-    section = _section(own, budget, method, within)
-    parts = extensions.extended_pool(run) if extended else extensions.pool(run, [])
-    rows = parts.rows if known.data is not None else None
-    pool = selection.load_pool(parts.clusters)
-    sources = selection.Sources(parts.clusters, parts.trajectories, rows)
-    new_strata = extensions.strata(run)
-    ranked = selection.rank(pool, section, sources, seed=seed, new_strata=new_strata)
-    order = f"{method}-{section.within}" if WITHIN[section.within] is not None else method
-    name = f"{arm_name(order, budget, seed)}{parts.suffix}.jsonl"
-    place = out or run / "subsets" / name
-    if not place.name.endswith((".jsonl", ".parquet")):
-        raise DataError(f"--out {place}: the name must end in .jsonl or .parquet.")
-    if rows is not None:
-        selection.write_selected(pool.key_N[ranked.subset_R], rows, place)
-    else:
-        selection.write_ids(pool, ranked.subset_R, place)
-    return place, ranked.num_selected
+
+
+def check_out(run: Location, out: Location) -> None:
+    """Raise DataError if a subset of `run` cannot be written to `out`."""
+    if _is_of(run, out) and out.exists():
+        raise DataError(f"--out {out}: that file belongs to the run. Name another one.")
+    if not out.name.endswith((".jsonl", ".parquet")):
+        raise DataError(f"--out {out}: the name must end in .jsonl or .parquet.")
 
 
 def _section(
     own: sections.SelectionConfig, budget: Budget, method: str, within: str | None
 ) -> sections.SelectionConfig:
-    """The run's own section, or the defaults, with these keys changed."""
+    """Return the run's own section, or the defaults, with these keys changed."""
     orders_within = method_named(method).orders_within
     if within is not None and WITHIN[within] is not None and not orders_within:
         raise ConfigError(f"--within {within}: it {settings.clusters_missing(method)}")
@@ -102,14 +222,14 @@ def _section(
     return section
 
 
-def _is_of(run: Location, place: Location) -> bool:
-    """Whether `place` is in `run`, and not among the subsets that can be written again."""
-    inside = place.uri.startswith(f"{run.uri}/")
-    return inside and not place.uri.startswith(f"{run.uri}/subsets/")
+def _is_of(run: Location, file: Location) -> bool:
+    """Return whether `file` is in `run`, and not among the subsets that can be written again."""
+    inside = file.uri.startswith(f"{run.uri}/")
+    return inside and not file.uri.startswith(f"{run.uri}/subsets/")
 
 
 def rebuild_report(run: Location) -> Location:
-    """Write the report of `run` again; where it is."""
+    """Write the report of `run` again and return its page."""
     from s2l_ray.report import stage as report
 
     known = config_of(run)

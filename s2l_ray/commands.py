@@ -1,0 +1,369 @@
+"""The commands of `s2l`: their options and help, what they call, and what they print."""
+
+import textwrap
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from s2l_ray import __version__
+from s2l_ray.errors import first
+from s2l_ray.progress import duration
+from s2l_ray.selection.methods import METHODS, WITHIN
+from s2l_ray.stages import NAMES
+
+if TYPE_CHECKING:
+    from s2l_ray.config.sections import RunConfig
+
+
+def _one_of(names: Iterable[str]) -> Callable[[str | None], str | None]:
+    """Return a check that an option, if it is given, is one of `names`."""
+
+    def checked(value: str | None) -> str | None:
+        if value is not None and value not in names:
+            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}.")
+        return value
+
+    return checked
+
+
+def _methods() -> str:
+    """Return every method with its description, in lines of less than 80 characters."""
+    lines = ["\b", "methods (docs/methods.md):"]
+    for name, method in METHODS.items():
+        lines.append(f"  {name}")
+        lines += textwrap.wrap(
+            method.description, 72, initial_indent=" " * 6, subsequent_indent=" " * 6
+        )
+    return "\n".join(lines)
+
+
+def _ordering() -> str:
+    """Return the methods whose clusters `--within` orders."""
+    return first([name for name, method in METHODS.items() if method.orders_within])
+
+
+app = typer.Typer(
+    name="s2l",
+    help="Select the examples of a fine-tuning pool that a large model should see: S2L "
+    "(SmallToLarge, NeurIPS 2024) on Ray.",
+    epilog="""\b
+examples:
+  s2l demo                                the whole pipeline on generated data
+  s2l plan configs/demo.yaml              check it; tokens, FLOPs, hours
+  s2l run configs/demo.yaml --set seed=7  run it; again: go on, or do nothing
+  s2l select runs/demo --budget 0.05      another subset, in seconds
+  s2l extend runs/demo new.jsonl          add new data without retraining
+
+\b
+on a cluster:
+  ray job submit --working-dir . -- \\
+    python -m s2l_ray run CONFIG --set run_dir=s3://bucket/run
+
+exit codes: 0 done, 1 a fault of the program, 2 the message says what to change, 130 interrupted
+""",
+    rich_markup_mode=None,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file (see configs/).")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a key, such as selection.budget=0.2; may be repeated.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDR",
+        help="Join the Ray cluster there. Default: RAY_ADDRESS, else Ray is started here.",
+    ),
+]
+RunDir = Annotated[str, typer.Argument(metavar="RUN_DIR", help="The directory or URI of a run.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"s2l_ray {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _s2l(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_print_version, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(
+    short_help="Run everything on generated data: no network, minutes on two cores.",
+    epilog="example: s2l demo --out runs/demo",
+)
+def demo(
+    out: Annotated[str, typer.Option(metavar="DIR", help="Where the run is.")] = "runs/demo",
+    address: Address = None,
+) -> None:
+    """Run the whole pipeline on generated data, S2L beside its baselines. Again: go on, or do
+    nothing."""
+    from s2l_ray import demo as generated
+    from s2l_ray.config.load import load
+
+    folder = Path(out)
+    config = load(generated.write_inputs(folder), generated.overrides(folder))
+    _run(config, address=address)
+    print("\n" + generated.explanation())
+
+
+@app.command(
+    short_help="Check a configuration; show its stages, tokens, FLOPs and hours.",
+    epilog="""\b
+example: s2l plan configs/demo.yaml --set selection.budget=0.2
+example: s2l plan configs/mimic-pythia-1b.yaml --tflops 300
+""",
+)
+def plan(
+    config: Config,
+    overrides: Overrides = None,
+    tflops: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Speed of one worker in products of matrices, in 10^12 operations per second, to "
+            "plan for another machine. For a GPU: that of its data sheet for dense matrices in "
+            "the precision used.",
+        ),
+    ] = None,
+) -> None:
+    """Check a configuration and run nothing. Show which stages are to do, how much each of them
+    has to do, and what those that compute with a model cost: tokens, floating-point operations
+    (FLOPs) and time.
+
+    Until the pool is prepared, its tokens are counted in the first rows of every file. FLOPs
+    follow from the sizes of the models; no weights are read and nothing is downloaded. Speed is
+    measured on this machine in some seconds, in passes through small random models of the same
+    widths, or given. Start-up and the share of the speed that is reached come from runs on two
+    CPU cores: expect a quarter more or less there, and more where the machine is another or has
+    other work to do.
+    """
+    from s2l_ray.config.load import load
+    from s2l_ray.estimate import plan as planning
+
+    print("\n".join(planning.lines(load(config, overrides or []), tflops)))
+
+
+@app.command(
+    short_help="Run what is not yet done of a configuration.",
+    help=f"Run what is not yet done of a configuration. Stages, in order: {', '.join(NAMES)}. A "
+    "finished stage whose inputs are unchanged is skipped; an interrupted one goes on where it "
+    "stopped.",
+    epilog="example: s2l run configs/demo.yaml --set seed=7 --until selection",
+)
+def run(
+    config: Config,
+    overrides: Overrides = None,
+    from_stage: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="STAGE", callback=_one_of(NAMES), help="Redo STAGE and all after it."
+        ),
+    ] = None,
+    until: Annotated[
+        str | None,
+        typer.Option(metavar="STAGE", callback=_one_of(NAMES), help="Stop after STAGE."),
+    ] = None,
+    address: Address = None,
+) -> None:
+    from s2l_ray.config.load import load
+
+    _run(load(config, overrides or []), from_stage, until, address=address)
+
+
+@app.command(
+    short_help="Write another subset of a finished run, in seconds.",
+    epilog=_methods()
+    + """
+
+\b
+example: s2l select runs/demo --budget 0.05
+example: s2l select runs/demo --budget "20K tokens" --within nearest
+""",
+)
+def select(
+    run_dir: RunDir,
+    budget: Annotated[
+        str,
+        typer.Option(
+            metavar="B",
+            help='Examples (50000), a fraction (0.11), or tokens ("20M tokens"; K, M, B or none).',
+        ),
+    ],
+    method: Annotated[
+        str | None,
+        typer.Option(
+            metavar="M", callback=_one_of(METHODS), help="One of those below. Default: the run's."
+        ),
+    ] = None,
+    within: Annotated[
+        str | None,
+        typer.Option(
+            metavar="W",
+            callback=_one_of(WITHIN),
+            help=f"Which examples of a cluster {_ordering()} takes first: {', '.join(WITHIN)}. "
+            "Default: the run's.",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="S", help="A whole number. Default: the run's.")
+    ] = None,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help=".jsonl or .parquet. Default: RUN_DIR/subsets/M-B-S.jsonl."
+        ),
+    ] = None,
+    without_extensions: Annotated[
+        bool,
+        typer.Option(
+            "--without-extensions",
+            help="Rank the run's own rows alone. Default: with those that `s2l extend` added.",
+        ),
+    ] = False,
+) -> None:
+    """Write the subset for another budget, method or seed, spread over strata as the run's own
+    (selection.stratify, weights, minimum, maximum). Subsets of one method, order and seed are
+    nested: a larger one contains a smaller one. Rows come in the input's order.
+    """
+    from s2l_ray.config.load import parse_budget
+    from s2l_ray.pipeline.subset import check_out
+    from s2l_ray.runs import load
+    from s2l_ray.storage.location import Location
+
+    wanted, here = parse_budget(budget, "--budget"), _working_directory()
+    opened = load(run_dir, with_extensions=not without_extensions)
+    if out is not None:
+        check_out(opened.location, Location.of(out))
+    selection = opened.select(wanted, method, seed, within)
+    file = selection.write(out)
+    if names := selection.extensions:
+        print(f"from the run with {len(names)} extension(s), the last of them {names[-1]}")
+    print(f"{len(selection):,} examples: {_shortest(file, here)}")
+
+
+@app.command(
+    short_help="Add new data to a finished run without retraining.",
+    epilog="""\b
+example: s2l extend runs/demo new.jsonl
+example: s2l extend s3://bucket/runs/phi2 's3://bucket/may/*.parquet' \\
+           --address auto
+then:    s2l select runs/demo --budget 0.05       from old and new rows
+""",
+)
+def extend(
+    run_dir: Annotated[
+        str, typer.Argument(metavar="RUN_DIR", help="A run with finished clusters.")
+    ],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DATA",
+            help="Files, globs, directories, URIs, or hf://org/name[:split], with the fields of "
+            "the run's own data. None: earlier extensions are put into clusters and ranked again, "
+            "after the run's clusters or its selection have changed.",
+        ),
+    ] = None,
+    update_centroids: Annotated[
+        bool,
+        typer.Option(
+            "--update-centroids",
+            help="Move the centroids by further mini-batches until they fit old and new rows, and "
+            "label all of these anew. Default: they stay.",
+        ),
+    ] = False,
+    address: Address = None,
+) -> None:
+    """Add new data to a run without retraining. Rows that the run does not have yet are tokenised
+    as its own were, scored at its checkpoints, put into the nearest of its clusters, and ranked
+    together with the old ones, so that the run's budget gives a new subset. A stratum that the run
+    has never seen is clustered by itself. Nothing of the run is changed: results are in
+    RUN_DIR/extensions/, under a name that comes from the content of the data, so that the same
+    command again goes on, or does nothing. Later extensions know the rows of earlier ones.
+
+    Rows that are there already, by id or, without one, by content, are left out and counted. At
+    the end the program says whether the new rows still fit the clusters: the reference was not
+    trained on them, so their losses are somewhat higher than if it had been.
+    """
+    from s2l_ray.config.paths import check_absolute
+    from s2l_ray.distributed import session
+    from s2l_ray.runs import load
+
+    if session.joins_cluster(address):
+        check_absolute({"RUN_DIR": [run_dir], "DATA": data or []})
+    started, here = time.monotonic(), _working_directory()
+    extended = load(run_dir).extend(
+        data or [], update_centroids=update_centroids, address=address, say=_say
+    )
+    lines = [*extended.summary.items()]
+    lines += [("selected", _shortest(file, here)) for file in extended.selected]
+    print()
+    for name, text in [*lines, ("took", duration(time.monotonic() - started))]:
+        print(f"{name:<10}{text}")
+
+
+@app.command(
+    short_help="Build the report of a run, again.",
+    epilog="example: s2l report runs/demo",
+)
+def report(run_dir: RunDir) -> None:
+    """Write RUN_DIR/report/index.html from what the run has finished."""
+    from s2l_ray.runs import load
+
+    here = _working_directory()
+    print(_shortest(load(run_dir).report(), here))
+
+
+def _run(
+    config: "RunConfig",
+    from_stage: str | None = None,
+    until: str | None = None,
+    *,
+    address: str | None,
+) -> None:
+    from s2l_ray import runs
+
+    started, here = time.monotonic(), _working_directory()
+    done = runs.run(config, from_stage=from_stage, until=until, address=address, say=_say)
+    for line in done.comparison(until=until):
+        print(line)
+    print()
+    for name, file in done.results(until=until).items():
+        print(f"{name:<10}{_shortest(file, here)}")
+    print(f"{'took':<10}{duration(time.monotonic() - started)}")
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _working_directory() -> Path | None:
+    """Return the working directory; Ray removes that of a job when it disconnects."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:
+        return None
+
+
+def _shortest(path: str, here: Path | None) -> str:
+    """Return a path relative to the working directory if it is inside."""
+    if here is not None and Path(path).is_relative_to(here):
+        return str(Path(path).relative_to(here))
+    return path

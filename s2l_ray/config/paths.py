@@ -1,0 +1,41 @@
+"""Paths of a run file, which must mean the same on every machine of a cluster."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from s2l_ray.config.sections import RunConfig
+from s2l_ray.errors import ConfigError
+from s2l_ray.storage.location import is_uri
+
+
+def paths_of(config: RunConfig) -> dict[str, Sequence[str]]:
+    """Return the paths of a configuration that workers read or write, by key."""
+    paths: dict[str, Sequence[str]] = {"run_dir": [config.run_dir]}
+    if config.data is not None:
+        paths["data.train"] = config.data.train
+        paths["data.eval"] = list(config.data.eval.values())
+    for name, section in (("reference", config.reference), ("trajectories", config.trajectories)):
+        if section is not None and section.path is not None:
+            paths[f"{name}.path"] = [section.path]
+    if config.trajectories is not None:
+        paths["trajectories.queries"] = config.trajectories.queries
+    return paths
+
+
+def check_absolute(paths: Mapping[str, Sequence[str]]) -> None:
+    """Refuse relative paths, which a job on a joined cluster would lose with its directory.
+
+    Args:
+        paths: by configuration key or name of an argument.
+
+    Raises:
+        ConfigError: a path is neither absolute nor a URI.
+    """
+    for key, values in paths.items():
+        for value in values:
+            if not is_uri(value) and not Path(value).expanduser().is_absolute():
+                raise ConfigError(
+                    f"{key}: {value!r} is relative, and on a joined cluster that means a "
+                    "temporary copy of the working directory that vanishes with the job. Give an "
+                    "absolute path on shared storage, or a URI such as s3://bucket/..."
+                )

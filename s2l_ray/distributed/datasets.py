@@ -1,0 +1,25 @@
+"""Files of a run as a dataset of Ray Data."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from s2l_ray.storage.location import Location
+
+if TYPE_CHECKING:
+    import ray.data
+
+
+def parquet_dataset(
+    files: Sequence[Location], columns: Sequence[str] | None = None
+) -> "ray.data.Dataset":
+    """Return a lazy dataset of the rows of parquet files, on the Ray that is connected.
+
+    Ray Data connects to Ray by itself when nothing is connected: to RAY_ADDRESS, or to a Ray that
+    it starts here and that lasts as long as the process.
+    """
+    import ray.data
+
+    filesystem, _ = files[0].filesystem()
+    paths = [file.filesystem()[1] for file in files]
+    chosen = list(columns) if columns is not None else None
+    return ray.data.read_parquet(paths, filesystem=filesystem, columns=chosen)
