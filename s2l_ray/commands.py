@@ -342,8 +342,8 @@ def _run(
 
     started, here = time.monotonic(), _working_directory()
     done = runs.run(config, from_stage=from_stage, until=until, address=address, say=_say)
-    for line in done.comparison(until=until):
-        print(line)
+    if lines := done.comparison(until=until):
+        print("\n" + "\n".join(lines))
     print()
     for name, file in done.results(until=until).items():
         print(f"{name:<10}{_shortest(file, here)}")

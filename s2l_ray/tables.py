@@ -12,7 +12,8 @@ from s2l_ray.storage.location import Location
 
 if TYPE_CHECKING:
     import pandas as pd
-    import ray.data
+
+    from s2l_ray.distributed.datasets import Dataset
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Table:
             return values.flatten().to_numpy().reshape(len(values), values.type.list_size)
         return values.to_numpy(zero_copy_only=False)
 
-    def to_ray(self, columns: Sequence[str] | None = None) -> "ray.data.Dataset":
+    def to_ray(self, columns: Sequence[str] | None = None) -> "Dataset":
         """Return a lazy dataset of Ray Data; no row passes through this process.
 
         Rows come in no particular order. If this process is not connected to Ray, Ray Data

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING
 from s2l_ray.storage.location import Location
 
 if TYPE_CHECKING:
-    import ray.data
+    from ray.data import Dataset as Dataset
 
 
-def parquet_dataset(
-    files: Sequence[Location], columns: Sequence[str] | None = None
-) -> "ray.data.Dataset":
+def parquet_dataset(files: Sequence[Location], columns: Sequence[str] | None = None) -> "Dataset":
     """Return a lazy dataset of the rows of parquet files, on the Ray that is connected.
 
     Ray Data connects to Ray by itself when nothing is connected: to RAY_ADDRESS, or to a Ray that
