@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         again = "the same command"
-        if "--from" in arguments:
+        if any(word.partition("=")[0] == "--from" for word in arguments):
             again += " without --from"
         print(f"\ns2l: interrupted; {again} goes on from what is saved", file=sys.stderr)
         return INTERRUPTED

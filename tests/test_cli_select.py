@@ -101,3 +101,13 @@ def test_select_before_the_clusters_are_finished_is_refused(clustered, capsys):
     (clustered / "clusters" / "_manifest.json").unlink()
     message = refused(capsys, "select", str(clustered), "--budget", "5")
     assert "no finished clusters" in message
+
+
+def test_a_working_directory_that_is_gone_is_no_hindrance(clustered, tmp_path, capsys, monkeypatch):
+    """A job's may be: Ray removes it when the driver disconnects."""
+    (tmp_path / "gone-soon").mkdir()
+    monkeypatch.chdir(tmp_path / "gone-soon")
+    (tmp_path / "gone-soon").rmdir()
+    assert cli.main(["select", str(clustered), "--budget", "5"]) == 0
+    shown = capsys.readouterr().out
+    assert shown == f"5 examples: {clustered}/subsets/s2l-5-42.jsonl\n"

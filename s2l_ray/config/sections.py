@@ -1,4 +1,4 @@
-"""The sections of a run file, one for each stage, and `RunConfig`, the whole of them.
+"""The sections of a run file, one for each stage, and `RunConfig`, which holds them all.
 
 Every section is strict: a key that we do not know is an error that names the nearest valid one,
 and no value is converted silently. `operational` keys change how fast a stage runs, not what it
@@ -25,68 +25,76 @@ NAMED_TEMPLATES = ("alpaca", "alpaca-official", "radiology", "chat")
 
 
 def _listed(value: Any) -> Any:
-    """One name stands for a list of one."""
+    """Return a list; a single name becomes a list of one."""
     return [value] if isinstance(value, str) else value
 
 
 class RandomModel(Section):
-    """A causal LM initialised at random: its shape, and the tokenizer it goes with."""
+    """A causal language model with random weights: its shape and its tokenizer."""
 
     architecture: dict[str, Any]
     """Arguments of the transformers configuration; `model_type` is required."""
     tokenizer: str
+    """A hub name or a directory."""
 
 
 ModelSpec = str | RandomModel
 
 
 class FieldNames(Section):
-    """Which field of an input row holds what; only prompt and response must be in every row."""
+    """Names of the fields of an input row; only prompt and response must be in every row."""
 
     prompt: str = "instruction"
-    """What is asked."""
+    """The question or instruction."""
     context: str | None = "input"
-    """What the prompt refers to; may be absent or empty in a row."""
+    """A text that the prompt refers to; may be absent or empty in a row."""
     response: str = "output"
-    """What is learned."""
+    """The answer that the model learns to give; only its tokens count in losses."""
     messages: str | None = None
-    """Chat rows: a list of {role, content} or {from, value}; replaces prompt, context, response."""
+    """Chat rows: a list of {role, content} or {from, value}, instead of prompt, context, response."""
     stratum: str | None = "source"
-    """What the budget and the clusters are spread over."""
+    """The source or task of a row. Clusters are made inside each stratum, and the budget is spread
+    over them."""
     id: str | None = "id"
-    """Becomes example_id; a row without one gets a hash of its content."""
+    """The example_id, which must be unique; a row without one gets a hash of its content."""
     answer: str | None = "answer"
-    """The final answer of an evaluation row; where it is absent, or the response's own field, the
-    answer is read off the response."""
+    """The final answer of an evaluation row. If a row has none, or this is the field of the
+    response, the answer is extracted from the response."""
 
 
 class DataConfig(Section):
-    """The pool, the held-out sets, and how a row becomes tokens."""
+    """The pool, the held-out sets, and the conversion of a row to tokens."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"max_rejected", "eval"})
 
     train: Annotated[list[str], BeforeValidator(_listed)] = Field(min_length=1)
-    """Files, globs, directories, s3:// or gs:// URIs, or hf://org/name[:split]."""
+    """The pool: files, globs, directories, s3:// or gs:// URIs, or hf://org/name[:split]. Formats:
+    jsonl, json, parquet, csv and tsv, also compressed (.gz, .zst)."""
     eval: dict[str, str] = Field(default_factory=dict)
-    """Name -> file, glob, directory or URI of each held-out set."""
+    """Held-out sets: name -> file, glob, directory or URI."""
     fields: FieldNames = FieldNames()
+    """Names of the fields of a row."""
     rows_per_part: PositiveInt = 4096
-    """Input rows in one part, the unit of work."""
+    """Input rows in one part. A part is the unit of work, of a retry and of a restart."""
     template: str = "alpaca"
-    """alpaca, alpaca-official, radiology, chat, or a text file with {prompt} and {context}."""
+    """The text around a prompt: alpaca, alpaca-official, radiology, chat (that of the tokenizer),
+    or a text file with {prompt} and {context}."""
     tokenizer: str | None = None
-    """Default: the reference's; without one, rows are kept and not tokenised."""
+    """A hub name or a directory. Default: the reference's; without a reference, rows are stored and
+    not tokenised."""
     max_tokens: Annotated[int, Field(ge=2)] = 512
-    """Longer rows lose the end of their response."""
+    """Most tokens of a row, prompt included; the end of a longer response is cut off."""
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Share of unusable rows above which the run stops."""
+    """Largest share of unusable rows; with more, the run stops."""
 
 
 class WorkerRange(Section):
-    """Between `min` and `max` workers, following the queue."""
+    """A number of workers that follows the work that waits."""
 
     min: PositiveInt = 1
+    """The fewest workers."""
     max: PositiveInt
+    """The most workers."""
 
     @model_validator(mode="after")
     def _ordered(self) -> "WorkerRange":
@@ -96,57 +104,60 @@ class WorkerRange(Section):
 
 
 class EverySteps(Section):
-    """A checkpoint every so many optimizer steps."""
+    """A fixed distance between checkpoints."""
 
     every: PositiveInt
+    """Optimizer steps from one checkpoint to the next."""
 
 
 class Training(Section):
-    """What the small and the large model's fine-tuning have in common."""
+    """Fine-tuning of the reference or the target."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"gpus_per_worker", "resume_every"})
 
     epochs: PositiveFloat = 3.0
-    """Passes over the pool, or over the subset; 0.5 is half a pass."""
+    """Passes over the pool (reference) or over the subset (target); 0.5 is half a pass."""
     max_steps: PositiveInt | None = None
-    """Train for this many optimizer steps instead of `epochs`."""
+    """Optimizer steps; replaces `epochs`."""
     batch_size: PositiveInt = 128
     """Examples in one optimizer step, over all workers."""
     micro_batch_size: PositiveInt = 8
-    """Examples in one forward pass of one worker; the rest is gradient accumulation. They come
-    sorted by length: few have little padding, and on a CPU 4 are fast."""
+    """Examples in one forward pass of one worker; gradients are accumulated up to `batch_size`.
+    Examples are sorted by length, so a small number has little padding; 4 is fast on a CPU."""
     learning_rate: PositiveFloat = 2.0e-5
-    """Peak of AdamW's learning rate."""
+    """Largest learning rate of AdamW."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    """Share of the steps in which the learning rate rises; a cosine to zero follows."""
+    """Share of the steps during which the learning rate rises; then it falls to zero as a cosine."""
     weight_decay: NonNegativeFloat = 0.0
-    """Not applied to biases and norms."""
+    """Weight decay of AdamW, for all weights but biases and norms."""
     max_grad_norm: PositiveFloat = 1.0
-    """Gradients are clipped to it."""
+    """Gradients are scaled down to this norm."""
     precision: Precision = "auto"
-    """bf16 where the hardware has it, else fp32; weights are updated in fp32 either way.
-    tf32 rounds the products of fp32 on GPUs."""
+    """Numbers of the forward and backward pass. auto: bf16 if the hardware has it, else fp32. tf32:
+    fp32 with rounded products, on GPUs. Weights are updated in fp32 in any case."""
     workers: PositiveInt | WorkerRange = 1
-    """Processes; another number sums gradients in another order."""
+    """Processes that train together. Another number sums gradients in another order, which changes
+    the last bits."""
     cpus_per_worker: PositiveInt = 1
-    """Threads of one worker, and what it takes of the cluster."""
+    """Threads of one worker, and the CPUs that it reserves on the cluster."""
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | None = None
-    """Default: 1 where the cluster has GPUs, else 0."""
+    """GPUs that one worker reserves. Default: 1 if the cluster has GPUs, else 0."""
     resume_every: PositiveInt = 200
-    """Optimizer steps between two saves of the state that a restart continues from."""
+    """Optimizer steps between two saves of the state from which an interrupted training goes on."""
 
 
 class ReferenceConfig(Training):
     """The small model whose loss trajectories stand for the large model's gradients."""
 
     workers: PositiveInt | WorkerRange = 1
-    """Processes; {min: 1, max: 8} follows the cluster, and only a fixed number repeats exactly."""
+    """Processes that train together. {min: 1, max: 8} follows the size of the cluster; only a fixed
+    number repeats exactly."""
     model: ModelSpec | None = None
-    """Any causal language model of transformers."""
+    """A causal language model: a hub name, a directory, a .gguf file, or an architecture."""
     path: str | None = None
-    """Existing checkpoints (DIR/step-* or DIR/checkpoint-*) instead of training."""
+    """A directory of existing checkpoints (step-* or checkpoint-*), instead of training."""
     checkpoints: PositiveInt | EverySteps = 12
-    """How many, at even fractions of training; or {every: 500} steps."""
+    """Number of checkpoints, at even fractions of the training; or {every: 500} steps."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "ReferenceConfig":
@@ -156,37 +167,41 @@ class ReferenceConfig(Training):
 
 
 class ActorPool(Section):
-    """Workers that come and go with the queue of units."""
+    """Workers that are added and removed as the work that waits requires."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"workers", "gpus_per_worker"})
 
     precision: Precision = "auto"
-    """bf16 where the hardware has it, else fp32; tf32 rounds the products of fp32 on GPUs."""
+    """Numbers of the forward pass. auto: bf16 if the hardware has it, else fp32. tf32: fp32 with
+    rounded products, on GPUs."""
     workers: PositiveInt | WorkerRange = 1
-    """A number, or {min: 1, max: 16} to follow the queue."""
+    """Processes: a number, or {min: 1, max: 16} to follow the work that waits."""
     cpus_per_worker: PositiveInt = 1
-    """Threads of one worker, and what it takes of the cluster."""
+    """Threads of one worker, and the CPUs that it reserves on the cluster."""
     gpus_per_worker: Annotated[float, Field(ge=0)] | None = None
-    """Default: 1 where the cluster has GPUs, else 0."""
+    """GPUs that one worker reserves. Default: 1 if the cluster has GPUs, else 0."""
 
 
 class TrajectoriesConfig(ActorPool):
-    """How every example's loss at every checkpoint is computed, or where it already lies."""
+    """The loss of every example at every checkpoint: computed, or read from existing files."""
 
     added: ClassVar[frozenset[str]] = frozenset({"embeddings", "error_norms", "queries"})
 
     path: str | None = None
-    """Existing parquet files with example_id, loss_nats and optionally stratum (a glob)."""
+    """A glob of existing parquet files with example_id, loss_nats and optionally stratum, instead
+    of scoring. loss_nats is a list of one loss per checkpoint, nats per token."""
     tokens_per_batch: PositiveInt = 16_384
-    """Tokens in one forward pass, padding included; faster: on CPUs 2,048, on large GPUs 65,536."""
+    """Tokens in one forward pass, padding included. Faster: 2,048 on CPUs, 65,536 on large GPUs."""
     max_response_tokens: PositiveInt | None = None
-    """Score only so many first tokens of a response; about 1,000 do (arXiv:2606.26797)."""
+    """Tokens of a response that are scored, from its beginning; about 1,000 suffice
+    (arXiv:2606.26797). Default: all."""
     embeddings: bool = False
-    """Keep one vector of each example from the last checkpoint, for methods that compare them."""
+    """Store one vector of each example, from the last checkpoint, for methods that compare them."""
     error_norms: bool = False
-    """Keep how far off the first checkpoint's predictions are in each example, for el2n."""
+    """Store the mean error norm of each example at the first checkpoint, for the method el2n."""
     queries: Annotated[list[str], BeforeValidator(_listed)] = Field(default_factory=list)
-    """Rows that a selection is to resemble, read as data.train: embedded as well, for rds-plus."""
+    """Files of rows that a selection should resemble, named and read as data.train. They are
+    embedded, too, for the method rds-plus."""
 
     @model_validator(mode="after")
     def _embeds_what_it_scores(self) -> "TrajectoriesConfig":
@@ -200,41 +215,42 @@ class TrajectoriesConfig(ActorPool):
 
 
 MOST_CLUSTERS = 256
-"""That `clusters.num_clusters: auto` chooses, of one stratum or over all."""
+"""The largest number that `clusters.num_clusters: auto` chooses, in one stratum or over all."""
 
 
 class ClustersConfig(Section):
-    """How loss trajectories are grouped (S2L, arXiv:2403.07384)."""
+    """Groups of loss trajectories, made by k-means (S2L, arXiv:2403.07384)."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"workers"})
     added: ClassVar[frozenset[str]] = frozenset({"scaling"})
 
     method: Literal["minibatch", "authors"] = "minibatch"
-    """minibatch, or authors: fitted to a sample alone, from random rows, as the authors' code."""
+    """minibatch: from a sample over growing mini-batches to all rows. authors: fitted to a sample
+    alone, starting from random rows, as the authors' code does."""
     scaling: Literal["raw", "standardised", "shape"] = "raw"
-    """What of a trajectory is compared: raw, its losses, as the paper does; standardised, each
-    checkpoint's with mean 0 and variance 1 (in each stratum or over all); shape, its course alone,
-    without level and size."""
+    """The form in which trajectories are compared. raw: their losses, as in the paper.
+    standardised: losses of each checkpoint with mean 0 and variance 1, in each stratum or over
+    all. shape: each trajectory without its level and size."""
     num_clusters: PositiveInt | Literal["auto"] = 100
-    """Over all, or in each stratum; fewer where there are fewer distinct trajectories. auto: as
-    many, up to 256, as tell trajectories apart."""
+    """Clusters over all, or in each stratum; fewer if fewer trajectories differ. auto: as many, up
+    to 256, as still tell trajectories apart."""
     per_stratum: bool = True
-    """k-means inside each stratum, as the authors do, or over all."""
+    """Run k-means inside each stratum, as the authors' code does, instead of over all."""
     rows_per_sample: PositiveInt | None = None
-    """Rows on which the k-means++ start is found, or all is fitted; in each stratum or over all.
-    Default: 25,600, or for minibatch 25 for each cluster where that is more. Batches follow, each
-    four times as large as the one before, up to all rows."""
+    """Rows of the sample, in each stratum or over all. minibatch fits its start to the sample, and
+    then goes on with batches, each four times as large as the one before, up to all rows; authors
+    fits everything to it. Default: 25,600, or for minibatch 25 for each cluster if that is more."""
     tolerance: NonNegativeFloat = 3.0e-4
-    """A batch, in the end all rows, is swept until a sweep would lower its inertia by no more than
-    this share; 3e-5 comes nearer to rest, 0 there."""
+    """Sweeps over a batch end when the next one would lower its inertia by no more than this share.
+    With 3e-5 centroids are nearer to a fixed point; with 0 they reach it."""
     lloyd_sweeps: Annotated[int, Field(ge=1)] = 20
-    """Sweeps over all rows, or with `authors` over the sample; fewer where `tolerance` is met."""
+    """Most sweeps over all rows (minibatch) or over the sample (authors)."""
     workers: PositiveInt = 1
-    """Actors that share the trajectories."""
+    """Actors that hold the trajectories in memory, each its share."""
 
     @property
     def sample_size(self) -> int:
-        """Rows of the sample that a start is fitted to."""
+        """The rows of the sample that a start is fitted to."""
         if self.rows_per_sample is not None:
             return self.rows_per_sample
         most = MOST_CLUSTERS if self.num_clusters == "auto" else self.num_clusters
@@ -247,7 +263,7 @@ class ClustersConfig(Section):
         if self.method == "authors" and changed:
             raise ValueError(
                 "`method: authors` is the k-means of the authors' code, which scales nothing and "
-                "is told its number of clusters: leave `scaling` raw and give `num_clusters` a "
+                "needs a number of clusters: leave `scaling` raw and give `num_clusters` a "
                 "number, or take `method: minibatch`"
             )
         if self.num_clusters != "auto" and self.sample_size < self.num_clusters:
@@ -262,49 +278,51 @@ class LoraConfig(Section):
     """Low-rank adapters (arXiv:2106.09685), merged into the weights at the end."""
 
     rank: PositiveInt = 16
-    """Of the two factors of an update."""
+    """Rank of an update: columns of its first factor and rows of its second."""
     alpha: PositiveFloat = 32.0
-    """Updates are scaled by alpha / rank."""
+    """Scale of updates: they are multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """On the input of the adapters."""
+    """Share of an adapter's inputs that is set to zero in training."""
 
 
 class TargetConfig(Training):
     """The large model, fine-tuned on the subset alone."""
 
     workers: PositiveInt = 1
+    """Processes that train together."""
     model: ModelSpec
-    """Any causal language model of transformers."""
+    """A causal language model: a hub name, a directory, a .gguf file, or an architecture."""
     zero_stage: Literal[1, 2, 3] = 2
-    """What DeepSpeed partitions: optimizer state, and gradients, and weights."""
+    """What DeepSpeed divides among the workers: 1, optimizer state; 2, gradients as well; 3,
+    weights as well."""
     cpu_offload: bool = False
-    """Optimizer state (and at stage 3 weights) in main memory; its first use compiles C++."""
+    """Store optimizer state (and at stage 3 weights) in main memory. The first use compiles C++."""
     activation_checkpointing: bool = False
-    """Recompute activations in the backward pass."""
+    """Compute activations again in the backward pass instead of storing them."""
     lora: LoraConfig | None = None
-    """Default: full fine-tuning."""
+    """Train adapters instead of all weights. Default: all weights."""
 
 
 class EvaluationConfig(ActorPool):
-    """How the target is judged on held-out rows."""
+    """Evaluation of the target on held-out rows."""
 
     sets: Annotated[list[str], BeforeValidator(_listed)] = Field(min_length=1)
-    """Names from data.eval."""
+    """Held-out sets that are evaluated, by their names in data.eval."""
     max_new_tokens: PositiveInt = 512
-    """Of a greedy completion."""
+    """Most tokens of a completion, which is greedy."""
     max_items: PositiveInt | None = None
-    """At most this many rows of each set, chosen by a hash of the row; default: all."""
+    """Most rows of each set; they are chosen by a hash of the row. Default: all."""
     rows_per_batch: PositiveInt = 32
-    """Rows that are completed together."""
+    """Rows that are completed in one batch."""
 
 
 class RunConfig(Section):
-    """One run: where it lives, its seed, and a section for every stage that is wanted."""
+    """One run: its directory, its seed, and a section for every stage that is to run."""
 
     run_dir: str
-    """A directory, or a URI (s3://, gs://) on an object store."""
+    """Directory of the run, or a URI (s3://, gs://) on an object store."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
-    """Decides initial weights, data order, clusters and ranking."""
+    """Decides random initial weights, the order of the data, clusters and the ranking."""
     data: DataConfig | None = None
     reference: ReferenceConfig | None = None
     trajectories: TrajectoriesConfig | None = None
@@ -315,7 +333,7 @@ class RunConfig(Section):
 
     @property
     def imports_trajectories(self) -> bool:
-        """Tell whether trajectories were computed elsewhere, so that nothing is scored here."""
+        """True if trajectories are read from existing files, so that nothing is scored."""
         return self.trajectories is not None and self.trajectories.path is not None
 
     @model_validator(mode="after")
