@@ -64,8 +64,8 @@ def cluster(
             (`DataError`); a number makes no sense (`ConfigError`).
 
     Example:
-        >>> found = s2l.cluster(losses, num_clusters=50)
-        >>> losses[found.labels == 0].mean(axis=0)        # nearly found.centroids[0]
+        >>> clusters = s2l.cluster(losses, num_clusters=50)
+        >>> losses[clusters.labels == 0].mean(axis=0)     # nearly clusters.centroids[0]
     """
     loss_NT, key_N, rows_by_stratum = _checked(losses, ids, strata)
     if num_clusters < 1:

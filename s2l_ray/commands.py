@@ -113,8 +113,8 @@ def demo(
     out: Annotated[str, typer.Option(metavar="DIR", help="Where the run is.")] = "runs/demo",
     address: Address = None,
 ) -> None:
-    """Run the whole pipeline on generated data, S2L beside its baselines. Again: go on, or do
-    nothing."""
+    """Run the whole pipeline on generated data, S2L and its baselines. The same command
+    again goes on, or does nothing."""
     from s2l_ray import demo as generated
     from s2l_ray.config.load import load
 

@@ -274,7 +274,7 @@ class Run:
             self.location, data, update_centroids=update_centroids, address=address, say=say
         )
         if not outcome.done:
-            say("nothing to do: these rows are scored, placed and ranked")
+            say("nothing to do: these rows are scored, clustered and ranked")
         return Extended(self.location, outcome.extension)
 
     def report(self) -> str:
@@ -326,7 +326,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Extended:
-    """What has become of new data.
+    """New data in a run.
 
     Attributes:
         run: the run that was extended.
@@ -338,7 +338,7 @@ class Extended:
 
     @property
     def summary(self) -> dict[str, str]:
-        """What the terminal says: rows that are new, their clusters, and whether these fit."""
+        """The lines of the terminal: new rows, their clusters, and whether these still fit."""
         from s2l_ray.report import outcomes
 
         return dict(outcomes.summary_lines(self.extension)) if self.extension else {}

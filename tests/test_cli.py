@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     return working_directory(tmp_path, monkeypatch)
 
 
@@ -56,18 +56,18 @@ def place(tmp_path, monkeypatch):
         ("seed=[1", "--set seed is not YAML"),
     ],
 )
-def test_a_wrong_value_is_named_and_leaves_nothing(place, capsys, override, message):
-    before = tree_of(place)
+def test_a_wrong_value_is_named_and_leaves_nothing(folder, capsys, override, message):
+    before = tree_of(folder)
 
     assert message in refused(capsys, "run", "run.yaml", "--set", override)
 
-    assert tree_of(place) == before
+    assert tree_of(folder) == before
 
 
-def test_existing_checkpoints_are_looked_for_whatever_the_tokenizer(place, capsys):
+def test_existing_checkpoints_are_looked_for_whatever_the_tokenizer(folder, capsys):
     overrides = ("--set", "reference={path: empty}", "--set", "data.tokenizer=gpt2")
     assert "reference.path: no step-*" in refused(capsys, "run", "run.yaml", *overrides)
-    assert not (place / "out").exists()
+    assert not (folder / "out").exists()
 
 
 def test_all_wrong_keys_are_listed_in_one_message(capsys):
@@ -89,14 +89,14 @@ def test_all_wrong_keys_are_listed_in_one_message(capsys):
         (b"seed: 1", "run_dir: "),
     ],
 )
-def test_a_file_that_is_no_configuration_is_refused(place, capsys, command, content, message):
+def test_a_file_that_is_no_configuration_is_refused(folder, capsys, command, content, message):
     if content is not None:
         Path("broken.yaml").write_bytes(content)
     assert message in refused(capsys, command, "broken.yaml")
 
 
-def test_a_directory_of_something_else_is_left_as_it_is(place, capsys):
-    thesis = place / "thesis"
+def test_a_directory_of_something_else_is_left_as_it_is(folder, capsys):
+    thesis = folder / "thesis"
     thesis.mkdir()
     (thesis / "chapter.txt").write_text("mine")
 
@@ -113,15 +113,15 @@ def test_a_run_dir_that_cannot_be_written_is_refused(capsys, run_dir):
     assert Path("notes.txt").read_text() == "no rows"
 
 
-def test_a_run_dir_in_use_is_left_to_its_run(place, capsys):
-    (place / "out").mkdir()
-    (place / "out" / RUN_MARK).write_text("{}")
-    before = tree_of(place)
-    with (place / "out" / ".lock").open("w") as lock:
+def test_a_run_dir_in_use_is_left_to_its_run(folder, capsys):
+    (folder / "out").mkdir()
+    (folder / "out" / RUN_MARK).write_text("{}")
+    before = tree_of(folder)
+    with (folder / "out" / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         message = refused(capsys, "run", "run.yaml")
     assert "out is in use by another run" in message and "another run_dir" in message
-    assert set(tree_of(place)) - set(before) == {"out/.lock"}
+    assert set(tree_of(folder)) - set(before) == {"out/.lock"}
 
 
 @pytest.mark.parametrize(
@@ -135,16 +135,16 @@ def test_a_run_dir_in_use_is_left_to_its_run(place, capsys):
     ids=lambda value: "+".join(value) if isinstance(value, dict) else "",
 )
 @pytest.mark.parametrize("section", ["reference", "target"])
-def test_a_model_directory_is_looked_into_before_any_work(place, capsys, files, message, section):
-    (place / "model").mkdir()
+def test_a_model_directory_is_looked_into_before_any_work(folder, capsys, files, message, section):
+    (folder / "model").mkdir()
     for name, content in files.items():
-        (place / "model" / name).write_text(content)
-    before = tree_of(place)
+        (folder / "model" / name).write_text(content)
+    before = tree_of(folder)
 
     said = refused(capsys, "run", "run.yaml", "--set", f"{section}.model=model")
 
     assert message in said and "model" in said
-    assert tree_of(place) == before
+    assert tree_of(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -163,9 +163,9 @@ def test_a_model_directory_is_looked_into_before_any_work(place, capsys, files, 
 )
 @pytest.mark.parametrize("by_environment", [False, True])
 def test_a_joined_cluster_gets_no_relative_path(
-    place, capsys, monkeypatch, override, key, by_environment
+    folder, capsys, monkeypatch, override, key, by_environment
 ):
-    before = tree_of(place)
+    before = tree_of(folder)
     arguments = ["run", "run.yaml", "--set", override]
     if by_environment:
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
@@ -175,7 +175,7 @@ def test_a_joined_cluster_gets_no_relative_path(
     message = refused(capsys, *arguments)
 
     assert key in message and "absolute path on shared storage" in message
-    assert tree_of(place) == before
+    assert tree_of(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -185,10 +185,10 @@ def test_a_joined_cluster_gets_no_relative_path(
         (("s3://bucket/run", "/new.jsonl", "new.jsonl"), "DATA: 'new.jsonl' is relative"),
     ],
 )
-def test_a_joined_cluster_gets_no_relative_path_to_extend_either(place, capsys, arguments, key):
-    before = tree_of(place)
+def test_a_joined_cluster_gets_no_relative_path_to_extend_either(folder, capsys, arguments, key):
+    before = tree_of(folder)
     assert key in refused(capsys, "extend", *arguments, "--address", "127.0.0.1:1")
-    assert tree_of(place) == before
+    assert tree_of(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -205,10 +205,10 @@ def test_a_joined_cluster_gets_no_relative_path_to_extend_either(place, capsys, 
         (),
     ],
 )
-def test_a_command_line_that_is_not_understood_is_refused(place, capsys, arguments):
-    before = tree_of(place)
+def test_a_command_line_that_is_not_understood_is_refused(folder, capsys, arguments):
+    before = tree_of(folder)
     assert "error: " in refused(capsys, *arguments)
-    assert tree_of(place) == before
+    assert tree_of(folder) == before
 
 
 def test_an_unknown_stage_is_answered_with_the_stages(capsys):
@@ -216,14 +216,14 @@ def test_an_unknown_stage_is_answered_with_the_stages(capsys):
     assert all(stage in message for stage in NAMES)
 
 
-def test_plan_shows_what_would_be_done_and_leaves_nothing(place, capsys):
-    before = tree_of(place)
+def test_plan_shows_what_would_be_done_and_leaves_nothing(folder, capsys):
+    before = tree_of(folder)
     assert cli.main(["plan", "run.yaml"]) == 0
     shown = capsys.readouterr().out
     assert all(f"\n{stage} " in shown for stage in NAMES)
     assert shown.count("to do") == len(NAMES) and "3 rows" in shown
     assert "FLOPs unknown: not on this machine" in shown and "small and large" in shown
-    assert tree_of(place) == before
+    assert tree_of(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -251,11 +251,11 @@ def test_the_module_is_the_same_program():
     assert done.stdout == f"s2l_ray {project['version']}\n"
 
 
-def test_a_reader_that_has_seen_enough_gets_no_traceback(place):
+def test_a_reader_that_has_seen_enough_gets_no_traceback(folder):
     read, write = os.pipe()
     os.close(read)
     done = subprocess.run(
-        [sys.executable, "-m", "s2l_ray", "plan", str(place / "run.yaml")],
+        [sys.executable, "-m", "s2l_ray", "plan", str(folder / "run.yaml")],
         cwd=ROOT,
         stdout=write,
         stderr=subprocess.PIPE,

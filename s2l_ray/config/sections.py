@@ -51,7 +51,7 @@ class FieldNames(Section):
     response: str = "output"
     """The answer that the model learns to give; only its tokens count in losses."""
     messages: str | None = None
-    """Chat rows: a list of {role, content} or {from, value}, instead of prompt, context, response."""
+    """Chat rows: a list of {role, content} or {from, value}, instead of prompt and response."""
     stratum: str | None = "source"
     """The source or task of a row. Clusters are made inside each stratum, and the budget is spread
     over them."""
@@ -127,7 +127,7 @@ class Training(Section):
     learning_rate: PositiveFloat = 2.0e-5
     """Largest learning rate of AdamW."""
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.03
-    """Share of the steps during which the learning rate rises; then it falls to zero as a cosine."""
+    """Share of the steps in which the learning rate rises; then it falls to zero as a cosine."""
     weight_decay: NonNegativeFloat = 0.0
     """Weight decay of AdamW, for all weights but biases and norms."""
     max_grad_norm: PositiveFloat = 1.0
