@@ -20,7 +20,7 @@ from s2l_ray.selection import methods, summaries
 _ONE_STRATUM = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clusters:
     """Trajectories in clusters.
 

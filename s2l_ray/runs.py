@@ -117,6 +117,9 @@ class Run:
     config: RunConfig
     with_extensions: bool = True
 
+    def __repr__(self) -> str:
+        return f"Run({self.path!r})"
+
     @property
     def path(self) -> str:
         """The run's directory, absolute, or its URI."""

@@ -37,6 +37,9 @@ class Table:
     columns: Sequence[str]
     values: str
 
+    def __repr__(self) -> str:
+        return f"Table({', '.join(self.columns)}; {len(self.files):,} files)"
+
     def to_arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
         """Read the table into memory.
 

@@ -50,6 +50,12 @@ def test_a_run_knows_its_path_and_configuration(tree, run):
     assert run.config.clusters.num_clusters == 3
 
 
+def test_values_show_themselves_in_one_line(run):
+    assert repr(run) == f"Run({run.path!r})"
+    assert repr(run.clusters()) == "Table(example_id, stratum, cluster, sqdist; 3 files)"
+    assert repr(run.select(5)) == "Selection('s2l-5-42', 5 examples)"
+
+
 def test_trajectories_are_float32_in_stored_order(run):
     table = run.trajectories()
     losses = table.to_numpy()
