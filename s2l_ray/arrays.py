@@ -207,7 +207,7 @@ def _fitted(
     def summed(centroids: minibatch.Centroids, shares: Mapping[str, float]) -> minibatch.Sums:
         return {name: strata[name].sums(centroids[name], shares[name]) for name in centroids}
 
-    num_checkpoints = next(iter(strata.values())).followed.loss_NT.shape[1]
+    num_checkpoints = next(iter(strata.values())).tracked.loss_NT.shape[1]
     centres = minibatch.centres(summed, strata, num_checkpoints)
     start, size = {}, config.sample_size
     for name, stratum in strata.items():
