@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import s2l_ray as s2l
+from s2l_ray.artifacts.manifest import rows_name, rows_table
 from s2l_ray.pipeline.subset import write_subset
 from s2l_ray.storage.location import Location
 from tests import extended_by_hand, handmade
@@ -164,6 +165,17 @@ def test_a_selection_becomes_a_dataset_and_parquet(run, tmp_path):
     assert isinstance(dataset, datasets.Dataset)
     assert dataset.to_list() == list(selection.rows())
     assert pq.read_table(selection.write(tmp_path / "x.parquet")).to_pylist() == dataset.to_list()
+
+
+def test_a_dataset_holds_fields_of_several_types(tmp_path):
+    pool = tmp_path / "run" / "prepared"
+    rows = [row | {"notes": [number, "x"]} for number, row in enumerate(ROWS)]
+    run = s2l.load(finish(extended_by_hand.inputs(tmp_path), until="clusters").uri)
+    for part in range(3):
+        table = rows_table(rows[10 * part :][:10], IDS[10 * part :][:10], "pool.jsonl", range(10))
+        pq.write_table(table, pool / rows_name(part))
+    selection = run.select(12)
+    assert selection.to_datasets().to_list() == list(selection.rows())
 
 
 def test_rows_are_the_original_ones(run):
