@@ -61,8 +61,8 @@ def test_a_ranking_is_that_of_a_run(tmp_path, method):
     clustered(folder, files, settings(rows_per_sample=None, tolerance=3.0e-4), [range(7)], seed=11)
     config = SelectionConfig(budget=5, method=method)
     out = StageDir(Location.of(tmp_path / "selection"), "selection", {})
-    losses = Parts(trajectories)
-    selection.run(config, Parts(folder), None, out, seed=11, trajectories=losses)
+    sources = selection.Sources(Parts(folder), Parts(trajectories), None)
+    selection.run(config, sources, out, seed=11)
 
     order = s2l.rank(LOSS_NT, IDS, STRATA, method, 11, num_clusters=5)
 
