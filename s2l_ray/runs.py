@@ -29,6 +29,7 @@ from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import subset
 from s2l_ray.pipeline.subset import Selection
 from s2l_ray.report import stage as report
+from s2l_ray.report.arms import comparable_arms
 from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.selection.methods import METHODS, WITHIN
 from s2l_ray.stages import NAMES, STAGES
@@ -203,10 +204,10 @@ class Run:
             >>> run.metrics()["s2l"]["gsm8k"]["exact_match"]
             {'rate': 0.31, 'low': 0.29, 'high': 0.34}
         """
-        judged = report.judged_arms(self._finished(), self.config)
-        if not judged:
+        arms = comparable_arms(self._finished(), self.config)
+        if not arms:
             raise DataError(f"{self.path} has no finished evaluation. Run it: s2l run.")
-        return {arm.name: arm.metrics["sets"] for arm in judged}
+        return {arm.name: arm.metrics["sets"] for arm in arms}
 
     def select(
         self,
@@ -342,16 +343,16 @@ class Extended:
     @property
     def summary(self) -> dict[str, str]:
         """The lines of the terminal: new rows, their clusters, and whether these still fit."""
-        from s2l_ray.report import outcomes
+        from s2l_ray.report import extensions as extension_report
 
-        return dict(outcomes.summary_lines(self.extension)) if self.extension else {}
+        return dict(extension_report.summary_lines(self.extension)) if self.extension else {}
 
     @property
     def selected(self) -> list[str]:
         """The file with the subset of the whole pool; empty if the run has no selection."""
-        from s2l_ray.report import outcomes
+        from s2l_ray.report import extensions as extension_report
 
-        return [str(file) for file in outcomes.selected(self.run)]
+        return [str(file) for file in extension_report.subset_files(self.run)]
 
 
 def _loaded(

@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from s2l_ray.artifacts.manifest import Parts, StageDir
+from s2l_ray.artifacts.manifest import REJECTED_ROWS, Parts, StageDir
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data import duplicates
 from s2l_ray.data.part_tokeniser import REJECTED, PartTokeniser, rejected_name
@@ -104,7 +104,7 @@ def tokenising_units(
 def merge_rejected(folder: Location, num_parts: int) -> None:
     """Write the rejected rows of all parts to `folder`/rejected.parquet, in input order."""
     with (
-        (folder / "rejected.parquet").open_atomic() as stream,
+        (folder / REJECTED_ROWS).open_atomic() as stream,
         pq.ParquetWriter(stream, REJECTED) as writer,
     ):
         for part in range(num_parts):

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from s2l_ray.artifacts.finished import Finished
-from s2l_ray.artifacts.manifest import Parts, original_rows
+from s2l_ray.artifacts.manifest import RANKING, Parts, original_rows
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data.declaration import PREPARE
@@ -44,7 +44,7 @@ def selected_examples(
         return []
     selection, sizes = finished[SELECTION.name], finished[CLUSTERS.name].summary["size_of_cluster"]
     shown = end_clusters(sizes, selection.summary["selected_of_cluster"])
-    ranking = selection.folder / "ranking.parquet"
+    ranking = selection.folder / RANKING
     id_by_cluster = _first_ranked(ranking, shown, selection.summary["selected"])
     rows = Parts(finished[PREPARE.name].folder, "rows")
     row_by_id = rows_by_id(rows, list(id_by_cluster.values()))

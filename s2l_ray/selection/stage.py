@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2l_ray import hashing
-from s2l_ray.artifacts.manifest import SUBSET, Parts, StageDir, original_rows
+from s2l_ray.artifacts.manifest import RANKING, SUBSET, Parts, StageDir, original_rows
 from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.selection.columns import MISMATCH, Sources
@@ -63,7 +63,7 @@ def run(
     pool = load_pool(sources.clusters)
     ranked = rank(pool, config, sources, seed=seed, new_strata=new_strata)
     subset_R = ranked.subset_R
-    _write_ranking(pool, ranked.order_N, out.location / "ranking.parquet")
+    _write_ranking(pool, ranked.order_N, out.location / RANKING)
     if sources.rows is not None:
         file = out.beside(SUBSET) / f"selected.{config.format}"
         write_selected(pool.key_N[subset_R], sources.rows, file)
