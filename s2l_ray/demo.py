@@ -172,7 +172,7 @@ def _reasoning_gym() -> ModuleType:
     except ImportError:
         raise ConfigError(
             "the demo generates its rows with reasoning-gym, which is not installed. "
-            'Run `pip install "s2l_ray[demo]"`.'
+            'Run `pip install "s2l-ray[demo]"`.'
         ) from None
     return reasoning_gym
 

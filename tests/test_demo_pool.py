@@ -18,7 +18,7 @@ def read(path):
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory):
-    pytest.importorskip("reasoning_gym", reason='needs pip install "s2l_ray[demo]"')
+    pytest.importorskip("reasoning_gym", reason='needs pip install "s2l-ray[demo]"')
     directory = tmp_path_factory.mktemp("pool")
     demo.write_pool(directory, seed=7)
     return directory
@@ -98,5 +98,5 @@ def test_the_tokenizer_is_the_same_every_time(pool, tmp_path):
 
 def test_without_reasoning_gym_the_message_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "reasoning_gym", None)
-    with pytest.raises(ConfigError, match=r'pip install "s2l_ray\[demo\]"'):
+    with pytest.raises(ConfigError, match=r'pip install "s2l-ray\[demo\]"'):
         demo.write_pool(tmp_path, seed=0)

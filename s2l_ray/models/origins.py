@@ -45,6 +45,7 @@ def source_of(name: str) -> tuple[str, dict[str, Any]]:
     if path.is_dir():
         return str(path), {}
     if path.suffix == ".gguf" and path.is_file():
+        _check_gguf_is_installed(name)
         return str(path.parent), {"gguf_file": path.name}
     if path.exists():
         raise ModelError(f"model {name} is a file; expected a directory or a .gguf file")
@@ -141,6 +142,15 @@ def first_checkpoint(path: str) -> str:
 def _may_be_on_hub(name: str) -> bool:
     is_file = name.startswith((".", "~", "/", "package:")) or name.endswith(".gguf")
     return not is_file and not is_uri(name)
+
+
+def _check_gguf_is_installed(name: str) -> None:
+    try:
+        import gguf  # noqa: F401 - transformers reads the file through it
+    except ImportError:
+        raise ModelError(
+            f"model {name} needs the package gguf: pip install 's2l-ray[gguf]'"
+        ) from None
 
 
 def _packaged(name: str) -> Path:

@@ -75,7 +75,7 @@ def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> No
         import peft
     except ImportError:
         raise ConfigError(
-            "target.lora needs the package peft: pip install 's2l_ray[lora]'"
+            "target.lora needs the package peft: pip install 's2l-ray[lora]'"
         ) from None
     torch.manual_seed(seed)
     wanted = peft.LoraConfig(

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import sys
 
 import pytest
 import torch
@@ -154,6 +155,15 @@ def test_an_architecture_without_a_type_is_refused(saved):
 def test_a_model_that_is_not_there_is_refused(name, message):
     with pytest.raises(ModelError, match=message):
         checkpoints.load_model(name)
+
+
+def test_without_the_package_gguf_the_message_names_the_extra(tmp_path, monkeypatch):
+    path = tmp_path / "model.gguf"
+    path.touch()
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    for load in (checkpoints.check_model, checkpoints.load_model, checkpoints.load_tokenizer):
+        with pytest.raises(ModelError, match=r"pip install 's2l-ray\[gguf\]'"):
+            load(str(path))
 
 
 def test_a_tokenizer_that_is_not_there_is_refused(tmp_path):

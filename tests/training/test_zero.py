@@ -6,6 +6,7 @@ Oracle: `training.Replica`, which has its own plain oracle, on one rank.
 import itertools
 import json
 import os
+import sys
 
 import pytest
 import torch
@@ -128,6 +129,15 @@ def test_merged_adapters_leave_a_plain_model_that_has_learned(results):
     assert changed == {name for name in before if "layers" in name and before[name].ndim == 2}
     for name, weight in stored.items():
         torch.testing.assert_close(sharded[name], weight, rtol=1e-4, atol=2e-5, msg=name)
+
+
+@pytest.mark.ray
+def test_without_the_package_peft_the_message_names_the_extra(monkeypatch):
+    from s2l_ray.training import zero
+
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ConfigError, match=r"pip install 's2l-ray\[lora\]'"):
+        zero.add_adapters(tiny_model(), LoraConfig(), seed=SEED)
 
 
 @pytest.mark.ray
