@@ -63,7 +63,7 @@ def cluster(
         UserError: shapes differ, ids repeat, or a loss is NaN, infinite or above 65,536 nats
             (`DataError`); a number makes no sense (`ConfigError`).
 
-    Example:
+    Examples:
         >>> clusters = s2l.cluster(losses, num_clusters=50)
         >>> losses[clusters.labels == 0].mean(axis=0)     # nearly clusters.centroids[0]
     """
@@ -110,7 +110,7 @@ def rank(
     Raises:
         UserError: as `cluster`; the method is unknown, or needs more than losses.
 
-    Example:
+    Examples:
         >>> order = s2l.rank(losses, ids, strata)
         >>> chosen = [ids[row] for row in order[:1000]]
     """

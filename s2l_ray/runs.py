@@ -66,7 +66,7 @@ def run(
     Raises:
         UserError: the user can correct the cause. What was finished before stays finished.
 
-    Example:
+    Examples:
         >>> run = s2l.run("mine.yaml", overrides={"seed": 7}, until="selection")
     """
     loaded = _loaded(config, overrides)
@@ -93,7 +93,7 @@ def load(path: str | Path, *, with_extensions: bool = True) -> "Run":
     Raises:
         UserError: there is no run (`DataError`), or it cannot be read (`StorageError`).
 
-    Example:
+    Examples:
         >>> run = s2l.load("s3://bucket/runs/phi2")
     """
     location = Location.of(path)
@@ -200,7 +200,7 @@ class Run:
         Raises:
             DataError: nothing is evaluated.
 
-        Example:
+        Examples:
             >>> run.metrics()["s2l"]["gsm8k"]["exact_match"]
             {'rate': 0.31, 'low': 0.29, 'high': 0.34}
         """
@@ -231,7 +231,7 @@ class Run:
             UserError: clusters are not finished, an extension does not fit them, the pool cannot
                 give the budget, or numbers that the method needs are missing.
 
-        Example:
+        Examples:
             >>> run.select(budget=0.05, method="balanced-random").write("random.jsonl")
         """
         _check_known("method", method, list(METHODS))
@@ -264,7 +264,8 @@ class Run:
             data: files, globs, directories, URIs or hf://org/name[:split], with the fields of the
                 run's own data. None: earlier extensions again, after the run has changed.
             update_centroids: move the centroids until they fit old and new rows.
-            address, say: as for `run`.
+            address: as for `run`.
+            say: as for `run`.
 
         Raises:
             UserError: the user can correct the cause; nothing of what failed is visible.

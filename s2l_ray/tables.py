@@ -28,7 +28,7 @@ class Table:
         columns: names of the columns.
         values: the column that `to_numpy` returns by default.
 
-    Example:
+    Examples:
         >>> run.trajectories().to_numpy()                     # float32 (N, T)
         >>> run.clusters().to_pandas(["example_id", "cluster"])
     """
