@@ -29,7 +29,8 @@ from sklearn.metrics import adjusted_rand_score
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
-from s2l_ray.artifacts.manifest import Parts, StageDir
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.load import from_tree
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.pipeline import run as pipeline

@@ -29,15 +29,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts.manifest import (
-    EMBEDDINGS,
-    QUERIES,
-    Parts,
-    StageDir,
-    embedding_table,
-    part_name,
-    trajectory_table,
-)
+from s2l_ray.artifacts.manifest import EMBEDDINGS, QUERIES, StageDir
+from s2l_ray.artifacts.tables import Parts, embedding_table, part_name, trajectory_table
 from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.selection import stage as selection
 from s2l_ray.selection.methods import METHODS

@@ -29,7 +29,7 @@ import torch
 from bench_scoring import HERE, SHAPES, machine, pool
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ray.artifacts.manifest import Parts, part_name
+from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.distributed import resources, session
 from s2l_ray.distributed.map_units import map_units

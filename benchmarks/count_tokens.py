@@ -10,7 +10,7 @@ import argparse
 
 import numpy as np
 
-from s2l_ray.artifacts.manifest import Parts
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.models import scoring, shared_prefix
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories.part_scorer import token_arrays

@@ -13,8 +13,9 @@ from s2l_ray import __version__
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.extensions import Extension
 from s2l_ray.artifacts.finished import Finished, finished_stages
-from s2l_ray.artifacts.manifest import RANKING, REJECTED_ROWS, Parts
+from s2l_ray.artifacts.manifest import RANKING, REJECTED_ROWS
 from s2l_ray.artifacts.stage import Stage
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config import budgets
 from s2l_ray.config.budgets import Budget

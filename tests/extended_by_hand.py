@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray.artifacts import extensions
-from s2l_ray.artifacts.manifest import StageDir, part_name, rows_name, rows_table
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import part_name, rows_name, rows_table
 from s2l_ray.config.load import from_tree
 from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import base_of

@@ -7,19 +7,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts.manifest import (
-    EMBEDDINGS,
-    NORMS,
-    QUERIES,
+from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS, QUERIES, open_run
+from s2l_ray.artifacts.stage import Step
+from s2l_ray.artifacts.tables import (
     embedding_table,
     norm_table,
-    open_run,
     part_name,
     rows_name,
     rows_table,
     trajectory_table,
 )
-from s2l_ray.artifacts.stage import Step
 from s2l_ray.config.load import from_tree
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import steps

@@ -6,10 +6,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts.manifest import (
-    EMBEDDINGS,
-    NORMS,
-    QUERIES,
+from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS, QUERIES
+from s2l_ray.artifacts.tables import (
     Parts,
     embedding_table,
     norm_table,

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import s2l_ray as s2l
-from s2l_ray.artifacts.manifest import Parts, StageDir
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.selection import SelectionConfig
 from s2l_ray.selection import methods
 from s2l_ray.selection import stage as selection

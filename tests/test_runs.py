@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import s2l_ray as s2l
-from s2l_ray.artifacts.manifest import rows_name, rows_table
+from s2l_ray.artifacts.tables import rows_name, rows_table
 from s2l_ray.pipeline.subset import write_subset
 from s2l_ray.storage.location import Location
 from tests import extended_by_hand, handmade

@@ -10,13 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from s2l_ray.artifacts.manifest import (
-    Manifest,
-    Parts,
-    centroids_file,
-    fingerprint,
-    read_manifest,
-)
+from s2l_ray.artifacts.manifest import Manifest, centroids_file, fingerprint, read_manifest
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.storage.location import Location

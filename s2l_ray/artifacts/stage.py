@@ -13,7 +13,8 @@ from typing import Any
 
 from s2l_ray.artifacts.extensions import Base, Extension
 from s2l_ray.artifacts.inputs import Contents
-from s2l_ray.artifacts.manifest import Parts, StageDir
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import RunConfig, SelectionConfig
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile

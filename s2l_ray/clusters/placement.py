@@ -9,7 +9,8 @@ import numpy as np
 
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.extensions import CLUSTERED, SCORED, Base, Extension
-from s2l_ray.artifacts.manifest import Parts, StageDir, centroids_file
+from s2l_ray.artifacts.manifest import StageDir, centroids_file
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters import extension_drift
 from s2l_ray.clusters.scaling import UNIT, Scale
 from s2l_ray.errors import first

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from s2l_ray.artifacts.manifest import CENTROIDS, Parts, StageDir
+from s2l_ray.artifacts.manifest import CENTROIDS, StageDir
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters import kmeans, minibatch, num_clusters
 from s2l_ray.clusters.minibatch import Centroids, KMeansResult, Limits, Sums
 from s2l_ray.clusters.num_clusters import Trials

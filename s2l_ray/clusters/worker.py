@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray import hashing
-from s2l_ray.artifacts.manifest import part_name
+from s2l_ray.artifacts.tables import part_name
 from s2l_ray.clusters import kmeans, quality, sampling, scaling
 from s2l_ray.clusters.minibatch import Centroids, Sums
 from s2l_ray.clusters.num_clusters import Trials, try_ladder

@@ -5,8 +5,9 @@ from functools import partial
 from typing import Any
 
 from s2l_ray.artifacts.extensions import PREPARED, Extension
-from s2l_ray.artifacts.manifest import Parts, StageDir, section_inputs
+from s2l_ray.artifacts.manifest import StageDir, section_inputs
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import DataConfig, RandomModel, RunConfig
 from s2l_ray.models.origins import first_checkpoint
 from s2l_ray.progress import Progress

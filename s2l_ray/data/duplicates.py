@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2l_ray import hashing
-from s2l_ray.artifacts.manifest import Parts, original_rows
+from s2l_ray.artifacts.tables import Parts, original_rows
 from s2l_ray.config.sections import FieldNames
 from s2l_ray.data.examples import content_digest, read_example
 from s2l_ray.data.raw_parts import RawPart, digest_of_id

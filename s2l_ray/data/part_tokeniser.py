@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts.manifest import original_rows, part_name, rows_name, rows_table
+from s2l_ray.artifacts.tables import original_rows, part_name, rows_name, rows_table
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data import duplicates
 from s2l_ray.data.examples import Example, RowError, content_digest, read_example

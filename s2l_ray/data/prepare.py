@@ -12,7 +12,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from s2l_ray.artifacts.manifest import REJECTED_ROWS, Parts, StageDir
+from s2l_ray.artifacts.manifest import REJECTED_ROWS, StageDir
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data import duplicates
 from s2l_ray.data.part_tokeniser import REJECTED, PartTokeniser, rejected_name

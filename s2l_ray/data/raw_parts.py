@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from s2l_ray.artifacts.manifest import rows_table
+from s2l_ray.artifacts.tables import rows_table
 from s2l_ray.config.sections import FieldNames
 from s2l_ray.data.examples import Example, RowError, content_digest, read_example
 from s2l_ray.data.sources import SourceRow, read_rows

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray import hashing
-from s2l_ray.artifacts.manifest import rows_name, rows_table
+from s2l_ray.artifacts.tables import rows_name, rows_table
 from s2l_ray.config.sections import DataConfig, EvaluationConfig, FieldNames
 from s2l_ray.data.examples import RowError, content_digest, read_example
 from s2l_ray.data.sources import read_rows

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 
-from s2l_ray.artifacts.manifest import Parts, StageDir, original_rows, part_name, rows_name
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import Parts, original_rows, part_name, rows_name
 from s2l_ray.config.sections import DataConfig, EvaluationConfig
 from s2l_ray.data.examples import Example, RowError, read_example
 from s2l_ray.data.templates import load_template

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from s2l_ray.artifacts.extensions import PREPARED, SCORED, Base, Extension
 from s2l_ray.artifacts.finished import finished_stages
 from s2l_ray.artifacts.inputs import Contents
-from s2l_ray.artifacts.manifest import Parts
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import DataError, ModelError, first
 from s2l_ray.pipeline.subset import config_of

@@ -12,7 +12,8 @@ import numpy as np
 
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.finished import finished_stages
-from s2l_ray.artifacts.manifest import Parts, read_manifest
+from s2l_ray.artifacts.manifest import read_manifest
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config import sections
 from s2l_ray.config.budgets import Budget

@@ -10,7 +10,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from s2l_ray.artifacts.finished import Finished
-from s2l_ray.artifacts.manifest import RANKING, Parts, original_rows
+from s2l_ray.artifacts.manifest import RANKING
+from s2l_ray.artifacts.tables import Parts, original_rows
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data.declaration import PREPARE

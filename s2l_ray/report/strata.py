@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from s2l_ray.artifacts.finished import Finished
-from s2l_ray.artifacts.manifest import Parts
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.selection.declaration import SELECTION
 

@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray import hashing
-from s2l_ray.artifacts.manifest import NORMS, Parts
+from s2l_ray.artifacts.manifest import NORMS
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.errors import DataError, first
 from s2l_ray.selection import summaries
 from s2l_ray.selection.methods import METHODS

@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts.manifest import EMBEDDINGS, QUERIES, Parts
+from s2l_ray.artifacts.manifest import EMBEDDINGS, QUERIES
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.errors import DataError
 from s2l_ray.selection.columns import (
     Sources,

@@ -22,7 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2l_ray import hashing
-from s2l_ray.artifacts.manifest import RANKING, SUBSET, Parts, StageDir, original_rows
+from s2l_ray.artifacts.manifest import RANKING, SUBSET, StageDir
+from s2l_ray.artifacts.tables import Parts, original_rows
 from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.selection.columns import MISMATCH, Sources

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from s2l_ray.artifacts.manifest import Parts, StageDir
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import ReferenceConfig, WorkerRange
 from s2l_ray.errors import ConfigError
 from s2l_ray.progress import Progress

@@ -8,7 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s2l_ray.artifacts.manifest import StageDir, original_rows, part_name
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import original_rows, part_name
 from s2l_ray.config.sections import DataConfig, ModelSpec, TargetConfig
 from s2l_ray.data.examples import RowError, read_example
 from s2l_ray.data.templates import Template, load_template

@@ -6,8 +6,9 @@ from functools import partial
 from typing import Any
 
 from s2l_ray.artifacts.extensions import Extension
-from s2l_ray.artifacts.manifest import Parts, StageDir, section_inputs
+from s2l_ray.artifacts.manifest import StageDir, section_inputs
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Speed, Stage, Task
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import RunConfig, WorkerRange
 from s2l_ray.data.declaration import PREPARE, pool_tokenizer, with_absolute_template
 from s2l_ray.progress import Progress

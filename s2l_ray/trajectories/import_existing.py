@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from s2l_ray.artifacts.manifest import StageDir, part_name, trajectory_table
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import part_name, trajectory_table
 from s2l_ray.data.prepare import ADVICE_ON_MEMORY
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units

@@ -17,7 +17,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS, Parts
+from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.distributed.failures import is_out_of_memory
 from s2l_ray.errors import DataError, first, one_line

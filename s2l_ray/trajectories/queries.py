@@ -6,7 +6,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from s2l_ray.artifacts.manifest import Parts, part_name
+from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data.examples import Example, RowError, read_example
 from s2l_ray.data.sources import read_rows

@@ -9,14 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts.manifest import (
-    EMBEDDINGS,
-    NORMS,
-    embedding_table,
-    norm_table,
-    part_name,
-    trajectory_table,
-)
+from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS
+from s2l_ray.artifacts.tables import embedding_table, norm_table, part_name, trajectory_table
 from s2l_ray.models.checkpoints import DTYPES
 from s2l_ray.storage.location import Location
 

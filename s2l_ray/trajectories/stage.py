@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.artifacts.manifest import QUERIES, Parts, StageDir
+from s2l_ray.artifacts.manifest import QUERIES, StageDir
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units

@@ -1,19 +1,8 @@
-"""Manifests decide what is finished; original rows come back exactly as they came."""
+"""Manifests decide which stages are finished."""
 
-import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from s2l_ray.artifacts.manifest import (
-    Parts,
-    StageDir,
-    check_run,
-    open_run,
-    original_rows,
-    rows_table,
-    section_inputs,
-)
+from s2l_ray.artifacts.manifest import StageDir, check_run, open_run, section_inputs
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.errors import StorageError
 from s2l_ray.storage.location import Location
@@ -58,38 +47,3 @@ def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     open_run(Location.of(tmp_path / "new"))
     check_run(Location.of(tmp_path / "new"))
-
-
-def test_parts_come_in_numeric_order(folder):
-    for number in (10, 2, 1):
-        (folder / f"part-{number:06d}.parquet").write_table(pa.table({"x": [number]}))
-    (folder / "rows-000001.parquet").write_table(pa.table({"x": [0]}))
-    assert [table["x"][0].as_py() for table in Parts(folder).tables()] == [1, 2, 10]
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
-    lambda inner: (
-        st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2)
-    ),
-    max_leaves=4,
-)
-NAMES = st.sampled_from(["instruction", "output", "file", "row", "example_id", "z", "ü"])
-
-
-@given(st.lists(st.dictionaries(NAMES, JSON, max_size=4), max_size=5))
-def test_original_rows_come_back_exactly_as_they_came(rows):
-    ids = [str(number) for number in range(len(rows))]
-    table = rows_table(rows, ids, "pool.jsonl", list(range(len(rows))))
-    assert table["example_id"].to_pylist() == ids
-    back = list(original_rows(table))
-    assert back == rows
-    assert [[type(value) for value in row.values()] for row in back] == [
-        [type(row[name]) for name in other] for row, other in zip(rows, back, strict=True)
-    ]
-
-
-def test_a_field_of_one_type_is_a_column_of_that_type():
-    table = rows_table([{"a": 1, "b": "x"}, {"a": 2}], ["0", "1"], "f", [0, 1])
-    assert table.schema.field("a").type == pa.int64()
-    assert table["b"].to_pylist() == ["x", None]

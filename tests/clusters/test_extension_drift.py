@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from s2l_ray.artifacts.manifest import Parts, part_name
+from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.clusters import extension_drift
 from s2l_ray.storage.location import Location
 

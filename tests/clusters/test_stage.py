@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 import pytest
 
 from s2l_ray import hashing
-from s2l_ray.artifacts.manifest import Parts, StageDir, part_name, trajectory_table
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import Parts, part_name, trajectory_table
 from s2l_ray.clusters import kmeans
 from s2l_ray.clusters import stage as clusters
 from s2l_ray.clusters import worker as clustering

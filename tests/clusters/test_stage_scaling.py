@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from s2l_ray.artifacts.extensions import Extension
-from s2l_ray.artifacts.manifest import Parts, StageDir
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters import placement as placing
 from s2l_ray.clusters import stage as clusters
 from s2l_ray.clusters.scaling import Scale

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.artifacts.manifest import Parts
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.data import duplicates
 from s2l_ray.errors import DataError
 from s2l_ray.storage.location import Location

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from s2l_ray.artifacts.manifest import original_rows
+from s2l_ray.artifacts.tables import original_rows
 from tests.data.test_prepare import jsonl, prepare_here, rejected, row, settings, tables
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from s2l_ray.artifacts.manifest import StageDir, part_name
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import part_name
 from s2l_ray.config.sections import DataConfig, EvaluationConfig
 from s2l_ray.errors import DataError, UserError
 from s2l_ray.evaluation import answers

@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 
 from s2l_ray.artifacts.finished import finished_stages
-from s2l_ray.artifacts.manifest import Parts, StageDir, part_name, rows_name, rows_table
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import Parts, part_name, rows_name, rows_table
 from s2l_ray.config import sections
 from s2l_ray.config.load import from_tree
 from s2l_ray.evaluation import comparison

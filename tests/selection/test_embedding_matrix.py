@@ -5,7 +5,8 @@ import pyarrow as pa
 import pytest
 
 from s2l_ray import hashing
-from s2l_ray.artifacts.manifest import EMBEDDINGS, Parts, embedding_table, part_name
+from s2l_ray.artifacts.manifest import EMBEDDINGS
+from s2l_ray.artifacts.tables import Parts, embedding_table, part_name
 from s2l_ray.errors import DataError
 from s2l_ray.selection import embedding_matrix
 from s2l_ray.selection.columns import Sources

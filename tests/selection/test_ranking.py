@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from s2l_ray import hashing
-from s2l_ray.artifacts.manifest import Parts, part_name
+from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.errors import DataError
 from s2l_ray.selection import columns, quotas

@@ -17,7 +17,8 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
     get_or_create_autoscaling_coordinator,
 )
 
-from s2l_ray.artifacts.manifest import Parts, StageDir, part_name
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.config.sections import RandomModel, ReferenceConfig, WorkerRange, load
 from s2l_ray.distributed import resources
 from s2l_ray.errors import ConfigError, ModelError

@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from s2l_ray.artifacts.manifest import StageDir, original_rows, rows_table
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import original_rows, rows_table
 from s2l_ray.config.sections import DataConfig, TargetConfig
 from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress

@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts.manifest import Parts, part_name
+from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories.part_scorer import Checkpoint, PartScorer

@@ -5,7 +5,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from s2l_ray.artifacts.manifest import Parts, StageDir
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location

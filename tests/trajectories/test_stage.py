@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
 
-from s2l_ray.artifacts.manifest import Parts, StageDir, part_name
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.config.sections import WorkerRange
 from s2l_ray.errors import DataError, ModelError
 from s2l_ray.progress import Progress

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPTNeoXForCausalLM
 
-from s2l_ray.artifacts.manifest import Parts, StageDir, part_name, section_inputs
+from s2l_ray.artifacts.manifest import StageDir, section_inputs
+from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.config.sections import DataConfig, TrajectoriesConfig, WorkerRange
 from s2l_ray.errors import DataError, ModelError
 from s2l_ray.progress import Progress

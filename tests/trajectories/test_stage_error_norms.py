@@ -5,7 +5,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from s2l_ray.artifacts.manifest import Parts, section_inputs
+from s2l_ray.artifacts.manifest import section_inputs
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.storage.location import Location
 from tests.models.test_error_norms import defined_norm

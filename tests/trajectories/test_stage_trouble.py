@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from s2l_ray.artifacts.manifest import Parts
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.distributed.failures import MAX_ATTEMPTS
 from s2l_ray.distributed.map_units import UnitRunner
 from s2l_ray.distributed.resources import Workers
@@ -68,7 +68,7 @@ def test_an_example_that_fits_no_memory_is_named(prepared, checkpoints, tmp_path
 
 HANGS = """
 import sys, threading
-from s2l_ray.artifacts.manifest import Parts
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.trajectories import part_scorer
 from s2l_ray.storage.location import Location
