@@ -188,7 +188,9 @@ class Run:
         self._check_finished(PREPARE)
         folders = [self.location / PREPARE.folder]
         if self.with_extensions:
-            folders += [item.folder(PREPARE.folder) for item in extensions.of_run(self.location)]
+            folders += [
+                item.folder(PREPARE.folder) for item in extensions.list_prepared(self.location)
+            ]
         files = [folder / REJECTED_ROWS for folder in folders]
         return Table(files, ("file", "row", "reason", "excerpt"), "reason")
 

@@ -1,15 +1,15 @@
-"""S2L in order: the eight stages of a run, each as it declares itself in its own folder.
+"""S2L from beginning to end: the table of the eight stages of a run, in order.
 
-prepare       input rows -> parts of tokens; what cannot be used is rejected with a reason
-reference     a small model is fine-tuned on the whole pool, and T checkpoints of it are kept
-trajectories  the loss of every example at every checkpoint: a point in T dimensions
-clusters      k-means groups the trajectories; examples in a cluster have similar gradients
-selection     clusters are sampled evenly, smallest first; the subset of any budget is a prefix
-target        the large model is fine-tuned on the subset alone
-evaluation    the target is judged on held-out rows
-report        one page that shows all of it
+prepare       turn input rows into parts of tokens; reject unusable rows, each with a reason
+reference     fine-tune a small model on the whole pool, and save T checkpoints of it
+trajectories  compute the loss of every example at every checkpoint: a point in T dimensions
+clusters      group the trajectories by k-means; examples in a cluster have similar gradients
+selection     sample clusters evenly, smallest first; the subset of any budget is a prefix
+target        fine-tune the large model on the subset alone
+evaluation    measure the target on held-out rows
+report        show all of it on one page
 
-To add a stage, declare it in a folder of its own and give it a row here.
+To add a stage, write its declaration in a folder of its own and add it to the table here.
 """
 
 from s2l_ray.artifacts.stage import Stage
@@ -31,4 +31,6 @@ STAGES: tuple[Stage, ...] = (
     EVALUATION,
     REPORT,
 )
+"""All stages, earlier ones first."""
 NAMES = tuple(stage.name for stage in STAGES)
+"""Their names, in the same order."""

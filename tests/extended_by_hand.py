@@ -12,7 +12,7 @@ from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import part_name, rows_name, rows_table
 from s2l_ray.config.load import from_tree
 from s2l_ray.extend import plan as extending
-from s2l_ray.extend.base_run import base_of
+from s2l_ray.extend.base_run import load_base_run
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.storage.location import Location
 from tests import handmade
@@ -68,11 +68,11 @@ def given(
     Args:
         moving: it moves the centroids, and every old row is now one cluster further.
     """
-    base = base_of(run)
+    base = load_base_run(run)
     files = extending.input_files.expand([path])
-    extension = extending._given(run, (extending._contents(run).sha(files[0]),))
+    extension = extending.extension_of(run, (extending.cached_contents(run).file_hash(files[0]),))
     start = int(Path(path).stem.rpartition("-")[2])
-    earlier = [item for item in extensions.of_run(run) if item.number < extension.number]
+    earlier = [item for item in extensions.list_prepared(run) if item.number < extension.number]
     old = extensions.pool(run, earlier).clusters.files()
     if moving:
         extension.keep_moving()

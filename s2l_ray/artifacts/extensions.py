@@ -1,7 +1,8 @@
-"""The extensions of a run: which there are, and the parts of the pool that they enlarge.
+"""The extensions of a run, and the pool that a run and its extensions form together.
 
-An extension is new data that was scored at the run's checkpoints and placed in its clusters. It
-lies in `extensions/NNN-HASH/`: a number that tells their order, and a hash of the data's content.
+An extension is new data that was scored at the run's checkpoints and assigned to its clusters. Its
+folder is `extensions/NNN-HASH/`. NNN numbers the extensions in order, and HASH is a hash of the
+data's content.
 """
 
 import hashlib
@@ -18,31 +19,38 @@ from s2l_ray.storage.location import Location
 
 FOLDER = "extensions"
 SETTINGS = "settings.json"
+"""The file, in the folder of an extension, that says whether it moves the centroids."""
 UPDATED = "update_centroids"
 """A key of that file, and an input of clusters whose centroids were moved."""
-HOW_IT_WENT = ("notes", "num_losses_before", "num_query_rows", "rejected_query_rows")
-"""What a summary says that is no part of what came out."""
+INCIDENTAL = ("notes", "num_losses_before", "num_query_rows", "rejected_query_rows")
+"""Keys of a summary that do not describe the results of the stage."""
 PREPARED, SCORED, CLUSTERED = "prepared", "trajectories", "clusters"
-"""The folders of a run, and of an extension, that the pool is read from."""
+"""Folders, in a run and in an extension, that the pool is read from."""
 _NAME = re.compile(r"([0-9]{3,})-([0-9a-f]{16})")
 
 
 @dataclass(frozen=True)
 class Extension:
-    """One extension, its rows prepared or not."""
+    """One extension, whether or not its rows are prepared.
+
+    Attributes:
+        run: the folder of the run.
+        number: its number among the extensions, from 1.
+        file_hashes: hashes of the files that its rows come from, in ascending order.
+    """
 
     run: Location
     number: int
-    shas: tuple[str, ...]
-    """Hashes of the files that its rows came from, in ascending order."""
+    file_hashes: tuple[str, ...]
 
     @property
     def name(self) -> str:
-        return f"{self.number:03d}-{data_hash(self.shas)}"
+        """Return the name of its folder."""
+        return f"{self.number:03d}-{data_hash(self.file_hashes)}"
 
     @property
     def location(self) -> Location:
-        """The folder that its stages lie in."""
+        """Return the folder that holds the folders of its stages."""
         return self.run / FOLDER / self.name
 
     def folder(self, name: str) -> Location:
@@ -50,31 +58,31 @@ class Extension:
         return self.location / name
 
     def manifest(self, name: str) -> Manifest | None:
-        """Return the manifest of the stage in folder `name`; None where it is not finished."""
+        """Return the manifest of the stage in folder `name`; None if it is not finished."""
         return read_manifest(self.folder(name))
 
     def summary(self, name: str) -> dict[str, Any] | None:
-        """Return what the finished stage in folder `name` says of itself, or None."""
+        """Return the summary of the stage in folder `name`; None if it is not finished."""
         manifest = self.manifest(name)
         return manifest.summary if manifest else None
 
     @property
     def strata(self) -> dict[str, int]:
-        """Its prepared rows by stratum."""
+        """Return the number of its prepared rows in each stratum."""
         prepared = self.summary(PREPARED)
         return prepared["strata"] if prepared else {}
 
     @property
     def moves_centroids(self) -> bool:
-        """Whether its clusters are to be moved, as was once asked for."""
+        """Tell whether its settings ask to move the centroids."""
         return self._settings.exists() and bool(self._settings.read_json().get(UPDATED))
 
     def keep_moving(self) -> None:
-        """From now on `moves_centroids`, whatever is interrupted or placed again."""
+        """Make `moves_centroids` true, also for later commands."""
         self._settings.write_json({UPDATED: True})
 
     def stop_moving(self) -> None:
-        """As if it had never been asked for."""
+        """Make `moves_centroids` false again."""
         self._settings.remove()
 
     @property
@@ -83,51 +91,52 @@ class Extension:
 
     @property
     def has_moved(self) -> bool:
-        """Whether its finished clusters hold the rows of all before it, in moved clusters."""
+        """Tell whether its finished clusters were moved, and hold all rows up to its own."""
         manifest = self.manifest(CLUSTERED)
         return manifest is not None and manifest.inputs.get(UPDATED, False)
 
     @property
     def is_empty(self) -> bool:
-        """Whether all its rows turned out to be known, or to be of no use."""
+        """Tell whether its rows are prepared and none is both new and usable."""
         prepared = self.summary(PREPARED)
         return prepared is not None and not prepared["kept"]
 
 
-def data_hash(shas: tuple[str, ...]) -> str:
-    return fingerprint({"data": sorted(shas)})
+def data_hash(file_hashes: tuple[str, ...]) -> str:
+    """Return a hash of the contents of files, whatever their order."""
+    return fingerprint({"data": sorted(file_hashes)})
 
 
 def is_name(name: str) -> bool:
-    """Whether a folder of that name is one of an extension."""
+    """Tell whether `name` has the form of an extension's folder."""
     return _NAME.fullmatch(name) is not None
 
 
-def of_run(run: Location) -> list[Extension]:
-    """Those whose rows are prepared, in their order."""
-    found = []
+def list_prepared(run: Location) -> list[Extension]:
+    """Return the extensions of `run` whose rows are prepared, in order."""
+    prepared = []
     for name in (run / FOLDER).names():
         matched = _NAME.fullmatch(name)
         if matched is None:
             continue
         manifest = read_manifest(run / FOLDER / name / PREPARED)
         if manifest is not None:
-            found.append(Extension(run, int(matched[1]), tuple(manifest.inputs["data"])))
-    return sorted(found, key=lambda extension: extension.number)
+            prepared.append(Extension(run, int(matched[1]), tuple(manifest.inputs["data"])))
+    return sorted(prepared, key=lambda extension: extension.number)
 
 
 def strata(run: Location) -> set[str]:
-    """The strata of all rows that extensions prepared, in the run or not."""
-    return {name for item in of_run(run) for name in item.strata}
+    """Return the strata of all prepared rows of extensions."""
+    return {name for item in list_prepared(run) for name in item.strata}
 
 
 def result_fingerprint(run: Location, manifest: Manifest) -> str:
-    """Return 16 hex digits that change with the result of a stage of `run`, even of equal inputs.
+    """Return 16 hexadecimal digits that change with the results of a stage of `run`.
 
-    Trainings do not repeat themselves to the last bit. Another one shows in the mean losses that
-    trajectories sum up, and in the centroids.
+    Inputs alone do not tell, because two trainings with equal inputs differ in the last bits. The
+    mean losses in the summary of `trajectories` and the centroids of `clusters` show a difference.
     """
-    summary = {key: value for key, value in manifest.summary.items() if key not in HOW_IT_WENT}
+    summary = {key: value for key, value in manifest.summary.items() if key not in INCIDENTAL}
     known = {"inputs": manifest.fingerprint, "summary": summary}
     if manifest.stage != CLUSTERED:
         return fingerprint(known)
@@ -137,13 +146,13 @@ def result_fingerprint(run: Location, manifest: Manifest) -> str:
 
 
 @dataclass(frozen=True)
-class Base:
-    """A run that can be extended, and the manifests of its stages up to the clusters.
+class BaseRun:
+    """A run that can be extended.
 
     Attributes:
         run: its folder.
-        config: that it was last run with.
-        manifests: by name of the stage.
+        config: the configuration that it was last run with.
+        manifests: name -> manifest of each stage that extending needs.
     """
 
     run: Location
@@ -151,17 +160,24 @@ class Base:
     manifests: Mapping[str, Manifest]
 
     def fingerprint(self, stage: str) -> str:
-        """Return a hash of what the stage came out as."""
+        """Return a hash of the results of a stage."""
         return result_fingerprint(self.run, self.manifests[stage])
 
     def summary(self, stage: str) -> dict[str, Any]:
-        """Return what the stage says of itself."""
+        """Return the summary of a stage."""
         return self.manifests[stage].summary
 
 
 @dataclass(frozen=True)
 class ExtendedPool:
-    """A clustered pool: its labels, losses and original rows, and what enlarged it."""
+    """A clustered pool, of a run and of some of its extensions.
+
+    Attributes:
+        clusters: the label of every example.
+        trajectories: the losses of every example.
+        rows: the original rows.
+        extensions: those that are part of it, in order.
+    """
 
     clusters: Parts
     trajectories: Parts
@@ -170,14 +186,17 @@ class ExtendedPool:
 
     @property
     def suffix(self) -> str:
-        """Of what comes from this pool: the last extension's number; none for a run by itself."""
+        """Return a suffix for names of files that come from this pool.
+
+        It names the last extension, and is empty where there is none.
+        """
         return f"-with-{self.extensions[-1].number:03d}" if self.extensions else ""
 
 
 def pool(run: Location, extensions: list[Extension]) -> ExtendedPool:
-    """The rows of `run` and, after them, those of its extensions.
+    """Return the pool of `run` and, after its rows, those of `extensions`.
 
-    Labels are those of the last extension that moved the centroids, and of what came after it.
+    Labels of old rows come from the last extension that moved the centroids, if one did.
     """
     folders = [run / CLUSTERED, *(item.folder(CLUSTERED) for item in extensions)]
     start = max((n for n, item in enumerate(extensions, 1) if item.has_moved), default=0)
@@ -190,50 +209,53 @@ def pool(run: Location, extensions: list[Extension]) -> ExtendedPool:
 
 
 def extended_pool(run: Location) -> ExtendedPool:
-    """The pool of `run` with every extension that has new rows.
+    """Return the pool of `run` with every extension that has new rows.
 
     Raises:
         DataError: an extension is not finished, or does not fit the run or those before it.
     """
-    found = [item for item in of_run(run) if not item.is_empty]
+    with_rows = [item for item in list_prepared(run) if not item.is_empty]
     clusters = read_manifest(run / CLUSTERED)
-    assert clusters is not None, "the caller has looked"
-    _check_complete(run, found)
-    stages = [item.manifest(CLUSTERED) for item in found]
-    placed = [manifest.fingerprint if manifest else "" for manifest in stages]
-    now = result_fingerprint(run, clusters) if found else ""
+    assert clusters is not None, "the caller has checked"
+    _check_complete(run, with_rows)
+    manifests = [item.manifest(CLUSTERED) for item in with_rows]
+    fingerprints = [manifest.fingerprint if manifest else "" for manifest in manifests]
+    current = result_fingerprint(run, clusters) if with_rows else ""
     unfit = [
         item.name
-        for number, (item, manifest) in enumerate(zip(found, stages, strict=True))
+        for number, (item, manifest) in enumerate(zip(with_rows, manifests, strict=True))
         if manifest is None
-        or manifest.inputs["clusters of the run"] != now
-        or manifest.inputs["earlier"] != placed[:number]
+        or manifest.inputs["clusters of the run"] != current
+        or manifest.inputs["earlier"] != fingerprints[:number]
         or item.has_moved != item.moves_centroids
     ]
     if unfit:
         raise DataError(
-            f"{len(unfit)} of {len(found)} extension(s) of {run} are not finished, were placed in "
-            "clusters that are no more, or do not move the centroids as their settings.json says "
-            f"(first: {first(unfit)}). Run `s2l extend {run}`, which places them again or says why "
-            "they have to be made anew (remove settings.json first where centroids are to stay), "
-            "or leave extensions out with --without-extensions."
+            f"{len(unfit)} of {len(with_rows)} extension(s) of {run} are not finished, were "
+            "assigned to clusters that no longer exist, or do not move the centroids as their "
+            f"settings.json says (first: {first(unfit)}). Run `s2l extend {run}`, which assigns "
+            "them again or says why they must be made anew (remove settings.json first if the "
+            "centroids shall stay), or leave extensions out with --without-extensions."
         )
-    return pool(run, found)
+    return pool(run, with_rows)
 
 
-def _check_complete(run: Location, found: list[Extension]) -> None:
-    """Refuse extensions without others that they came after: what those had was left out."""
-    prints: list[str] = []
+def _check_complete(run: Location, chain: list[Extension]) -> None:
+    """Refuse an extension if earlier ones have gone or changed.
+
+    When it was prepared, rows that those had were left out of it.
+    """
+    earlier: list[str] = []
     unfit = []
-    for item in found:
+    for item in chain:
         prepared = item.manifest(PREPARED)
-        assert prepared is not None, "of_run has looked"
-        if prepared.inputs["earlier"] != prints:
+        assert prepared is not None, "list_prepared returns no other"
+        if prepared.inputs["earlier"] != earlier:
             unfit.append(item.name)
-        prints.append(prepared.fingerprint)
+        earlier.append(prepared.fingerprint)
     if unfit:
         raise DataError(
-            f"{len(unfit)} of {len(found)} extension(s) of {run} came after others that are gone "
+            f"{len(unfit)} of {len(chain)} extension(s) of {run} came after others that are gone "
             f"or have changed (first: {first(unfit)}). Restore {run / FOLDER} as it was, remove "
             "these and extend the run with their data again, or leave all out with "
             "--without-extensions."

@@ -1,4 +1,4 @@
-"""The finished stages of a run, those of its arms included."""
+"""The finished stages of a run and of its arms."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,14 @@ from s2l_ray.storage.location import Location
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished stage of the run itself (`arm` is empty) or of another arm."""
+    """A finished stage.
+
+    Attributes:
+        stage: its name.
+        arm: the arm that it belongs to; "" is the run's own.
+        folder: its folder.
+        manifest: its manifest.
+    """
 
     stage: str
     arm: str
@@ -20,21 +27,22 @@ class Finished:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """What it says of itself."""
+        """Return the summary in its manifest."""
         return self.manifest.summary
 
     @property
     def label(self) -> str:
-        """As the inputs of later stages call it."""
+        """Return its name in the inputs of later stages."""
         return label(self.stage, self.arm)
 
 
 def finished_stages(run: Location, stages: Sequence[Stage]) -> dict[str, Finished]:
-    """Return every finished stage by label, but those made from a stage that has been redone.
+    """Return every finished stage by label, without those whose earlier stages have been redone.
 
     Args:
         run: the folder of the run.
-        stages: the table of all stages; one that makes a page of the others is left out.
+        stages: the table of all stages. A stage without a section of the configuration (the report)
+            is left out.
     """
     finished: dict[str, Finished] = {}
     fingerprints: dict[str, str | None] = {}
@@ -44,7 +52,7 @@ def finished_stages(run: Location, stages: Sequence[Stage]) -> dict[str, Finishe
             continue
         name, inputs = label(stage.name, arm), manifest.inputs
         fits = all(inputs.get(other, known) == known for other, known in fingerprints.items())
-        # None fits nobody: what came from an outdated stage is outdated too.
+        # None equals no fingerprint: a stage that came from an outdated one is outdated too.
         fingerprints[name] = manifest.fingerprint if fits else None
         if fits:
             finished[name] = Finished(stage.name, arm, folder, manifest)
@@ -52,7 +60,7 @@ def finished_stages(run: Location, stages: Sequence[Stage]) -> dict[str, Finishe
 
 
 def _folders(run: Location, stages: Sequence[Stage]) -> Iterator[tuple[Stage, str, Location]]:
-    """Yield stage, arm and folder of everything that can be there, earlier stages first."""
+    """Yield stage, arm and folder of every stage that may be finished, earlier stages first."""
     shown = [stage for stage in stages if stage.section]
     for stage in shown:
         yield stage, "", run / stage.folder

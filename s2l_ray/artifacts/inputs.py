@@ -1,4 +1,4 @@
-"""What input files hold, as hashes that are remembered from one command to the next."""
+"""Hashes of input files and revisions of models, cached from one command to the next."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,36 +11,45 @@ from s2l_ray.storage import input_files
 from s2l_ray.storage.location import Location, is_uri
 
 CONTENTS = "contents.json"
+"""The file of the cache in the folder of a run."""
 
 
 @dataclass
 class Contents:
-    """SHA-256 of input files, hashed again only when a file's size or date has changed.
+    """SHA-256 hashes of input files, and commits of models on the Hugging Face hub.
 
-    What has no date (a data set on a hub) is asked for its revision every time.
+    A file is hashed again only when its size or modification time has changed. A data set on the
+    hub has no modification time, so its revision is asked for every time.
     """
 
     cache: dict[str, list[Any]] = field(default_factory=dict)
+    """URI -> size in bytes, modification time, hash; "model NAME" -> 0, "", commit."""
     unknown: set[str] = field(default_factory=set)
-    """Models on the hub whose revision could not be found out."""
+    """Models on the hub whose commit could not be looked up."""
 
     @classmethod
-    def of_run(cls, run: Location) -> "Contents":
-        place = run / CONTENTS
-        return cls(place.read_json() if place.exists() else {})
+    def load(cls, run: Location) -> "Contents":
+        """Return the contents cached in the folder of a run; none if there is no cache."""
+        file = run / CONTENTS
+        return cls(file.read_json() if file.exists() else {})
 
-    def sha(self, file: input_files.InputFile) -> str:
-        known = self.cache.get(file.uri)
-        if known is None or not file.modified or known[:2] != [file.size, file.modified]:
-            known = [file.size, file.modified, input_files.content_sha(file)]
-            self.cache[file.uri] = known
-        return str(known[2])
+    def file_hash(self, file: input_files.InputFile) -> str:
+        """Return the hash of a file's content."""
+        cached = self.cache.get(file.uri)
+        if cached is None or not file.modified or cached[:2] != [file.size, file.modified]:
+            cached = [file.size, file.modified, input_files.content_hash(file)]
+            self.cache[file.uri] = cached
+        return str(cached[2])
 
-    def shas(self, files: Sequence[input_files.InputFile]) -> list[str]:
-        return [self.sha(file) for file in files]
+    def file_hashes(self, files: Sequence[input_files.InputFile]) -> list[str]:
+        """Return the hash of each file, in order."""
+        return [self.file_hash(file) for file in files]
 
     def hub_revision(self, name: str) -> str | None:
-        """The commit of a model on the hub: asked for once, so that a run keeps to one version."""
+        """Return the commit of a model on the hub, or None if it cannot be looked up.
+
+        It is looked up once, so that a run stays with one version.
+        """
         key = f"model {name}"
         if key not in self.cache and name not in self.unknown:
             revision = origins.hub_revision(name)
@@ -51,7 +60,7 @@ class Contents:
         return None if name in self.unknown else str(self.cache[key][2])
 
     def pinned(self, model: Any) -> Any:
-        """The same model or tokenizer, one on the hub at its revision if that is known."""
+        """Return the same model or tokenizer; the name of one on the hub gets its known commit."""
         if isinstance(model, RandomModel):
             return model.model_copy(update={"tokenizer": self.pinned(model.tokenizer)})
         if model is None or not origins.is_hub_name(model):
@@ -59,37 +68,42 @@ class Contents:
         revision = self.hub_revision(model)
         return origins.pinned(model, revision) if revision else model
 
-    def of_model(self, key: str, model: ModelSpec | None) -> dict[str, Any]:
-        """The contents of a model or tokenizer under `key`; of one on the hub, its revision."""
+    def model_inputs(self, key: str, model: ModelSpec | None) -> dict[str, Any]:
+        """Return, under `key`, the hashes of a local model or tokenizer, or the commit on the hub.
+
+        Nothing is returned for None, a path that does not exist, or a commit that is unknown. For a
+        random model, its tokenizer counts.
+        """
         name = model.tokenizer if isinstance(model, RandomModel) else model
         if name is None:
             return {}
         if origins.is_hub_name(name):
             revision = self.hub_revision(name)
             return {key: revision} if revision else {}
-        found = is_uri(name) or Path(name).expanduser().exists()
-        return {key: self.of_folder(name)} if found else {}
+        exists = is_uri(name) or Path(name).expanduser().exists()
+        return {key: self.folder_hashes(name)} if exists else {}
 
-    def of_template(self, template: str) -> dict[str, Any]:
-        """The text of a template that is a user's file."""
+    def template_inputs(self, template: str) -> dict[str, Any]:
+        """Return the hash of a template that is a user's file; nothing for a named template."""
         if template in NAMED_TEMPLATES or not Path(template).is_file():
             return {}
-        return {"data.template contents": self.of_folder(template)}
+        return {"data.template contents": self.folder_hashes(template)}
 
-    def of_folder(self, path: str) -> list[str]:
-        """Names and contents of all files below a folder, or of one local file."""
+    def folder_hashes(self, path: str) -> list[str]:
+        """Return "NAME HASH" for every file below a folder, or for one local file."""
         if is_uri(path):
-            place = Location.of(path)
+            folder = Location.of(path)
             stored = [
-                (name, input_files.InputFile(f"{place.uri}/{name}", size, date))
-                for name, size, date in place.files()
+                (name, input_files.InputFile(f"{folder.uri}/{name}", size, date))
+                for name, size, date in folder.files()
             ]
-            return [f"{name} {self.sha(file)}" for name, file in stored]
+            return [f"{name} {self.file_hash(file)}" for name, file in stored]
         root = Path(path).expanduser()
         files = [root] if root.is_file() else sorted(i for i in root.rglob("*") if i.is_file())
-        return [f"{item.relative_to(root)} {self.sha(_input_file(item))}" for item in files]
+        return [f"{item.relative_to(root)} {self.file_hash(_input_file(item))}" for item in files]
 
 
 def _input_file(path: Path) -> input_files.InputFile:
+    """Return a local file with its size and modification time."""
     status = path.stat()
     return input_files.InputFile(str(path), status.st_size, str(status.st_mtime_ns))

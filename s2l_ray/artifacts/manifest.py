@@ -1,8 +1,8 @@
-"""What stages leave behind: folders of parquet parts with a manifest, written last.
+"""Manifests: the file that a stage writes last, and that says what its results came from.
 
-A manifest lists every input that shaped the stage (configuration keys, contents of files, the
-fingerprints of the stages before it). A stage is finished when its manifest is there, and current
-when the inputs in it are those of today.
+A manifest lists every input that shaped the results: keys of the configuration, contents of files
+and the fingerprints of the stages before it. A stage is finished once its manifest exists. It is
+current while the inputs in the manifest equal those of the present configuration and data.
 """
 
 import hashlib
@@ -19,36 +19,46 @@ from s2l_ray.errors import StorageError
 from s2l_ray.storage.location import Location
 
 MANIFEST = "_manifest.json"
-"""Readers of a folder of Parquet files skip names that begin with an underscore."""
+"""The underscore makes readers of a folder of Parquet files skip the manifest."""
 OLD_MANIFEST = "manifest.json"
-"""The name that runs of version 0.1 have."""
+"""The name in runs of version 0.1."""
 SUBSET = "subset"
-"""The folder of the selected rows; older runs have them beside the ranking."""
+"""The folder of the selected rows. Older runs have them in `selection/`, next to the ranking."""
 RANKING, REJECTED_ROWS = "ranking.parquet", "rejected.parquet"
 """The files of all examples in order of rank, and of input rows that cannot be used."""
 CENTROIDS, OLD_CENTROIDS = "_centroids.npy", "centroids.npy"
 UNFINISHED = "unfinished.json"
+"""The inputs of a stage that has begun; removed when it is finished."""
 SCRATCH = ("staged", "units", "resume", "attempts")
-"""Folders that a stage needs only until it is finished."""
+"""Folders that a stage needs only until it is finished; then they are removed."""
 EMBEDDINGS = "embeddings"
-"""What the names of embedding files begin with, which lie beside the parts of trajectories."""
+"""The prefix of files with embeddings, in the folder of the trajectories."""
 NORMS = "error_norms"
-"""The same of files with error norms, for EL2N."""
+"""The prefix of files with error norms, for EL2N, in the same folder."""
 QUERIES = "queries"
-"""The folder beside them that has the embeddings of queries."""
+"""The folder, below that of the trajectories, with the embeddings of queries."""
 RUN_MARK = "run.json"
+"""The file that marks a folder as a run."""
 VERSIONED = ("s2l_ray", "ray", "torch", "transformers", "deepspeed", "numpy", "pyarrow")
+"""Packages whose versions a manifest records."""
 
 
 def fingerprint(inputs: Mapping[str, Any]) -> str:
-    """16 hex digits that change with any input; a key without a value is as good as none."""
+    """Return 16 hexadecimal digits that change with any input.
+
+    A key whose value is None changes nothing.
+    """
     given = {key: value for key, value in inputs.items() if value is not None}
     text = json.dumps(given, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def section_inputs(name: str, section: Section) -> dict[str, Any]:
-    """`name.key` -> value for every key of `section` that shapes results."""
+    """Return `name.key` -> value for every key of `section` that shapes results.
+
+    Operational keys are left out. So are keys that a later version added, while they have their
+    defaults: fingerprints of older runs stay as they are.
+    """
     unused = {key for key in section.added if getattr(section, key) == default_of(section, key)}
     values = section.model_dump(mode="json", exclude=set(section.operational) | unused)
     return {f"{name}.{key}": value for key, value in values.items()}
@@ -56,7 +66,17 @@ def section_inputs(name: str, section: Section) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a finished stage says of itself."""
+    """The record of a finished stage.
+
+    Attributes:
+        stage: name of the stage.
+        fingerprint: hash of the inputs.
+        inputs: all that shaped the results.
+        summary: counts and other facts about the results.
+        seconds: how long the stage took.
+        finished: date and time of its end, in UTC.
+        versions: of Python and of packages.
+    """
 
     stage: str
     fingerprint: str
@@ -68,7 +88,7 @@ class Manifest:
 
 
 def read_manifest(folder: Location) -> Manifest | None:
-    """Return the manifest of the finished stage in `folder`, whatever its inputs were."""
+    """Return the manifest in `folder`, whatever its inputs are; None if there is none."""
     for name in (MANIFEST, OLD_MANIFEST):
         if (folder / name).exists():
             return Manifest(**(folder / name).read_json())
@@ -95,7 +115,7 @@ class StageDir:
         location: the folder.
         stage: the name of the stage.
         inputs: all that shapes the result.
-        further: names of folders beside this one that the stage fills as well.
+        further: names of further folders, in the same parent, that the stage fills as well.
         advice_on_memory: what to change when a worker had too little memory.
     """
 
@@ -107,15 +127,15 @@ class StageDir:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the inputs."""
+        """Return a hash of the inputs."""
         return fingerprint(self.inputs)
 
     def manifest(self) -> Manifest | None:
-        """Return the manifest of the finished stage that lies here, whatever its inputs were."""
+        """Return the manifest in this folder, whatever its inputs are; None if there is none."""
         return read_manifest(self.location)
 
-    def beside(self, name: str) -> Location:
-        """Return a further folder."""
+    def further_folder(self, name: str) -> Location:
+        """Return one of the further folders."""
         assert name in self.further, name
         return self.location.parent / name
 
@@ -125,36 +145,43 @@ class StageDir:
             location.remove()
 
     def forget(self) -> None:
-        """Remove the manifest: what lies here no longer counts as finished."""
+        """Remove the manifest, so that the stage no longer counts as finished."""
         for name in (MANIFEST, OLD_MANIFEST):
             (self.location / name).remove()
 
     def changed_keys(self) -> list[str]:
-        """Inputs that differ from those of the finished stage; empty when it is current."""
+        """Return the inputs that differ from those in the manifest; empty if it is current."""
         manifest = self.manifest()
         before = manifest.inputs if manifest else {}
         keys = sorted(before.keys() | self.inputs.keys())
         return [key for key in keys if before.get(key) != self.inputs.get(key)]
 
     def is_current(self) -> bool:
+        """Tell whether the stage is finished, and came from these inputs."""
         manifest = self.manifest()
         return manifest is not None and manifest.fingerprint == self.fingerprint
 
     def is_new(self) -> bool:
-        """Whether no interrupted run with the same inputs left anything to go on from."""
+        """Tell whether the stage starts anew.
+
+        It does not where an interrupted run with the same inputs left work to go on from.
+        """
         mark = self.location / UNFINISHED
         same = mark.exists() and mark.read_json()["fingerprint"] == self.fingerprint
         return not same or self.manifest() is not None
 
     def begin(self) -> None:
-        """Make the folder ready: what an interrupted run with the same inputs left is kept."""
+        """Make the folder ready for work.
+
+        Work of an interrupted run with the same inputs stays; anything else is removed.
+        """
         if self.is_new():
             self.remove()
             mark = self.location / UNFINISHED
             mark.write_json({"fingerprint": self.fingerprint, "inputs": self.inputs})
 
     def finish(self, summary: dict[str, Any], seconds: float) -> Manifest:
-        """Write the manifest: from now on this stage is finished."""
+        """Write the manifest; from then on this stage is finished."""
         manifest = Manifest(
             stage=self.stage,
             fingerprint=self.fingerprint,
@@ -165,27 +192,27 @@ class StageDir:
             versions=_versions(),
         )
         (self.location / MANIFEST).write_json(asdict(manifest))
-        # Only now: whoever is stopped before has not lost what a restart goes on from.
+        # Not before the manifest is there: a restart goes on from these folders.
         for name in (*SCRATCH, UNFINISHED):
             (self.location / name).remove()
         return manifest
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions = {"python": platform.python_version()}
     for package in VERSIONED:
         try:
-            found[package] = importlib.metadata.version(package)
+            versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def check_run(folder: Location) -> None:
-    """Refuse a folder that holds something other than a run of ours; writes nothing.
+    """Refuse a folder that holds something other than a run of s2l_ray. Nothing is written.
 
     Raises:
-        StorageError: the folder is not empty and no run of ours.
+        StorageError: the folder is not empty, and is no run.
     """
     names = folder.names()
     if names and RUN_MARK not in names:
@@ -196,7 +223,7 @@ def check_run(folder: Location) -> None:
 
 
 def open_run(folder: Location) -> None:
-    """Mark `folder` as a run's, after `check_run`."""
+    """Check `folder` as `check_run` does, and mark it as a run."""
     check_run(folder)
     mark = folder / RUN_MARK
     if not mark.exists():

@@ -1,8 +1,8 @@
-"""Stages as they declare themselves, and plans: the steps of a run, and of its extensions.
+"""Declarations of stages, and plans: the steps of a run and of its extensions.
 
-Every stage has a `declaration.py` in its own folder, with one `Stage`; `s2l_ray/stages.py` lists
-them in order. Whatever the program has to know of a stage before it runs it is a field here, so a
-declaration imports neither Ray nor torch; the work imports them when it begins.
+The folder of every stage has a `declaration.py` with its `Stage`; `s2l_ray/stages.py` lists them in
+order. The fields of a declaration are all that the program has to know of a stage before it runs.
+A declaration imports neither Ray nor torch; the work imports them when it begins.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from s2l_ray.artifacts.extensions import Base, Extension
+from s2l_ray.artifacts.extensions import BaseRun, Extension
 from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts
@@ -21,20 +21,23 @@ from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
 Work = Callable[[StageDir, Progress], dict[str, Any]]
-"""Fills the folder of a step, and returns the summary for its manifest."""
+"""A function that fills the folder of a step, and returns the summary for its manifest."""
 Early = Callable[[StageDir, Progress], AbstractContextManager[None]]
-"""Begins a step while an earlier stage runs, whose progress is given."""
+"""A function that begins a step while an earlier stage runs; it gets that stage's progress.
+
+The step continues in the background until the context that is returned ends.
+"""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One step before it has a folder.
+    """The inputs and the work of one step, whose folder is not decided yet.
 
     Attributes:
-        inputs: all that shapes the result: keys of the configuration, contents of files,
-            fingerprints of earlier steps. A change of any makes the step stale.
-        work: does it.
-        early: begins it while the stage `Stage.starts_during` runs; None where it cannot.
+        inputs: all that shapes the result: keys of the configuration, contents of files and
+            fingerprints of earlier steps. The step is stale as soon as one of them changes.
+        work: does the step.
+        early: begins the step while the stage `Stage.starts_during` runs; None if it cannot.
     """
 
     inputs: dict[str, Any]
@@ -44,12 +47,12 @@ class Task:
 
 @dataclass(frozen=True)
 class PoolSize:
-    """The pool as soon as it is counted.
+    """The size of the pool, known as soon as its rows are counted.
 
     Attributes:
-        rows: usable examples.
-        prepared: the summary of the stage `prepare`; None where trajectories are imported.
-        new_strata: strata that only extensions of the run have.
+        rows: number of usable examples.
+        prepared: the summary of the stage `prepare`; None if that stage is not run.
+        new_strata: strata of the rows of extensions.
     """
 
     rows: int
@@ -59,19 +62,20 @@ class PoolSize:
 
 @dataclass(frozen=True)
 class Speed:
-    """Measured constants with which `s2l plan` turns operations into seconds.
+    """Measured constants with which `s2l plan` converts operations into seconds.
 
     Attributes:
-        of_product: share of a given speed in matrix products that a worker reaches on average.
-            From two runs on two CPU cores in fp32; a GPU has reached more in scoring, narrow
-            models in bf16 reach less.
-        of_trial: share of a speed measured in passes of a small model. A stage also has optimizer
-            steps, other workers and rows of unequal length. From two runs of docs/experiments.md
-            on another pair of CPU cores, one in fp32 and one in bf16.
-        start_seconds: from the beginning of the stage to its first computation, mostly imports;
-            from the latter runs.
-        start_seconds_on_gpu: the same with CUDA's start and the compilation of layers; from runs
-            on one H200, where 41 of the reference's 65 seconds are compilation, measured apart.
+        of_product: the share that a worker reaches on average of a given speed in matrix products.
+            It comes from two runs on two CPU cores in fp32. A GPU has reached more in scoring;
+            narrow models in bf16 reach less.
+        of_trial: the share that a worker reaches of the speed measured in passes of a small model.
+            The rest goes to optimizer steps, other workers and rows of unequal length. It comes
+            from two runs of docs/experiments.md on two other CPU cores, in fp32 and in bf16.
+        start_seconds: seconds from the beginning of the stage to its first computation, mostly for
+            imports. They come from the same two runs as `of_trial`.
+        start_seconds_on_gpu: the same on a GPU, with the start of CUDA and the compilation of
+            layers. They come from runs on one H200, where compilation took 41 of the reference's
+            65 seconds, measured by itself.
     """
 
     of_product: float
@@ -82,21 +86,22 @@ class Speed:
 
 @dataclass(frozen=True)
 class Extending:
-    """What a stage does when new rows extend a finished run.
+    """The part of a stage in extending a finished run by new rows.
 
     Attributes:
-        task: the step of one extension.
-        keeps: whether finished work of it is refused, not redone, when the run has changed.
-        ranks_pool: whether it takes place once, in the folder of the last extension.
+        task: returns the task of one extension.
+        refuses_redoing: whether the program stops, instead of redoing the step, when the step is
+            finished but no longer fits the run.
+        ranks_pool: whether there is a single step, in the folder of the last extension.
     """
 
     task: Callable[["ExtensionPlan", Extension], Task]
-    keeps: bool = False
+    refuses_redoing: bool = False
     ranks_pool: bool = False
 
 
 def _nothing_to_check(*_: Any) -> None:
-    """Accept anything."""
+    """Accept any configuration and any pool."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,25 +109,26 @@ class Stage:
     """A stage of a run.
 
     Attributes:
-        name: as manifests, messages and `--from` have it.
-        task: plans the step of one arm ("" is the run's own) after all earlier steps.
-        folder: below the run.
-        section: its section of the configuration; a stage whose section is left out is not run.
-        needs: names of the earlier stages that it reads, whose fingerprints are inputs of it.
-        further_folders: folders beside its own that it fills as well.
-        results: name -> paths below the run, the first of which that exists is shown at the end.
-        per_arm: whether every baseline of a comparison has a step of it.
-        is_costly: whether finished work, hours of GPU, is discarded only when the user says so.
+        name: its name in manifests, messages and `--from`.
+        task: returns the task of one arm ("" is the run's own), after all earlier steps of a plan.
+        folder: its folder below the run.
+        section: its section of the configuration. A stage whose section is left out is not run.
+            A stage without one is always run.
+        needs: names of the earlier stages that it reads. Their fingerprints are among its inputs.
+        further_folders: further folders below the run that it fills as well.
+        results: name -> paths below the run. At the end, the first path that exists is shown.
+        per_arm: whether every baseline of a comparison has its own step of this stage.
+        is_costly: whether finished work (hours of GPU) is discarded only if the user says so.
         uses_ray: whether its work needs a connection to Ray.
-        starts_during: name of the earlier stage during which it can begin.
-        needed_to_extend: whether new rows are computed from what it left.
+        starts_during: name of the earlier stage during which it can begin; "" if it cannot.
+        needed_to_extend: whether extending a run needs its results.
         advice_on_memory: what to change when a worker had too little memory.
-        skipped_if_imported: whether it has nothing to do where trajectories are imported.
-        check: refuses, with a UserError, what can be seen before anything runs.
-        check_also_before: names of earlier stages before which that is checked as well.
-        check_pool: refuses, with a UserError, what the pool is too small for.
-        extending: its part in `s2l extend`; None where it has none.
-        speed: constants of its costs; None where its time is not estimated.
+        skipped_if_imported: whether it is left out when trajectories are imported.
+        check: raises a UserError for what can be seen to fail before anything runs.
+        check_also_before: names of earlier stages before which `check` is called as well.
+        check_pool: raises a UserError if the pool is too small.
+        extending: its part in `s2l extend`; None if it has none.
+        speed: constants of its cost; None if its time is not estimated.
     """
 
     name: str
@@ -146,11 +152,11 @@ class Stage:
     speed: Speed | None = None
 
     def section_of(self, config: RunConfig) -> Any:
-        """Return its section, or None where the configuration has none."""
+        """Return its section of `config`; None if `config` leaves it out."""
         return getattr(config, self.section) if self.section else None
 
     def is_wanted(self, config: RunConfig) -> bool:
-        """Tell whether `config` asks for it."""
+        """Tell whether `config` asks for this stage."""
         if self.skipped_if_imported and config.imports_trajectories:
             return False
         return not self.section or self.section_of(config) is not None
@@ -168,14 +174,14 @@ class Stage:
 
 @dataclass(frozen=True)
 class Step:
-    """One stage in one folder: what it depends on, and how it is done.
+    """One stage in one folder, with its inputs and its work.
 
     Attributes:
         declaration: the stage.
         out: the folder, with the inputs.
-        work: does it.
-        arm: the baseline or the extension that it belongs to; "" for the run's own.
-        early: inside it the step is begun, while the stage runs whose progress is given.
+        work: does the step, and returns the summary for its manifest.
+        arm: the name of the baseline or extension that it belongs to; "" for the run's own.
+        early: begins the step while an earlier stage runs, as `Early` says; None if it cannot.
     """
 
     declaration: Stage
@@ -193,12 +199,12 @@ class Step:
 
     @property
     def stage(self) -> str:
-        """The name of its stage."""
+        """Return the name of its stage."""
         return self.declaration.name
 
     @property
     def label(self) -> str:
-        """As the inputs of later steps and all output call it."""
+        """Return its name in the inputs of later steps and in all output."""
         return label(self.stage, self.arm)
 
 
@@ -209,15 +215,15 @@ def label(stage: str, arm: str = "") -> str:
 
 @dataclass(frozen=True)
 class RunPlan:
-    """All steps of a configuration in order, and the hashed contents they are planned with.
+    """All steps of a configuration, in order.
 
     Attributes:
-        config: of the run.
-        run: its folder.
-        contents: hashes of input files and revisions of models on the hub.
+        config: the configuration of the run.
+        run: the folder of the run.
+        contents: hashes of input files, and commits of models on the hub.
         stages: the table of all stages.
-        arms: the selections to compare: "" is the run's own, others are named after their folder.
-        steps: those planned so far.
+        arms: the selections to compare, by name of their folder; "" is the run's own.
+        steps: the steps planned so far.
     """
 
     config: RunConfig
@@ -228,35 +234,35 @@ class RunPlan:
     steps: list[Step] = field(default_factory=list)
 
     def add(self, stage: Stage, arm: str = "") -> None:
-        """Plan the step of `stage` in `arm`, after all those that are there."""
+        """Add the step of `stage` in `arm` after the steps planned so far."""
         self.steps.append(Step.of(stage, stage.task(self, arm), self.parent(arm), arm))
 
     def parent(self, arm: str = "") -> Location:
-        """Return the folder that the stages of an arm lie in."""
+        """Return the folder that holds the stages of an arm."""
         return self.run / "arms" / arm if arm else self.run
 
     def folder(self, stage: Stage, arm: str = "") -> Location:
-        """Return the folder of a stage."""
+        """Return the folder of a stage in an arm."""
         return self.parent(arm) / stage.folder
 
     def parts(self, stage: Stage, prefix: str = "part") -> Parts:
-        """Return the numbered files of a stage."""
+        """Return the numbered files of the run's own step of a stage."""
         return Parts(self.folder(stage), prefix)
 
     def summary(self, stage: Stage) -> dict[str, Any]:
-        """Return what a finished stage says of itself."""
+        """Return the summary of a finished stage."""
         manifest = stage.directory(self.run).manifest()
         assert manifest is not None, f"{stage.name} is not finished"
         return manifest.summary
 
     def after(self, stage: Stage, arm: str = "") -> dict[str, str]:
-        """Return the fingerprints, by label, of what `stage` needs and this configuration has."""
+        """Return the fingerprints, by label, of the planned steps that `stage` needs in `arm`."""
         per_arm = {item.name for item in self.stages if item.per_arm}
         labels = {label(name, arm if name in per_arm else "") for name in stage.needs}
         return {step.label: step.out.fingerprint for step in self.steps if step.label in labels}
 
     def through(self, until: str | None) -> list[Step]:
-        """Return the steps up to the stage `until`, or all."""
+        """Return the steps up to and with the stage `until`; all for None."""
         names = [stage.name for stage in self.stages]
         last = names.index(until or names[-1])
         return [step for step in self.steps if names.index(step.stage) <= last]
@@ -264,30 +270,30 @@ class RunPlan:
 
 @dataclass(frozen=True)
 class ExtensionPlan:
-    """The steps of all extensions of a finished run in order.
+    """The steps of all extensions of a finished run, in order.
 
     Attributes:
-        base: the run, as its manifests describe it.
-        chain: the extensions with new rows, in order.
+        base: the run.
+        chain: the extensions that have new rows, in order.
         files: the input files of the extension that is to be prepared.
-        moving: the extension that is asked to move the centroids; None where no one was asked now.
-        steps: those planned so far.
+        moving: the extension that this command asks to move the centroids, or None.
+        steps: the steps planned so far.
     """
 
-    base: Base
+    base: BaseRun
     chain: Sequence[Extension]
     files: Sequence[InputFile] = ()
     moving: Extension | None = None
     steps: list[Step] = field(default_factory=list)
 
     def add(self, stage: Stage, extension: Extension) -> None:
-        """Plan the step of `stage` for `extension`, after all those that are there."""
+        """Add the step of `stage` for `extension` after the steps planned so far."""
         assert stage.extending is not None, f"{stage.name} has no part in extensions"
         task = stage.extending.task(self, extension)
         self.steps.append(Step.of(stage, task, extension.location, extension.name))
 
     def before(self, extension: Extension) -> list[Extension]:
-        """Return the extensions that came earlier."""
+        """Return the extensions before `extension`."""
         return [item for item in self.chain if item.number < extension.number]
 
     def fingerprints(self, stage: Stage, extensions: Sequence[Extension]) -> list[str]:
@@ -300,5 +306,5 @@ class ExtensionPlan:
         ]
 
     def fingerprint_of_run(self, stage: Stage) -> str:
-        """Return a hash of what a stage of the run came out as."""
+        """Return a hash of the results of a stage of the run."""
         return self.base.fingerprint(stage.name)

@@ -13,23 +13,31 @@ from s2l_ray.storage.location import Location
 
 
 def part_name(part: int, prefix: str = "part") -> str:
+    """Return the file name of part number `part`."""
     return f"{prefix}-{part:06d}.parquet"
 
 
 def rows_name(part: int) -> str:
-    return f"rows-{part:06d}.parquet"
+    """Return the file name of the original rows of part number `part`."""
+    return part_name(part, "rows")
 
 
 @dataclass(frozen=True)
 class Parts:
-    """The numbered parquet files of a finished stage, and of others that follow it."""
+    """The numbered parquet files of a finished stage.
+
+    Attributes:
+        folder: the folder of the stage.
+        prefix: of the names of the files.
+        more: folders of extensions, whose files follow.
+    """
 
     folder: Location
     prefix: str = "part"
     more: tuple[Location, ...] = ()
 
     def files(self) -> list[Location]:
-        """In numeric order, one folder after the other."""
+        """Return the files in numeric order, one folder after the other."""
         return [
             folder / name
             for folder in (self.folder, *self.more)
@@ -38,13 +46,13 @@ class Parts:
         ]
 
     @property
-    def places(self) -> str:
-        """The folders, as errors name them."""
+    def folder_names(self) -> str:
+        """Return the folders as text for messages."""
         more = f" and {len(self.more):,} more (first: {first(self.more)})" if self.more else ""
         return f"{self.folder}{more}"
 
     def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """One part after the other."""
+        """Yield the table of each part in the order of `files`, with all or some of its columns."""
         for file in self.files():
             yield file.read_table(list(columns) if columns else None)
 
@@ -52,28 +60,28 @@ class Parts:
 def trajectory_table(
     example_ids: pa.ChunkedArray, strata: pa.ChunkedArray, loss_NT: np.ndarray
 ) -> pa.Table:
-    """A part of trajectories in its documented form."""
+    """Return one part of trajectories: example_id, stratum and loss_nats (T floats in 32 bits)."""
     flat = pa.array(np.ascontiguousarray(loss_NT, np.float32).ravel())
     losses = pa.FixedSizeListArray.from_arrays(flat, loss_NT.shape[1])
     return pa.table({"example_id": example_ids, "stratum": strata, "loss_nats": losses})
 
 
 def embedding_table(example_ids: pa.ChunkedArray, embedding_NH: np.ndarray) -> pa.Table:
-    """A part of embeddings in its documented form."""
+    """Return one part of embeddings: example_id and embedding (H floats in 16 bits)."""
     flat = pa.array(np.ascontiguousarray(embedding_NH, np.float16).ravel())
     embeddings = pa.FixedSizeListArray.from_arrays(flat, embedding_NH.shape[1])
     return pa.table({"example_id": example_ids, "embedding": embeddings})
 
 
 def norm_table(example_ids: pa.ChunkedArray, norm_N: np.ndarray) -> pa.Table:
-    """A part of error norms in its documented form."""
+    """Return one part of error norms: example_id and error_norm (a float in 32 bits)."""
     return pa.table({"example_id": example_ids, "error_norm": pa.array(norm_N, pa.float32())})
 
 
 def original_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
-    """The rows of a `rows-*` table as they came: own field names, absent fields absent.
+    """Yield the rows of a `rows-*` table as they were read, with the fields that each had.
 
-    Inverse of `rows_table`.
+    This is the inverse of `rows_table`.
     """
     json_columns = {
         field.name for field in table.schema if (field.metadata or {}).get(b"s2l") == b"json"
@@ -93,12 +101,12 @@ def rows_table(
     file: str,
     row_numbers: Sequence[int],
 ) -> pa.Table:
-    """Original rows as columns, with example_id, file and row (0-based in the file) beside them.
+    """Return original rows as columns, after the columns example_id, file and row.
 
-    A field is a column of its own type where all its values have one scalar type, and JSON text
-    (marked in the column's metadata) elsewhere, so that `original_rows` returns exactly what came.
-    A field that shares a name with one of ours, or could be taken for such a one, is kept as
-    `original:<name>`.
+    `row` counts from 0 in the file. A field whose values all have one scalar type becomes a column
+    of that type. Any other field becomes JSON text, and the metadata of its column says so. So
+    `original_rows` returns exactly what was read. A field named like one of these three columns, or
+    beginning with `original:`, becomes the column `original:<name>`.
     """
     columns: dict[str, pa.Array] = {
         "example_id": pa.array(example_ids, pa.string()),
@@ -108,8 +116,8 @@ def rows_table(
     schema = [pa.field(name, column.type) for name, column in columns.items()]
     names = list(dict.fromkeys(name for row in rows for name in row))
     for name in names:
-        hidden = name in _OWN or name.startswith(_ORIGINAL)
-        column_name = f"{_ORIGINAL}{name}" if hidden else name
+        is_reserved = name in _OWN or name.startswith(_ORIGINAL)
+        column_name = f"{_ORIGINAL}{name}" if is_reserved else name
         column, metadata = _column([row.get(name, _ABSENT) for row in rows])
         columns[column_name] = column
         schema.append(pa.field(column_name, column.type, metadata=metadata))
@@ -123,6 +131,7 @@ _SCALARS = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float
 
 
 def _column(values: Sequence[Any]) -> tuple[pa.Array, dict[str, str] | None]:
+    """Return the column of one field, and its metadata: that it is JSON text, or None."""
     kinds = {type(value) for value in values if value is not _ABSENT}
     kind = kinds.pop() if len(kinds) == 1 else None
     if kind in _SCALARS and all(
@@ -137,4 +146,5 @@ def _column(values: Sequence[Any]) -> tuple[pa.Array, dict[str, str] | None]:
 
 
 def _fits(value: int) -> bool:
+    """Tell whether a number fits into 64-bit integers."""
     return -(2**63) <= value < 2**63

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from s2l_ray.artifacts import extensions
-from s2l_ray.artifacts.extensions import CLUSTERED, SCORED, Base, Extension
+from s2l_ray.artifacts.extensions import CLUSTERED, SCORED, BaseRun, Extension
 from s2l_ray.artifacts.manifest import StageDir, centroids_file
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters import extension_drift
@@ -19,7 +19,7 @@ from s2l_ray.storage.location import Location
 
 
 def place(
-    base: Base, chain: Sequence[Extension], out: StageDir, progress: Progress, *, moves: bool
+    base: BaseRun, chain: Sequence[Extension], out: StageDir, progress: Progress, *, moves: bool
 ) -> dict[str, Any]:
     """Assign the rows of the last extension to the clusters of the run and of earlier extensions.
 
@@ -31,8 +31,8 @@ def place(
 
     section, before, extension = base.config.clusters, chain[:-1], chain[-1]
     assert section is not None
-    folder, known, fitted = _known(base, before)
-    stored = _stored(folder, known["stratum_of_cluster"])
+    folder, known, fitted = latest_centroids(base, before)
+    stored = stored_centroids(folder, known["stratum_of_cluster"])
     scales = {name: Scale.of_json(value) for name, value in known.get("scales", {}).items()}
     rows_fitted = extension_drift.rows_fitted_by_stratum(fitted, known["stratum_of_cluster"])
     old, pool = extensions.pool(base.run, list(before)), extensions.pool(base.run, list(chain))
@@ -51,7 +51,9 @@ def place(
         num_old = len(old.trajectories.files())
         sizes = summary["size_of_cluster"]
         fitted = [extension_drift.FittedRows(files[:num_old], sizes, range(num_known))]
-        notes.append(_moved(old.clusters.files(), files[:num_old], stored, out.location, unit))
+        notes.append(
+            movement_note(old.clusters.files(), files[:num_old], stored, out.location, unit)
+        )
         files = files[num_old:]
     if unseen:
         notes.append(
@@ -67,8 +69,8 @@ def place(
     }
 
 
-def _known(
-    base: Base, before: Sequence[Extension]
+def latest_centroids(
+    base: BaseRun, before: Sequence[Extension]
 ) -> tuple[Location, Mapping[str, Any], list[extension_drift.FittedRows]]:
     """Return the folder of the newest centroids, its summary, and the rows they were fitted to."""
     folder, known = base.run / CLUSTERED, base.summary(CLUSTERED)
@@ -87,7 +89,7 @@ def _fitted(folder: Location, summary: Mapping[str, Any], start: int) -> extensi
     return extension_drift.FittedRows(Parts(folder).files(), summary["size_of_cluster"], numbers)
 
 
-def _moved(
+def movement_note(
     before: Sequence[Location],
     after: Sequence[Location],
     stored: Mapping[str, np.ndarray],
@@ -109,7 +111,7 @@ def _moved(
     )
 
 
-def _stored(folder: Location, stratum_of_cluster: Sequence[str]) -> dict[str, np.ndarray]:
+def stored_centroids(folder: Location, stratum_of_cluster: Sequence[str]) -> dict[str, np.ndarray]:
     """Return centroids by stratum, in the order of their numbers."""
     centroid_KT = centroids_file(folder).read_npy()
     stored, start = {}, 0

@@ -49,10 +49,10 @@ def _task(plan: RunPlan, _: str) -> Task:
     inputs = {
         **section_inputs("data", data),
         "data.fields": data.fields.model_dump(exclude={"answer"}),
-        "data.train": plan.contents.shas(files),
+        "data.train": plan.contents.file_hashes(files),
         "data.tokenizer": tokenizer,
-        **plan.contents.of_model("data.tokenizer contents", tokenizer),
-        **plan.contents.of_template(data.template),
+        **plan.contents.model_inputs("data.tokenizer contents", tokenizer),
+        **plan.contents.template_inputs(data.template),
     }
     return Task(inputs, partial(_prepare, plan, data, files))
 
@@ -72,7 +72,7 @@ def _prepare(
 
 def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
     inputs = {
-        "data": list(extension.shas),
+        "data": list(extension.file_hashes),
         "prepare of the run": plan.fingerprint_of_run(PREPARE),
         "earlier": plan.fingerprints(PREPARE, plan.before(extension)),
     }
@@ -106,5 +106,5 @@ PREPARE = Stage(
     needed_to_extend=True,
     advice_on_memory="Lower data.rows_per_part, or use machines with more memory for each CPU.",
     check=check_template,
-    extending=Extending(_extension_task, keeps=True),
+    extending=Extending(_extension_task, refuses_redoing=True),
 )

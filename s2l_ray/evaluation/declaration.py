@@ -19,11 +19,11 @@ def _task(plan: RunPlan, arm: str) -> Task:
     sets = {name: expand([absolute(data.eval[name])], f"data.eval.{name}") for name in section.sets}
     inputs: dict[str, Any] = {
         **section_inputs("evaluation", section),
-        **{f"data.eval.{name}": plan.contents.shas(files) for name, files in sets.items()},
+        **{f"data.eval.{name}": plan.contents.file_hashes(files) for name, files in sets.items()},
         "data.fields": data.fields.model_dump(),
         "data.template": data.template,
         "data.max_tokens": data.max_tokens,
-        **plan.contents.of_template(data.template),
+        **plan.contents.template_inputs(data.template),
         **plan.after(EVALUATION, arm),
     }
     return Task(inputs, partial(_evaluate, plan, arm, sets))

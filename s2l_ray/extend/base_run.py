@@ -1,8 +1,8 @@
-"""What of a finished run new rows depend on, and whether it is still there as it was."""
+"""The finished run that an extension starts from, and checks that it is still as it was."""
 
 from collections.abc import Sequence
 
-from s2l_ray.artifacts.extensions import PREPARED, SCORED, Base, Extension
+from s2l_ray.artifacts.extensions import PREPARED, SCORED, BaseRun, Extension
 from s2l_ray.artifacts.finished import finished_stages
 from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.tables import Parts
@@ -14,8 +14,8 @@ from s2l_ray.storage.location import Location
 from s2l_ray.training.declaration import REFERENCE, reference_checkpoints
 
 
-def base_of(run: Location) -> Base:
-    """The run in its folder, if it can be extended.
+def load_base_run(run: Location) -> BaseRun:
+    """Return the run in the folder `run`, if it can be extended.
 
     Raises:
         DataError: there is no run, it has no checkpoints or clusters, or they are not finished.
@@ -25,11 +25,12 @@ def base_of(run: Location) -> Base:
         origin = "were computed elsewhere" if config.trajectories else "are no part of it"
         raise DataError(
             f"{run} has no checkpoints to score new rows at: its trajectories {origin}. Score the "
-            "new rows where the old ones were scored, and cluster all of them in a new run."
+            "new rows with the model that scored the old ones, and cluster all of them in a new "
+            "run."
         )
     if config.clusters is None:
         raise DataError(
-            f"{run} has no clusters to place new rows in. Add a `clusters` section to its "
+            f"{run} has no clusters to assign new rows to. Add a `clusters` section to its "
             "configuration, and run it: s2l run."
         )
     finished = finished_stages(run, STAGES)
@@ -40,61 +41,65 @@ def base_of(run: Location) -> Base:
             f"{run}: {len(missing)} of the {len(needed)} stages that new rows need are not "
             f"finished (first: {first(missing)}). Finish it with s2l run."
         )
-    return Base(run, config, {name: finished[name].manifest for name in needed})
+    return BaseRun(run, config, {name: finished[name].manifest for name in needed})
 
 
-def check_unchanged(base: Base, contents: Contents) -> None:
+def check_unchanged(base: BaseRun, contents: Contents) -> None:
     """Refuse new rows that would not be read and scored as the old ones were.
 
     Raises:
-        DataError: the tokenizer, the template or brought checkpoints have changed.
-        ModelError: a checkpoint is gone.
+        DataError: the tokenizer, the template or the user's own checkpoints have changed.
+        ModelError: a checkpoint no longer exists.
     """
     data = base.config.data
     assert data is not None
+    tokenizer, path = base.summary(PREPARE.name)["tokenizer"], base.summary(REFERENCE.name)["path"]
     now = {
-        **contents.of_model("data.tokenizer contents", base.summary(PREPARE.name)["tokenizer"]),
-        **contents.of_template(data.template),
-        **contents.of_model("reference.path contents", base.summary(REFERENCE.name)["path"]),
+        **contents.model_inputs("data.tokenizer contents", tokenizer),
+        **contents.template_inputs(data.template),
+        **contents.model_inputs("reference.path contents", path),
     }
     for stage in (PREPARE.name, REFERENCE.name):
         for key in ("data.tokenizer contents", "data.template contents", "reference.path contents"):
             before = base.manifests[stage].inputs.get(key)
             if before is not None and now.get(key) != before:
                 raise DataError(
-                    f"{key.removesuffix(' contents')} is not what {base.run} was made with, or not "
-                    "found from here, so new rows could not be compared with old ones. Restore it, "
-                    "or make a new run of all data."
+                    f"{key.removesuffix(' contents')} is not what {base.run} was made with, or is "
+                    "not reachable from here, so new rows could not be compared with old ones. "
+                    "Restore it, or make a new run of all data."
                 )
-    places = list(reference_checkpoints(base.run, base.summary(REFERENCE.name)).values())
-    gone = [str(place) for place in places if not (place / "config.json").exists()]
+    folders = list(reference_checkpoints(base.run, base.summary(REFERENCE.name)).values())
+    gone = [str(folder) for folder in folders if not (folder / "config.json").exists()]
     if gone:
         raise ModelError(
-            f"{len(gone)} of {len(places)} checkpoints of {base.run} are gone (first: "
+            f"{len(gone)} of {len(folders)} checkpoints of {base.run} are gone (first: "
             f"{first(gone)}). New rows are scored at all of them: restore them."
         )
 
 
-def check_losses(run: Location, found: Sequence[Extension]) -> None:
+def check_losses(run: Location, prepared: Sequence[Extension]) -> None:
     """Refuse to move centroids without the trajectories of all old rows.
 
+    Args:
+        prepared: the extensions whose rows are prepared.
+
     Raises:
-        DataError: some are gone, of the run or of one of its extensions that were scored.
+        DataError: trajectories of the run, or of an extension that was scored, are gone.
     """
     folders = [(run / PREPARED, run / SCORED)]
     folders += [
         (item.folder(PREPARED), item.folder(SCORED))
-        for item in found
+        for item in prepared
         if item.summary(SCORED) is not None
     ]
     missing = [
         str(losses / name)
-        for prepared, losses in folders
-        for name in sorted({file.name for file in Parts(prepared).files()} - set(losses.names()))
+        for rows, losses in folders
+        for name in sorted({file.name for file in Parts(rows).files()} - set(losses.names()))
     ]
     if missing:
         raise DataError(
             f"{len(missing)} parts of old trajectories are gone (first: {first(missing)}). "
-            "Centroids move to where all rows are, old and new: restore them, or extend the run "
-            "without --update-centroids."
+            "Moving the centroids needs the losses of all rows, old and new: restore them, or "
+            "extend the run without --update-centroids."
         )

@@ -1,22 +1,22 @@
-"""New data for a finished run: scored at its checkpoints, placed in its clusters, ranked with it.
+"""Extend a finished run: score new data, assign it to the clusters, rank it with the old data.
 
-Every extension has steps of the same stages as a run, in folders of its own. What they depend on
-is read off the run's manifests, so neither the run's data nor its configuration file is needed,
-and nothing of the run is written.
+An extension has steps of the same stages as a run, in folders of its own. Their inputs come from
+the run's manifests, so neither the run's data nor its configuration file is needed. Nothing of the
+run is written.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from s2l_ray.artifacts import extensions
-from s2l_ray.artifacts.extensions import UPDATED, Base, Extension
+from s2l_ray.artifacts.extensions import UPDATED, BaseRun, Extension
 from s2l_ray.artifacts.inputs import CONTENTS, Contents
 from s2l_ray.artifacts.stage import ExtensionPlan, Step
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import ConfigError, DataError, first
-from s2l_ray.extend.base_run import base_of, check_losses, check_unchanged
+from s2l_ray.extend.base_run import check_losses, check_unchanged, load_base_run
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline.subset import config_of
 from s2l_ray.selection import quotas
@@ -30,10 +30,13 @@ from s2l_ray.trajectories.declaration import TRAJECTORIES
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What has been done, and the extension to speak of.
+class ExtendResult:
+    """The result of extending a run.
 
-    It is that of the given data, or the one told to move, or the last one if any was placed again.
+    Attributes:
+        done: the steps that ran.
+        extension: the extension to report on: that of the given data, else the one that was asked
+            to move the centroids, else the last one if any was assigned to clusters again.
     """
 
     done: list[Step]
@@ -47,104 +50,121 @@ def extend(
     update_centroids: bool = False,
     address: str | None = None,
     say: Callable[[str], None] = print,
-) -> Outcome:
-    """Do what is not yet done for the new data in `patterns`, and for earlier extensions.
+) -> ExtendResult:
+    """Do what is not yet done for new data and for earlier extensions.
 
-    Without patterns, extensions are placed again where the run's clusters have changed, and ranked
-    again where its selection has.
+    If the run's clusters have changed, extensions are assigned to them again. If its selection has
+    changed, they are ranked again. Both happen without new data as well.
 
     Args:
-        update_centroids: the extension of the given data, or else the last one, moves the stored
-            centroids until they fit all rows up to its own, and labels these anew. It goes on to
-            do so whenever it is placed again.
+        run: the folder of the run.
+        patterns: the new data: files, globs, directories or URIs; may be empty.
+        update_centroids: whether the extension of the new data, or else the last one, moves the
+            stored centroids until they fit all rows up to its own, and labels these rows anew. It
+            does so again whenever it is assigned to clusters again.
+        address: of the Ray cluster to join; None for the default.
+        say: takes each line of progress.
 
     Raises:
-        UserError: whatever the user can change; nothing of the stage that failed is visible.
+        UserError: the user can correct it; nothing of the stage that failed is visible.
     """
-    # A folder without a run gets no lock.
+    # Before the lock, which would write into a folder that is no run.
     config_of(run)
     files = input_files.expand([absolute(name) for name in patterns], "DATA") if patterns else []
     with exclusive(run):
-        base = base_of(run)
-        contents = _contents(run)
+        base = load_base_run(run)
+        contents = cached_contents(run)
         check_unchanged(base, contents)
-        shas = {file: contents.sha(file) for file in files}
-        given = _given(run, tuple(sorted(shas.values()))) if files else None
+        hashes = {file: contents.file_hash(file) for file in files}
+        given = extension_of(run, hashes.values()) if files else None
         moving = (given or _last(run)) if update_centroids else None
-        files = sorted(files, key=lambda file: (shas[file], file.uri))
+        files = sorted(files, key=lambda file: (hashes[file], file.uri))
         steps = plan(base, given, files, moving=moving)
         refuse_outdated(steps)
         todo = pipeline.stale(steps, None)
         if any(UPDATED in step.out.inputs for step in todo):
-            check_losses(run, extensions.of_run(run))
+            check_losses(run, extensions.list_prepared(run))
         if any(step.declaration is TRAJECTORIES for step in todo):
-            _check_strata(base)
+            check_strata(base)
         if todo:
-            _remove_unprepared(run, given, say)
+            remove_unprepared(run, given, say)
             (run / extensions.FOLDER / CONTENTS).write_json(contents.cache)
         if moving is not None and not moving.is_empty:
             moving.keep_moving()
         if todo:
             with pipeline.connected(todo, base.config, address, say):
-                todo = _carry_out(base, todo, given, say)
+                todo = carry_out(base, todo, given, say)
         if moving is not None and moving.is_empty:
             moving.stop_moving()
-            say("no row of the data is new: centroids stay where they are")
-    placed = any(step.declaration is CLUSTERS for step in todo)
-    return Outcome(todo, given or moving or (_last(run) if placed else None))
+            say("no row of the data is new: the centroids stay as they are")
+    assigned = any(step.declaration is CLUSTERS for step in todo)
+    return ExtendResult(todo, given or moving or (_last(run) if assigned else None))
 
 
-def _contents(run: Location) -> Contents:
-    """Hashes known of the run and of extensions; only the latter are written again."""
-    own = Contents.of_run(run / extensions.FOLDER)
-    return Contents({**Contents.of_run(run).cache, **own.cache})
+def cached_contents(run: Location) -> Contents:
+    """Return the hashes cached for the run and for its extensions."""
+    own = Contents.load(run / extensions.FOLDER)
+    return Contents({**Contents.load(run).cache, **own.cache})
 
 
-def _given(run: Location, shas: tuple[str, ...]) -> Extension:
-    """The extension of these files' content: the one that is there, else the next."""
-    known = extensions.of_run(run)
-    same = [item for item in known if item.shas == shas]
+def extension_of(run: Location, file_hashes: Iterable[str]) -> Extension:
+    """Return the prepared extension of these contents, in any order; else a new one.
+
+    A new extension has the number after the last one.
+    """
+    ordered = tuple(sorted(file_hashes))
+    prepared = extensions.list_prepared(run)
+    same = [item for item in prepared if item.file_hashes == ordered]
     if same:
         return same[0]
-    number = 1 + max((item.number for item in known), default=0)
-    return Extension(run, number, shas)
+    number = 1 + max((item.number for item in prepared), default=0)
+    return Extension(run, number, ordered)
 
 
 def _last(run: Location) -> Extension | None:
-    """The last extension that has rows."""
-    return next((item for item in reversed(extensions.of_run(run)) if not item.is_empty), None)
+    """Return the last extension that has new rows, or None."""
+    return next(
+        (item for item in reversed(extensions.list_prepared(run)) if not item.is_empty), None
+    )
 
 
-def _remove_unprepared(run: Location, given: Extension | None, say: Callable[[str], None]) -> None:
-    """What was begun with other data, and not as far as its rows, makes way for a new extension.
+def remove_unprepared(run: Location, given: Extension | None, say: Callable[[str], None]) -> None:
+    """Remove extensions of other data that were begun, but never prepared.
 
-    Its number is the new one's, and its rows may no longer all be new.
+    This happens only if `given` is not prepared either. It takes the number of such an extension,
+    and the rows of the other data may then no longer be new.
     """
     if given is None or given.summary(PREPARE.folder) is not None:
         return
-    kept = {item.name for item in [*extensions.of_run(run), given]}
+    valid = {item.name for item in [*extensions.list_prepared(run), given]}
     for name in (run / extensions.FOLDER).names():
-        if name not in kept and extensions.is_name(name):
+        if name not in valid and extensions.is_name(name):
             say(f"removing extensions/{name}: begun with other data, its rows never prepared")
             (run / extensions.FOLDER / name).remove()
 
 
 def plan(
-    base: Base,
+    base: BaseRun,
     given: Extension | None,
     files: Sequence[input_files.InputFile] = (),
     *,
     moving: Extension | None = None,
 ) -> list[Step]:
-    """The steps of every extension in order, the given one among them, and the new selection.
+    """Return the steps of every extension in order, and last the new selection.
 
     Args:
-        moving: this one moves the centroids, as those do that have been told so before.
+        base: the run.
+        given: the extension of the new data, which gets steps too; None without new data.
+        files: the new data.
+        moving: an extension that moves the centroids from now on. Those whose settings say so move
+            them as well.
 
     Raises:
         DataError: there is no extension.
     """
-    chain = [item for item in extensions.of_run(base.run) if item != given and not item.is_empty]
+    chain = [
+        item for item in extensions.list_prepared(base.run) if item != given and not item.is_empty
+    ]
     if given is None and not chain:
         raise DataError(f"{base.run} has no extensions yet: name new data.")
     if given is not None and not given.is_empty:
@@ -161,9 +181,13 @@ def plan(
 
 
 def refuse_outdated(steps: Sequence[Step]) -> None:
-    """Raise ConfigError when finished rows or losses of extensions no longer fit the run."""
-    kept = [step for step in steps if (part := step.declaration.extending) and part.keeps]
-    outdated = [step for step in kept if step.out.manifest() and not step.out.is_current()]
+    """Raise ConfigError if finished rows or losses of extensions no longer fit the run."""
+    outdated = [
+        step
+        for step in steps
+        if (part := step.declaration.extending) and part.refuses_redoing
+        if step.out.manifest() and not step.out.is_current()
+    ]
     if outdated:
         step = outdated[0]
         folder = step.out.location.parent.parent
@@ -174,39 +198,42 @@ def refuse_outdated(steps: Sequence[Step]) -> None:
         )
 
 
-def _carry_out(
-    base: Base, todo: Sequence[Step], given: Extension | None, say: Callable[[str], None]
+def carry_out(
+    base: BaseRun, todo: Sequence[Step], given: Extension | None, say: Callable[[str], None]
 ) -> list[Step]:
-    """Do these steps; without those of the given rows, once it turns out that none is new."""
+    """Do the steps `todo`, and return those that were done.
+
+    If preparing `given` shows that none of its rows is new, its further steps are left out.
+    """
     done = []
     for step in todo:
         if step.declaration is TRAJECTORIES:
-            # An hour of scoring should not end at a subset that cannot be made.
-            _check_strata(base)
+            # Before an hour of scoring, refuse a subset that cannot be made.
+            check_strata(base)
         if step.declaration is CLUSTERS:
-            # Of an earlier extension nothing else would replace it.
+            # A ranking by the old clusters; in an earlier extension no other would replace it.
             SELECTION.directory(step.out.location.parent).remove()
         pipeline.carry_out(step, None, say)
         done.append(step)
         if step.declaration is PREPARE and given is not None and given.is_empty:
-            left = extensions.of_run(base.run)
-            if all(item.is_empty for item in left):
+            if all(item.is_empty for item in extensions.list_prepared(base.run)):
                 return done
             rest = pipeline.stale(plan(base, None), None)
-            return done + _carry_out(base, rest, None, say)
+            return done + carry_out(base, rest, None, say)
     return done
 
 
-def _check_strata(base: Base) -> None:
-    """Refuse bounds that the pool with all rows prepared so far does not allow.
+def check_strata(base: BaseRun) -> None:
+    """Refuse bounds of strata that the pool, with all rows prepared so far, does not allow.
 
-    Names are for the ranking to refuse: a stratum may come with an extension that comes later.
+    Unknown names of strata are accepted here, as a later extension may have them. The ranking
+    refuses them.
     """
     section = base.config.selection
     if section is None or METHODS[section.method].ignores_strata:
         return
     sizes = Counter(base.summary(PREPARE.name)["strata"])
-    for item in extensions.of_run(base.run):
+    for item in extensions.list_prepared(base.run):
         sizes.update(item.strata)
     named = [section.weights, section.minimum, section.maximum]
     new_strata = {name for bound in named if isinstance(bound, dict) for name in bound}

@@ -21,7 +21,7 @@ def plan(config: RunConfig, run: Location) -> RunPlan:
     Raises:
         DataError: an input is missing, or a pattern matches nothing.
     """
-    planned = RunPlan(config, run, Contents.of_run(run), STAGES, arms_of(config))
+    planned = RunPlan(config, run, Contents.load(run), STAGES, arms_of(config))
     for stage in STAGES:
         if stage.is_wanted(config):
             for arm in planned.arms if stage.per_arm else [""]:

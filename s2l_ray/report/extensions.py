@@ -59,7 +59,7 @@ class ExtensionsView:
 
 def subset_files(run: Location) -> list[Location]:
     """Return the files of the subset of the extended pool; empty if the run has no selection."""
-    used = [item for item in extensions.of_run(run) if not item.is_empty]
+    used = [item for item in extensions.list_prepared(run) if not item.is_empty]
     if not used or used[-1].summary(SELECTION.folder) is None:
         return []
     files = [subset_file(used[-1].location, suffix) for suffix in ("jsonl", "parquet")]
@@ -96,7 +96,7 @@ def summary_lines(extension: Extension) -> list[tuple[str, str]]:
 
 def extensions_view(run: Location) -> ExtensionsView | None:
     """Return the extensions of a clustered run whose rows are prepared; None if there are none."""
-    prepared = extensions.of_run(run)
+    prepared = extensions.list_prepared(run)
     if not prepared:
         return None
     used = [item for item in prepared if not item.is_empty]

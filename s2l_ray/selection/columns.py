@@ -78,7 +78,7 @@ def read(names: Collection[str], key_N: np.ndarray, sources: Sources) -> dict[st
     summarised = {name: _of_losses(name) for name in names if name in summaries.SUMMARIES}
     if summarised:
         if sources.trajectories is None or not sources.trajectories.files():
-            where = f" in {sources.trajectories.places}" if sources.trajectories else ""
+            where = f" in {sources.trajectories.folder_names}" if sources.trajectories else ""
             raise DataError(
                 f"selection: {first(sorted(summarised))} of every example is needed, and there are "
                 f"no trajectories{where}. Redo them with `--from trajectories`."
@@ -140,7 +140,7 @@ def _counts(counted: Computed, key_N: np.ndarray, sources: Sources) -> dict[str,
     num_without = sum(int((count_N <= 0).sum()) for count_N in counts.values())
     if num_without:
         raise token_counts_missing(
-            f"the rows in {prepared.places} were prepared without a tokenizer"
+            f"the rows in {prepared.folder_names} were prepared without a tokenizer"
         )
     return counts
 
@@ -193,7 +193,7 @@ def scored_parts(prefix: str, sources: Sources, needed: str, advice: str) -> Par
     losses = sources.trajectories
     parts = Parts(losses.folder, prefix, losses.more) if losses is not None else None
     if parts is None or not parts.files():
-        where = f" in {parts.places}" if parts else ""
+        where = f" in {parts.folder_names}" if parts else ""
         raise DataError(
             f"selection: {needed}, and there are none{where}. {advice}; trajectories that were "
             "imported have none."
@@ -231,7 +231,7 @@ def refuse_repeated(num_repeated: int, parts: Parts) -> None:
     """Raise DataError if several rows of `parts` have the same example_id."""
     if num_repeated > 0:
         raise DataError(
-            f"selection: {num_repeated:,} rows of {parts.places} repeat an example_id. "
+            f"selection: {num_repeated:,} rows of {parts.folder_names} repeat an example_id. "
             "Every example_id must be unique."
         )
 
@@ -247,7 +247,7 @@ def refuse_missing(
         ids += table["example_id"].take(pa.array(row_P)).to_pylist()
     raise DataError(
         f"selection: {len(missing_keys):,} of {num_examples:,} examples have no row in "
-        f"{parts.places} (first: {first(ids)}). {advice}"
+        f"{parts.folder_names} (first: {first(ids)}). {advice}"
     )
 
 

@@ -81,7 +81,7 @@ def _gathered(parts: Parts, key_N: np.ndarray, sources: Sources, file: Path) -> 
             vector_NH = _scratch(file, len(key_N), vector_PH.shape[1])
         if vector_PH.shape[1] != vector_NH.shape[1]:
             raise DataError(
-                f"selection: embeddings in {parts.places} have {vector_NH.shape[1]} and "
+                f"selection: embeddings in {parts.folder_names} have {vector_NH.shape[1]} and "
                 f"{vector_PH.shape[1]} components, and cannot be compared. {REDO}."
             )
         in_pool_P = row_P >= 0

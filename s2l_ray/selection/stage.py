@@ -66,7 +66,7 @@ def run(
     subset_R = ranked.subset_R
     _write_ranking(pool, ranked.order_N, out.location / RANKING)
     if sources.rows is not None:
-        file = out.beside(SUBSET) / f"selected.{config.format}"
+        file = out.further_folder(SUBSET) / f"selected.{config.format}"
         write_selected(pool.key_N[subset_R], sources.rows, file)
     tokens = {} if ranked.num_tokens is None else {"selected_tokens": ranked.num_tokens}
     return {
@@ -263,7 +263,7 @@ def write_selected(selected_keys: np.ndarray, rows: Parts, file: Location) -> No
         if num_rows != len(selected_keys):
             raise DataError(
                 f"selection: {len(selected_keys) - num_rows:,} of {len(selected_keys):,} selected "
-                f"examples have no row in {rows.places}. {MISMATCH}: check data.train, and "
+                f"examples have no row in {rows.folder_names}. {MISMATCH}: check data.train, and "
                 "data.fields.id."
             )
 

@@ -1,4 +1,4 @@
-"""Input files: which ones a pattern names, and a hash of what each holds.
+"""Input files: list the files that patterns name, hash their content, open them.
 
 A file is local, under s3:// or gs://, or one split of a data set on the Hugging Face hub (hf://).
 """
@@ -20,7 +20,7 @@ from s2l_ray.errors import DataError, first
 from s2l_ray.storage.location import open_uri
 
 CHUNK_BYTES = 1 << 20
-"""Bytes that are read at once."""
+"""Number of bytes that are read at once."""
 FORMATS = ("jsonl", "ndjson", "json", "csv", "tsv", "parquet")
 COMPRESSIONS = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}
 ALLOWED = (
@@ -32,12 +32,13 @@ _HUB = re.compile(r"hf://(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<split>.+))?")
 
 @dataclass(frozen=True)
 class InputFile:
-    """One file, or one split of a hub data set (whose size is 0 and modification time empty).
+    """One file, or one split of a data set on the hub.
 
     Attributes:
-        uri: an absolute local path, or the URI.
-        size: bytes as stored.
-        modified: nanoseconds since 1970 as text.
+        uri: an absolute local path, or a URI.
+        size: size in bytes, as stored; 0 for a data set on the hub.
+        modified: modification time in nanoseconds since 1970, as text; "" for a data set on the
+            hub.
     """
 
     uri: str
@@ -46,11 +47,14 @@ class InputFile:
 
 
 def expand(patterns: Sequence[str], key: str = "data") -> list[InputFile]:
-    """The files that `patterns` name: in pattern order, by path inside a pattern.
+    """Return the files that `patterns` name, in the order of the patterns, then by path.
 
-    A pattern is a file, a glob (`**` crosses directories), a directory (all files below it whose
-    suffix we read; hidden ones are left out), any of them under s3:// or gs://, or
-    hf://org/name[:split]. `key` is the configuration's, for errors.
+    A pattern is a file, a glob, a directory or hf://org/name[:split]; the first three may be local
+    or under s3:// or gs://. In a glob, `**` matches any number of directories. A directory stands
+    for all files below it that have a known suffix and are not hidden.
+
+    Args:
+        key: the key of the configuration that has the patterns, for messages.
 
     Raises:
         DataError: a pattern matches nothing, a suffix is unknown, or a file is named twice.
@@ -65,8 +69,11 @@ def expand(patterns: Sequence[str], key: str = "data") -> list[InputFile]:
     return files
 
 
-def content_sha(file: InputFile) -> str:
-    """The sha256 of the stored bytes in hex; for a hub data set its revision and split."""
+def content_hash(file: InputFile) -> str:
+    """Return the SHA-256 of the stored bytes in hexadecimal digits.
+
+    For a data set on the hub, return its revision and split instead.
+    """
     if file.uri.startswith("hf://"):
         return _hub_revision(file)
     digest = hashlib.sha256()
@@ -77,19 +84,20 @@ def content_sha(file: InputFile) -> str:
 
 
 def _expand_one(pattern: str, key: str) -> list[InputFile]:
+    """Return the files of one pattern by path, as `expand` does."""
     if pattern.startswith("hf://"):
         hub_name(pattern)
         return [InputFile(pattern, 0, "")]
     _check_scheme(pattern)
     try:
         filesystem, path, prefix = open_uri(pattern)
-        found = _matches(filesystem, path)
+        matches = _matches(filesystem, path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{key}: {pattern} cannot be read: {one_line(error)}") from None
-    if not found:
-        place = "" if prefix + path == pattern else f" ({prefix}{path})"
-        raise DataError(f"{key}: {pattern} matches no file{place}. {ALLOWED}")
-    files = [InputFile(prefix + info.path, info.size, str(info.mtime_ns or "")) for info in found]
+    if not matches:
+        resolved = "" if prefix + path == pattern else f" ({prefix}{path})"
+        raise DataError(f"{key}: {pattern} matches no file{resolved}. {ALLOWED}")
+    files = [InputFile(prefix + info.path, info.size, str(info.mtime_ns or "")) for info in matches]
     unknown = [file.uri for file in files if not _is_known(file.uri)]
     if unknown:
         raise DataError(
@@ -100,6 +108,7 @@ def _expand_one(pattern: str, key: str) -> list[InputFile]:
 
 
 def _check_scheme(uri: str) -> None:
+    """Refuse a URI of an unknown scheme."""
     scheme, separator, _ = uri.partition("://")
     if separator and scheme not in SCHEMES:
         raise DataError(
@@ -108,6 +117,7 @@ def _check_scheme(uri: str) -> None:
 
 
 def _matches(filesystem: fs.FileSystem, path: str) -> list[fs.FileInfo]:
+    """Return the files that a file, a directory or a glob names, each once."""
     info = filesystem.get_file_info(path)
     if info.type == fs.FileType.File:
         return [info]
@@ -115,15 +125,15 @@ def _matches(filesystem: fs.FileSystem, path: str) -> list[fs.FileInfo]:
         below = _glob(filesystem, path, ["**", "*"])
         return [info for info in below if _is_known(info.path)]
     parts = path.split("/")
-    wild = [place for place, part in enumerate(parts) if re.search(r"[*?\[]", part)]
+    wild = [number for number, part in enumerate(parts) if re.search(r"[*?\[]", part)]
     if not wild:
         return []
-    found = _glob(filesystem, "/".join(parts[: wild[0]]) or "/", parts[wild[0] :])
-    return list({info.path: info for info in found}.values())
+    matches = _glob(filesystem, "/".join(parts[: wild[0]]) or "/", parts[wild[0] :])
+    return list({info.path: info for info in matches}.values())
 
 
 def _glob(filesystem: fs.FileSystem, directory: str, parts: list[str]) -> Iterator[fs.FileInfo]:
-    """Files below `directory` whose path matches `parts`, one directory level after the other."""
+    """Yield the files below `directory` that match `parts`, one pattern per directory level."""
     name, rest = parts[0], parts[1:] or ["*"]
     if name == "**":
         yield from _glob(filesystem, directory, rest)
@@ -141,12 +151,13 @@ def _glob(filesystem: fs.FileSystem, directory: str, parts: list[str]) -> Iterat
 
 
 def _is_known(uri: str) -> bool:
+    """Tell whether the suffix of a file is one that can be read."""
     kind, compression = format_of(uri)
     return kind in FORMATS and not (kind == "parquet" and compression)
 
 
 def format_of(uri: str) -> tuple[str, str | None]:
-    """The format and pyarrow's name of the compression, by suffix; ("", None) without one."""
+    """Return the format and pyarrow's name of the compression, by suffix, or ("", None)."""
     _, *suffixes = uri.rpartition("/")[2].lower().split(".")
     compression = COMPRESSIONS.get(suffixes[-1]) if suffixes else None
     if compression:
@@ -155,6 +166,7 @@ def format_of(uri: str) -> tuple[str, str | None]:
 
 
 def open_input(uri: str, compression: str | None) -> io.BufferedReader:
+    """Open a file for reading, decompressed by the named codec of pyarrow."""
     filesystem, path, _ = open_uri(uri)
     return io.BufferedReader(
         filesystem.open_input_stream(path, compression=compression), CHUNK_BYTES
@@ -163,7 +175,7 @@ def open_input(uri: str, compression: str | None) -> io.BufferedReader:
 
 @contextmanager
 def naming(file: InputFile) -> Iterator[None]:
-    """Turn what storage and decoders raise into a DataError that names the file."""
+    """Turn an error of storage or of a decoder into a DataError that names the file."""
     try:
         yield
     except (OSError, pa.ArrowException) as error:
@@ -174,10 +186,12 @@ def naming(file: InputFile) -> Iterator[None]:
 
 
 def one_line(error: Exception) -> str:
+    """Return the first 300 characters of a message in one line; its class if it is empty."""
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
 def hub_name(uri: str) -> tuple[str, str]:
+    """Return the name and the split of a data set on the hub; the split is "train" by default."""
     match = _HUB.fullmatch(uri)
     if match is None:
         raise DataError(f"data: {uri} is not hf://org/name or hf://org/name:split.")
@@ -185,6 +199,7 @@ def hub_name(uri: str) -> tuple[str, str]:
 
 
 def _hub_revision(file: InputFile) -> str:
+    """Return "COMMIT:SPLIT" of a data set on the hub."""
     name, split = hub_name(file.uri)
     with reaching_hub(file):
         from huggingface_hub import HfApi
@@ -194,7 +209,7 @@ def _hub_revision(file: InputFile) -> str:
 
 @contextmanager
 def reaching_hub(file: InputFile) -> Iterator[None]:
-    """Any failure of the hub's clients, which share no base class, as one DataError."""
+    """Turn any failure of the hub's clients into a DataError; they share no base class."""
     try:
         yield
     except ImportError as error:

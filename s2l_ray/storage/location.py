@@ -1,7 +1,7 @@
-"""One way to speak to local paths and object stores (s3://, gs://).
+"""Local paths and object stores (s3://, gs://) behind one interface.
 
-A file appears whole or not at all: locally by a rename from a unique temporary name, on an object
-store because an object is visible only once its upload is complete.
+A file appears whole or not at all. Locally it is renamed from a unique temporary name. On an object
+store, an object becomes visible only when its upload is complete.
 """
 
 import contextlib
@@ -27,15 +27,20 @@ from s2l_ray.errors import StorageError
 
 
 def is_uri(path: str) -> bool:
+    """Tell whether `path` has a scheme, such as s3://."""
     return "://" in path
 
 
 def absolute(path: str) -> str:
+    """Return a local path as an absolute one, and a URI as it is."""
     return path if is_uri(path) else str(Path(path).expanduser().absolute())
 
 
 def absolute_if_file(name: str | None) -> Any:
-    """Workers may run elsewhere: a name that is a path here becomes absolute, others stay."""
+    """Return the absolute path of a file that exists, and any other name as it is.
+
+    Workers have another working directory, so they need absolute paths.
+    """
     if not name or is_uri(name) or not Path(name).expanduser().exists():
         return name
     return absolute(name)
@@ -43,17 +48,17 @@ def absolute_if_file(name: str | None) -> Any:
 
 @dataclass(frozen=True)
 class Location:
-    """A file or folder: an absolute local path, or SCHEME://BUCKET/KEY with the key as it is.
+    """A file or folder: an absolute local path, or SCHEME://BUCKET/KEY.
 
-    Endpoint, region and credentials of an object store come from its standard environment
-    variables, never from the URI.
+    The key is taken literally. Endpoint, region and credentials of an object store come from its
+    standard environment variables, never from the URI.
     """
 
     uri: str
 
     @classmethod
     def of(cls, path: str | Path) -> "Location":
-        """The location of `path`; relative paths count from the working directory."""
+        """Return the location of `path`; a relative path starts at the working directory."""
         text = str(path).removeprefix("file://")
         if is_uri(text):
             return cls(text.rstrip("/"))
@@ -67,53 +72,69 @@ class Location:
 
     @property
     def name(self) -> str:
+        """Return the last component."""
         return self.uri.rsplit("/", 1)[-1]
 
     @property
     def parent(self) -> "Location":
+        """Return the folder that holds it."""
         return Location(self.uri.rsplit("/", 1)[0])
 
     @property
     def is_local(self) -> bool:
+        """Tell whether it is a local path."""
         return not is_uri(self.uri)
 
     def filesystem(self) -> tuple[pafs.FileSystem, str]:
-        """The pyarrow filesystem and the path in it."""
+        """Return the pyarrow file system, and the path in it."""
         if self.is_local:
             return pafs.LocalFileSystem(), self.uri
         with explained(self, "open"):
             return open_uri(self.uri)[:2]
 
     def exists(self) -> bool:
+        """Tell whether there is a file or folder."""
         with explained(self, "look up"):
             fs, path = self.filesystem()
             return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
 
     def names(self) -> list[str]:
-        """Names of the direct children, sorted, without temporary ones; empty if there is none."""
+        """Return the names in this folder, sorted; none if it does not exist.
+
+        Names that begin with a dot, as those of temporary files do, are left out.
+        """
         with explained(self, "list"):
             fs, path = self.filesystem()
-            found = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
-        return sorted(item.base_name for item in found if not item.base_name.startswith("."))
+            infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+        return sorted(info.base_name for info in infos if not info.base_name.startswith("."))
 
     def files(self) -> list[tuple[str, int, str]]:
-        """Relative name, size in bytes and date of every file below this folder, by name."""
+        """Return path, size in bytes and modification time of every file below this folder.
+
+        Paths are relative to this folder, and sorted. Times are nanoseconds since 1970, as text.
+        """
         with explained(self, "list"):
             fs, path = self.filesystem()
-            found = fs.get_file_info(pafs.FileSelector(path, recursive=True))
+            infos = fs.get_file_info(pafs.FileSelector(path, recursive=True))
         return sorted(
-            (item.path.removeprefix(f"{path}/"), item.size, str(item.mtime_ns))
-            for item in found
-            if item.type == pafs.FileType.File
+            (info.path.removeprefix(f"{path}/"), info.size, str(info.mtime_ns))
+            for info in infos
+            if info.type == pafs.FileType.File
         )
 
     def read_bytes(self) -> bytes:
+        """Return the content of this file."""
         with explained(self, "read"):
             fs, path = self.filesystem()
             with fs.open_input_stream(path) as stream:
                 return bytes(stream.read())
 
     def read_json(self) -> Any:
+        """Return the value in this JSON file.
+
+        Raises:
+            StorageError: the file is missing, or is not JSON.
+        """
         content = self.read_bytes()
         try:
             return json.loads(content)
@@ -121,6 +142,7 @@ class Location:
             raise StorageError(f"{self} is not JSON ({error}). Was it edited by hand?") from None
 
     def read_table(self, columns: list[str] | None = None) -> pa.Table:
+        """Return the table in this Parquet file, with all or some of its columns."""
         with explained(self, "read"):
             fs, path = self.filesystem()
             return pq.read_table(path, columns=columns, filesystem=fs, use_threads=False)
@@ -139,10 +161,12 @@ class Location:
         return array
 
     def write_bytes(self, content: bytes) -> None:
+        """Write this file, whole or not at all."""
         with self.open_atomic() as stream:
             stream.write(content)
 
     def write_json(self, value: Any) -> None:
+        """Write `value` as JSON, whole or not at all."""
         self.write_bytes((json.dumps(value, indent=1) + "\n").encode())
 
     def write_npy(self, array: np.ndarray) -> None:
@@ -156,12 +180,13 @@ class Location:
         self.write_bytes(buffer.getvalue())
 
     def write_table(self, table: pa.Table) -> None:
+        """Write `table` as Parquet, whole or not at all."""
         with self.open_atomic() as stream:
             pq.write_table(table, stream, compression="zstd")
 
     @contextlib.contextmanager
     def open_atomic(self) -> Iterator[IO[bytes]]:
-        """A stream whose content becomes this file when the block ends without an error."""
+        """Open a stream whose content becomes this file when the block ends without an error."""
         with explained(self, "write"):
             if self.is_local:
                 Path(self.uri).parent.mkdir(parents=True, exist_ok=True)
@@ -182,34 +207,25 @@ class Location:
                     os.unlink(temporary)
 
     def upload(self, folder: Path) -> None:
-        """Make the local `folder` appear here; locally at once, on an object store file by file.
+        """Copy the local `folder` to this location.
 
-        `config.json` goes last, so that a model directory without it is an unfinished one.
+        A local copy appears all at once. On an object store, files appear one by one, `config.json`
+        last: a model directory without it is unfinished.
         """
         with explained(self, "write"):
             files = sorted(path for path in folder.rglob("*") if path.is_file())
             if self.is_local:
-                staged = Path(self.uri).with_name(f".{self.name}.{uuid.uuid4().hex}")
-                try:
-                    for path in files:
-                        copy = staged / path.relative_to(folder)
-                        copy.parent.mkdir(parents=True, exist_ok=True)
-                        with path.open("rb") as source, copy.open("wb") as stream:
-                            shutil.copyfileobj(source, stream)
-                            stream.flush()
-                            # A folder that is there is whole, even after the machine has crashed.
-                            os.fsync(stream.fileno())
-                    self.remove()
-                    os.replace(staged, self.uri)
-                finally:
-                    shutil.rmtree(staged, ignore_errors=True)
+                self._copy_at_once(folder, files)
                 return
             for path in sorted(files, key=lambda file: file.name == "config.json"):
                 (self / path.relative_to(folder).as_posix())._put(path)
 
     @contextlib.contextmanager
     def local(self) -> Iterator[Path]:
-        """A local view of this file or folder: itself, or a download that goes with the block."""
+        """Give a local path of this file or folder.
+
+        It is the file itself, or a download that is removed at the end of the block.
+        """
         if self.is_local:
             yield Path(self.uri)
             return
@@ -223,7 +239,7 @@ class Location:
             yield target
 
     def remove(self) -> None:
-        """Nothing is here afterwards, whatever was here before."""
+        """Remove this file or folder, if it exists."""
         with explained(self, "remove"):
             fs, path = self.filesystem()
             kind = fs.get_file_info(path).type
@@ -232,9 +248,27 @@ class Location:
             elif kind == pafs.FileType.File:
                 fs.delete_file(path)
 
+    def _copy_at_once(self, folder: Path, files: list[Path]) -> None:
+        """Copy `files` of `folder` under a temporary name, and rename the copy to this location."""
+        copy = Path(self.uri).with_name(f".{self.name}.{uuid.uuid4().hex}")
+        try:
+            for file in files:
+                target = copy / file.relative_to(folder)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with file.open("rb") as source, target.open("wb") as stream:
+                    shutil.copyfileobj(source, stream)
+                    stream.flush()
+                    # A folder that exists is whole, even after the machine has crashed.
+                    os.fsync(stream.fileno())
+            self.remove()
+            os.replace(copy, self.uri)
+        finally:
+            shutil.rmtree(copy, ignore_errors=True)
+
     def _put(self, file: Path) -> None:
+        """Upload `file` as this object."""
         fs, path = self.filesystem()
-        # A stream that is closed by an error would publish half an object: read it first.
+        # The source is opened first: an error that closes the sink publishes half an object.
         with file.open("rb") as source, fs.open_output_stream(path) as sink:
             while block := source.read(1 << 22):
                 sink.write(block)
@@ -260,16 +294,16 @@ def open_uri(uri: str) -> tuple[pafs.FileSystem, str, str]:
 
 @cache
 def _bucket_filesystem(bucket: str) -> pafs.FileSystem:
-    """Open the file system of `bucket` once in a process: to learn its region takes a request."""
+    """Return the file system of `bucket`, opened once in a process: its region takes a request."""
     return pafs.FileSystem.from_uri(bucket)[0]
 
 
 @contextlib.contextmanager
 def temporary_space(*failures: type[Exception]) -> Iterator[None]:
-    """What goes wrong inside the block, an OSError or one of `failures`, is about temporary files.
+    """Report an OSError, or one of `failures`, inside the block as a problem of temporary files.
 
     Raises:
-        StorageError: the disk that temporary files lie on is full, or cannot be written.
+        StorageError: the disk for temporary files is full, or cannot be written.
     """
     kinds: tuple[type[Exception], ...] = (OSError, *failures)
     try:
@@ -282,15 +316,21 @@ def temporary_space(*failures: type[Exception]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def explained(place: Location, verb: str) -> Iterator[None]:
-    """Turn what the system says about `place` into a message that a user can act on."""
+def explained(location: Location, verb: str) -> Iterator[None]:
+    """Turn an error of the system into a StorageError that says what to do.
+
+    Args:
+        location: the file or folder that the block uses.
+        verb: what the block does with it, such as "read".
+    """
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:
-        raise StorageError(f"cannot {verb} {place}: {_cause(error, verb)}") from error
+        raise StorageError(f"cannot {verb} {location}: {_cause(error, verb)}") from error
 
 
 def _cause(error: Exception, verb: str) -> str:
+    """Return the cause of an error, and the remedy where one is known."""
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT):
         return "no space left. Free some, then run the same command again: it goes on from here."

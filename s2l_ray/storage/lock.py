@@ -1,4 +1,4 @@
-"""One process at a time in a run's folder: `flock` locally, a lease on an object store."""
+"""The lock of a run's folder: `flock` on a local disk, a lease on an object store."""
 
 import contextlib
 import fcntl
@@ -15,19 +15,20 @@ from s2l_ray.errors import StorageError
 from s2l_ray.storage.location import Location, explained
 
 LEASE_SECONDS = 60.0
+"""Seconds until a lease ends that its holder no longer renews."""
 SETTLE_SECONDS = 2.0
-"""Between the writing of a lease and the look that says whose it is."""
+"""Seconds between writing a lease and checking who holds it."""
 
 
 @contextlib.contextmanager
 def exclusive(folder: Location) -> Iterator[None]:
-    """Only one process holds `folder` at a time; a dead holder's claim lapses.
+    """Hold `folder` for this process alone while the block runs.
 
-    Locally `flock`, which the kernel drops with the process. On an object store a lease of
-    LEASE_SECONDS, renewed while the block runs.
+    A local folder is held by `flock`, which the kernel releases when the process ends. A folder on
+    an object store is held by a lease of LEASE_SECONDS, which is renewed while the block runs.
 
     Raises:
-        StorageError: another process holds it.
+        StorageError: another process holds the folder.
     """
     guard = _flock(folder) if folder.is_local else _lease(folder)
     with guard:
@@ -36,6 +37,7 @@ def exclusive(folder: Location) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _flock(folder: Location) -> Iterator[None]:
+    """Hold a local folder by a lock on the file `.lock` in it."""
     path = Path(folder.uri) / ".lock"
     with explained(folder, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,11 +56,12 @@ def _flock(folder: Location) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lease(folder: Location) -> Iterator[None]:
+    """Hold a folder on an object store by the file `lease.json` in it."""
     claim, mine = folder / "lease.json", uuid.uuid4().hex
     if claim.exists() and (left := claim.read_json()["until"] - time.time()) > 0:
         raise StorageError(_held(folder, f"a lease for {left:.0f} s more"))
     _renew(claim, mine)
-    # Of two that saw it free at the same moment, the one that wrote last has it.
+    # If two processes saw it free at the same moment, the one that wrote last holds it.
     time.sleep(SETTLE_SECONDS)
     if claim.read_json()["holder"] != mine:
         raise StorageError(_held(folder, "a lease that was taken at the same moment"))
@@ -71,13 +74,14 @@ def _lease(folder: Location) -> Iterator[None]:
 
 
 def _renew(claim: Location, mine: str) -> None:
+    """Write a lease for the holder `mine` that ends LEASE_SECONDS from now."""
     claim.write_json({"holder": mine, "until": time.time() + LEASE_SECONDS})
 
 
 def _keep(claim: Location, mine: str, stop: threading.Event) -> None:
-    """Renew the lease until it is no longer wanted, or somebody else's."""
+    """Renew the lease until `stop` is set, or another process holds it."""
     while not stop.wait(LEASE_SECONDS / 6):
-        # A store that does not answer once has five more tries before the lease lapses.
+        # If the store does not answer once, there are five more tries before the lease ends.
         with contextlib.suppress(StorageError):
             if claim.read_json()["holder"] != mine:
                 return
@@ -85,6 +89,7 @@ def _keep(claim: Location, mine: str, stop: threading.Event) -> None:
 
 
 def _held(folder: Location, holder: str) -> str:
+    """Return the message that another process holds `folder`."""
     return (
         f"{folder} is in use by another run ({holder}). Wait for it, stop it, or give this run "
         f"another run_dir."

@@ -36,8 +36,8 @@ def _reference_task(plan: RunPlan, _: str) -> Task:
     assert section is not None
     inputs = {
         **section_inputs("reference", section),
-        **plan.contents.of_model("reference.model contents", section.model),
-        **plan.contents.of_model("reference.path contents", section.path),
+        **plan.contents.model_inputs("reference.model contents", section.model),
+        **plan.contents.model_inputs("reference.path contents", section.path),
     }
     if section.path is None:
         inputs |= {"seed": plan.config.seed, **plan.after(REFERENCE)}
@@ -100,10 +100,10 @@ def _target_task(plan: RunPlan, arm: str) -> Task:
     assert section is not None and data is not None
     inputs = {
         **section_inputs("target", section),
-        **plan.contents.of_model("target.model contents", section.model),
+        **plan.contents.model_inputs("target.model contents", section.model),
         "data.template": data.template,
         "data.max_tokens": data.max_tokens,
-        **plan.contents.of_template(data.template),
+        **plan.contents.template_inputs(data.template),
         "seed": plan.config.seed,
         **plan.after(TARGET, arm),
     }

@@ -24,12 +24,14 @@ def _task(plan: RunPlan, _: str) -> Task:
     assert section is not None
     if section.path is not None:
         files = expand([absolute(section.path)], "trajectories.path")
-        return Task({"trajectories.path": plan.contents.shas(files)}, partial(_import, files))
+        return Task(
+            {"trajectories.path": plan.contents.file_hashes(files)}, partial(_import, files)
+        )
     queries = expand([absolute(name) for name in section.queries], QUERIES_KEY)
     inputs = {
         **section_inputs("trajectories", section),
         **plan.after(TRAJECTORIES),
-        QUERIES_KEY: plan.contents.shas(queries) or None,
+        QUERIES_KEY: plan.contents.file_hashes(queries) or None,
     }
     early = partial(_score_early, plan) if _can_begin_early(plan.config) else None
     return Task(inputs, partial(_score, plan, queries), early)
@@ -126,6 +128,6 @@ TRAJECTORIES = Stage(
     starts_during=REFERENCE.name,
     needed_to_extend=True,
     advice_on_memory="Lower trajectories.tokens_per_batch, or give each worker more memory.",
-    extending=Extending(_extension_task, keeps=True),
+    extending=Extending(_extension_task, refuses_redoing=True),
     speed=Speed(0.31, 0.75, 4.0, 32.0),
 )

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from s2l_ray.artifacts.extensions import Extension
+from s2l_ray.artifacts.extensions import BaseRun, Extension
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters import placement as placing
@@ -13,7 +13,6 @@ from s2l_ray.clusters import stage as clusters
 from s2l_ray.clusters.scaling import Scale
 from s2l_ray.clusters.worker import MomentsWorker
 from s2l_ray.config.sections import RunConfig
-from s2l_ray.extend.base_run import Base
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from tests.clusters.test_stage import (
@@ -194,7 +193,7 @@ class TestOnRay:
     def test_rows_of_an_extension_are_scaled_by_what_is_stored(self, folder, config):
         known = [row for row in range(NUM_ROWS) if STRATA[row] != "chat"]
         write_parts(folder / "trajectories", [known])
-        base = Base(folder, config, {"clusters": self.finish(folder, config)})
+        base = BaseRun(folder, config, {"clusters": self.finish(folder, config)})
         extension = Extension(folder, 1, ("new",))
         write_parts(extension.folder("trajectories"), SEVEN_PARTS, loss_NT=NEW_NT)
         out = StageDir(extension.folder("clusters"), "clusters", {})

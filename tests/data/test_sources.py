@@ -230,7 +230,7 @@ def test_a_file_that_vanishes_after_expansion_is_named(write):
     with pytest.raises(DataError, match=r"a\.jsonl is missing"):
         list(sources.read_rows(file))
     with pytest.raises(DataError, match=r"a\.jsonl is missing"):
-        input_files.content_sha(file)
+        input_files.content_hash(file)
 
 
 @pytest.fixture
@@ -320,7 +320,7 @@ def test_a_malformed_hub_name_is_refused():
 def test_the_content_sha_is_that_of_the_stored_bytes(write):
     content = gzip.compress(lines(ROWS).encode())
     (file,) = input_files.expand([str(write("a.jsonl.gz", content))])
-    assert input_files.content_sha(file) == hashlib.sha256(content).hexdigest()
+    assert input_files.content_hash(file) == hashlib.sha256(content).hexdigest()
 
 
 @pytest.mark.ray
@@ -347,7 +347,7 @@ def test_files_of_an_object_store_are_found_and_read(monkeypatch):
         assert [file.uri for file in files] == [f"s3://pool/{name}" for name in names]
         rows = [row.fields["a"] for file in files for row in sources.read_rows(file)]
         assert rows == [1, 2, "3"]
-        assert input_files.content_sha(files[1]) == hashlib.sha256(b'{"a": 2}').hexdigest()
+        assert input_files.content_hash(files[1]) == hashlib.sha256(b'{"a": 2}').hexdigest()
         with pytest.raises(DataError, match=r"s3://pool/none\.jsonl matches no file"):
             input_files.expand(["s3://pool/none.jsonl"])
     finally:

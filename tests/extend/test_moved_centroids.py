@@ -8,7 +8,7 @@ from s2l_ray.clusters import extension_drift
 from s2l_ray.clusters import placement as placing
 from s2l_ray.errors import DataError
 from s2l_ray.extend import plan as extending
-from s2l_ray.extend.base_run import base_of
+from s2l_ray.extend.base_run import load_base_run
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import subset
 from s2l_ray.report.extensions import extensions_view, summary_lines
@@ -48,7 +48,7 @@ def expected(further: int, *starts: tuple[int, int]) -> dict[str, int]:
 
 
 def to_do(run: Location, given=None, moving=None) -> list[str]:
-    steps = extending.plan(base_of(run), given, moving=moving)
+    steps = extending.plan(load_base_run(run), given, moving=moving)
     return [step.label for step in pipeline.stale(steps, None)]
 
 
@@ -158,8 +158,8 @@ def test_without_extensions_there_is_nothing_to_move_by(run):
 
 def test_rows_that_are_all_known_move_nothing(run, tmp_path):
     path = data(tmp_path)
-    base, files = base_of(run), extending.input_files.expand([path])
-    extension = extending._given(run, (extending._contents(run).sha(files[0]),))
+    base, files = load_base_run(run), extending.input_files.expand([path])
+    extension = extending.extension_of(run, (extending.cached_contents(run).file_hash(files[0]),))
     (prepare, *_) = extending.plan(base, extension, files)
     prepare.out.begin()
     # As when it is killed before it is known that no row is new.
@@ -167,7 +167,7 @@ def test_rows_that_are_all_known_move_nothing(run, tmp_path):
     prepare.out.finish({"rows": 6, "kept": 0, "known": 6, "rejected": {}, "strata": {}}, 1.0)
     said = []
     done = extending.extend(run, [path], update_centroids=True, say=said.append).done
-    assert done == [] and said == ["no row of the data is new: centroids stay where they are"]
+    assert done == [] and said == ["no row of the data is new: the centroids stay as they are"]
     assert not extension.moves_centroids
     assert extensions.SETTINGS not in (run / extensions.FOLDER / extension.name).names()
 
@@ -175,12 +175,12 @@ def test_rows_that_are_all_known_move_nothing(run, tmp_path):
 def test_centroids_that_moved_were_fitted_to_all_rows_up_to_theirs(run, tmp_path):
     chain = [given(run, data(tmp_path, 0)), given(run, data(tmp_path, 10), moving=True)]
     chain.append(given(run, data(tmp_path, 20)))
-    folder, known, fitted = placing._known(base_of(run), chain[:1])
+    folder, known, fitted = placing.latest_centroids(load_base_run(run), chain[:1])
     assert folder == chain[0].folder("clusters")
     assert extension_drift.rows_fitted_by_stratum(fitted, known["stratum_of_cluster"]) == {
         "": handmade.NUM_ROWS
     }
-    folder, known, fitted = placing._known(base_of(run), chain)
+    folder, known, fitted = placing.latest_centroids(load_base_run(run), chain)
     assert folder == chain[2].folder("clusters")
     assert extension_drift.rows_fitted_by_stratum(fitted, known["stratum_of_cluster"]) == {
         "": handmade.NUM_ROWS + 2 * NUM_NEW
@@ -197,10 +197,12 @@ def test_how_far_centroids_moved_and_how_many_rows_changed(run, tmp_path):
     stored = {"a": np.ones((1, 3), np.float32), "b": np.ones((1, 3), np.float32)}
     files = [now / f"part-{part:06d}.parquet" for part in range(3)]
     # Three nats in each of three checkpoints, and none.
-    assert placing._moved(old, files, stored, now) == (
+    assert placing.movement_note(old, files, stored, now) == (
         "centroids moved by 2.6 nats (median; 5.2 at most); 30 of 30 old rows changed their cluster"
     )
-    assert placing._moved(old, old, stored, now).endswith("0 of 30 old rows changed their cluster")
+    assert placing.movement_note(old, old, stored, now).endswith(
+        "0 of 30 old rows changed their cluster"
+    )
 
 
 def test_the_summary_says_that_old_rows_were_placed_as_well(run, tmp_path):
@@ -213,7 +215,7 @@ def test_the_summary_says_that_old_rows_were_placed_as_well(run, tmp_path):
 def test_stored_centroids_come_by_stratum_in_the_order_of_their_numbers(tmp_path):
     centroid_KT = np.arange(10, dtype=np.float32).reshape(5, 2)
     (Location.of(tmp_path) / "_centroids.npy").write_npy(centroid_KT)
-    stored = placing._stored(Location.of(tmp_path), ["b", "b", "c", "a", "a"])
+    stored = placing.stored_centroids(Location.of(tmp_path), ["b", "b", "c", "a", "a"])
 
     assert list(stored) == ["b", "c", "a"]
     np.testing.assert_array_equal(np.concatenate(list(stored.values())), centroid_KT)

@@ -10,7 +10,7 @@ from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.extend import plan as extending
-from s2l_ray.extend.base_run import base_of
+from s2l_ray.extend.base_run import load_base_run
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import subset
 from s2l_ray.report.extensions import subset_files, summary_lines
@@ -71,9 +71,9 @@ def test_a_finished_extension_is_left_as_it_is_whatever_its_file_is_called(run, 
 
 def test_the_order_in_which_files_are_named_changes_nothing(run, tmp_path):
     one, two = data(tmp_path, 0), data(tmp_path, 10)
-    contents = extending._contents(run)
-    shas = [contents.sha(file) for file in extending.input_files.expand([one, two])]
-    names = {extending._given(run, tuple(sorted(order))).name for order in (shas, shas[::-1])}
+    contents = extending.cached_contents(run)
+    hashes = [contents.file_hash(file) for file in extending.input_files.expand([one, two])]
+    names = {extending.extension_of(run, order).name for order in (hashes, hashes[::-1])}
     assert len(names) == 1
 
 
@@ -83,7 +83,7 @@ def test_a_second_extension_ranks_the_rows_of_the_first_as_well(run, tmp_path):
     second = given(run, data(tmp_path, 10))
     extend(run, data(tmp_path, 10))
 
-    assert [item.number for item in extensions.of_run(run)] == [1, 2]
+    assert [item.number for item in extensions.list_prepared(run)] == [1, 2]
     ranking = (second.folder("selection") / "ranking.parquet").read_table()
     assert ranking.num_rows == handmade.NUM_ROWS + 2 * NUM_NEW
     # The first one's files, named again, are the first one.
@@ -117,9 +117,9 @@ def test_rows_placed_in_clusters_that_are_no_more_are_placed_again(run, tree, tm
     extend(run, data(tmp_path))
     redo(planned(tree)[3], seed=8)
 
-    with pytest.raises(DataError, match=r"1 of 1 extension\(s\).*clusters that are no more"):
+    with pytest.raises(DataError, match=r"1 of 1 extension\(s\).*clusters that no longer exist"):
         subset.write_subset(run, 5, "s2l", None, None)
-    steps = extending.plan(base_of(run), None)
+    steps = extending.plan(load_base_run(run), None)
     extending.refuse_outdated(steps)
     assert [step.stage for step in pipeline.stale(steps, None)] == ["clusters", "selection"]
 
@@ -138,9 +138,9 @@ def test_rows_are_placed_again_when_the_same_inputs_gave_other_clusters(run, tre
         np.full((handmade.NUM_CLUSTERS, 3), 2, np.float32)
     )
 
-    with pytest.raises(DataError, match=r"1 of 1 extension\(s\).*clusters that are no more"):
+    with pytest.raises(DataError, match=r"1 of 1 extension\(s\).*clusters that no longer exist"):
         subset.write_subset(run, 5, "s2l", None, None)
-    steps = extending.plan(base_of(run), None)
+    steps = extending.plan(load_base_run(run), None)
     assert [step.stage for step in pipeline.stale(steps, None)] == ["clusters", "selection"]
 
 
@@ -190,7 +190,9 @@ def test_a_later_extension_is_placed_again_after_an_earlier_one(run, tmp_path):
     manifest = out.manifest()
     StageDir(out.location, "clusters", {**manifest.inputs, "seed": 8}).finish(manifest.summary, 1.0)
 
-    with pytest.raises(DataError, match=rf"1 of 2 extension.*no more.* \(first: {second.name}\)"):
+    with pytest.raises(
+        DataError, match=rf"1 of 2 extension.*no longer exist.* \(first: {second.name}\)"
+    ):
         subset.write_subset(run, 5, "s2l", None, None)
 
 
@@ -210,8 +212,8 @@ def test_losses_at_checkpoints_that_are_no_more_are_not_thrown_away(run, tree, t
 
 def test_rows_that_are_all_known_make_no_extension(run, tmp_path):
     path = data(tmp_path)
-    base, files = base_of(run), extending.input_files.expand([path])
-    extension = extending._given(run, (extending._contents(run).sha(files[0]),))
+    base, files = load_base_run(run), extending.input_files.expand([path])
+    extension = extending.extension_of(run, (extending.cached_contents(run).file_hash(files[0]),))
     (prepare, *_) = extending.plan(base, extension, files)
     prepare.out.begin()
     prepare.out.finish({"rows": 6, "kept": 0, "known": 6, "rejected": {}, "strata": {}}, 1.0)
@@ -227,7 +229,7 @@ def test_what_was_begun_with_data_that_was_then_mended_makes_way(run, tmp_path):
     begun = run / "extensions" / "001-0123456789abcdef"
     (begun / "prepared" / "staged" / "file.json").write_bytes(b"")
     said = []
-    extending._remove_unprepared(run, extensions.Extension(run, 1, ("0",)), said.append)
+    extending.remove_unprepared(run, extensions.Extension(run, 1, ("0",)), said.append)
     assert begun.name not in (run / "extensions").names()
     assert said == [
         f"removing extensions/{begun.name}: begun with other data, its rows never prepared"
@@ -241,7 +243,7 @@ def test_what_was_begun_stays_where_no_new_extension_is(run, tmp_path):
     # Something is to do, whether the data is named again or not.
     for paths in ([], [data(tmp_path)]):
         assert [step.stage for step in extend(run, *paths).done] == ["selection"]
-        extensions.of_run(run)[0].folder("selection").remove()
+        extensions.list_prepared(run)[0].folder("selection").remove()
     assert begun.name in (run / "extensions").names()
 
 
@@ -252,8 +254,8 @@ def test_a_ranking_by_clusters_that_are_no_more_does_not_stay(run, tmp_path):
     extend(run, data(tmp_path, 10))
     assert first.folder("selection").names() and second.folder("selection").names()
 
-    base = base_of(run)
+    base = load_base_run(run)
     placing, *_ = pipeline.stale(extending.plan(base, None, moving=first), None)
     by_hand = replace(placing, work=lambda progress: {})
-    extending._carry_out(base, [by_hand], None, lambda line: None)
+    extending.carry_out(base, [by_hand], None, lambda line: None)
     assert not first.folder("selection").names() and second.folder("selection").names()

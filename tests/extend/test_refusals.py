@@ -6,7 +6,7 @@ from s2l_ray.artifacts import extensions
 from s2l_ray.config.load import from_tree
 from s2l_ray.errors import DataError, ModelError, StorageError
 from s2l_ray.extend import plan as extending
-from s2l_ray.extend.base_run import base_of
+from s2l_ray.extend.base_run import load_base_run
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import subset
 from s2l_ray.storage.location import Location
@@ -55,7 +55,7 @@ def test_brought_trajectories_have_no_checkpoints(tree, tmp_path):
 
 def test_a_run_without_clusters_is_refused(tree, tmp_path):
     run = finish(changed(changed(tree, "selection", None), "clusters", None), until="trajectories")
-    with pytest.raises(DataError, match="has no clusters to place new rows in"):
+    with pytest.raises(DataError, match="has no clusters to assign new rows to"):
         extend(run, data(tmp_path))
 
 
@@ -84,8 +84,8 @@ def test_a_checkpoint_that_is_gone_is_named(run, tmp_path):
 
 def prepare_alone(run: Location, path: str, strata: dict[str, int]) -> extensions.Extension:
     """The extension of a file whose rows are prepared and not scored."""
-    base, files = base_of(run), extending.input_files.expand([path])
-    extension = extending._given(run, (extending._contents(run).sha(files[0]),))
+    base, files = load_base_run(run), extending.input_files.expand([path])
+    extension = extending.extension_of(run, (extending.cached_contents(run).file_hash(files[0]),))
     (prepare, *_) = extending.plan(base, extension, files)
     prepare.out.begin()
     told = {"rows": 6, "kept": sum(strata.values()), "known": 0, "rejected": {}, "strata": strata}
@@ -111,10 +111,10 @@ def test_minima_that_new_strata_make_too_many_are_refused_before_any_scoring(run
 def test_minima_are_looked_at_once_more_when_new_rows_are_prepared(run, tree, tmp_path):
     reselect(tree, run, minimum=3)
     extension = prepare_alone(run, data(tmp_path), {"art": 6})
-    base = base_of(run)
+    base = load_base_run(run)
     scoring = [step for step in extending.plan(base, extension) if step.stage == "trajectories"]
     with pytest.raises(DataError, match="minimum alone asks for 9 over 3 strata"):
-        extending._carry_out(base, scoring, extension, lambda line: None)
+        extending.carry_out(base, scoring, extension, lambda line: None)
 
 
 def test_a_stratum_that_only_an_extension_has_can_be_named(run, tree, tmp_path):
@@ -139,5 +139,5 @@ def test_an_extension_with_a_stratum_that_is_named_can_be_made_again(run, tree, 
     reselect(tree, run, weights={"art": 5.0})
     (run / "extensions").remove()
     # Nothing is prepared yet, so no one knows of the stratum.
-    extending._check_strata(base_of(run))
+    extending.check_strata(load_base_run(run))
     assert extension.summary("prepared") is None

@@ -151,7 +151,7 @@ def test_rows_that_are_all_known_leave_the_pool_as_it_is(copied, s2l, tmp_path, 
     assert done.returncode == 0, done.stdout + done.stderr
     assert stages_done(done.stdout) == {"prepare"}
     assert "new rows  0 of 60; 60 already in the pool, 0 rejected" in done.stdout
-    assert ("centroids stay where they are" in done.stdout) == bool(options)
+    assert ("the centroids stay as they are" in done.stdout) == bool(options)
     assert [path.name for path in folder(run).iterdir()] == ["prepared"]
 
 

@@ -127,7 +127,7 @@ for name in ("hf://org/sums", "hf://org/sums:test", "hf://org/nothing"):
     (file,) = input_files.expand([name], "data.train")
     try:
         rows = list(sources.read_rows(file))
-        print(len(rows), rows[7].row, rows[7].fields, input_files.content_sha(file))
+        print(len(rows), rows[7].row, rows[7].fields, input_files.content_hash(file))
     except DataError as error:
         print(error)
 """

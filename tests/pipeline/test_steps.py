@@ -170,14 +170,14 @@ def test_contents_are_read_again_only_when_size_or_date_say_so(tmp_path):
     path = tmp_path / "x"
     path.write_text("abc")
     contents = Contents()
-    [first] = contents.of_folder(str(path))
+    [first] = contents.folder_hashes(str(path))
     status = path.stat()
 
     path.write_text("xyz")
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert contents.of_folder(str(path)) == [first]
+    assert contents.folder_hashes(str(path)) == [first]
     os.utime(path, ns=(1, 1))
-    assert contents.of_folder(str(path)) != [first]
+    assert contents.folder_hashes(str(path)) != [first]
 
 
 def test_every_stage_lies_in_its_folder_and_every_baseline_under_arms(tree):
