@@ -1,4 +1,4 @@
-"""The stage `clusters`: trajectories are grouped by k-means."""
+"""The stage `clusters`: group trajectories by k-means."""
 
 from functools import partial
 from typing import Any
@@ -46,7 +46,7 @@ def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
 def _place(
     plan: ExtensionPlan, extension: Extension, moves: bool, out: StageDir, progress: Progress
 ) -> dict[str, Any]:
-    """Place new rows in the clusters of the run and of earlier extensions."""
+    """Assign new rows to the clusters of the run and of earlier extensions."""
     from s2l_ray.clusters import placement
 
     chain = [*plan.before(extension), extension]

@@ -1,4 +1,4 @@
-"""The stage `prepare`: input rows become numbered parts of tokens."""
+"""The stage `prepare`: turn input rows into numbered parts of tokens."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -16,7 +16,7 @@ from s2l_ray.storage.location import absolute, absolute_if_file
 
 
 def pool_tokenizer(config: RunConfig) -> str | None:
-    """Return the tokenizer of `prepared/`; None where nothing is scored."""
+    """Return the tokenizer of the pool; None if nothing needs its tokens."""
     data, reference = config.data, config.reference
     if data is not None and data.tokenizer is not None:
         return data.tokenizer
@@ -29,7 +29,7 @@ def pool_tokenizer(config: RunConfig) -> str | None:
 
 
 def with_absolute_template(data: DataConfig) -> DataConfig:
-    """Return the same section for workers, whose working directory is another one."""
+    """Return the section with an absolute path of the template, for workers in other folders."""
     return data.model_copy(update={"template": absolute_if_file(data.template)})
 
 
@@ -82,7 +82,7 @@ def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
 def _prepare_new(
     plan: ExtensionPlan, extension: Extension, out: StageDir, progress: Progress
 ) -> dict[str, Any]:
-    """Prepare the rows that neither the run nor an earlier extension has."""
+    """Prepare the rows that neither the run nor an earlier extension has, and check their ids."""
     from s2l_ray.data import duplicates, prepare
 
     base, earlier = plan.base, plan.before(extension)

@@ -1,4 +1,4 @@
-"""The stage `evaluation`: the target is judged on held-out rows."""
+"""The stage `evaluation`: measure the target on held-out rows."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial

@@ -1,6 +1,6 @@
-"""What is refused before a run, or the next step of it, begins.
+"""Checks before a run, or the next step of it, begins.
 
-Every stage declares what it refuses; here is when.
+Every stage declares its own checks. This module calls them.
 """
 
 from collections.abc import Collection, Sequence
@@ -17,20 +17,21 @@ from s2l_ray.trajectories.declaration import TRAJECTORIES
 
 
 def check_files(config: RunConfig, todo: Sequence[Step]) -> None:
-    """Look at models, template and selection of `todo` before any work is done for them.
+    """Check models, template and selection of the steps `todo` before any of them is done.
 
     Raises:
-        UserError: what can be seen without a network is missing, damaged or unknown.
+        UserError: something is missing, damaged or unknown, as far as it can be seen without a
+            network.
     """
     names = {step.stage for step in todo}
     for stage in STAGES:
-        # What scoring leaves is looked at before hours of it, however far this run is to go.
+        # The selection is checked before hours of scoring, even if this run ends before it.
         if stage.is_wanted(config) and names & {stage.name, *stage.check_also_before}:
             stage.check(config)
 
 
 def check_revisions(contents: Contents) -> None:
-    """Refuse a model whose version would be left open: the run could not be repeated or resumed."""
+    """Refuse a model whose commit is unknown: the run could be neither repeated nor resumed."""
     if contents.unknown:
         names = sorted(contents.unknown)
         raise ModelError(
@@ -41,10 +42,11 @@ def check_revisions(contents: Contents) -> None:
 
 
 def check_pool(config: RunConfig, outdated: Collection[str] = ()) -> None:
-    """Refuse what the pool is too small for, as soon as its size is known.
+    """Refuse a configuration that the pool is too small for, as soon as its size is known.
 
     Args:
-        outdated: stages that are to be redone, and whose manifests may still be there.
+        config: the configuration.
+        outdated: names of stages that are to be redone, so that their manifests do not count.
     """
     size = _pool_size(config, outdated)
     if size is not None:
@@ -54,7 +56,7 @@ def check_pool(config: RunConfig, outdated: Collection[str] = ()) -> None:
 
 
 def _pool_size(config: RunConfig, outdated: Collection[str]) -> PoolSize | None:
-    """Return the counts of the stage that knows them; None until it is finished."""
+    """Return the size of the pool; None until the stage that counts it is finished."""
     run = Location.of(config.run_dir)
     current = [stage for stage in (PREPARE, TRAJECTORIES) if stage.name not in outdated]
     summaries = {
@@ -71,7 +73,7 @@ def _pool_size(config: RunConfig, outdated: Collection[str]) -> PoolSize | None:
 
 
 def check_resources(config: RunConfig, stages: Collection[Stage]) -> None:
-    """Refuse a run whose later stages the cluster could never hold, before the first one starts."""
+    """Refuse a run if the cluster can never hold the workers of one of its stages."""
     from s2l_ray.distributed import resources
 
     for stage in stages:

@@ -1,6 +1,6 @@
-"""Which steps of a run are still to be done, and doing them.
+"""Do the steps of a run that are not done yet.
 
-What is stale is decided, and refused where it would cost finished training, before anything runs.
+Before anything runs, stale steps are listed. A run that would discard finished training is refused.
 """
 
 import contextlib
@@ -22,6 +22,7 @@ from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
 
 CONFIG = "config.json"
+"""The file in a run's folder with the configuration that it was last run with."""
 
 
 def run(
@@ -32,35 +33,42 @@ def run(
     address: str | None = None,
     say: Callable[[str], None] = print,
 ) -> list[Step]:
-    """Do what is not yet done; the steps that ran.
+    """Do the steps that are not done yet, and return them.
+
+    Args:
+        config: the configuration of the run.
+        from_stage: redo this stage and all after it.
+        until: stop after this stage.
+        address: of the Ray cluster to join; None for the default.
+        say: takes each line of progress.
 
     Raises:
-        UserError: whatever the user can change; nothing of the stage that failed is visible.
+        UserError: the user can correct it; nothing of the stage that failed is visible.
     """
     if from_stage and until and NAMES.index(until) < NAMES.index(from_stage):
         raise ConfigError(
             f"--until {until} stops before --from {from_stage}: give a later --until, or none"
         )
-    place = Location.of(config.run_dir)
-    check_run(place)
-    planned = plan(config, place)
+    folder = Location.of(config.run_dir)
+    check_run(folder)
+    planned = plan(config, folder)
     steps = planned.through(until)
     todo = stale(steps, from_stage)
     refuse_discarding(planned.steps, todo, from_stage)
     if not todo:
         return []
     preflight.check_files(config, todo)
-    open_run(place)
-    with exclusive(place):
+    open_run(folder)
+    with exclusive(folder):
         # Another run may have finished some of it while this one was waiting or hashing.
         todo = stale(steps, from_stage)
         refuse_discarding(planned.steps, todo, from_stage)
         preflight.check_revisions(planned.contents)
-        (place / CONTENTS).write_json(planned.contents.cache)
+        (folder / CONTENTS).write_json(planned.contents.cache)
         preflight.check_pool(config, {step.stage for step in todo})
         with connected(todo, config, address, say):
-            # Not before it is known that the cluster can do them again.
-            (place / CONFIG).write_json(config.model_dump(mode="json"))
+            # Old results stay until it is known that the cluster can compute them again.
+            (folder / CONFIG).write_json(config.model_dump(mode="json"))
             _discard(planned.steps, todo, from_stage)
             for step, following in zip(todo, [*todo[1:], None], strict=True):
                 preflight.check_pool(config)
@@ -69,13 +77,13 @@ def run(
 
 
 def stale(steps: Sequence[Step], from_stage: str | None) -> list[Step]:
-    """The steps that are to be done: not current, or from `from_stage` on."""
+    """Return the steps to do: those that are not current, and all from `from_stage` on."""
     start = NAMES.index(from_stage) if from_stage else len(STAGES)
     return [step for step in steps if NAMES.index(step.stage) >= start or not step.out.is_current()]
 
 
 def refuse_discarding(steps: Sequence[Step], todo: Sequence[Step], from_stage: str | None) -> None:
-    """Raise ConfigError when a finished costly step would be redone without `--from`."""
+    """Raise ConfigError if a finished costly step would be redone without `--from`."""
     start = NAMES.index(from_stage) if from_stage else len(STAGES)
     for step in todo:
         if not step.declaration.is_costly or NAMES.index(step.stage) >= start:
@@ -83,7 +91,7 @@ def refuse_discarding(steps: Sequence[Step], todo: Sequence[Step], from_stage: s
         if step.out.manifest() is not None:
             changed = _root_changes(steps, step)
             earliest = min(NAMES.index(item.stage) for item in todo)
-            # All of them go with `--from`, also those after `--until`.
+            # `--from` discards all of them, also those after `--until`.
             lost = [item for item in steps if NAMES.index(item.stage) >= earliest]
             lost = [item for item in lost if item.declaration.is_costly and item.out.manifest()]
             raise ConfigError(
@@ -96,28 +104,30 @@ def refuse_discarding(steps: Sequence[Step], todo: Sequence[Step], from_stage: s
 
 
 def _root_changes(steps: Sequence[Step], step: Step) -> list[str]:
-    """The keys that changed, followed up through earlier stages to where they come from."""
+    """Return the changed inputs of `step`, with each changed earlier step replaced by its own."""
     by_name = {item.label: item for item in steps}
-    found: list[str] = []
+    changes: list[str] = []
     for key in step.out.changed_keys():
         earlier = by_name.get(key)
         if earlier is not None and earlier.out.manifest() is not None:
-            found += _root_changes(steps, earlier) or [key]
+            changes += _root_changes(steps, earlier) or [key]
         else:
-            found.append(key)
-    return list(dict.fromkeys(found))
+            changes.append(key)
+    return list(dict.fromkeys(changes))
 
 
 def _manifest_seconds(step: Step) -> float:
+    """Return how long a step took; 0 if it is not finished."""
     manifest = step.out.manifest()
     return manifest.seconds if manifest else 0.0
 
 
 def _discard(steps: Sequence[Step], todo: Sequence[Step], from_stage: str | None) -> None:
-    """Nothing that is to be redone counts as finished any more, and `--from` removes it.
+    """Remove the manifests of the steps to redo, and with `--from` their folders.
 
-    All manifests go first, the last one first: whenever this is interrupted, what is left is
-    unfinished. With `--from`, stages after `--until` go as well: what they came from is redone.
+    All manifests are removed first, beginning with the last step. So an interruption leaves no
+    finished step whose inputs are gone. With `--from`, stages after `--until` are removed as well,
+    because the stages that they came from are redone.
     """
     start = NAMES.index(from_stage) if from_stage else len(STAGES)
     redone = [step for step in steps if NAMES.index(step.stage) >= start]
@@ -133,7 +143,7 @@ def _discard(steps: Sequence[Step], todo: Sequence[Step], from_stage: str | None
 def connected(
     todo: Sequence[Step], config: RunConfig, address: str | None, say: Callable[[str], None]
 ) -> Iterator[None]:
-    """Ray is connected inside, if a step needs it, and can hold what the steps ask for."""
+    """Connect to Ray inside the block, if a step needs it, and check that it can hold the steps."""
     if not any(step.declaration.uses_ray for step in todo):
         yield
         return
@@ -146,7 +156,7 @@ def connected(
 
 
 def carry_out(step: Step, following: Step | None, say: Callable[[str], None]) -> None:
-    """Do `step`, and of the following one what can be begun while it runs."""
+    """Do `step`, and begin the following one meanwhile if it can start during `step`."""
     started = time.monotonic()
     if step.out.is_new():
         _forget_early_work(step)
@@ -163,19 +173,19 @@ def carry_out(step: Step, following: Step | None, say: Callable[[str], None]) ->
 
 
 def _forget_early_work(step: Step) -> None:
-    """Remove what an interrupted run has begun of stages that start during this one.
+    """Remove unfinished work of stages that start during `step`.
 
-    It came from results of `step` that are no more.
+    An interrupted run began it from results of `step` that no longer exist.
     """
     for stage in STAGES:
         if stage.starts_during == step.stage:
-            begun = stage.directory(step.out.location.parent)
-            if begun.manifest() is None:
-                begun.remove()
+            early = stage.directory(step.out.location.parent)
+            if early.manifest() is None:
+                early.remove()
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """The first few plain numbers of a summary."""
+    """Return the first four numbers of a summary as text."""
     shown = []
     for key, value in summary.items():
         name = key.removeprefix("num_").replace("_", " ")

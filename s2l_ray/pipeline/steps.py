@@ -1,9 +1,9 @@
-"""The steps that a configuration asks for, each with its inputs and how it is done.
+"""Plan the steps that a configuration asks for.
 
-A step is a stage in a folder; the baselines of a comparison are further steps of the same stages
-under `arms/`. Every step's inputs (configuration keys, contents of files, fingerprints of earlier
-steps) are known before anything runs. Stages import what they run with when they run: to find out
-that there is nothing to do takes neither torch nor Ray.
+A step is a stage in a folder. The baselines of a comparison are further steps of the same stages,
+in folders under `arms/`. The inputs of every step (keys of the configuration, contents of files,
+fingerprints of earlier steps) are known before anything runs. Planning imports neither torch nor
+Ray.
 """
 
 from s2l_ray.artifacts.inputs import Contents
@@ -16,7 +16,7 @@ from s2l_ray.storage.location import Location
 
 
 def plan(config: RunConfig, run: Location) -> RunPlan:
-    """Return every step that `config` asks for, with its inputs; reads contents, writes nothing.
+    """Return every step that `config` asks for. Input files are read; nothing is written.
 
     Raises:
         DataError: an input is missing, or a pattern matches nothing.
@@ -30,12 +30,12 @@ def plan(config: RunConfig, run: Location) -> RunPlan:
 
 
 def arm_name(method: str, budget: budgets.Budget, seed: int) -> str:
-    """Return the name of the folder of an arm."""
+    """Return the name of an arm's folder."""
     return f"{method}-{budgets.slug(budget)}-{seed}"
 
 
 def arms_of(config: RunConfig) -> dict[str, SelectionConfig]:
-    """Return the run's own selection under the name "", and each baseline under its folder's."""
+    """Return folder name -> selection of every arm; the name of the run's own arm is ""."""
     section = config.selection
     if section is None:
         return {}

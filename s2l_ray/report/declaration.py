@@ -1,4 +1,4 @@
-"""The stage `report`: one page of whatever the run has finished."""
+"""The stage `report`: show all finished stages on one page."""
 
 from functools import partial
 from typing import Any

@@ -1,4 +1,4 @@
-"""The stage `selection`: a ranking of all examples, and the subset that is its beginning."""
+"""The stage `selection`: rank all examples; the subset is the beginning of the ranking."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -63,7 +63,7 @@ def _select_from_all(
 
 
 def _check(config: RunConfig) -> None:
-    """Refuse a selection that needs what no stage will leave."""
+    """Refuse a selection that needs token counts, embeddings or error norms that will not exist."""
     section = config.selection
     if section is not None:
         _check_counted(config, section)
@@ -71,7 +71,7 @@ def _check(config: RunConfig) -> None:
 
 
 def _check_counted(config: RunConfig, section: SelectionConfig) -> None:
-    """Refuse a selection that needs numbers of tokens where nothing will count them."""
+    """Refuse a selection that needs token counts if no stage will count tokens."""
     if not ranking.counts_tokens(section):
         return
     if config.data is None:
@@ -82,7 +82,7 @@ def _check_counted(config: RunConfig, section: SelectionConfig) -> None:
 
 
 def _check_scored(config: RunConfig, section: SelectionConfig) -> None:
-    """Refuse a selection that looks at embeddings or error norms which no stage will leave."""
+    """Refuse a selection that needs embeddings or error norms if no stage will compute them."""
     methods = [section.method, *section.baselines]
     comparing = [method for method in methods if METHODS[method].vectors]
     _check_switch(config, comparing, "embeddings", "compares embeddings")
@@ -98,7 +98,14 @@ def _check_scored(config: RunConfig, section: SelectionConfig) -> None:
 
 
 def _check_switch(config: RunConfig, methods: Sequence[str], key: str, does: str) -> None:
-    """Refuse methods that need what scoring leaves only with the switch `key`."""
+    """Refuse methods that need results which scoring leaves only with the switch `key`.
+
+    Args:
+        config: the configuration.
+        methods: the methods that need these results.
+        key: the switch in the section `trajectories`.
+        does: what the methods do with the results, for the message.
+    """
     if not methods:
         return
     assert config.trajectories is not None, "a selection needs clusters, and these need them"
@@ -116,7 +123,7 @@ def _check_switch(config: RunConfig, methods: Sequence[str], key: str, does: str
 
 
 def _check_pool(config: RunConfig, pool: PoolSize) -> None:
-    """Refuse a budget that is more than the pool has, and bounds of strata that do not fit it."""
+    """Refuse a budget larger than the pool, and bounds of strata that do not fit the pool."""
     section = config.selection
     if section is None:
         return

@@ -1,4 +1,4 @@
-"""The stages `reference` and `target`: the small model's fine-tuning, and the large model's."""
+"""The stages `reference` and `target`: fine-tune the small model, and the large model."""
 
 from functools import partial
 from typing import Any
@@ -19,11 +19,11 @@ from s2l_ray.training.schedule import checkpoint_steps, num_steps
 
 
 def reference_checkpoints(run: Location, summary: dict[str, Any]) -> dict[int, Location]:
-    """Return the folder of each checkpoint of a finished reference, by optimizer step.
+    """Return optimizer step -> folder for every checkpoint of a finished reference.
 
     Args:
         run: the folder of the run.
-        summary: what the finished stage says of itself.
+        summary: the summary of the stage.
     """
     folder = Location(summary["path"]) if summary["path"] else run / REFERENCE.folder
     return {
@@ -62,11 +62,12 @@ def _train_reference(plan: RunPlan, out: StageDir, progress: Progress) -> dict[s
 
 
 def _check_reference(config: RunConfig) -> None:
+    """Refuse a reference whose model cannot be used."""
     _check_model(config.reference.model if config.reference else None)
 
 
 def _check_model(model: Any) -> None:
-    """Refuse a model of which it can be seen that it is missing, damaged or unknown."""
+    """Refuse a model that is missing, damaged or unknown, as far as that can be seen here."""
     if model is not None:
         from s2l_ray.models.checkpoints import check_model
 
@@ -126,6 +127,7 @@ def _train_target(plan: RunPlan, arm: str, out: StageDir, progress: Progress) ->
 
 
 def _check_target(config: RunConfig) -> None:
+    """Refuse a target whose template or model cannot be used."""
     check_template(config)
     _check_model(config.target.model if config.target else None)
 

@@ -1,4 +1,4 @@
-"""The stage `trajectories`: the loss of every example at every checkpoint."""
+"""The stage `trajectories`: compute the loss of every example at every checkpoint."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -65,9 +65,9 @@ def _score(
 
 
 def _can_begin_early(config: RunConfig) -> bool:
-    """Tell whether a reference trains here, on as many workers to the end.
+    """Tell whether a reference is trained on a fixed number of workers.
 
-    An elastic training would lose to scoring what it may grow by.
+    With an elastic number, scoring would take the machines that training could grow by.
     """
     reference = config.reference
     if reference is None or reference.path is not None:
@@ -76,7 +76,7 @@ def _can_begin_early(config: RunConfig) -> bool:
 
 
 def _score_early(plan: RunPlan, out: StageDir, progress: Progress) -> AbstractContextManager[None]:
-    """Score the checkpoints of the reference that is training, as they come."""
+    """Score the checkpoints of the reference while it trains, each as soon as it is saved."""
     from s2l_ray.training.reference import planned
     from s2l_ray.trajectories import stage
 
@@ -105,7 +105,7 @@ def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
 def _score_new(
     plan: ExtensionPlan, extension: Extension, out: StageDir, progress: Progress
 ) -> dict[str, Any]:
-    """Score new rows at the run's checkpoints, in the precision of the run's own."""
+    """Score new rows at the run's checkpoints, in the precision of the run's own scoring."""
     from s2l_ray.trajectories import stage
 
     base = plan.base
