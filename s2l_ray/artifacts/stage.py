@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.extensions import BaseRun, Extension
 from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts
-from s2l_ray.config.sections import RunConfig, SelectionConfig
+from s2l_ray.config.sections import ModelSpec, RunConfig, SelectionConfig
+from s2l_ray.models.flops import Shape
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
-Work = Callable[[StageDir, Progress], dict[str, Any]]
+Fill = Callable[[StageDir, Progress], dict[str, Any]]
 """A function that fills the folder of a step, and returns the summary for its manifest."""
 Early = Callable[[StageDir, Progress], AbstractContextManager[None]]
 """A function that begins a step while an earlier stage runs; it gets that stage's progress.
@@ -41,7 +43,7 @@ class Task:
     """
 
     inputs: dict[str, Any]
-    work: Work
+    work: Fill
     early: Early | None = None
 
 
@@ -85,6 +87,21 @@ class Speed:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """How `s2l plan` estimates the cost of a stage that computes with a model.
+
+    Attributes:
+        model: returns the model; None if the configuration names none.
+        work: returns the computation, for a model of the given shape; None for an unknown shape.
+        speed: constants that convert it into seconds.
+    """
+
+    model: Callable[[RunConfig], ModelSpec | None]
+    work: Callable[[RunConfig, Quantities, Shape | None], Work]
+    speed: Speed
+
+
+@dataclass(frozen=True)
 class Extending:
     """The part of a stage in extending a finished run by new rows.
 
@@ -102,6 +119,11 @@ class Extending:
 
 def _nothing_to_check(*_: Any) -> None:
     """Accept any configuration and any pool."""
+
+
+def _no_sizes(*_: Any) -> dict[str, str]:
+    """Return no line."""
+    return {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +150,8 @@ class Stage:
         check_also_before: names of earlier stages before which `check` is called as well.
         check_pool: raises a UserError if the pool is too small.
         extending: its part in `s2l extend`; None if it has none.
-        speed: constants of its cost; None if its time is not estimated.
+        sizes: returns the lines of `s2l plan` that say how much it has to do, by name.
+        estimate: how its cost is estimated; None if it is not.
     """
 
     name: str
@@ -149,7 +172,8 @@ class Stage:
     check_also_before: tuple[str, ...] = ()
     check_pool: Callable[[RunConfig, PoolSize], None] = _nothing_to_check
     extending: Extending | None = None
-    speed: Speed | None = None
+    sizes: Callable[[RunConfig, Quantities], Mapping[str, str]] = _no_sizes
+    estimate: Estimate | None = None
 
     def section_of(self, config: RunConfig) -> Any:
         """Return its section of `config`; None if `config` leaves it out."""

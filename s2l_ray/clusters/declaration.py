@@ -3,9 +3,11 @@
 from functools import partial
 from typing import Any
 
+from s2l_ray.artifacts.amounts import Quantities
 from s2l_ray.artifacts.extensions import CLUSTERED, UPDATED, Extension
 from s2l_ray.artifacts.manifest import StageDir, section_inputs
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
+from s2l_ray.config.sections import MOST_CLUSTERS, RunConfig
 from s2l_ray.progress import Progress
 from s2l_ray.trajectories.declaration import TRAJECTORIES
 
@@ -53,6 +55,21 @@ def _place(
     return placement.place(plan.base, chain, out, progress, moves=moves)
 
 
+def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
+    section, pool = config.clusters, quantities.pool
+    assert section is not None
+    number = MOST_CLUSTERS if section.num_clusters == "auto" else section.num_clusters
+    text = f"up to {number:,}" if section.num_clusters == "auto" else f"{number:,}"
+    if not section.per_stratum:
+        text += " over all"
+    elif pool is None or quantities.imported is not None:
+        text += " in each stratum"
+    else:
+        most = min(number * pool.strata, quantities.num_rows)
+        text += f" in each of {pool.strata:,} strata, at most {most:,} clusters"
+    return {"clusters": text}
+
+
 CLUSTERS = Stage(
     name="clusters",
     task=_task,
@@ -63,5 +80,6 @@ CLUSTERS = Stage(
     advice_on_memory=(
         "Raise clusters.workers, on a cluster with more machines, or use larger ones."
     ),
+    sizes=_sizes,
     extending=Extending(_extension_task),
 )

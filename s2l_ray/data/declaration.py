@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
+from s2l_ray.artifacts.amounts import Quantities
 from s2l_ray.artifacts.extensions import PREPARED, Extension
 from s2l_ray.artifacts.manifest import StageDir, section_inputs
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
@@ -98,6 +99,19 @@ def _prepare_new(
     return {**summary, "notes": notes} if notes else summary
 
 
+def _sizes(_: RunConfig, quantities: Quantities) -> dict[str, str]:
+    pool, about = quantities.pool, quantities.about
+    if pool is None:
+        return {}
+    amount, where = pool.amount, "" if pool.whole else " among the first rows"
+    share = amount.responses / max(amount.tokens, 1)
+    tokens = f"{about}{amount.tokens:,} tokens, {share:.0%} of them in responses"
+    return {
+        "pool": f"{about}{amount.rows:,} rows, {tokens}",
+        "strata": f"{pool.strata:,}{where}",
+    }
+
+
 PREPARE = Stage(
     name="prepare",
     task=_task,
@@ -106,5 +120,6 @@ PREPARE = Stage(
     needed_to_extend=True,
     advice_on_memory="Lower data.rows_per_part, or use machines with more memory for each CPU.",
     check=check_template,
+    sizes=_sizes,
     extending=Extending(_extension_task, refuses_redoing=True),
 )

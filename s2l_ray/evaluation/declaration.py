@@ -4,13 +4,17 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.manifest import StageDir, section_inputs
-from s2l_ray.artifacts.stage import RunPlan, Speed, Stage, Task
+from s2l_ray.artifacts.stage import Estimate, RunPlan, Speed, Stage, Task
+from s2l_ray.config.sections import RunConfig
 from s2l_ray.data.declaration import check_template, with_absolute_template
+from s2l_ray.errors import first
+from s2l_ray.models.flops import Shape
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile, expand
 from s2l_ray.storage.location import absolute
-from s2l_ray.training.declaration import TARGET
+from s2l_ray.training.declaration import TARGET, target_model
 
 
 def _task(plan: RunPlan, arm: str) -> Task:
@@ -45,6 +49,22 @@ def _evaluate(
     return stage.run(section, data, sets, model, out, progress=progress)
 
 
+def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
+    section, sets = config.evaluation, quantities.held_out
+    if section is None or not sets:
+        return {}
+    num_items = sum(amount.rows for amount in sets.values())
+    answers = f"answers of at most {section.max_new_tokens:,} tokens"
+    return {"evaluation": f"{num_items:,} rows of {first(list(sets))}; {answers}"}
+
+
+def _work(config: RunConfig, quantities: Quantities, shape: Shape | None) -> Work:
+    from s2l_ray.evaluation.work import evaluation_work
+
+    assert config.evaluation is not None
+    return evaluation_work(config.evaluation, list(quantities.held_out.values()), shape)
+
+
 EVALUATION = Stage(
     name="evaluation",
     task=_task,
@@ -54,5 +74,6 @@ EVALUATION = Stage(
     per_arm=True,
     advice_on_memory="Lower evaluation.rows_per_batch, or give each worker more memory.",
     check=check_template,
-    speed=Speed(0.38, 0.85, 4.0, 17.0),
+    sizes=_sizes,
+    estimate=Estimate(target_model, _work, Speed(0.38, 0.85, 4.0, 17.0)),
 )

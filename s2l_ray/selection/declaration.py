@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 from s2l_ray.artifacts import extensions
+from s2l_ray.artifacts.amounts import Quantities
 from s2l_ray.artifacts.extensions import Extension
 from s2l_ray.artifacts.manifest import QUERIES, SUBSET, StageDir, section_inputs
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, PoolSize, RunPlan, Stage, Task
@@ -140,6 +141,23 @@ def _check_pool(config: RunConfig, pool: PoolSize) -> None:
         quotas.check_strata(section, prepared["strata"], pool.new_strata)
 
 
+def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
+    section, num_selected = config.selection, quantities.num_selected
+    assert section is not None
+    budget = section.budget
+    is_exact = isinstance(budget, int) or (quantities.counted and isinstance(budget, float))
+    text = f"{'' if is_exact else 'about '}{num_selected:,} examples"
+    if isinstance(budget, str):
+        text += f" of average length, {budget}"
+    if isinstance(budget, float):
+        text += f", {budget:g} of the pool rounded down"
+    if num_selected > quantities.num_rows:
+        text += ", more than there seem to be"
+    if section.baselines:
+        text += f", by each of {1 + len(section.baselines)} methods"
+    return {"selection": text}
+
+
 SELECTION = Stage(
     name="selection",
     task=_task,
@@ -160,5 +178,6 @@ SELECTION = Stage(
     check=_check,
     check_also_before=(TRAJECTORIES.name,),
     check_pool=_check_pool,
+    sizes=_sizes,
     extending=Extending(_extension_task, ranks_pool=True),
 )

@@ -3,19 +3,22 @@
 from functools import partial
 from typing import Any
 
+from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, subset_file
-from s2l_ray.artifacts.stage import PoolSize, RunPlan, Speed, Stage, Task
-from s2l_ray.config.sections import RunConfig
+from s2l_ray.artifacts.stage import Estimate, PoolSize, RunPlan, Speed, Stage, Task
+from s2l_ray.config.sections import ModelSpec, RunConfig
 from s2l_ray.data.declaration import (
     PREPARE,
     check_template,
     pool_tokenizer,
     with_absolute_template,
 )
+from s2l_ray.models.flops import Shape
 from s2l_ray.models.origins import first_checkpoint
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training.schedule import checkpoint_steps, num_steps
+from s2l_ray.training.work import training_work
 
 
 def reference_checkpoints(run: Location, summary: dict[str, Any]) -> dict[int, Location]:
@@ -29,6 +32,19 @@ def reference_checkpoints(run: Location, summary: dict[str, Any]) -> dict[int, L
     return {
         step: folder / name for step, name in zip(summary["steps"], summary["names"], strict=True)
     }
+
+
+def reference_model(config: RunConfig) -> ModelSpec | None:
+    """Return the model of the reference; of existing checkpoints, the first."""
+    reference = config.reference
+    if reference is None or reference.path is None:
+        return reference.model if reference else None
+    return f"{reference.path.rstrip('/')}/{first_checkpoint(reference.path)}"
+
+
+def target_model(config: RunConfig) -> ModelSpec | None:
+    """Return the model that the target starts from."""
+    return config.target.model if config.target else None
 
 
 def _reference_task(plan: RunPlan, _: str) -> Task:
@@ -81,6 +97,19 @@ def _check_steps(config: RunConfig, pool: PoolSize) -> None:
         checkpoint_steps(num_steps(pool.rows, section), section.checkpoints)
 
 
+def _reference_sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
+    section, pool = config.reference, quantities.pool
+    if section is None or section.model is None or pool is None:
+        return {}
+    steps = num_steps(pool.amount.rows, section)
+    return {"reference": f"{quantities.about}{steps:,} steps of {section.batch_size}"}
+
+
+def _reference_work(config: RunConfig, quantities: Quantities, shape: Shape | None) -> Work:
+    assert config.reference is not None and quantities.pool is not None
+    return training_work(config.reference, quantities.pool.amount, shape)
+
+
 REFERENCE = Stage(
     name="reference",
     task=_reference_task,
@@ -92,7 +121,8 @@ REFERENCE = Stage(
     skipped_if_imported=True,
     check=_check_reference,
     check_pool=_check_steps,
-    speed=Speed(0.20, 0.54, 12.0, 65.0),
+    sizes=_reference_sizes,
+    estimate=Estimate(reference_model, _reference_work, Speed(0.20, 0.54, 12.0, 65.0)),
 )
 
 
@@ -132,6 +162,20 @@ def _check_target(config: RunConfig) -> None:
     _check_model(config.target.model if config.target else None)
 
 
+def _target_sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
+    section = config.target
+    assert section is not None
+    steps = num_steps(quantities.num_selected, section)
+    return {"target": f"{quantities.about}{steps:,} steps of {section.batch_size}"}
+
+
+def _target_work(config: RunConfig, quantities: Quantities, shape: Shape | None) -> Work:
+    assert config.target is not None and quantities.pool is not None
+    # Tokens are those of the pool; the target's own tokenizer may make fewer or more.
+    subset = quantities.pool.amount.scaled_to(quantities.num_selected)
+    return training_work(config.target, subset, shape)
+
+
 TARGET = Stage(
     name="target",
     task=_target_task,
@@ -142,5 +186,6 @@ TARGET = Stage(
     per_arm=True,
     is_costly=True,
     check=_check_target,
-    speed=Speed(0.20, 0.32, 10.0, 25.0),
+    sizes=_target_sizes,
+    estimate=Estimate(target_model, _target_work, Speed(0.20, 0.32, 10.0, 25.0)),
 )

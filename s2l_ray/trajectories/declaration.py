@@ -5,16 +5,19 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.extensions import Extension
 from s2l_ray.artifacts.manifest import StageDir, section_inputs
-from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Speed, Stage, Task
+from s2l_ray.artifacts.stage import Estimate, Extending, ExtensionPlan, RunPlan, Speed, Stage, Task
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import RunConfig, WorkerRange
 from s2l_ray.data.declaration import PREPARE, pool_tokenizer, with_absolute_template
+from s2l_ray.models.flops import Shape
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile, expand
 from s2l_ray.storage.location import absolute, absolute_if_file
-from s2l_ray.training.declaration import REFERENCE, reference_checkpoints
+from s2l_ray.training.declaration import REFERENCE, reference_checkpoints, reference_model
+from s2l_ray.trajectories.work import scoring_work
 
 QUERIES_KEY = "trajectories.queries"
 
@@ -118,6 +121,23 @@ def _score_new(
     return stage.run(section, rows, checkpoints, out, progress=progress)
 
 
+def _sizes(_: RunConfig, quantities: Quantities) -> dict[str, str]:
+    number, imported = quantities.num_checkpoints, quantities.imported
+    if imported is not None:
+        text = f"{number} checkpoints of {imported[0]:,} rows, computed elsewhere"
+    elif number:
+        text = f"{number} checkpoints"
+    else:
+        text = "0 checkpoints, more than there seem to be steps"
+    return {"trajectories": text}
+
+
+def _work(config: RunConfig, quantities: Quantities, shape: Shape | None) -> Work:
+    section, pool = config.trajectories, quantities.pool
+    assert section is not None and pool is not None
+    return scoring_work(section, pool, quantities.num_checkpoints, shape)
+
+
 TRAJECTORIES = Stage(
     name="trajectories",
     task=_task,
@@ -129,5 +149,6 @@ TRAJECTORIES = Stage(
     needed_to_extend=True,
     advice_on_memory="Lower trajectories.tokens_per_batch, or give each worker more memory.",
     extending=Extending(_extension_task, refuses_redoing=True),
-    speed=Speed(0.31, 0.75, 4.0, 32.0),
+    sizes=_sizes,
+    estimate=Estimate(reference_model, _work, Speed(0.31, 0.75, 4.0, 32.0)),
 )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from s2l_ray.artifacts.amounts import Amount, Pool, Work
 from s2l_ray.config.sections import (
     EvaluationConfig,
     LoraConfig,
@@ -11,9 +12,11 @@ from s2l_ray.config.sections import (
     WorkerRange,
 )
 from s2l_ray.estimate import costs
-from s2l_ray.estimate.costs import Cost, Hardware, Work
-from s2l_ray.estimate.sizes import Amount, Pool
+from s2l_ray.estimate.costs import Cost, Hardware
+from s2l_ray.evaluation.work import evaluation_work
 from s2l_ray.models.flops import Shape
+from s2l_ray.training.work import training_work
+from s2l_ray.trajectories.work import scoring_work
 from tests import tiny
 
 SHAPE = Shape(body=1_000, output=200, attention=10, width=8)
@@ -23,7 +26,7 @@ ONE_PASS = 256_000
 
 
 def test_training_passes_over_its_rows_three_times_in_every_epoch():
-    work = costs.training(Training(batch_size=5, epochs=2, micro_batch_size=2), ROWS, SHAPE)
+    work = training_work(Training(batch_size=5, epochs=2, micro_batch_size=2), ROWS, SHAPE)
 
     assert work == Work(tokens=200, flops=3 * 2 * ONE_PASS, batch=Amount(2, 20, 8), units=None)
 
@@ -35,12 +38,12 @@ def test_training_passes_over_its_rows_three_times_in_every_epoch():
 def test_what_the_target_recomputes_or_freezes_is_counted(changes, passes):
     config = TargetConfig(model="large", batch_size=5, epochs=1, **changes)
 
-    assert costs.training(config, ROWS, SHAPE).flops == passes * ONE_PASS
+    assert training_work(config, ROWS, SHAPE).flops == passes * ONE_PASS
 
 
 def test_scoring_is_one_pass_at_every_checkpoint():
     pool = Pool(ROWS, strata=1, parts=2, counted=True)
-    work = costs.scoring(TrajectoriesConfig(tokens_per_batch=64), pool, 3, SHAPE)
+    work = scoring_work(TrajectoriesConfig(tokens_per_batch=64), pool, 3, SHAPE)
 
     # One worker takes two parts at two groups of checkpoints.
     assert work == Work(tokens=300, flops=3 * ONE_PASS, batch=Amount(6, 60, 24), units=4)
@@ -48,7 +51,7 @@ def test_scoring_is_one_pass_at_every_checkpoint():
 
 def test_evaluation_scores_rows_and_answers_each_at_full_length():
     config = EvaluationConfig(sets=["held"], max_new_tokens=6, rows_per_batch=2)
-    work = costs.evaluation(config, [ROWS, ROWS], SHAPE)
+    work = evaluation_work(config, [ROWS, ROWS], SHAPE)
 
     # 60 tokens of prompts, ten logits, rows of six.
     prompts = 2 * 1_000 * 60 + 2 * 200 * 10 + 4 * 10 * 6 * 60
@@ -62,7 +65,7 @@ def test_evaluation_scores_rows_and_answers_each_at_full_length():
 
 def test_without_a_model_there_are_tokens_and_nothing_else():
     config = Training(batch_size=5, epochs=2)
-    work = costs.training(config, ROWS, None)
+    work = training_work(config, ROWS, None)
 
     assert (work.tokens, work.flops) == (200, None)
     assert costs.seconds("reference", work, Hardware(2, 1e9)) is None

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from s2l_ray.artifacts.amounts import Amount, Pool
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.errors import DataError
 from s2l_ray.estimate import sizes
-from s2l_ray.estimate.sizes import Amount
 from tests import tiny
 
 ROWS = [
@@ -24,7 +24,7 @@ def write(path, rows):
     return str(path)
 
 
-def pool(data, summary=None, counter=None) -> sizes.Pool:
+def pool(data, summary=None, counter=None) -> Pool:
     return sizes.pool(data, summary, counter or sizes.by_characters(data))
 
 
@@ -125,7 +125,7 @@ def test_a_prepared_pool_is_not_estimated():
     }
     found = pool(DataConfig(train="nowhere.jsonl"), summary)
 
-    assert found == sizes.Pool(Amount(30, 1_234, 500), strata=2, parts=2, counted=True)
+    assert found == Pool(Amount(30, 1_234, 500), strata=2, parts=2, counted=True)
 
 
 def test_rows_that_were_prepared_without_a_tokenizer_have_estimated_tokens(tmp_path):
@@ -171,7 +171,7 @@ def test_brought_trajectories_are_counted_by_their_footers(tmp_path):
     trajectories(tmp_path / "b.parquet", 5, 3)
     trajectories(tmp_path / "c.parquet", 0, 0)
 
-    assert sizes.brought(f"{tmp_path}/*.parquet", None) == (12, 3)
+    assert sizes.imported(f"{tmp_path}/*.parquet", None) == (12, 3)
 
 
 @pytest.mark.parametrize(
@@ -185,16 +185,16 @@ def test_brought_trajectories_that_cannot_be_used_are_refused(tmp_path, sizes_of
     for number, size in enumerate(sizes_of_files):
         trajectories(tmp_path / f"{number}.parquet", *size)
     with pytest.raises(DataError, match=message):
-        sizes.brought(f"{tmp_path}/*.parquet", None)
+        sizes.imported(f"{tmp_path}/*.parquet", None)
 
 
 def test_finished_trajectories_are_counted_by_their_manifest():
-    assert sizes.brought("nowhere.parquet", {"rows": 9, "steps": [1, 2]}) == (9, 2)
+    assert sizes.imported("nowhere.parquet", {"rows": 9, "steps": [1, 2]}) == (9, 2)
 
 
 @pytest.mark.parametrize(
     ("limit", "expected"), [(None, (10, 500, 200)), (50, (10, 500, 200)), (5, (10, 350, 50))]
 )
 def test_responses_of_a_limited_length_leave_the_prompts_as_they_are(limit, expected):
-    found = sizes.Amount(rows=10, tokens=500, responses=200).with_responses_of(limit)
+    found = Amount(rows=10, tokens=500, responses=200).with_responses_of(limit)
     assert (found.rows, found.tokens, found.responses) == expected

@@ -7,9 +7,11 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from s2l_ray.artifacts.amounts import Amount
 from s2l_ray.config.sections import EvaluationConfig, LoraConfig, RandomModel
 from s2l_ray.errors import ModelError
-from s2l_ray.estimate import costs, sizes, trial
+from s2l_ray.estimate import trial
+from s2l_ray.evaluation.work import evaluation_work
 from s2l_ray.models import dimensions, flops, local_models
 from s2l_ray.models.generation import Generator
 from s2l_ray.models.output_layer import response_logits
@@ -100,8 +102,8 @@ def test_evaluation_has_the_operations_of_scoring_and_answering():
         generator = Generator(model, tokenizer, max_new_tokens=12, rows_per_batch=ROWS, **on_cpu)
         assert len(generator.generate(prompts)) == ROWS
 
-    amount = sizes.Amount(ROWS, ROWS * LENGTH, ROWS * RESPONSE)
-    work = costs.evaluation(config, [amount], dimensions.shape_of(model))
+    amount = Amount(ROWS, ROWS * LENGTH, ROWS * RESPONSE)
+    work = evaluation_work(config, [amount], dimensions.shape_of(model))
     assert work.flops == pytest.approx(counted(evaluate), rel=0.1)
 
 

@@ -1,0 +1,130 @@
+"""The amounts that the stages of a configuration work on, counted or estimated."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from s2l_ray.artifacts.amounts import Amount, Pool, Quantities
+from s2l_ray.artifacts.stage import Step
+from s2l_ray.config import budgets
+from s2l_ray.config.sections import DataConfig, ModelSpec, RandomModel, RunConfig
+from s2l_ray.data.declaration import PREPARE
+from s2l_ray.errors import ConfigError
+from s2l_ray.estimate import sizes
+from s2l_ray.estimate.sizes import TokenCounter
+from s2l_ray.evaluation.declaration import EVALUATION
+from s2l_ray.models.origins import list_checkpoints
+from s2l_ray.storage.location import Location
+from s2l_ray.training import schedule
+from s2l_ray.training.declaration import reference_model, target_model
+from s2l_ray.trajectories.declaration import TRAJECTORIES
+
+
+def quantities(
+    config: RunConfig, planned: Sequence[Step], stale: Collection[str]
+) -> tuple[Quantities, list[str]]:
+    """Return the amounts of every stage, and remarks on how they were counted.
+
+    Args:
+        config: the configuration.
+        planned: all its steps.
+        stale: names of the stages to do. Held-out rows are read only if they are to be evaluated.
+
+    Raises:
+        UserError: data cannot be used, or the pool is too small for the budget or the checkpoints.
+    """
+    summaries = {
+        step.stage: manifest.summary
+        for step in planned
+        if step.stage not in stale and (manifest := step.out.manifest()) is not None
+    }
+    path = config.trajectories.path if config.trajectories else None
+    imported = sizes.imported(path, summaries.get(TRAJECTORIES.name)) if path is not None else None
+    pool, held_out, remarks = _rows(config, summaries.get(PREPARE.name), EVALUATION.name in stale)
+    num_checkpoints = imported[1] if imported else _num_checkpoints(config, pool)
+    amounts = Quantities(pool, imported, num_checkpoints, 0, held_out)
+    return replace(amounts, num_selected=_num_selected(config, amounts)), remarks
+
+
+def tokenizer_of(spec: ModelSpec) -> str:
+    """Return the name of a model, or the tokenizer of one that is initialised at random."""
+    return spec.tokenizer if isinstance(spec, RandomModel) else spec
+
+
+def _rows(
+    config: RunConfig, prepared: Mapping[str, Any] | None, evaluates: bool
+) -> tuple[Pool | None, dict[str, Amount], list[str]]:
+    """Return the pool, the held-out sets if they are to be evaluated, and remarks.
+
+    Args:
+        config: the configuration.
+        prepared: the summary of the prepared pool, or None.
+        evaluates: whether the evaluation is to do.
+    """
+    data, held_out, remarks = config.data, dict[str, Amount](), list[str]()
+    if data is None:
+        return None, held_out, remarks
+    evaluation = config.evaluation if evaluates else None
+    counter = sizes.by_characters(data)
+    if evaluation is not None or prepared is None or not prepared["tokens"]:
+        counter, remarks = _counter(config, data)
+    pool = sizes.pool(data, prepared, counter)
+    if evaluation is not None:
+        held_out = {
+            name: sizes.held_out(name, data, counter, evaluation.max_items)
+            for name in dict.fromkeys(evaluation.sets)
+        }
+    return pool, held_out, remarks
+
+
+def _counter(config: RunConfig, data: DataConfig) -> tuple[TokenCounter, list[str]]:
+    """Return a counter of tokens, and a remark if the pool's tokenizer is not on this machine."""
+    from s2l_ray.models import local_models
+
+    small = None if config.imports_trajectories else reference_model(config)
+    spec = data.tokenizer or small or target_model(config)
+    tokenizer = local_models.tokenizer(spec) if spec else None
+    if tokenizer is not None:
+        return sizes.by_tokenizer(data, tokenizer), []
+    missing = f": the tokenizer of {tokenizer_of(spec)} is not on this machine" if spec else ""
+    remark = f"Tokens are characters / {sizes.CHARACTERS_PER_TOKEN:g}{missing}."
+    return sizes.by_characters(data), [remark]
+
+
+def _num_checkpoints(config: RunConfig, pool: Pool | None) -> int:
+    """Return the number of checkpoints of the reference; 0 if the estimated pool is too small."""
+    reference = config.reference
+    if reference is None or pool is None:
+        return 0
+    if reference.path is not None:
+        return len(list_checkpoints(Location.of(reference.path).names()))
+    num_steps = schedule.num_steps(pool.amount.rows, reference)
+    try:
+        return len(schedule.checkpoint_steps(num_steps, reference.checkpoints))
+    except ConfigError:
+        if pool.whole:
+            raise
+        # An estimate is no reason to refuse.
+        return 0
+
+
+def _num_selected(config: RunConfig, amounts: Quantities) -> int:
+    """Return the number of rows that the budget selects."""
+    section, num_rows = config.selection, amounts.num_rows
+    if section is None:
+        return 0
+    if isinstance(section.budget, str):
+        return _rows_of_tokens(section.budget, amounts)
+    if isinstance(section.budget, int) and not amounts.counted:
+        num_rows = max(num_rows, section.budget)
+    return budgets.budget_rows(section.budget, num_rows)
+
+
+def _rows_of_tokens(budget: str, amounts: Quantities) -> int:
+    """Return the number of rows of mean length that have the tokens of `budget`."""
+    wanted = budgets.num_tokens(budget) or 0
+    assert amounts.pool is not None, "refused by check_files"
+    amount = amounts.pool.amount
+    if amounts.pool.counted and wanted > amount.tokens:
+        raise budgets.too_many_tokens(wanted, amount.tokens, f"of {amount.rows:,} examples")
+    return max(int(wanted / max(amount.row_tokens, 1)), 1)
