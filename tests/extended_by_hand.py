@@ -22,13 +22,13 @@ NUM_NEW = 6
 
 
 def inputs(folder: Path) -> dict:
-    """The configuration of a run without a target."""
+    """Return the configuration of a run without a target."""
     tree = handmade.inputs(folder)
     return changed(changed(tree, "target", None), "evaluation", None)
 
 
 def finished_run(tree: dict, folder: Path) -> Location:
-    """Finished through its selection, with all that extensions ask its stages for."""
+    """Finish a run up to its selection, with the summaries that extending needs."""
     run = finish(tree, until="clusters")
     more = {
         "prepare": {
@@ -63,10 +63,10 @@ def data(folder: Path, start: int = 0, name: str = "new") -> str:
 def given(
     run: Location, path: str, *, moving: bool = False, stratum: str = "math"
 ) -> extensions.Extension:
-    """The extension of a file, whose first three steps are made without Ray.
+    """Return the extension of a file, with its first three steps made without Ray.
 
     Args:
-        moving: it moves the centroids, and every old row is now one cluster further.
+        moving: whether it moves the centroids; every old row then moves to the next cluster.
     """
     base = load_base_run(run)
     files = extending.input_files.expand([path])
@@ -81,15 +81,15 @@ def given(
             continue
         step.out.begin()
         summary = {"prepare": prepared, "trajectories": scored, "clusters": placed}[step.stage]
-        told = summary(step.out.location, new_rows(start, stratum))
+        facts = summary(step.out.location, new_rows(start, stratum))
         if moving and step.stage == "clusters":
-            told = moved_on(step.out.location, old)
-        step.out.finish(told, 1.0)
+            facts = moved_on(step.out.location, old)
+        step.out.finish(facts, 1.0)
     return extension
 
 
 def moved_on(folder: Location, old: list[Location]) -> dict:
-    """The new rows' part comes after those of all old rows."""
+    """Write the parts of all old rows in the next cluster, and after them that of the new rows."""
     tables = []
     for table in (file.read_table() for file in old):
         further_N = (table["cluster"].to_numpy() + 1) % handmade.NUM_CLUSTERS
@@ -138,7 +138,7 @@ def placed_summary() -> dict:
 
 
 def redo(step, **inputs):
-    """As if the stage had come out with other inputs."""
+    """Finish a step as if it had had other inputs; return its fingerprint."""
     manifest = step.out.manifest()
     out = StageDir(step.out.location, step.stage, {**manifest.inputs, **inputs})
     out.finish(manifest.summary, 1.0)

@@ -1,4 +1,4 @@
-"""How much there is to compute on: rows and tokens, and the work of a stage on them."""
+"""Amounts of rows and tokens, and the work of a stage on them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -88,7 +88,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Estimate:
-    """How `s2l plan` estimates the cost of a stage that computes with a model.
+    """The functions and constants that estimate the cost of a stage that computes with a model.
 
     Attributes:
         model: returns the model; None if the configuration names none.
@@ -151,7 +151,7 @@ class Stage:
         check_pool: raises a UserError if the pool is too small.
         extending: its part in `s2l extend`; None if it has none.
         sizes: returns the lines of `s2l plan` that say how much it has to do, by name.
-        estimate: how its cost is estimated; None if it is not.
+        estimate: estimates its cost for `s2l plan`; None if its cost is not estimated.
     """
 
     name: str

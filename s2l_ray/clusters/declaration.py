@@ -42,10 +42,10 @@ def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
     moves = extension == plan.moving or extension.moves_centroids
     if moves:
         inputs[UPDATED] = True
-    return Task(inputs, partial(_place, plan, extension, moves))
+    return Task(inputs, partial(_assign, plan, extension, moves))
 
 
-def _place(
+def _assign(
     plan: ExtensionPlan, extension: Extension, moves: bool, out: StageDir, progress: Progress
 ) -> dict[str, Any]:
     """Assign new rows to the clusters of the run and of earlier extensions."""

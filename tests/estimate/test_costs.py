@@ -1,4 +1,4 @@
-"""What stages compute and how long it takes; expected values worked out by hand."""
+"""The work of stages and the time that it takes; expected values are worked out by hand."""
 
 import pytest
 

@@ -220,40 +220,40 @@ def test_too_few_rows_for_the_checkpoints_are_refused_unless_they_are_estimated(
 
 
 @pytest.fixture
-def brought(tree, tmp_path):
-    """Trajectories of 30 rows at 4 checkpoints that were computed elsewhere."""
+def imported(tree, tmp_path):
+    """A configuration with imported trajectories of 30 rows at 4 checkpoints."""
     losses = pa.array([[1.0, 0.5, 0.25, 0.1]] * 30, pa.list_(pa.float32()))
     table = pa.table({"example_id": handmade.IDS, "loss_nats": losses})
     pq.write_table(table, tmp_path / "losses.parquet")
     return changed(tree, "trajectories.path", str(tmp_path / "losses.parquet"))
 
 
-def test_brought_trajectories_have_a_size_and_no_cost(brought):
+def test_imported_trajectories_have_a_size_and_no_cost(imported):
     for section in ("data", "reference", "target", "evaluation"):
-        brought = changed(brought, section, None)
+        imported = changed(imported, section, None)
 
-    assert sized(changed(brought, "selection.budget", 0.5)) == {
+    assert sized(changed(imported, "selection.budget", 0.5)) == {
         "trajectories": "4 checkpoints of 30 rows, computed elsewhere",
         "clusters": "3 in each stratum",
         "selection": "15 examples, 0.5 of the pool rounded down",
     }
-    assert not any("FLOP" in line for line in lines(brought))
+    assert not any("FLOP" in line for line in lines(imported))
     for key, value in (("budget", "5 tokens"), ("method", "longest-responses")):
         with pytest.raises(DataError, match=r"there is no `data`\. Give `data` with"):
-            lines(changed(brought, f"selection.{key}", value))
+            lines(changed(imported, f"selection.{key}", value))
 
 
-def test_a_target_after_brought_trajectories_has_a_cost(brought):
-    assert "reference" not in sized(brought)
-    assert list(cost(brought)) == ["target", "evaluation", "all"]
-    finish(brought, until="trajectories")
-    assert sized(brought)["trajectories"] == "3 checkpoints of 30 rows, computed elsewhere"
+def test_a_target_after_imported_trajectories_has_a_cost(imported):
+    assert "reference" not in sized(imported)
+    assert list(cost(imported)) == ["target", "evaluation", "all"]
+    finish(imported, until="trajectories")
+    assert sized(imported)["trajectories"] == "3 checkpoints of 30 rows, computed elsewhere"
 
 
-def test_trajectories_that_are_no_parquet_are_refused(brought, tmp_path):
+def test_trajectories_that_are_no_parquet_are_refused(imported, tmp_path):
     (tmp_path / "losses.parquet").write_text("no parquet")
     with pytest.raises(DataError, match=r"losses\.parquet cannot be read as parquet"):
-        lines(brought)
+        lines(imported)
 
 
 def test_existing_checkpoints_are_counted_and_only_scored(tree, tmp_path):

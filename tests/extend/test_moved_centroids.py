@@ -1,11 +1,10 @@
-"""Extensions that move the centroids: whose labels count, and what is placed again and when."""
+"""Extensions that move the centroids: their labels count, and later rows are assigned again."""
 
 import numpy as np
 import pytest
 
 from s2l_ray.artifacts import extensions
-from s2l_ray.clusters import extension_drift
-from s2l_ray.clusters import placement as placing
+from s2l_ray.clusters import extension_drift, placement
 from s2l_ray.errors import DataError
 from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import load_base_run
@@ -40,11 +39,11 @@ def cluster_by_id(extension: extensions.Extension) -> dict[str, int]:
 def expected(further: int, *starts: tuple[int, int]) -> dict[str, int]:
     """Clusters by hand: so much further, for the run and for each (start of rows, further)."""
     number = handmade.NUM_CLUSTERS
-    found = {example: (place + further) % number for place, example in enumerate(handmade.IDS)}
+    clusters = {example: (row + further) % number for row, example in enumerate(handmade.IDS)}
     for start, of_these in starts:
         rows = enumerate(new_rows(start))
-        found |= {row["id"]: (place + of_these) % number for place, row in rows}
-    return found
+        clusters |= {fields["id"]: (row + of_these) % number for row, fields in rows}
+    return clusters
 
 
 def to_do(run: Location, given=None, moving=None) -> list[str]:
@@ -78,14 +77,14 @@ def test_the_last_labels_of_a_row_count(run, tmp_path):
     assert count == handmade.NUM_ROWS + 4 * NUM_NEW
 
 
-def test_what_has_moved_stays_so_without_being_told_again(run, tmp_path):
+def test_moved_centroids_stay_moved_without_the_option(run, tmp_path):
     given(run, data(tmp_path), moving=True)
     extend(run, data(tmp_path))
     before = content(run)
     for again in ({}, {"update_centroids": True}):
         assert extend(run, data(tmp_path), **again).done == []
-        outcome = extend(run, **again)
-        assert outcome.done == [] and (outcome.extension is not None) == bool(again)
+        result = extend(run, **again)
+        assert result.done == [] and (result.extension is not None) == bool(again)
     assert content(run) == before
 
 
@@ -98,7 +97,7 @@ def test_an_extension_that_was_placed_can_move_the_centroids_later(run, tmp_path
         f"clusters ({second.name})",
         f"selection ({second.name})",
     ]
-    # Whatever came later is placed in what has moved.
+    # Later extensions are assigned to the clusters that have moved.
     assert to_do(run, moving=first) == [
         f"clusters ({first.name})",
         f"clusters ({second.name})",
@@ -175,12 +174,12 @@ def test_rows_that_are_all_known_move_nothing(run, tmp_path):
 def test_centroids_that_moved_were_fitted_to_all_rows_up_to_theirs(run, tmp_path):
     chain = [given(run, data(tmp_path, 0)), given(run, data(tmp_path, 10), moving=True)]
     chain.append(given(run, data(tmp_path, 20)))
-    folder, known, fitted = placing.latest_centroids(load_base_run(run), chain[:1])
+    folder, known, fitted = placement.latest_centroids(load_base_run(run), chain[:1])
     assert folder == chain[0].folder("clusters")
     assert extension_drift.rows_fitted_by_stratum(fitted, known["stratum_of_cluster"]) == {
         "": handmade.NUM_ROWS
     }
-    folder, known, fitted = placing.latest_centroids(load_base_run(run), chain)
+    folder, known, fitted = placement.latest_centroids(load_base_run(run), chain)
     assert folder == chain[2].folder("clusters")
     assert extension_drift.rows_fitted_by_stratum(fitted, known["stratum_of_cluster"]) == {
         "": handmade.NUM_ROWS + 2 * NUM_NEW
@@ -197,10 +196,10 @@ def test_how_far_centroids_moved_and_how_many_rows_changed(run, tmp_path):
     stored = {"a": np.ones((1, 3), np.float32), "b": np.ones((1, 3), np.float32)}
     files = [now / f"part-{part:06d}.parquet" for part in range(3)]
     # Three nats in each of three checkpoints, and none.
-    assert placing.movement_note(old, files, stored, now) == (
+    assert placement.movement_note(old, files, stored, now) == (
         "centroids moved by 2.6 nats (median; 5.2 at most); 30 of 30 old rows changed their cluster"
     )
-    assert placing.movement_note(old, old, stored, now).endswith(
+    assert placement.movement_note(old, old, stored, now).endswith(
         "0 of 30 old rows changed their cluster"
     )
 
@@ -215,7 +214,7 @@ def test_the_summary_says_that_old_rows_were_placed_as_well(run, tmp_path):
 def test_stored_centroids_come_by_stratum_in_the_order_of_their_numbers(tmp_path):
     centroid_KT = np.arange(10, dtype=np.float32).reshape(5, 2)
     (Location.of(tmp_path) / "_centroids.npy").write_npy(centroid_KT)
-    stored = placing.stored_centroids(Location.of(tmp_path), ["b", "b", "c", "a", "a"])
+    stored = placement.stored_centroids(Location.of(tmp_path), ["b", "b", "c", "a", "a"])
 
     assert list(stored) == ["b", "c", "a"]
     np.testing.assert_array_equal(np.concatenate(list(stored.values())), centroid_KT)

@@ -1,4 +1,4 @@
-"""Extensions of a run made by hand: what they depend on, and what is done with them without Ray."""
+"""Extensions of a run made by hand: their inputs, and the steps that are done without Ray."""
 
 from dataclasses import replace
 
@@ -46,9 +46,9 @@ def test_the_budget_is_spread_over_old_and_new_rows_and_the_run_stays_as_it_was(
 ):
     before = content(run)
     extension = given(run, data(tmp_path))
-    outcome = extend(run, data(tmp_path))
+    result = extend(run, data(tmp_path))
 
-    assert [step.label for step in outcome.done] == [f"selection ({extension.name})"]
+    assert [step.label for step in result.done] == [f"selection ({extension.name})"]
     ranking = (extension.folder("selection") / "ranking.parquet").read_table()
     everyone = handmade.IDS + [row["id"] for row in new_rows(0)]
     assert sorted(ranking["example_id"].to_pylist()) == sorted(everyone)
@@ -125,7 +125,7 @@ def test_rows_placed_in_clusters_that_are_no_more_are_placed_again(run, tree, tm
 
 
 def redo_otherwise(step, **summary):
-    """As if the stage had been done again with equal inputs, and another outcome."""
+    """Finish a step again with equal inputs and another summary."""
     manifest = step.out.manifest()
     step.out.finish({**manifest.summary, **summary}, 1.0)
 

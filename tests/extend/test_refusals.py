@@ -1,4 +1,4 @@
-"""What is refused before anything of an extension is computed, and what is said of it."""
+"""Extensions that are refused before anything of them is computed, and the messages."""
 
 import pytest
 
@@ -44,11 +44,11 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     assert not (tmp_path / "nowhere").exists()
 
 
-def test_brought_trajectories_have_no_checkpoints(tree, tmp_path):
+def test_imported_trajectories_have_no_checkpoints(tree, tmp_path):
     (tmp_path / "losses.parquet").write_bytes(b"1")
-    brought = {key: tree[key] for key in ("run_dir", "clusters", "selection")}
-    brought["trajectories"] = {"path": str(tmp_path / "losses.parquet")}
-    run = finish(brought, until="clusters")
+    imported = {key: tree[key] for key in ("run_dir", "clusters", "selection")}
+    imported["trajectories"] = {"path": str(tmp_path / "losses.parquet")}
+    run = finish(imported, until="clusters")
     with pytest.raises(DataError, match=r"no checkpoints.*trajectories were computed elsewhere"):
         extend(run, data(tmp_path))
 
@@ -83,13 +83,19 @@ def test_a_checkpoint_that_is_gone_is_named(run, tmp_path):
 
 
 def prepare_alone(run: Location, path: str, strata: dict[str, int]) -> extensions.Extension:
-    """The extension of a file whose rows are prepared and not scored."""
+    """Return the extension of a file whose rows are prepared and not scored."""
     base, files = load_base_run(run), extending.input_files.expand([path])
     extension = extending.extension_of(run, (extending.cached_contents(run).file_hash(files[0]),))
     (prepare, *_) = extending.plan(base, extension, files)
     prepare.out.begin()
-    told = {"rows": 6, "kept": sum(strata.values()), "known": 0, "rejected": {}, "strata": strata}
-    prepare.out.finish(told, 1.0)
+    summary = {
+        "rows": 6,
+        "kept": sum(strata.values()),
+        "known": 0,
+        "rejected": {},
+        "strata": strata,
+    }
+    prepare.out.finish(summary, 1.0)
     return extension
 
 

@@ -14,7 +14,7 @@ pytestmark = pytest.mark.ray
 
 
 def extend(environment: dict[str, str], *arguments: object) -> str:
-    """What the program says."""
+    """Return the output of the program."""
     command = [sys.executable, "-m", "s2l_ray", *map(str, arguments)]
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=240, check=False
@@ -24,7 +24,7 @@ def extend(environment: dict[str, str], *arguments: object) -> str:
 
 
 def results(run: Location) -> dict[str, bytes]:
-    """What extensions leave, without the original rows: these name the file that they are from."""
+    """Return the results of extensions, without original rows, which name their file."""
     kinds = (".parquet", ".npy", ".jsonl")
     names = [name for name, _, _ in (run / "extensions").files() if name.endswith(kinds)]
     found = {f"extensions/{name}": (run / "extensions" / name).read_bytes() for name in names}

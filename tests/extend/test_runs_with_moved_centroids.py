@@ -20,7 +20,7 @@ def losses_and_strata(places: list[Path]) -> tuple[np.ndarray, np.ndarray, list[
 
 
 def nearest(losses, strata, place: Path) -> tuple[np.ndarray, float]:
-    """Labels from the definition, and the inertia, in the clusters that lie there."""
+    """Return labels by definition, and the inertia, in the clusters of the folder `place`."""
     centroid_KT = np.load(place / "_centroids.npy").astype(float)
     of_cluster = np.array(manifest(place)["summary"]["stratum_of_cluster"])
     sqdist_NK = ((losses[:, None] - centroid_KT) ** 2).sum(axis=2)
@@ -30,7 +30,7 @@ def nearest(losses, strata, place: Path) -> tuple[np.ndarray, float]:
 
 @pytest.fixture(scope="module")
 def updated(extended, s2l, tmp_path_factory) -> Path:
-    """The extended run, told later to move its centroids."""
+    """The extended run, after its centroids have moved."""
     run = Path(shutil.copytree(extended, tmp_path_factory.mktemp("updated") / "run"))
     before = {path: found for path, found in state(run).items() if "/extensions/" not in path}
     done = s2l("extend", run, "--update-centroids")

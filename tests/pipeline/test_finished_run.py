@@ -1,6 +1,6 @@
-"""What can be done with a finished run, and what is refused; tests that change one copy it.
+"""Commands on a finished run, and their refusals. Tests that change the run copy it.
 
-Where a run lies is no part of its fingerprints.
+The path of a run is no part of its fingerprints.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What is refused before anything is done, or as soon as it is known, and leaves all as it was."""
+"""Refusals, before anything is done or as soon as possible; the run stays as it was."""
 
 import pytest
 

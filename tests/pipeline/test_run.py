@@ -1,4 +1,4 @@
-"""What is done again, what is refused, and that finished work stays."""
+"""Stale stages are done again, or refused; finished work stays."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""What a step depends on: its fingerprint changes with that, and with nothing else."""
+"""The fingerprint of a step changes with its inputs, and with nothing else."""
 
 import os
 import shutil

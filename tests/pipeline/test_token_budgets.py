@@ -14,11 +14,11 @@ BUDGET = {"budget": "100 tokens"}
 
 @pytest.fixture
 def tree(tmp_path):
-    """Trajectories that were brought, and the data that they belong to."""
+    """Imported trajectories, and the data that they belong to."""
     tree = handmade.inputs(tmp_path)
     (tmp_path / "losses.parquet").write_bytes(b"1")
-    brought = {key: tree[key] for key in ("run_dir", "data", "clusters", "selection")}
-    return brought | {"trajectories": {"path": str(tmp_path / "losses.parquet")}}
+    imported = {key: tree[key] for key in ("run_dir", "data", "clusters", "selection")}
+    return imported | {"trajectories": {"path": str(tmp_path / "losses.parquet")}}
 
 
 @pytest.fixture
