@@ -32,11 +32,11 @@ UNFINISHED = "unfinished.json"
 SCRATCH = ("staged", "units", "resume", "attempts")
 """Folders that a stage needs only until it is finished; then they are removed."""
 EMBEDDINGS = "embeddings"
-"""The prefix of files with embeddings, in the folder of the trajectories."""
+"""The folder of embeddings, next to the trajectories, and the prefix of its files."""
 NORMS = "error_norms"
-"""The prefix of files with error norms, for EL2N, in the same folder."""
+"""The folder of error norms, for EL2N, next to the trajectories, and the prefix of its files."""
 QUERIES = "queries"
-"""The folder, below that of the trajectories, with the embeddings of queries."""
+"""The folder with the losses and embeddings of queries, next to the trajectories."""
 RUN_MARK = "run.json"
 """The file that marks a folder as a run."""
 VERSIONED = ("s2l_ray", "ray", "torch", "transformers", "deepspeed", "numpy", "pyarrow")
@@ -99,6 +99,23 @@ def centroids_file(folder: Location) -> Location:
     """Return the file of the centroids in the folder of finished clusters."""
     old = folder / OLD_CENTROIDS
     return old if old.exists() else folder / CENTROIDS
+
+
+def pass_folder(losses: Location, name: str) -> Location:
+    """Return the folder of the embeddings or error norms from the passes that left `losses`.
+
+    Args:
+        losses: the folder of the trajectories; in runs of version 0.1 it has these files, too.
+        name: EMBEDDINGS or NORMS.
+    """
+    own = losses.parent / name
+    return own if own.names() else losses
+
+
+def query_embeddings(losses: Location) -> Location:
+    """Return the folder of the embeddings of queries of the run whose trajectories these are."""
+    old = losses / QUERIES
+    return old if old.names() else losses.parent / QUERIES / EMBEDDINGS
 
 
 def subset_file(parent: Location, suffix: str) -> Location:

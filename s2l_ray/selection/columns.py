@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray import hashing
-from s2l_ray.artifacts.manifest import NORMS
+from s2l_ray.artifacts.manifest import NORMS, pass_folder
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.errors import DataError, first
 from s2l_ray.selection import summaries
@@ -181,7 +181,7 @@ def _joined(reads: _Reads, key_N: np.ndarray, sources: Sources) -> dict[str, np.
 
 
 def scored_parts(prefix: str, sources: Sources, needed: str, advice: str) -> Parts:
-    """Return the files with this prefix in the folders of the trajectories.
+    """Return the files with this prefix from the passes that left the trajectories.
 
     Args:
         needed: the beginning of the message if there are none: what needs them.
@@ -191,9 +191,12 @@ def scored_parts(prefix: str, sources: Sources, needed: str, advice: str) -> Par
         DataError: there are none.
     """
     losses = sources.trajectories
-    parts = Parts(losses.folder, prefix, losses.more) if losses is not None else None
+    parts = None
+    if losses is not None:
+        folder, *more = (pass_folder(each, prefix) for each in (losses.folder, *losses.more))
+        parts = Parts(folder, prefix, tuple(more))
     if parts is None or not parts.files():
-        where = f" in {parts.folder_names}" if parts else ""
+        where = f" in {losses.folder_names}" if losses else ""
         raise DataError(
             f"selection: {needed}, and there are none{where}. {advice}; trajectories that were "
             "imported have none."

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts.manifest import EMBEDDINGS, QUERIES
+from s2l_ray.artifacts.manifest import EMBEDDINGS, QUERIES, query_embeddings
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.errors import DataError
 from s2l_ray.selection.columns import (
@@ -49,17 +49,18 @@ def read(
         yield {}
         return
     parts = scored_parts(EMBEDDINGS, sources, "embeddings of all examples are compared", REDO)
-    queries = {QUERIES: _queries(parts)} if QUERIES in names else {}
+    queries = {QUERIES: _queries(sources)} if QUERIES in names else {}
     with tempfile.TemporaryDirectory(prefix="s2l-") as scratch:
         yield queries | {EMBEDDINGS: _gathered(parts, key_N, sources, Path(scratch) / "vectors")}
 
 
-def _queries(parts: Parts) -> np.ndarray:
+def _queries(sources: Sources) -> np.ndarray:
     """Return the embeddings of the queries, float16 (Q, H).
 
     An extension is ranked by the queries of its run, so they are read from the run's folder.
     """
-    queries = Parts(parts.folder / QUERIES, EMBEDDINGS)
+    assert sources.trajectories is not None, "embeddings of examples are there"
+    queries = Parts(query_embeddings(sources.trajectories.folder), EMBEDDINGS)
     vectors = [_vectors_of(table) for table in queries.tables(["embedding"])]
     if not vectors:
         raise DataError(

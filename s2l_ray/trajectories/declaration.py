@@ -7,7 +7,7 @@ from typing import Any
 
 from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.extensions import Extension
-from s2l_ray.artifacts.manifest import StageDir, section_inputs
+from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS, QUERIES, StageDir, section_inputs
 from s2l_ray.artifacts.stage import Estimate, Extending, ExtensionPlan, RunPlan, Speed, Stage, Task
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import RunConfig, WorkerRange
@@ -145,6 +145,7 @@ TRAJECTORIES = Stage(
     section="trajectories",
     needs=(PREPARE.name, REFERENCE.name),
     is_costly=True,
+    further_folders=(EMBEDDINGS, NORMS, QUERIES),
     starts_during=REFERENCE.name,
     needed_to_extend=True,
     advice_on_memory="Lower trajectories.tokens_per_batch, or give each worker more memory.",

@@ -19,7 +19,7 @@ TABLES: Mapping[str, Callable[[pa.ChunkedArray, np.ndarray], pa.Table]] = {
     EMBEDDINGS: embedding_table,
     NORMS: norm_table,
 }
-"""Results of one checkpoint's pass other than losses, by the beginning of their files' names."""
+"""Results of one checkpoint's pass other than losses, by their folder next to that of the stage."""
 
 
 class ScoredFiles:
@@ -59,7 +59,7 @@ class ScoredFiles:
             # come last, so if they exist, the other results exist in the same precision.
             for other in DTYPES.keys() - {self.precision}:
                 self._losses(part, index, other).remove()
-            file = self.folder / part_name(part, name)
+            file = self.folder.parent / name / part_name(part, name)
             file.write_table(TABLES[name](example_ids, value_N))
         self._losses(part, index).write_npy(loss_N)
 

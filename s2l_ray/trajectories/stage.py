@@ -6,7 +6,7 @@ part, never across parts, so a loss does not depend on the worker that computes 
 completes a part's last checkpoint joins its files into the final part.
 
 With `embeddings`, the forward pass at the last checkpoint also leaves an embedding of each example,
-in a file of its own: whoever reads losses does not pass over embeddings, which are larger. With
+in a folder of its own: whoever reads losses does not pass over embeddings, which are larger. With
 `error_norms`, the pass at the first checkpoint leaves these, because EL2N is meant for models early
 in their training.
 
@@ -48,11 +48,11 @@ def run(
 
     Reads   prepared part-*     example_id, stratum, input_ids, num_prompt_tokens
     Writes  part-*.parquet      example_id, stratum: string, loss_nats: fixed_size_list<float32>[T]
-            embeddings-*.parquet    with `embeddings`: example_id: string, embedding:
+            ../embeddings/      with `embeddings`: example_id: string, embedding:
                                 fixed_size_list<float16>[H], of length one
-            error_norms-*.parquet   with `error_norms`: example_id: string, error_norm: float32, at
-                                the first checkpoint
-            queries/            losses and embeddings of queries, at the last checkpoint alone
+            ../error_norms/     with `error_norms`: example_id: string, error_norm: float32, at the
+                                first checkpoint
+            ../queries/         losses and embeddings of queries, at the last checkpoint alone
     Returns sums over the rows; the number of files of losses (part x checkpoint) that were there
             before, scored while the reference trained or by a run that was interrupted; the number
             of query rows that could be used; notes on slower scoring, and on query rows that could
@@ -76,7 +76,7 @@ def run(
         sums[result["group"]] += result["sums"]
         precision = result["precision"]
     if query_parts is not None:
-        of_queries = replace(out, location=out.location / QUERIES)
+        of_queries = replace(out, location=out.further_folder(QUERIES) / out.location.name)
         embed_queries(config, query_parts, checkpoints[-1], of_queries, precision)
     notes = [(out.location / UNITS / name).read_bytes().decode() for name in _names(out, "note-")]
     optional = {

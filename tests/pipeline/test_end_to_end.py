@@ -20,8 +20,8 @@ STEPS = [20, 40, 60, 80]
 
 
 def test_every_example_and_every_query_has_an_embedding_of_length_one(finished):
-    found = table(finished / "trajectories", "embeddings-*.parquet")
-    asked = table(finished / "trajectories" / "queries", "embeddings-*.parquet")
+    found = table(finished / "embeddings", "embeddings-*.parquet")
+    asked = table(finished / "queries" / "embeddings", "embeddings-*.parquet")
     losses = table(finished / "trajectories")
 
     assert found["example_id"].to_pylist() == losses["example_id"].to_pylist()
@@ -32,15 +32,17 @@ def test_every_example_and_every_query_has_an_embedding_of_length_one(finished):
         vectors = np.array(embedded["embedding"].to_pylist())
         assert vectors.shape == (embedded.num_rows, SHAPE["hidden_size"])
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=2e-3)
-    left = {path.name for path in (finished / "trajectories" / "queries").iterdir()}
-    assert left == {"part-000000.parquet", "part-000001.parquet"} | {
-        "embeddings-000000.parquet",
-        "embeddings-000001.parquet",
+    left = {f"{path.parent.name}/{path.name}" for path in (finished / "queries").glob("*/*")}
+    assert left == {
+        "trajectories/part-000000.parquet",
+        "trajectories/part-000001.parquet",
+        "embeddings/embeddings-000000.parquet",
+        "embeddings/embeddings-000001.parquet",
     }
 
 
 def test_every_example_has_the_length_of_its_errors(finished):
-    found = table(finished / "trajectories", "error_norms-*.parquet")
+    found = table(finished / "error_norms", "error_norms-*.parquet")
     losses = table(finished / "trajectories")
     assert found["example_id"].to_pylist() == losses["example_id"].to_pylist()
     norm_N, first_N = found["error_norm"].to_numpy(), np.stack(losses["loss_nats"].to_numpy())[:, 0]

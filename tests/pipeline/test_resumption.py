@@ -30,12 +30,13 @@ SAME = {
     "trajectories": [
         "part-000000.parquet",
         "part-000014.parquet",
-        "embeddings-000014.parquet",
-        "error_norms-000014.parquet",
-        "queries/embeddings-000000.parquet",
     ],
+    "embeddings": ["embeddings-000014.parquet"],
+    "error_norms": ["error_norms-000014.parquet"],
+    "queries": ["embeddings/embeddings-000000.parquet"],
     "clusters": ["part-000003.parquet", "_centroids.npy"],
     "selection": ["ranking.parquet"],
+    "subset": ["selected.jsonl"],
     "target": ["model/model.safetensors"],
 }
 

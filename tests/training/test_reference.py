@@ -19,7 +19,8 @@ from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator impor
 
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts, part_name
-from s2l_ray.config.sections import RandomModel, ReferenceConfig, WorkerRange, load
+from s2l_ray.config.load import load
+from s2l_ray.config.sections import RandomModel, ReferenceConfig, WorkerRange
 from s2l_ray.distributed import resources
 from s2l_ray.errors import ConfigError, ModelError
 from s2l_ray.models import checkpoints

@@ -50,7 +50,7 @@ def scorer(prepared, checkpoints, folder, config=CONFIG):
 
 def score_all(prepared, checkpoints, folder, groups=((0, 1, 2),), config=CONFIG):
     """Every part at every group, one scorer for each group."""
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     return [
         worker({"part": part, "group": list(group)})
         for group in groups
@@ -60,4 +60,6 @@ def score_all(prepared, checkpoints, folder, groups=((0, 1, 2),), config=CONFIG)
 
 
 def part_bytes(folder, prefix="part"):
+    """The files of a stage's folder, or of one next to it that is named as its files begin."""
+    folder = folder if prefix == "part" else folder.parent / prefix
     return {path.name: path.read_bytes() for path in sorted(folder.glob(f"{prefix}-*"))}

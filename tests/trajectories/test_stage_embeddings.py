@@ -18,6 +18,7 @@ from s2l_ray.storage import input_files
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories import queries
 from s2l_ray.trajectories import stage as trajectories
+from s2l_ray.trajectories.declaration import TRAJECTORIES
 from tests import tiny
 from tests.models.test_embeddings import defined_embedding
 from tests.trajectories.scored import CONFIG, part_bytes, score_all, scorer
@@ -31,12 +32,12 @@ def test_an_embedding_is_the_weighted_mean_at_the_last_checkpoint_and_of_length_
     checkpoints,
     tmp_path,
 ):
-    score_all(prepared, checkpoints, tmp_path, config=EMBEDDED)
+    score_all(prepared, checkpoints, tmp_path / "trajectories", config=EMBEDDED)
 
     model = AutoModelForCausalLM.from_pretrained(
         checkpoints[-1].folder.uri, dtype=torch.float32
     ).eval()
-    written = list(Parts(Location.of(tmp_path), "embeddings").tables())
+    written = list(Parts(Location.of(tmp_path / "embeddings"), "embeddings").tables())
     tables = [table for table in prepared.tables() if table.num_rows]
     assert len(written) == len(tables) == 2
     for table, found in zip(tables, written, strict=True):
@@ -56,21 +57,21 @@ def test_an_interrupted_run_goes_on_to_the_same_embeddings(
     checkpoints,
     tmp_path,
 ):
-    whole, again = tmp_path / "whole", tmp_path / "again"
+    whole, again = (tmp_path / name / "trajectories" for name in ("whole", "again"))
     score_all(prepared, checkpoints, whole, config=EMBEDDED)
     score_all(prepared, checkpoints, again, [(0,), (1, 2)], EMBEDDED)
     assert part_bytes(again, "embeddings") == part_bytes(whole, "embeddings") != {}
     # Written by a worker that died before its losses were, perhaps in another precision.
     (again / "units" / "losses-000000-000000300-fp32.npy").unlink()
-    (again / "embeddings-000000.parquet").write_bytes(b"")
+    (again.parent / "embeddings" / "embeddings-000000.parquet").write_bytes(b"")
     (again / "part-000000.parquet").unlink()
-    kept = (again / "embeddings-000002.parquet").stat().st_mtime_ns
+    kept = (again.parent / "embeddings" / "embeddings-000002.parquet").stat().st_mtime_ns
 
     score_all(prepared, checkpoints, again, [(2,), (0, 1)], EMBEDDED)
 
     assert part_bytes(again, "embeddings") == part_bytes(whole, "embeddings")
     assert part_bytes(again) == part_bytes(whole)
-    assert (again / "embeddings-000002.parquet").stat().st_mtime_ns == kept
+    assert (again.parent / "embeddings" / "embeddings-000002.parquet").stat().st_mtime_ns == kept
 
 
 def test_without_the_key_nothing_else_is_written_and_fingerprints_are_as_they_were(
@@ -79,9 +80,9 @@ def test_without_the_key_nothing_else_is_written_and_fingerprints_are_as_they_we
     expected,
     tmp_path,
 ):
-    score_all(prepared, checkpoints, tmp_path, config=CONFIG)
-    assert part_bytes(tmp_path) == expected
-    assert part_bytes(tmp_path, "embeddings") == {}
+    score_all(prepared, checkpoints, tmp_path / "trajectories", config=CONFIG)
+    assert part_bytes(tmp_path / "trajectories") == expected
+    assert part_bytes(tmp_path / "trajectories", "embeddings") == {}
     assert "trajectories.embeddings" not in section_inputs("trajectories", CONFIG)
     assert section_inputs("trajectories", EMBEDDED)["trajectories.embeddings"] is True
 
@@ -117,6 +118,7 @@ def test_an_embedding_that_is_not_finite_names_its_example(checkpoints, tmp_path
     with pytest.raises(DataError, match=message):
         scored(EMBEDDED, "with")
     assert not list((tmp_path / "with").glob("*-000000.parquet"))
+    assert not (tmp_path / "embeddings").exists()
 
 
 def test_a_model_that_hides_its_hidden_states_is_refused_at_its_first_checkpoint(
@@ -144,7 +146,7 @@ def test_queries_are_counted_and_embedded_in_the_precision_of_the_pool(
     files = input_files.expand([str(tmp_path / "asked.jsonl")])
     data = DataConfig(train=["pool.jsonl"], max_rejected=0.5)
     asked = queries.Queries(files, data, str(tmp_path / "tokenizer"))
-    out = StageDir(Location.of(tmp_path / "out"), "trajectories", {})
+    out = StageDir(Location.of(tmp_path / "out"), "trajectories", {}, TRAJECTORIES.further_folders)
     with Progress("trajectories") as progress:
         summary = trajectories.run(
             BOTH, prepared, checkpoints, out, progress=progress, queries=asked
@@ -153,16 +155,15 @@ def test_queries_are_counted_and_embedded_in_the_precision_of_the_pool(
     assert (summary["num_query_rows"], summary["rejected_query_rows"]) == (2, 1)
     assert summary["notes"][0].startswith("1 of 3 rows of trajectories.queries cannot be used: 1 ")
     parts, _ = queries.write_query_parts(asked, Location.of(tmp_path / "tokens"))
-    (table,), (found,) = parts.tables(), Parts(out.location / "queries", "embeddings").tables()
+    asked_folder = out.location.parent / "queries"
+    (table,), (found,) = parts.tables(), Parts(asked_folder / "embeddings", "embeddings").tables()
     model = AutoModelForCausalLM.from_pretrained(checkpoints[-1].folder.uri, dtype=torch.float32)
     defined_NH = np.stack([defined_embedding(model, ids) for ids in table["input_ids"].to_pylist()])
     length_N1 = np.linalg.norm(defined_NH, axis=1, keepdims=True)
     assert found["example_id"].equals(table["example_id"])
     np.testing.assert_allclose(found["embedding"].to_pylist(), defined_NH / length_N1, atol=1e-3)
-    assert (out.location / "queries").names() == [
-        "embeddings-000000.parquet",
-        "part-000000.parquet",
-    ]
+    assert (asked_folder / "embeddings").names() == ["embeddings-000000.parquet"]
+    assert (asked_folder / "out").names() == ["part-000000.parquet"]
 
     with pytest.raises(DataError, match="some workers score in bf16 and others in fp32"):
         other = replace(out, location=out.location / "other")

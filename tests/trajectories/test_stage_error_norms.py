@@ -19,10 +19,10 @@ BOTH = NORMED.model_copy(update={"embeddings": True})
 def test_a_norm_is_that_of_the_first_checkpoint_and_losses_stay(
     prepared, checkpoints, expected, tmp_path
 ):
-    score_all(prepared, checkpoints, tmp_path, config=NORMED)
+    score_all(prepared, checkpoints, tmp_path / "trajectories", config=NORMED)
 
     model = AutoModelForCausalLM.from_pretrained(checkpoints[0].folder.uri, dtype=torch.float32)
-    written = list(Parts(Location.of(tmp_path), "error_norms").tables())
+    written = list(Parts(Location.of(tmp_path / "error_norms"), "error_norms").tables())
     tables = [table for table in prepared.tables() if table.num_rows]
     assert len(written) == len(tables) == 2
     for table, found in zip(tables, written, strict=True):
@@ -31,27 +31,27 @@ def test_a_norm_is_that_of_the_first_checkpoint_and_losses_stay(
         rows = table.select(["input_ids", "num_prompt_tokens"]).to_pylist()
         defined_N = [defined_norm(model.eval(), *row.values()) for row in rows]
         np.testing.assert_allclose(found["error_norm"].to_numpy(), defined_N, rtol=1e-5)
-    assert part_bytes(tmp_path) == expected
-    assert part_bytes(tmp_path, "embeddings") == {}
+    assert part_bytes(tmp_path / "trajectories") == expected
+    assert part_bytes(tmp_path / "trajectories", "embeddings") == {}
 
 
 def test_an_interrupted_run_goes_on_to_the_same_norms(prepared, checkpoints, tmp_path):
-    whole, again = tmp_path / "whole", tmp_path / "again"
+    whole, again = (tmp_path / name / "trajectories" for name in ("whole", "again"))
     score_all(prepared, checkpoints, whole, config=BOTH)
     score_all(prepared, checkpoints, again, [(0,), (1, 2)], config=BOTH)
     assert part_bytes(again, "error_norms") == part_bytes(whole, "error_norms") != {}
     # Written by a worker that died before its losses were, perhaps in another precision.
     (again / "units" / "losses-000000-000000002-fp32.npy").unlink()
-    (again / "error_norms-000000.parquet").write_bytes(b"")
+    (again.parent / "error_norms" / "error_norms-000000.parquet").write_bytes(b"")
     (again / "part-000000.parquet").unlink()
-    kept = (again / "error_norms-000002.parquet").stat().st_mtime_ns
+    kept = (again.parent / "error_norms" / "error_norms-000002.parquet").stat().st_mtime_ns
 
     score_all(prepared, checkpoints, again, [(2,), (0, 1)], config=BOTH)
 
     assert part_bytes(again, "error_norms") == part_bytes(whole, "error_norms")
     assert part_bytes(again, "embeddings") == part_bytes(whole, "embeddings") != {}
     assert part_bytes(again) == part_bytes(whole)
-    assert (again / "error_norms-000002.parquet").stat().st_mtime_ns == kept
+    assert (again.parent / "error_norms" / "error_norms-000002.parquet").stat().st_mtime_ns == kept
 
 
 def test_what_another_precision_has_left_is_not_kept_beside_losses(prepared, checkpoints, tmp_path):
@@ -77,8 +77,8 @@ def test_what_another_precision_has_left_is_not_kept_beside_losses(prepared, che
 def test_without_the_key_no_norms_are_written_and_fingerprints_are_as_they_were(
     prepared, checkpoints, tmp_path
 ):
-    score_all(prepared, checkpoints, tmp_path, config=CONFIG)
-    assert part_bytes(tmp_path, "error_norms") == {}
+    score_all(prepared, checkpoints, tmp_path / "trajectories", config=CONFIG)
+    assert part_bytes(tmp_path / "trajectories", "error_norms") == {}
     assert "trajectories.error_norms" not in section_inputs("trajectories", CONFIG)
     assert section_inputs("trajectories", NORMED)["trajectories.error_norms"] is True
 
