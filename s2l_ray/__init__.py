@@ -15,6 +15,8 @@ The functions are imported when they are first used: `import s2l_ray` takes neit
 
 from typing import TYPE_CHECKING, Any
 
+from s2l_ray.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from s2l_ray.arrays import Clusters as Clusters
     from s2l_ray.arrays import cluster as cluster
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from s2l_ray.runs import load as load
     from s2l_ray.runs import run as run
     from s2l_ray.tables import Table as Table
-
-__version__ = "0.1.0"
 
 _MODULES = {
     "run": "runs",

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from s2l_ray import __version__
 from s2l_ray.errors import first
 from s2l_ray.progress import duration
 from s2l_ray.selection.methods import METHODS, WITHIN
 from s2l_ray.stages import NAMES
+from s2l_ray.version import __version__
 
 if TYPE_CHECKING:
     from s2l_ray.config.sections import RunConfig

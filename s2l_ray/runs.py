@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray import __version__
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.extensions import Extension
 from s2l_ray.artifacts.finished import Finished, finished_stages
@@ -37,6 +36,7 @@ from s2l_ray.stages import NAMES, STAGES
 from s2l_ray.storage.location import Location
 from s2l_ray.tables import Table
 from s2l_ray.trajectories.declaration import TRAJECTORIES
+from s2l_ray.version import __version__
 
 Say = Callable[[str], None]
 

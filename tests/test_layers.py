@@ -68,11 +68,6 @@ ALL = [
 ]
 
 
-def folder_of(name: str) -> str:
-    """The folder of `s2l_ray` that holds a module, or the module where it lies beside them."""
-    return name.split(".")[1] if name.startswith("s2l_ray.") else ""
-
-
 PURE = [
     "hashing",
     "config.budgets",
@@ -97,7 +92,7 @@ PURE = [
     "selection.similarity",
     "selection.summaries",
     "evaluation.answers",
-    "evaluation.intervals",
+    "intervals",
 ]
 """Mathematics: arrays in, arrays out."""
 
@@ -118,6 +113,110 @@ def test_mathematics_touches_neither_ray_nor_files_nor_the_environment(name):
 
     assert strangers == []
     assert [item for item in found if item.of(*FILES_AND_ENVIRONMENT)] == []
+
+
+LOWEST = ("errors", "progress", "background", "hashing", "intervals", "version")
+"""Modules that every folder may import, and that import nothing of ours but each other."""
+FOLDERS = {  # folder: (folders that it may import, libraries that it never imports)
+    "storage": ("", "ray torch transformers deepspeed datasets matplotlib"),
+    "config": ("storage", "ray torch transformers deepspeed datasets matplotlib"),
+    "models": ("storage config", "ray deepspeed datasets matplotlib"),
+    "artifacts": ("storage config models", "ray torch transformers deepspeed datasets matplotlib"),
+    "distributed": ("storage config artifacts", "torch transformers deepspeed matplotlib"),
+    "data": ("storage config models artifacts distributed", "ray torch deepspeed matplotlib"),
+    "training": ("storage config models artifacts distributed data", "datasets matplotlib"),
+    "trajectories": (
+        "storage config models artifacts distributed data training",
+        "ray deepspeed datasets matplotlib",
+    ),
+    "clusters": (
+        "storage config artifacts distributed trajectories",
+        "ray torch transformers deepspeed datasets matplotlib",
+    ),
+    "selection": (
+        "storage config artifacts data trajectories clusters",
+        "ray torch transformers deepspeed datasets matplotlib",
+    ),
+    "evaluation": (
+        "storage config models artifacts distributed data training",
+        "ray deepspeed datasets matplotlib",
+    ),
+    "report": (
+        "storage config artifacts data training trajectories clusters selection evaluation",
+        "ray torch transformers deepspeed datasets",
+    ),
+    "stages": (
+        "artifacts data training trajectories clusters selection evaluation report",
+        "ray torch transformers deepspeed datasets matplotlib",
+    ),
+    "pipeline": (
+        "storage config artifacts distributed data trajectories clusters selection report stages",
+        "ray torch transformers deepspeed matplotlib",
+    ),
+    "extend": (
+        "storage config artifacts data training trajectories clusters selection stages pipeline",
+        "ray torch transformers deepspeed datasets matplotlib",
+    ),
+    "estimate": (
+        "storage config models artifacts data training trajectories evaluation stages pipeline",
+        "ray deepspeed datasets matplotlib",
+    ),
+}
+
+
+def folder_of(name: str) -> str:
+    """The folder of `s2l_ray` that a dotted name is in, or the module that is in none."""
+    return f"{name}.".split(".")[1]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_arrows_between_folders_go_one_way(folder):
+    allowed = {folder, *FOLDERS[folder][0].split(), *LOWEST}
+    ours = [item for item in ALL if item.by(f"s2l_ray.{folder}") and item.of("s2l_ray")]
+    assert ours, f"no imports in s2l_ray.{folder}: has it moved?"
+
+    assert [item for item in ours if folder_of(item.target) not in allowed] == []
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_folder_imports_what_it_should_not_know(folder):
+    never = FOLDERS[folder][1].split()
+
+    assert [item for item in ALL if item.by(f"s2l_ray.{folder}") and item.of(*never)] == []
+
+
+def test_every_folder_has_its_row():
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+
+    assert folders == set(FOLDERS) - {"stages"}
+
+
+def test_a_folder_may_import_only_earlier_ones():
+    names = list(FOLDERS)
+    for number, (allowed, _) in enumerate(FOLDERS.values()):
+        assert set(allowed.split()) <= set(names[:number])
+
+
+def test_the_lowest_modules_import_only_each_other():
+    own = [item for item in ALL if item.of("s2l_ray") and folder_of(item.module) in LOWEST]
+
+    assert [item for item in own if folder_of(item.target) not in LOWEST] == []
+
+
+def test_no_module_imports_one_that_imports_it():
+    """Not through others either, nor through imports inside functions."""
+    modules = {module_name(path) for path in FILES}
+    targets: dict[str, set[str]] = {module: set() for module in modules}
+    for item in ALL:
+        parent = item.target.rpartition(".")[0]
+        found = {item.target, parent} & modules
+        targets[item.module] |= {max(found, key=len)} if found else set()
+    reached = {module: set(direct) for module, direct in targets.items()}
+    for _ in modules:
+        for module, known in reached.items():
+            reached[module] = known.union(*(targets[other] for other in known))
+
+    assert [module for module, known in reached.items() if module in known] == []
 
 
 @pytest.mark.parametrize(

@@ -36,7 +36,7 @@ def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
     (scored,) = plan.fingerprints(TRAJECTORIES, [extension])
     inputs: dict[str, Any] = {
         "clusters of the run": plan.fingerprint_of_run(CLUSTERS),
-        "trajectories": scored,
+        TRAJECTORIES.name: scored,
         "earlier": plan.fingerprints(CLUSTERS, earlier),
     }
     moves = extension == plan.moving or extension.moves_centroids

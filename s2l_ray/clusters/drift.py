@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from s2l_ray.evaluation.intervals import wilson_interval
+from s2l_ray.intervals import wilson_interval
 
 MAX_SHARE_BEYOND = 0.10
 """The largest usual share of new rows beyond the 95th percentile of old rows: twice what chance

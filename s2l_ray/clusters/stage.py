@@ -75,7 +75,7 @@ def run(
     trajectories are `scales` in the summary.
     """
     wanted = resources.workers(
-        "clusters", config.workers, cpus=1, gpus=0, advice=out.advice_on_memory
+        out.stage, config.workers, cpus=1, gpus=0, advice=out.advice_on_memory
     )
     files, scales = trajectories.files(), Scales()
     if config.scaling == "standardised":

@@ -14,10 +14,11 @@ def paths_of(config: RunConfig) -> dict[str, Sequence[str]]:
     if config.data is not None:
         paths["data.train"] = config.data.train
         paths["data.eval"] = list(config.data.eval.values())
-    for name, section in (("reference", config.reference), ("trajectories", config.trajectories)):
-        if section is not None and section.path is not None:
-            paths[f"{name}.path"] = [section.path]
+    if config.reference is not None and config.reference.path is not None:
+        paths["reference.path"] = [config.reference.path]
     if config.trajectories is not None:
+        if config.trajectories.path is not None:
+            paths["trajectories.path"] = [config.trajectories.path]
         paths["trajectories.queries"] = config.trajectories.queries
     return paths
 

@@ -25,8 +25,6 @@ from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
-ADVICE_ON_MEMORY = "Lower data.rows_per_part, or use machines with more memory for each CPU."
-
 
 def run(
     config: DataConfig,
@@ -53,7 +51,7 @@ def run(
     """
     staged = out.location / "staged"
     workers = resources.workers(
-        "data", resources.one_per_cpu(), cpus=1, gpus=0, advice=ADVICE_ON_MEMORY
+        "data", resources.one_per_cpu(), cpus=1, gpus=0, advice=out.advice_on_memory
     )
     parts = _cut(config, files, staged, workers, progress)
     key = "data.train" if pool is None else "the new data"

@@ -24,11 +24,14 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from s2l_ray.evaluation.declaration import EVALUATION
 from s2l_ray.models import flops
 from s2l_ray.models.dimensions import shape_of
 from s2l_ray.models.scoring import Scorer, inference
 from s2l_ray.training.batches import MicroBatch
+from s2l_ray.training.declaration import REFERENCE, TARGET
 from s2l_ray.training.loop import batch_loss, compile_to_train
+from s2l_ray.trajectories.declaration import TRAJECTORIES
 
 SECONDS = 0.5
 """Time for which each kind of pass is repeated, after one pass that sets libraries up."""
@@ -186,10 +189,10 @@ class Trial:
 
 
 MEASURED: dict[str, Callable[[Trial], float]] = {
-    "reference": Trial.reference,
-    "trajectories": Trial.scoring,
-    "target": Trial.training,
-    "evaluation": Trial.evaluation,
+    REFERENCE.name: Trial.reference,
+    TRAJECTORIES.name: Trial.scoring,
+    TARGET.name: Trial.training,
+    EVALUATION.name: Trial.evaluation,
 }
 """The measurement of each stage."""
 

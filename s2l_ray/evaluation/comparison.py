@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from s2l_ray.evaluation.intervals import (
+from s2l_ray.intervals import (
     Interval,
     combined,
     macro_mean,

@@ -36,7 +36,6 @@ from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
-ADVICE_ON_MEMORY = "Lower evaluation.rows_per_batch, or give each worker more memory."
 ITEMS = pa.schema(
     [
         ("set", pa.string()),
@@ -80,7 +79,7 @@ def run(
     staged, metrics_file = out.location / "staged", out.location / "metrics.json"
     if not metrics_file.exists():
         plan = staged_units(config, data, sets, staged)
-        results = _evaluated(config, data, model, plan["units"], out.location, progress)
+        results = _evaluated(config, data, model, plan["units"], out, progress)
         for name, counts in plan["sets"].items():
             failures = counts["failures"] + _failures(results, name)
             check_usable(name, counts["rows"], failures, data.max_rejected)
@@ -94,16 +93,16 @@ def _evaluated(
     data: DataConfig,
     model: Location,
     units: Sequence[Mapping[str, Any]],
-    folder: Location,
+    out: StageDir,
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """Evaluate every unit; return their results in the order of the units."""
     workers = resources.workers(
-        "evaluation",
+        out.stage,
         config.workers,
         cpus=config.cpus_per_worker,
         gpus=config.gpus_per_worker,
-        advice=ADVICE_ON_MEMORY,
+        advice=out.advice_on_memory,
     )
     progress.start(sum(unit["rows"] for unit in units), "items")
     results: list[dict[str, Any]] = [{} for _ in units]
@@ -111,11 +110,11 @@ def _evaluated(
         Evaluator,
         units,
         workers,
-        folder / "attempts",
+        out.location / "attempts",
         model=model,
         config=config,
         data=data,
-        staged=folder / "staged",
+        staged=out.location / "staged",
         gpus=workers.gpus,
     ):
         progress.update(result["rows"], result["tokens"] if result["fresh"] else 0)

@@ -3,11 +3,11 @@
 from functools import partial
 from typing import Any
 
-from s2l_ray import __version__
 from s2l_ray.artifacts.finished import finished_stages
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.stage import RunPlan, Stage, Task
 from s2l_ray.progress import Progress
+from s2l_ray.version import __version__
 
 
 def _task(plan: RunPlan, _: str) -> Task:

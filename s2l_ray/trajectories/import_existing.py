@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import part_name, trajectory_table
-from s2l_ray.data.prepare import ADVICE_ON_MEMORY
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, first
@@ -47,7 +46,13 @@ def run(uris: Sequence[str], out: StageDir, *, progress: Progress) -> dict[str, 
     for result in map_units(
         Importer,
         units,
-        resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0, advice=ADVICE_ON_MEMORY),
+        resources.workers(
+            "data",
+            resources.one_per_cpu(),
+            cpus=1,
+            gpus=0,
+            advice="Use machines with more memory for each CPU.",
+        ),
         out.location / "attempts",
         folder=out.location,
     ):

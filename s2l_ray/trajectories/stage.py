@@ -207,7 +207,7 @@ def _names(out: StageDir, start: str) -> list[str]:
 
 def _workers(config: TrajectoriesConfig, out: StageDir) -> resources.Workers:
     return resources.workers(
-        "trajectories",
+        out.stage,
         config.workers,
         cpus=config.cpus_per_worker,
         gpus=config.gpus_per_worker,

@@ -80,7 +80,10 @@ def test_queries_that_are_missing_are_asked_for(folder):
     parts = write_trajectories(folder / "losses", in_order(2))
     (parts.folder / "queries").remove()
     sources = Sources(write_clusters(folder / "clusters", in_order(4)), parts)
-    message = r"none in .*/queries/embeddings\. Name files .* `trajectories\.queries`.*--from trajectories"
+    message = (
+        r"none in .*/queries/embeddings\. Name files .* `trajectories\.queries`"
+        ".*--from trajectories"
+    )
     with (
         pytest.raises(DataError, match=message),
         embedding_matrix.read(["embeddings", "queries"], KEYS, sources),

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from s2l_ray.evaluation import intervals
-from s2l_ray.evaluation.intervals import Interval
+from s2l_ray import intervals
+from s2l_ray.intervals import Interval
 
 RNG = np.random.default_rng(7)
 
