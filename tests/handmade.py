@@ -20,6 +20,7 @@ from s2l_ray.artifacts.tables import (
 from s2l_ray.config.load import from_tree
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import steps
+from s2l_ray.pipeline.subset import choose_subset
 from s2l_ray.storage.location import Location
 
 NUM_ROWS, NUM_CLUSTERS = 30, 5
@@ -162,3 +163,11 @@ def write_clusters(folder: Location) -> dict[str, Any]:
         "shrunk_strata": {},
         "size_of_cluster": [cluster_N.count(number) for number in range(NUM_CLUSTERS)],
     }
+
+
+def write_subset(
+    run: Location, budget: Any, method: str | None, seed: int | None, out: Location | None, **more
+) -> tuple[Location, int]:
+    """Write another subset; where it is, and how many examples it has."""
+    subset = choose_subset(run, budget, method, seed, **more)
+    return Location.of(subset.write(out)), len(subset)

@@ -11,10 +11,9 @@ import pytest
 
 import s2l_ray as s2l
 from s2l_ray.artifacts.tables import rows_name, rows_table
-from s2l_ray.pipeline.subset import write_subset
 from s2l_ray.storage.location import Location
 from tests import extended_by_hand, handmade
-from tests.handmade import IDS, NUM_ROWS, ROWS, changed, finish
+from tests.handmade import IDS, NUM_ROWS, ROWS, changed, finish, write_subset
 
 REJECTED = {"file": ["a", "a"], "row": [3, 9], "reason": ["empty field"] * 2, "excerpt": ["", "x"]}
 

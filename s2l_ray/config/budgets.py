@@ -1,7 +1,7 @@
-"""How much of a ranking a budget takes: examples, a fraction of the pool, or tokens.
+"""Budgets: a number of examples, a fraction of the pool, or tokens.
 
-A subset is always a prefix of a ranking, so of one ranking a smaller budget's subset lies inside a
-larger one's, whatever the budgets are counted in.
+A subset is always a prefix of a ranking. So the subset of a smaller budget is part of the subset of
+a larger one from the same ranking, whatever the budgets are counted in.
 
 Shape letters: N examples, R in order of rank.
 """
@@ -23,7 +23,7 @@ _UNITS = {"B": 10**9, "M": 10**6, "K": 10**3, "": 1}
 
 
 def num_tokens(budget: Budget) -> int | None:
-    """The tokens that `budget` stands for; None where it counts examples.
+    """Return the number of tokens in `budget`; None if it counts examples.
 
     Raises:
         ValueError: a text that is no whole number of tokens above zero.
@@ -105,7 +105,7 @@ def budget_rows(budget: int | float, num_rows: int) -> int:
 
 
 def rows_within(budget: str, num_tokens_R: np.ndarray) -> int:
-    """The length of the longest prefix of a ranking that has no more tokens than `budget`.
+    """Return the length of the longest prefix of a ranking with no more tokens than `budget`.
 
     Args:
         budget: in tokens.
@@ -113,7 +113,7 @@ def rows_within(budget: str, num_tokens_R: np.ndarray) -> int:
 
     Returns:
         between 1 and R. The prefix falls short of the budget by less than the tokens of the next
-        example; no later, shorter one is put in its place, or subsets would not nest.
+        example. No later, shorter one replaces that example, because subsets would no longer nest.
 
     Raises:
         DataError: all examples together have fewer tokens than `budget`, or the first has more.

@@ -1,4 +1,4 @@
-"""What every section of a run file has in common."""
+"""The base class of every section of a run file."""
 
 from typing import Any, ClassVar
 

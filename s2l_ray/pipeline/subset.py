@@ -173,27 +173,6 @@ def choose_subset(
     )
 
 
-def write_subset(
-    run: Location,
-    budget: Budget,
-    method: str | None,
-    seed: int | None,
-    out: Location | None,
-    *,
-    within: str | None = None,
-    extended: bool = True,
-) -> tuple[Location, int]:
-    """Choose a subset as `choose_subset` does, and write it.
-
-    Returns:
-        the file, and the number of its examples.
-    """
-    if out is not None:
-        check_out(run, out)
-    subset = choose_subset(run, budget, method, seed, within=within, extended=extended)
-    return Location.of(subset.write(out)), len(subset)
-
-
 def check_clustered(run: Location) -> None:
     """Raise DataError if `run` has no finished clusters that fit its data."""
     if CLUSTERS.name not in finished_stages(run, STAGES):

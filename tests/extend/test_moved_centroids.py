@@ -9,7 +9,6 @@ from s2l_ray.errors import DataError
 from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import load_base_run
 from s2l_ray.pipeline import run as pipeline
-from s2l_ray.pipeline import subset
 from s2l_ray.report.extensions import extensions_view, summary_lines
 from s2l_ray.storage.location import Location
 from tests import handmade
@@ -23,6 +22,7 @@ from tests.extended_by_hand import (
     inputs,
     new_rows,
 )
+from tests.handmade import write_subset
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_all_rows_are_ranked_by_the_labels_of_the_moved_clusters(run, tmp_path):
 
     assert cluster_by_id(extension) == expected(1, (0, 0))
     assert {path: found for path, found in content(run).items() if path in before} == before
-    own, _ = subset.write_subset(run, 1.0, "s2l", None, None, extended=False)
+    own, _ = write_subset(run, 1.0, "s2l", None, None, extended=False)
     assert own.read_bytes() == (run / "subsets" / "s2l-1.0-42.jsonl").read_bytes()
 
 
@@ -73,7 +73,7 @@ def test_the_last_labels_of_a_row_count(run, tmp_path):
     fourth = given(run, data(tmp_path, 30), moving=True)
     extend(run, data(tmp_path, 30))
     assert cluster_by_id(fourth) == expected(2, (0, 2), (10, 1), (20, 1), (30, 0))
-    _, count = subset.write_subset(run, 1.0, "s2l", None, None)
+    _, count = write_subset(run, 1.0, "s2l", None, None)
     assert count == handmade.NUM_ROWS + 4 * NUM_NEW
 
 
@@ -111,7 +111,7 @@ def test_it_is_remembered_whatever_is_interrupted(run, tmp_path):
     extension.keep_moving()
     assert to_do(run) == [f"clusters ({extension.name})", f"selection ({extension.name})"]
     with pytest.raises(DataError, match=r"as their settings.json says \(first: 001-.*s2l extend"):
-        subset.write_subset(run, 1.0, "s2l", None, None)
+        write_subset(run, 1.0, "s2l", None, None)
     assert "as their settings.json says" in extensions_view(run).problem
 
 
@@ -123,7 +123,7 @@ def test_without_its_settings_an_extension_is_placed_as_any_other(run, tmp_path,
     place.remove() if settings is None else place.write_json(settings)
     assert to_do(run) == [f"clusters ({extension.name})", f"selection ({extension.name})"]
     with pytest.raises(DataError, match=r"1 of 1 extension\(s\) .*as their settings.json says"):
-        subset.write_subset(run, 1.0, "s2l", None, None)
+        write_subset(run, 1.0, "s2l", None, None)
 
 
 def test_what_is_said_again_is_kept_though_nothing_is_to_do(run, tmp_path):

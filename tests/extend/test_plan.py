@@ -12,7 +12,6 @@ from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import load_base_run
 from s2l_ray.pipeline import run as pipeline
-from s2l_ray.pipeline import subset
 from s2l_ray.report.extensions import subset_files, summary_lines
 from s2l_ray.storage.location import Location
 from tests import handmade
@@ -28,7 +27,7 @@ from tests.extended_by_hand import (
     new_rows,
     redo,
 )
-from tests.handmade import changed, planned
+from tests.handmade import changed, planned, write_subset
 
 
 @pytest.fixture
@@ -91,10 +90,10 @@ def test_a_second_extension_ranks_the_rows_of_the_first_as_well(run, tmp_path):
 
 
 def test_another_subset_comes_from_the_extended_pool_unless_told_otherwise(run, tmp_path):
-    own, _ = subset.write_subset(run, 1.0, "s2l", None, None)
+    own, _ = write_subset(run, 1.0, "s2l", None, None)
     given(run, data(tmp_path))
-    extended, count = subset.write_subset(run, 1.0, "s2l", None, None)
-    without, _ = subset.write_subset(run, 1.0, "s2l", None, None, extended=False)
+    extended, count = write_subset(run, 1.0, "s2l", None, None)
+    without, _ = write_subset(run, 1.0, "s2l", None, None, extended=False)
 
     assert count == handmade.NUM_ROWS + NUM_NEW
     assert ids(extended) == handmade.IDS + [row["id"] for row in new_rows(0)]
@@ -118,7 +117,7 @@ def test_rows_placed_in_clusters_that_are_no_more_are_placed_again(run, tree, tm
     redo(planned(tree)[3], seed=8)
 
     with pytest.raises(DataError, match=r"1 of 1 extension\(s\).*clusters that no longer exist"):
-        subset.write_subset(run, 5, "s2l", None, None)
+        write_subset(run, 5, "s2l", None, None)
     steps = extending.plan(load_base_run(run), None)
     extending.refuse_outdated(steps)
     assert [step.stage for step in pipeline.stale(steps, None)] == ["clusters", "selection"]
@@ -139,7 +138,7 @@ def test_rows_are_placed_again_when_the_same_inputs_gave_other_clusters(run, tre
     )
 
     with pytest.raises(DataError, match=r"1 of 1 extension\(s\).*clusters that no longer exist"):
-        subset.write_subset(run, 5, "s2l", None, None)
+        write_subset(run, 5, "s2l", None, None)
     steps = extending.plan(load_base_run(run), None)
     assert [step.stage for step in pipeline.stale(steps, None)] == ["clusters", "selection"]
 
@@ -169,7 +168,7 @@ def test_a_stage_that_came_out_the_same_again_leaves_extensions_as_they_are(run,
     for step in planned(tree)[:4]:
         redo_otherwise(step, notes=["in smaller batches"], num_losses_before=3)
     assert extend(run).done == []
-    subset.write_subset(run, 5, "s2l", None, None)
+    write_subset(run, 5, "s2l", None, None)
 
 
 def test_an_extension_that_is_gone_is_missed(run, tmp_path):
@@ -179,8 +178,8 @@ def test_an_extension_that_is_gone_is_missed(run, tmp_path):
 
     missed = rf"1 of 1 .* came after others that are gone .*first: {second.name}\)"
     with pytest.raises(DataError, match=missed):
-        subset.write_subset(run, 5, "s2l", None, None)
-    subset.write_subset(run, 5, "s2l", None, None, extended=False)
+        write_subset(run, 5, "s2l", None, None)
+    write_subset(run, 5, "s2l", None, None, extended=False)
 
 
 def test_a_later_extension_is_placed_again_after_an_earlier_one(run, tmp_path):
@@ -193,7 +192,7 @@ def test_a_later_extension_is_placed_again_after_an_earlier_one(run, tmp_path):
     with pytest.raises(
         DataError, match=rf"1 of 2 extension.*no longer exist.* \(first: {second.name}\)"
     ):
-        subset.write_subset(run, 5, "s2l", None, None)
+        write_subset(run, 5, "s2l", None, None)
 
 
 def test_losses_at_checkpoints_that_are_no_more_are_not_thrown_away(run, tree, tmp_path):

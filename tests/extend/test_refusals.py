@@ -8,11 +8,10 @@ from s2l_ray.errors import DataError, ModelError, StorageError
 from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import load_base_run
 from s2l_ray.pipeline import run as pipeline
-from s2l_ray.pipeline import subset
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
 from tests.extended_by_hand import data, extend, finished_run, given, inputs
-from tests.handmade import changed, finish
+from tests.handmade import changed, finish, write_subset
 
 
 @pytest.fixture
@@ -133,7 +132,7 @@ def test_a_stratum_that_only_an_extension_has_can_be_named(run, tree, tmp_path):
     extend(run)
     ranking = (extension.folder("selection") / "ranking.parquet").read_table()
     assert ranking["stratum"].to_pylist()[:4] == ["art"] * 4
-    _, count = subset.write_subset(run, 5, "s2l", None, None, extended=False)
+    _, count = write_subset(run, 5, "s2l", None, None, extended=False)
     assert count == 5
     with pytest.raises(DataError, match=r"selection\.weights: 1 of 1 names are no strata"):
         reselect(tree, run, weights={"arts": 5.0})

@@ -12,7 +12,7 @@ from s2l_ray.pipeline import subset as finished
 from s2l_ray.selection.methods import METHODS
 from s2l_ray.storage.location import Location
 from tests import handmade
-from tests.handmade import changed, finish, planned
+from tests.handmade import changed, finish, planned, write_subset
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def ids(place: Location) -> list[str]:
 
 
 def subset(run, budget=10, method="s2l", seed=None, out=None, within=None) -> list[str]:
-    place, count = finished.write_subset(run, budget, method, seed, out, within=within)
+    place, count = write_subset(run, budget, method, seed, out, within=within)
     found = ids(place)
     assert count == len(found)
     return found
@@ -101,7 +101,7 @@ def test_the_order_inside_clusters_is_the_run_s_unless_given(tree, run):
 
 
 def test_a_budget_of_tokens_is_kept_to(run):
-    place, count = finished.write_subset(run, "500 tokens", "random", None, None)
+    place, count = write_subset(run, "500 tokens", "random", None, None)
 
     tokens = dict(zip(handmade.IDS, handmade.NUM_TOKENS, strict=True))
     assert place.name == "random-500-tokens-42.jsonl"
@@ -123,7 +123,7 @@ def test_a_subset_lies_under_a_name_that_tells_how_it_was_made(run):
 
 
 def test_a_subset_holds_the_original_rows(run):
-    place, _ = finished.write_subset(run, 1.0, "s2l", None, None)
+    place, _ = write_subset(run, 1.0, "s2l", None, None)
     rows = [json.loads(line) for line in place.read_bytes().splitlines()]
 
     assert rows == [row | {"example_id": row["id"]} for row in handmade.ROWS]
@@ -131,7 +131,7 @@ def test_a_subset_holds_the_original_rows(run):
 
 def test_a_subset_may_be_parquet_anywhere(run, tmp_path):
     out = Location.of(tmp_path / "elsewhere" / "mine.parquet")
-    place, _ = finished.write_subset(run, 7, "s2l", None, out)
+    place, _ = write_subset(run, 7, "s2l", None, out)
 
     assert place == out
     assert place.read_table()["example_id"].to_pylist() == subset(run, 7)
@@ -149,8 +149,8 @@ def test_without_the_data_a_subset_is_the_ids_in_order_of_rank(tree, tmp_path, k
 
     with pytest.raises(DataError, match=r"no prepared rows.*data\.tokenizer"):
         subset(run, "100 tokens")
-    finished.write_subset(run, 7, "s2l", None, out)
-    finished.write_subset(run, 9, "s2l", None, run / "more.jsonl")
+    write_subset(run, 7, "s2l", None, out)
+    write_subset(run, 9, "s2l", None, run / "more.jsonl")
     table = out.read_table() if kind == "parquet" else None
     found = table["example_id"].to_pylist() if table else ids(out)
     # In order of rank, a smaller subset is the beginning of a larger one.
@@ -174,7 +174,7 @@ def test_a_file_of_the_run_is_not_overwritten(tree):
     mine = run / "run.json"
     before = mine.read_bytes()
     with pytest.raises(DataError, match=r"run\.json: that file belongs to the run"):
-        finished.write_subset(run, 2, "s2l", None, mine)
+        write_subset(run, 2, "s2l", None, mine)
     assert mine.read_bytes() == before
 
 
