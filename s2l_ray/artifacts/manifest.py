@@ -97,8 +97,7 @@ def read_manifest(folder: Location) -> Manifest | None:
 
 def centroids_file(folder: Location) -> Location:
     """Return the file of the centroids in the folder of finished clusters."""
-    old = folder / OLD_CENTROIDS
-    return old if old.exists() else folder / CENTROIDS
+    return _first_there(folder / CENTROIDS, folder / OLD_CENTROIDS)
 
 
 def pass_folder(losses: Location, name: str) -> Location:
@@ -114,14 +113,19 @@ def pass_folder(losses: Location, name: str) -> Location:
 
 def query_embeddings(losses: Location) -> Location:
     """Return the folder of the embeddings of queries of the run whose trajectories these are."""
-    old = losses / QUERIES
-    return old if old.names() else losses.parent / QUERIES / EMBEDDINGS
+    own, old = losses.parent / QUERIES / EMBEDDINGS, losses / QUERIES
+    return old if not own.names() and old.names() else own
 
 
 def subset_file(parent: Location, suffix: str) -> Location:
     """Return the file of the selected rows of the run, arm or extension in `parent`."""
-    old = parent / "selection" / f"selected.{suffix}"
-    return old if old.exists() else parent / SUBSET / f"selected.{suffix}"
+    name = f"selected.{suffix}"
+    return _first_there(parent / SUBSET / name, parent / "selection" / name)
+
+
+def _first_there(new: Location, old: Location) -> Location:
+    """Return the file under the name of runs of version 0.1 if it has only that one."""
+    return old if not new.exists() and old.exists() else new
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,8 @@ class StageDir:
 
     def forget(self) -> None:
         """Remove the manifest, so that the stage no longer counts as finished."""
-        for name in (MANIFEST, OLD_MANIFEST):
+        # The newer name goes last: where an interruption leaves one, it is the one that counts.
+        for name in (OLD_MANIFEST, MANIFEST):
             (self.location / name).remove()
 
     def changed_keys(self) -> list[str]:
@@ -185,7 +190,12 @@ class StageDir:
         """
         mark = self.location / UNFINISHED
         same = mark.exists() and mark.read_json()["fingerprint"] == self.fingerprint
-        return not same or self.manifest() is not None
+        return not same or self.manifest() is not None or self._is_old_form()
+
+    def _is_old_form(self) -> bool:
+        """Tell whether version 0.1 began it, with files that now have other names or folders."""
+        beginnings = (OLD_CENTROIDS, "selected.", *self.further)
+        return any(name.startswith(beginnings) for name in self.location.names())
 
     def begin(self) -> None:
         """Make the folder ready for work.
@@ -210,7 +220,7 @@ class StageDir:
         )
         (self.location / MANIFEST).write_json(asdict(manifest))
         # Not before the manifest is there: a restart goes on from these folders.
-        for name in (*SCRATCH, UNFINISHED):
+        for name in (*SCRATCH, UNFINISHED, OLD_MANIFEST):
             (self.location / name).remove()
         return manifest
 

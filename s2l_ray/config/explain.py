@@ -32,8 +32,9 @@ def _path(item: Any, tree: Any) -> tuple[str, ...]:
         if is_key:
             node = node[name]
             path.append(str(name))
-    missing = [str(item["loc"][-1])] if item["type"] == "missing" else []
-    return (*path, *missing)
+    last = item["loc"][-1:]
+    named = item["type"] in ("missing", "invalid_key") or last == ("[key]",)
+    return (*path, *map(str, last)) if named else tuple(path)
 
 
 def _is_echo(path: tuple[str, ...], item: Any, faults: Sequence[Any]) -> bool:

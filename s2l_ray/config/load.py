@@ -81,7 +81,8 @@ def parse_yaml(text: str, origin: str) -> Any:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(f"{origin} is not YAML: {where}{error.problem}") from None
-    except YAMLError as error:
+    except (YAMLError, ValueError, KeyError) as error:
+        # A scalar that looks like a number or a date and is none comes as what its reader raises.
         raise ConfigError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None
 
 

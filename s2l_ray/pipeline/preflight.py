@@ -58,18 +58,17 @@ def check_pool(config: RunConfig, outdated: Collection[str] = ()) -> None:
 def _pool_size(config: RunConfig, outdated: Collection[str]) -> PoolSize | None:
     """Return the size of the pool; None until the stage that counts it is finished."""
     run = Location.of(config.run_dir)
-    current = [stage for stage in (PREPARE, TRAJECTORIES) if stage.name not in outdated]
+    counting = [PREPARE, TRAJECTORIES] if config.imports_trajectories else [PREPARE]
     summaries = {
         stage.name: manifest.summary
-        for stage in current
-        if (manifest := stage.directory(run).manifest()) is not None
+        for stage in counting
+        if stage.name not in outdated and (manifest := stage.directory(run).manifest()) is not None
     }
-    counted_by = TRAJECTORIES if config.imports_trajectories else PREPARE
-    if counted_by.name not in summaries:
+    if counting[-1].name not in summaries:
         return None
-    rows = summaries[counted_by.name]["rows" if counted_by is TRAJECTORIES else "kept"]
-    new_strata = frozenset(extensions.strata(run))
-    return PoolSize(rows, summaries.get(PREPARE.name), new_strata)
+    rows = summaries[counting[-1].name]["rows" if config.imports_trajectories else "kept"]
+    new_strata = extensions.strata(run) if config.selection is not None else set()
+    return PoolSize(rows, summaries.get(PREPARE.name), frozenset(new_strata))
 
 
 def check_resources(config: RunConfig, stages: Collection[Stage]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from s2l_ray.artifacts.inputs import CONTENTS
 from s2l_ray.artifacts.manifest import check_run, open_run
-from s2l_ray.artifacts.stage import Step
+from s2l_ray.artifacts.stage import Stage, Step
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.errors import ConfigError, first
 from s2l_ray.pipeline import preflight
@@ -158,8 +158,9 @@ def connected(
 def carry_out(step: Step, following: Step | None, say: Callable[[str], None]) -> None:
     """Do `step`, and begin the following one meanwhile if it can start during `step`."""
     started = time.monotonic()
-    if step.out.is_new():
-        _forget_early_work(step)
+    early = [stage for stage in STAGES if stage.starts_during == step.stage]
+    if early and step.out.is_new():
+        _forget_early_work(step, early)
     step.out.begin()
     with contextlib.ExitStack() as stack:
         progress = stack.enter_context(Progress(step.label))
@@ -172,16 +173,15 @@ def carry_out(step: Step, following: Step | None, say: Callable[[str], None]) ->
         say(f"    {note}")
 
 
-def _forget_early_work(step: Step) -> None:
-    """Remove unfinished work of stages that start during `step`.
+def _forget_early_work(step: Step, stages: Sequence[Stage]) -> None:
+    """Remove unfinished work of `stages`, which start during `step`.
 
     An interrupted run began it from results of `step` that no longer exist.
     """
-    for stage in STAGES:
-        if stage.starts_during == step.stage:
-            early = stage.directory(step.out.location.parent)
-            if early.manifest() is None:
-                early.remove()
+    for stage in stages:
+        early = stage.directory(step.out.location.parent)
+        if early.manifest() is None:
+            early.remove()
 
 
 def headline(summary: Mapping[str, Any]) -> str:

@@ -41,7 +41,10 @@ def config_of(run: Location) -> sections.RunConfig:
     file = run / CONFIG
     if not file.exists():
         raise DataError(f"{run} is no run of s2l_ray: it has no {CONFIG}. Start one with s2l run.")
-    return from_tree(file.read_json(), str(file))
+    config = from_tree(file.read_json(), str(file))
+    if config.selection is not None:
+        settings.check(config.selection)
+    return config
 
 
 @dataclass(frozen=True, eq=False)

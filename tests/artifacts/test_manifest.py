@@ -47,3 +47,26 @@ def test_a_folder_with_something_else_in_it_is_refused_and_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     open_run(Location.of(tmp_path / "new"))
     check_run(Location.of(tmp_path / "new"))
+
+
+@pytest.mark.parametrize("name", ["embeddings-000000.parquet", "queries", "_centroids.npy"])
+def test_what_an_older_version_began_with_other_file_names_is_begun_anew(folder, name):
+    further = ("embeddings", "queries")
+    stage = StageDir(folder, "trajectories", {"seed": 1}, further)
+    stage.begin()
+    (folder / name.removeprefix("_") / "left").write_bytes(b"...")
+    (folder.parent / "embeddings" / "left").write_bytes(b"...")
+
+    stage.begin()
+
+    assert folder.names() == ["unfinished.json"]
+    assert not (folder.parent / "embeddings").exists()
+
+
+def test_a_report_of_an_older_run_is_left_with_one_manifest(folder):
+    stage = StageDir(folder, "report", {})
+    (folder / "manifest.json").write_json({"stage": "report"})
+    stage.finish({}, 1.0)
+    assert folder.names() == ["_manifest.json"]
+    stage.forget()
+    assert folder.names() == []

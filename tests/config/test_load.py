@@ -61,6 +61,8 @@ def test_a_malformed_override_is_refused(tmp_path, override, message):
     ("text", "message"),
     [
         ("a: [1", "is not YAML"),
+        ("run_dir: -_", "is not YAML: invalid literal"),
+        ("run_dir: !!int abc", "is not YAML: invalid literal"),
         ("- 1", "holds no configuration"),
         ("run_dir: !!python/object/apply:os.getcwd []", "is not YAML"),
     ],
