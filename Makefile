@@ -4,7 +4,7 @@
 #                end, compilation: at most 30 minutes more
 # make docs      the documentation as a site, in site/
 # make install   .venv with the versions of constraints.txt, for all of this (ten minutes, once)
-# make check     format, lint, types, unit tests: two minutes on two cores
+# make check     format, lint, types, unit tests: three minutes on two cores
 # make clean     remove the environment and what the tools leave; runs/ stays
 
 PYTHON ?= python3

@@ -14,6 +14,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from tests import small_extension, small_run
+from tests.program import called
+
+pytest_plugins = ["tests.reporting"]
 
 ROOT = Path(__file__).parent.parent
 
@@ -23,6 +26,21 @@ settings.register_profile(
     "fixed", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("fixed")
+
+# Ray lets all others go before its workers; a test run beside another program would hardly move.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+SECONDS = {"cluster": 900, "ray": 600}
+"""How long a test of a kind may take; a limit of its own comes before it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        kinds = [kind for kind in SECONDS if item.get_closest_marker(kind)]
+        if not kinds and "ray_cluster" in getattr(item, "fixturenames", ()):
+            raise pytest.UsageError(f"{item.nodeid} takes the tests' Ray: mark it `ray`")
+        if kinds and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(SECONDS[kinds[0]]))
 
 
 @pytest.fixture(scope="session")
@@ -62,18 +80,31 @@ def s2l_environment(ray_cluster) -> dict[str, str]:
 
 @pytest.fixture(scope="session")
 def s2l(ray_cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`s2l("run", path, ...)`: the program in a process of its own, joined to the tests' Ray."""
+    """`s2l("run", path, ...)`: the program, called in this process, which has joined a Ray.
 
-    def call(
-        *arguments: object, cwd: Path = ROOT, timeout: float = 300
-    ) -> subprocess.CompletedProcess[str]:
+    What it prints and its exit code are those of a process of its own. Its workers are those that
+    the calls before it left.
+    """
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("RAY_ADDRESS", _joined()["RAY_ADDRESS"])
+            return called(*arguments)
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def s2l_process(ray_cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`s2l` in a process of its own, for what a test says of processes."""
+
+    def call(*arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "s2l_ray", *map(str, arguments)],
             env=_joined(),
-            cwd=cwd,
+            cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=timeout,
             check=False,
         )
 
@@ -87,9 +118,9 @@ def config(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(config, s2l) -> Path:
-    """The folder of that run, finished."""
-    done = s2l("run", config)
+def finished(config, s2l_process) -> Path:
+    """The folder of that run, finished by the program in a process of its own."""
+    done = s2l_process("run", config)
     assert done.returncode == 0, done.stdout + done.stderr
     # What the run says of itself at its end.
     assert f"report    {config.parent}/run/report/index.html" in done.stdout

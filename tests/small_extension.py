@@ -1,15 +1,13 @@
 """New data for the small run, and how tests look at what an extension leaves of it."""
 
-import os
 import re
 import shutil
 import signal
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.interrupted import end_in
 from tests.small_run import rows, stages_done, state, write_rows
 
 KNOWN = rows()[5:15]
@@ -57,22 +55,21 @@ def content(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in results}
 
 
+STAGE_OF_FOLDER = {"prepared": "prepare"}
+
+
 def kill_at(
     beginning: str, run: Path, data: str, environment: dict[str, str], *options: str
 ) -> None:
     """Start extending; end the whole program once a file of the extension begins so."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "s2l_ray", "extend", str(run), data, *options],
-        env=environment,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+    stage = beginning.split("/")[0]
+    if beginning == "clusters/_manifest":
+        stage = "selection"  # the one after it
+    code, _ = end_in(
+        STAGE_OF_FOLDER.get(stage, stage),
+        lambda: any(run.glob(f"extensions/*/{beginning}*")),
+        ["extend", str(run), data, *options],
+        environment,
     )
-    deadline = time.monotonic() + 240
-    while not list(run.glob(f"extensions/*/{beginning}*")):
-        assert time.monotonic() < deadline, beginning
-        assert process.poll() is None, process.communicate()[0]
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert code == -signal.SIGKILL
     assert not (folder(run) / "selection" / "_manifest.json").exists()

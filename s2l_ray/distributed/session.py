@@ -31,8 +31,10 @@ def cluster(address: str | None) -> Iterator[None]:
 
     A Ray that was started here ends with the block. A cluster that was joined goes on running.
 
+    A connection that this process has already, as a notebook may, is used and left as it is.
+
     Raises:
-        ConfigError: there is no cluster at `address`.
+        ConfigError: there is no cluster at `address`, or the connection is to another one.
     """
     import ray  # takes a second, which a command with nothing to do should not spend
 
@@ -44,6 +46,11 @@ def cluster(address: str | None) -> Iterator[None]:
     # Ray Train accepts one saved state each time it polls its workers. Its own interval of 2 s
     # would delay the end of a training.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if ray.is_initialized():
+        _check_connected(address)
+        _quieten_ray_data()
+        yield
+        return
     try:
         with _stderr_shown_on_failure():
             ray.init(
@@ -63,6 +70,18 @@ def cluster(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_connected(address: str | None) -> None:
+    """Refuse another HOST:PORT than that of the cluster to which this process is connected."""
+    import ray
+
+    connected = ray.get_runtime_context().gcs_address
+    if address and ":" in address and address.rpartition("://")[2] != connected:
+        raise ConfigError(
+            f"this process is connected to the Ray cluster at {connected}, not to {address}. Leave "
+            "out the address, or call ray.shutdown() first."
+        )
 
 
 def _check_answers(address: str) -> None:

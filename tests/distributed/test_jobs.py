@@ -14,7 +14,7 @@ from tests.own_ray import Head, head_node
 from tests.small_extension import STAGES, content
 from tests.small_run import stages_done
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.cluster]
 
 ROOT = Path(__file__).parents[2]
 
@@ -46,14 +46,18 @@ def working_dir(tmp_path) -> Path:
 def submit(
     head: Head, working_dir: Path, *arguments: object, command: str = "run"
 ) -> tuple[str, str, int]:
-    """The id of a job that runs the program, its output and the exit code of `ray job submit`."""
+    """The id of a job that runs the program, its output and the exit code of `ray job submit`.
+
+    `ray job submit` may end before it has shown the last lines, so the job's own log is read too.
+    """
     configuration = ["small.yaml"] if command == "run" else []
     program = ["python", "-m", "s2l_ray", command, *configuration, *arguments]
     done = head.call("ray", "job", "submit", "--working-dir", working_dir, "--", *program)
     shown = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout + done.stderr)
     found = re.search(r"raysubmit_\w+", shown)
     assert found, shown
-    return found.group(), shown, done.returncode
+    log = head.home / "r" / "session_latest" / "logs" / f"job-driver-{found.group()}.log"
+    return found.group(), shown + log.read_text(), done.returncode
 
 
 def test_jobs_run_on_a_cluster_that_outlives_them(head, working_dir, tmp_path):

@@ -109,7 +109,7 @@ class Waiting:
             return unit
         import ray
 
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while len(list(self.folder.iterdir())) < 5 or ray.available_resources().get("CPU", 0) < 1:
             assert time.monotonic() < deadline, "the other worker stays"
             time.sleep(0.1)

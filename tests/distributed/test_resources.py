@@ -97,6 +97,7 @@ cluster.shutdown()
 
 
 @pytest.mark.ray
+@pytest.mark.cluster
 def test_workers_must_fit_on_nodes_where_nobody_can_add_any():
     done = subprocess.run(
         [sys.executable, "-c", TWO_NODES],

@@ -16,7 +16,7 @@ from s2l_ray.distributed.spare import run_on_free_resources
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 TWO = resources.Workers("trajectories", 1, 2)
-PATIENCE_SECONDS = 60
+PATIENCE_SECONDS = 300
 
 
 class Writer:

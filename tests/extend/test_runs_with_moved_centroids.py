@@ -68,6 +68,7 @@ def test_the_ranking_is_by_the_moved_clusters(updated):
     assert len(ranking) == 60 + len(NEW)
 
 
+@pytest.mark.cluster
 def test_whatever_is_killed_the_centroids_move_to_the_same_place(
     updated, copied, new_data, s2l, s2l_environment
 ):

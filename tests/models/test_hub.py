@@ -112,7 +112,6 @@ def shown(environment: dict[str, str], code: str, *arguments: object) -> list[st
         env=environment,
         capture_output=True,
         text=True,
-        timeout=300,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -134,7 +133,7 @@ for name in ("hf://org/sums", "hf://org/sums:test", "hf://org/nothing"):
 
 PLAN = """
 import sys
-from s2l_ray import steps
+from s2l_ray.pipeline import steps
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.errors import ModelError
 from s2l_ray.storage.location import Location
@@ -187,8 +186,14 @@ def test_the_rows_of_a_split_are_those_that_its_data_set_names(environment):
     assert shown(environment, COUNT) == ["30", "5"]
 
 
-def test_a_model_is_loaded_by_its_name(environment):
-    eos_and_type, weight_sum, nothing = shown(environment, LOAD)
+@pytest.fixture(scope="module")
+def loaded(environment) -> list[str]:
+    """What loading says; the model is then in the cache."""
+    return shown(environment, LOAD)
+
+
+def test_a_model_is_loaded_by_its_name(loaded):
+    eos_and_type, weight_sum, nothing = loaded
     assert eos_and_type == f"{tiny.EOS} torch.float32"
     expected = sum(w.detach().double().sum() for w in tiny.model("llama", seed=3).parameters())
     assert float(weight_sum) == pytest.approx(float(expected), abs=1e-9)
@@ -204,8 +209,8 @@ def test_a_run_keeps_to_the_version_of_a_model_that_it_began_with(environment, t
     assert shown(nowhere, PLAN, tmp_path, "org/small", "org/other") == [COMMIT, "None"]
 
 
+@pytest.mark.usefixtures("loaded")
 def test_without_the_hub_a_model_is_of_the_version_in_the_cache(environment):
-    shown(environment, LOAD)
     for offline in ({"HF_HUB_OFFLINE": "1"}, {"HF_ENDPOINT": "http://127.0.0.1:1"}):
         assert shown(environment | offline, OFFLINE) == [f"{COMMIT} None"]
 
@@ -230,7 +235,6 @@ def test_a_run_does_not_begin_with_a_model_of_unknown_version(environment, tmp_p
         env=environment | {"HF_ENDPOINT": "http://127.0.0.1:1"},
         capture_output=True,
         text=True,
-        timeout=300,
         check=False,
     )
     assert done.returncode == 2, done.stdout + done.stderr

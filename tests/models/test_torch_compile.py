@@ -18,6 +18,7 @@ from tests import tiny
 from tests.models.test_scoring import defined_loss, examples, score, scores
 from tests.training import test_loop
 
+pytestmark = pytest.mark.cluster
 needs_a_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="there is no g++")
 
 

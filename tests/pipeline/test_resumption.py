@@ -1,22 +1,20 @@
 """A run on an object store whose whole program is killed in one stage after the other."""
 
-import contextlib
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from s2l_ray.storage.location import Location
+from tests.interrupted import end_in
 from tests.small_run import refusal, sets
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.cluster]
 
-KILLED_AT = {
-    "prepared": "staged/done-",
+STOPPED_AT = {
+    "prepare": "staged/done-",
     "trajectories": "units/losses-",
     "target": "resume/*/checkpoint_manager_snapshot.json",
 }
@@ -24,6 +22,7 @@ KILLED_AT = {
 
 The reference restarts as the target does, by Ray Train.
 """
+FOLDERS = {"prepare": "prepared"}
 SAME = {
     "prepared": ["part-000003.parquet", "rows-000003.parquet", "rejected.parquet"],
     "reference": ["step-000020/model.safetensors", "step-000080/model.safetensors"],
@@ -41,34 +40,22 @@ SAME = {
 }
 
 
-def kill_in(stage: str, run: Location, arguments: list[str], environment: dict[str, str]) -> None:
+def stop_in(stage: str, run: Location, arguments: list[str], environment: dict[str, str]) -> None:
     """Start the program; end it when `stage` has something to go on from.
 
     By SIGKILL, and in the target by Ctrl-C, for which Ray Train has a handler of its own.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "s2l_ray", *arguments],
-        env=environment,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    deadline = time.monotonic() + 240
-    folder = run / stage
-    while not begun(folder, KILLED_AT[stage]):
-        assert time.monotonic() < deadline, stage
-        assert process.poll() is None, f"{stage}: {process.communicate()[0]}"
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(0.3)  # each look is requests of the store
+    folder, by = run / FOLDERS.get(stage, stage), signal.SIGKILL
     if stage == "target":
-        process.send_signal(signal.SIGINT)
-        said = process.communicate()[0]
-        assert "\ns2l: interrupted; the same command goes on from what is saved\n" in said, said
-        assert process.returncode == 130
+        by = signal.SIGINT
+    code, shown = end_in(
+        stage, lambda: begun(folder, STOPPED_AT[stage]), arguments, environment, by=by
+    )
+    if stage == "target":
+        assert "\ns2l: interrupted; the same command goes on from what is saved\n" in shown, shown
+        assert code == 130
     else:
-        os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
+        assert code == -signal.SIGKILL
     assert not (folder / "_manifest.json").exists()
 
 
@@ -89,7 +76,6 @@ def lapse(run: Location) -> None:
     lease.write_json(lease.read_json() | {"until": 0})
 
 
-@pytest.mark.timeout(900)  # four runs of the whole program, one after the other
 def test_a_run_killed_in_every_stage_ends_as_one_that_was_not(
     finished, config, s3_environment, s3_bucket
 ):
@@ -100,15 +86,15 @@ def test_a_run_killed_in_every_stage_ends_as_one_that_was_not(
     def program() -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "s2l_ray", *arguments]
         return subprocess.run(
-            command, env=s3_environment, capture_output=True, text=True, timeout=240, check=False
+            command, env=s3_environment, capture_output=True, text=True, check=False
         )
 
     # Ray Train takes in a saved state twice a second, and a training ends when it has all of them:
     # the target's 29 keep it from ending for a quarter of a minute after the first is seen.
     often = sets(target__resume_every=1)
-    for stage in KILLED_AT:
-        kill_in(stage, run, [*arguments, *often], s3_environment)
-        if stage == "prepared":
+    for stage in STOPPED_AT:
+        stop_in(stage, run, [*arguments, *often], s3_environment)
+        if stage == "prepare":
             assert "is in use by another run (a lease for" in refusal(program())
         lapse(run)
     done = program()

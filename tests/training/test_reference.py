@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import threading
+from functools import partial
 
 import numpy as np
 import psutil
@@ -31,9 +32,10 @@ from s2l_ray.training.batches import TrainingPlan
 from s2l_ray.training.token_parts import TokenParts
 from s2l_ray.trajectories import stage as trajectories
 from tests import small_run, tiny
+from tests.training.held import HELD_AT, fit
 
 SHAPE = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
-NUM_ROWS, STEPS = (9, 0, 7, 4), 300
+NUM_ROWS, STEPS = (9, 0, 7, 4), 100
 
 
 @pytest.mark.parametrize(("gpus", "hidden"), [(0, True), (1, False)])
@@ -49,6 +51,12 @@ def test_trainings_without_gpus_see_none(tmp_path, gpus, hidden):
 def cluster(ray_cluster, monkeypatch):
     """Ray Train takes in one report at every look at its workers: let it look often."""
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Trainings wait at a step for what takes a worker away."""
+    monkeypatch.setattr(ray_train, "fit", partial(fit, ray_train.fit))
 
 
 @pytest.fixture
@@ -90,25 +98,36 @@ def stage(tmp_path, name):
     return out
 
 
-class KillsAWorker(Progress):
-    """Takes one training worker away, the first time that it hears of progress."""
+class TakesAway(Progress):
+    """Calls `take`, once training waits and has left a state to return to."""
 
-    def __init__(self):
+    def __init__(self, out, take):
         super().__init__("reference")
+        self.resume, self.take, self.taken = out.location / "resume", take, False
         self.starts = []
 
     def start(self, total, unit="rows", *, done=0):
         super().start(total, unit, done=done)
-        self.starts.append(done)
+        if self.starts[-1:] != [done]:  # else nothing was heard of the workers for a while
+            self.starts.append(done)
 
     def update(self, done, tokens=0, note=""):
-        if len(self.starts) == 1 and done and (self.reached or 0) + done > 40:
-            for process in psutil.Process().children(recursive=True):
-                with contextlib.suppress(psutil.Error):
-                    if process.name().startswith("ray::RayTrainWo"):
-                        process.kill()
-                        break
         super().update(done, tokens, note)
+        if not self.taken and self.reached >= HELD_AT and self.has_state():
+            self.taken = True
+            self.take()
+
+    def has_state(self):
+        names = [name for name, _, _ in self.resume.files()]
+        return any(name.endswith("/checkpoint_manager_snapshot.json") for name in names)
+
+
+def kill_a_worker():
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if process.name().startswith("ray::RayTrainWo"):
+                process.kill()
+                return
 
 
 class AnotherNode:
@@ -147,22 +166,11 @@ def another_node():
         node.lose()
 
 
-class TakesTheNodeAway(Progress):
-    """Takes one node away, once training has come so far that there is a state to return to."""
-
-    def __init__(self, node):
-        super().__init__("reference")
-        self.node, self.lost = node, False
-
-    def update(self, done, tokens=0, note=""):
-        if not self.lost and (self.reached or 0) + done > 40:
-            self.lost = True
-            self.node.lose()
-        super().update(done, tokens, note)
-
-
 @pytest.mark.ray
-def test_a_run_that_loses_a_worker_ends_with_the_same_bits(tmp_path, finished, config, cluster):
+@pytest.mark.cluster
+def test_a_run_that_loses_a_worker_ends_with_the_same_bits(
+    tmp_path, finished, config, cluster, held
+):
     """The run that lost none is that of the whole program.
 
     What is scored beside it would gladly take the place of the worker that was lost.
@@ -176,7 +184,7 @@ def test_a_run_that_loses_a_worker_ends_with_the_same_bits(tmp_path, finished, c
         trajectories.Checkpoint(step, broken.location / name)
         for step, name in reference.planned(run.reference, sum(small_run.NUM_ROWS.values())).items()
     ]
-    with another_node(), KillsAWorker() as killer:
+    with another_node(), TakesAway(broken, kill_a_worker) as killer:
         with trajectories.score_while_training(
             run.trajectories, prepared, kept, scored, steps_done=lambda: killer.reached
         ):
@@ -203,13 +211,15 @@ def test_a_run_that_loses_a_worker_ends_with_the_same_bits(tmp_path, finished, c
 
 
 @pytest.mark.ray
+@pytest.mark.cluster
 def test_elastic_training_goes_on_with_the_workers_that_are_left(
-    tmp_path, prepared, cluster, monkeypatch
+    tmp_path, prepared, cluster, held, monkeypatch
 ):
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "5")
     config = settings(tmp_path, workers=WorkerRange(min=1, max=3), dropout=0.0)
-    with TakesTheNodeAway(AnotherNode()) as progress:
-        summary = reference.run(config, prepared, stage(tmp_path, "out"), seed=3, progress=progress)
+    out, node = stage(tmp_path, "out"), AnotherNode()
+    with TakesAway(out, node.lose) as progress:
+        summary = reference.run(config, prepared, out, seed=3, progress=progress)
 
     (_, before), (start, after) = summary["workers"]
     assert (before, after) == (3, 2) and start % 20 == 0 < start < STEPS

@@ -73,7 +73,7 @@ from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.trajectories import part_scorer
 from s2l_ray.storage.location import Location
 
-part_scorer.HANG_SECONDS = 0.2
+part_scorer.HANG_SECONDS = 3.0
 prepared, checkpoint, out = map(Location.of, sys.argv[1:])
 config = TrajectoriesConfig(precision="fp32", tokens_per_batch=48)
 worker = part_scorer.PartScorer(
@@ -91,11 +91,10 @@ def test_a_worker_that_hangs_ends_and_shows_where(prepared, checkpoints, tmp_pat
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
         check=False,
     )
     assert done.returncode == 1, done.stderr
-    assert "Timeout (0:00:00.200000)!" in done.stderr and "in score" in done.stderr
+    assert "Timeout (0:00:03)!" in done.stderr and "in score" in done.stderr
 
 
 def test_a_unit_in_which_workers_die_too_often_is_refused_and_only_that_one(
