@@ -39,7 +39,9 @@ def cells(
     num_cells = math.ceil(len(order_N) / rows_per_cell)
     if num_cells <= 1:
         return [order_N] if len(order_N) else []
-    centroid_CH = _centroids(vector_NH[order_N[: SAMPLED_PER_CENTROID * num_cells]], num_cells)
+    centroid_CH = spherical_centroids(
+        vector_NH[order_N[: SAMPLED_PER_CENTROID * num_cells]], num_cells
+    )
     cell_N = np.empty(len(order_N), np.int32)
     for rows in blocks(len(order_N)):
         cell_N[rows] = _nearest(similarity.unit(vector_NH[rows]), centroid_CH)
@@ -58,7 +60,7 @@ def blocks(num_rows: int, rows_per_block: int = ROWS_PER_BLOCK) -> Iterator[slic
         yield slice(start, start + rows_per_block)
 
 
-def _centroids(vector_SH: np.ndarray, num_centroids: int) -> np.ndarray:
+def spherical_centroids(vector_SH: np.ndarray, num_centroids: int) -> np.ndarray:
     """Return centroids of length one, float64 (C, H).
 
     A centroid stays where it was if it has no nearest rows or their sum is zero. The sample stays

@@ -43,11 +43,11 @@ def gains(
     """
     gain_N = np.empty(len(order_N), np.int64)
     for row_C in cells(vector_NH, order_N, rows_per_cell=rows_per_cell):
-        gain_N[row_C] = _greedy(_similarities(vector_NH[row_C]))
+        gain_N[row_C] = greedy_gains(cosine_steps(vector_NH[row_C]))
     return gain_N
 
 
-def _similarities(vector_CH: np.ndarray) -> np.ndarray:
+def cosine_steps(vector_CH: np.ndarray) -> np.ndarray:
     """Return cosines, at least zero, int32 (C, C); symmetric, and exactly one for equal rows."""
     unit_CH = similarity.unit(vector_CH)
     steps_CC = np.empty((len(unit_CH), len(unit_CH)), np.int32)
@@ -63,7 +63,7 @@ def _similarities(vector_CH: np.ndarray) -> np.ndarray:
 
 
 @cached_njit
-def _greedy(steps_CC):
+def greedy_gains(steps_CC):
     """Return the gain of each row when greedy takes it; `steps_CC` is symmetric."""
     num_rows = len(steps_CC)
     covered_C = np.zeros(num_rows, np.int32)

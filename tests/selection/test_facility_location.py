@@ -89,7 +89,7 @@ def test_vectors_of_zeros_are_no_twins():
 
 
 def test_lazy_greedy_is_eager_greedy():
-    steps_CC = facility_location._similarities(vectors(60, 3))
+    steps_CC = facility_location.cosine_steps(vectors(60, 3))
     covered_C, left, expected_C = np.zeros(60, np.int64), list(range(60)), np.empty(60, np.int64)
     while left:
         gains = [np.maximum(steps_CC[row] - covered_C, 0).sum() for row in left]
@@ -97,7 +97,7 @@ def test_lazy_greedy_is_eager_greedy():
         expected_C[row] = max(gains)
         covered_C = np.maximum(covered_C, steps_CC[row])
         left.remove(row)
-    np.testing.assert_array_equal(facility_location._greedy(steps_CC), expected_C)
+    np.testing.assert_array_equal(facility_location.greedy_gains(steps_CC), expected_C)
 
 
 def test_many_cells_are_one_pool_in_which_pairs_of_two_cells_count_as_nothing():
@@ -164,13 +164,15 @@ def test_centroids_are_those_of_spherical_k_means():
         for c in set(nearest_S.tolist()):
             sum_H = unit_SH[nearest_S == c].sum(axis=0)
             centroid_CH[c] = sum_H / np.linalg.norm(sum_H)
-    np.testing.assert_allclose(cells._centroids(vector_SH, num_centroids), centroid_CH, atol=1e-7)
+    np.testing.assert_allclose(
+        cells.spherical_centroids(vector_SH, num_centroids), centroid_CH, atol=1e-7
+    )
 
 
 def test_the_sample_for_centroids_is_not_held_in_float64():
     vector_SH = vectors(16 * cells.ROWS_PER_BLOCK, 32)
     tracemalloc.start()
-    cells._centroids(vector_SH, 16)
+    cells.spherical_centroids(vector_SH, 16)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < vector_SH.size * 8 / 2
