@@ -68,6 +68,9 @@ def cluster(
         >>> losses[clusters.labels == 0].mean(axis=0)     # nearly clusters.centroids[0]
     """
     loss_NT, key_N, rows_by_stratum = _checked(losses, ids, strata)
+    for name, value in (("num_clusters", num_clusters), ("seed", seed)):
+        if not isinstance(value, int | np.integer):
+            raise ConfigError(f"{name} must be a whole number, not {value!r}")
     if num_clusters < 1:
         raise ConfigError(f"num_clusters must be at least 1, not {num_clusters}")
     if rows_per_sample is not None and rows_per_sample < num_clusters:

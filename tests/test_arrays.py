@@ -110,6 +110,9 @@ def test_a_ranking_is_a_permutation_that_begins_with_every_stratum(method):
         ({"method": "el2n"}, "needs error_norm, which losses do not tell"),
         ({"method": "rds-plus"}, "needs embeddings and queries, which losses"),
         ({"num_clusters": 0}, "num_clusters must be at least 1, not 0"),
+        ({"num_clusters": "auto"}, "num_clusters must be a whole number, not 'auto'"),
+        ({"num_clusters": 2.5}, "num_clusters must be a whole number, not 2.5"),
+        ({"seed": 1.5}, "seed must be a whole number, not 1.5"),
     ],
 )
 def test_what_cannot_be_ranked_is_refused(arguments, message):

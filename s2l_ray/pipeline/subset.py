@@ -184,7 +184,7 @@ def check_clustered(run: Location) -> None:
 
 def check_out(run: Location, out: Location) -> None:
     """Raise DataError if a subset of `run` cannot be written to `out`."""
-    if _is_of(run, out) and out.exists():
+    if _is_of(run, out):
         raise DataError(f"--out {out}: that file belongs to the run. Name another one.")
     if not out.name.endswith((".jsonl", ".parquet")):
         raise DataError(f"--out {out}: the name must end in .jsonl or .parquet.")
@@ -206,9 +206,11 @@ def _section(
 
 
 def _is_of(run: Location, file: Location) -> bool:
-    """Return whether `file` is in `run`, and not among the subsets that can be written again."""
-    inside = file.uri.startswith(f"{run.uri}/")
-    return inside and not file.uri.startswith(f"{run.uri}/subsets/")
+    """Return whether `file` is one of the run, or would be another file of one of its stages."""
+    if not file.uri.startswith(f"{run.uri}/"):
+        return False
+    folder, _, name = file.uri.removeprefix(f"{run.uri}/").partition("/")
+    return folder != "subsets" and (bool(name) or file.exists())
 
 
 def rebuild_report(run: Location) -> Location:

@@ -169,6 +169,14 @@ def test_a_subset_changes_nothing_else_in_the_run(tree, run, tmp_path):
     assert content() == before
 
 
+@pytest.mark.parametrize("name", ["clusters/part-000009.parquet", "trajectories/x.parquet"])
+def test_a_stage_gets_no_file_that_it_did_not_write(tree, name):
+    run = finish(tree, until="clusters")
+    with pytest.raises(DataError, match="that file belongs to the run"):
+        write_subset(run, 2, "s2l", None, run / name)
+    assert not (run / name).exists()
+
+
 def test_a_file_of_the_run_is_not_overwritten(tree):
     run = finish(tree, until="clusters")
     mine = run / "run.json"
