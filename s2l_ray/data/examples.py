@@ -2,14 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
-from typing import Any, Literal
+from typing import Any
 
 from s2l_ray.config.sections import FieldNames
 from s2l_ray.errors import first
-
-Role = Literal["system", "user", "assistant"]
 
 REASONS = (
     "malformed JSON",
@@ -21,7 +19,7 @@ REASONS = (
     "duplicate id",
 )
 
-_ROLES: dict[str, Role] = {
+_ROLES: dict[str, str] = {
     "system": "system",
     "developer": "system",
     "user": "user",
@@ -51,8 +49,18 @@ class RowError(Exception):
 class Message:
     """One turn of a conversation."""
 
-    role: Role
-    text: str
+    role: str
+    """The role by the name that chat templates know."""
+    content: str
+    learned: bool = False
+    """An answer that carries loss: a turn of the assistant that the row does not exempt."""
+    fields: dict[str, Any] = field(default_factory=dict)
+    """Every other key of the turn, for the chat template."""
+
+    @property
+    def turn(self) -> dict[str, Any]:
+        """The turn as a chat template gets it."""
+        return {"role": self.role, "content": self.content, **self.fields}
 
 
 @dataclass(frozen=True)
@@ -66,6 +74,8 @@ class Example:
     stratum: str
     id: str | None
     answer: str | None
+    tools: list[Any] | None = None
+    """Schemas of the tools that the conversation offers, for the chat template."""
 
 
 def read_example(row: Mapping[str, Any], fields: FieldNames) -> Example:
@@ -88,7 +98,10 @@ def read_example(row: Mapping[str, Any], fields: FieldNames) -> Example:
         context = _optional(row, fields.context)
         response = _required(row, fields.response)
         user = f"{prompt}\n\n{context}" if context else prompt
-        messages: tuple[Message, ...] = (Message("user", user), Message("assistant", response))
+        messages: tuple[Message, ...] = (
+            Message("user", user),
+            Message("assistant", response, learned=True),
+        )
     else:
         messages = _messages(row, fields.messages)
         prompt, context, response = _conversation(messages, fields.messages)
@@ -97,7 +110,7 @@ def read_example(row: Mapping[str, Any], fields: FieldNames) -> Example:
 
 def content_digest(example: Example) -> str:
     """Return 32 hexadecimal digits of everything that a model is trained on, and of the stratum."""
-    turns = [[message.role, message.text] for message in example.messages]
+    turns = [[message.role, message.content] for message in example.messages]
     content = [example.prompt, example.context, turns, example.stratum]
     return blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
 
@@ -173,7 +186,7 @@ def _message(turn: object, path: str) -> Message | None:
     text = _checked(turn[text_key], f"{path}.{text_key}")
     if not text.strip():
         raise RowError("empty field", f"{path}.{text_key} holds no text")
-    return Message(role, text)
+    return Message(role, text, learned=role == "assistant")
 
 
 def _conversation(messages: Sequence[Message], name: str) -> tuple[str, str, str]:
@@ -185,5 +198,5 @@ def _conversation(messages: Sequence[Message], name: str) -> tuple[str, str, str
     if not asked:
         raise RowError("missing field", f"{name!r} has no message by a user")
     earlier = [m for i, m in enumerate(messages[:-1]) if i != asked[-1]]
-    context = "\n".join(f"{m.role.capitalize()}: {m.text}" for m in earlier)
-    return messages[asked[-1]].text, context, messages[-1].text
+    context = "\n".join(f"{m.role.capitalize()}: {m.content}" for m in earlier)
+    return messages[asked[-1]].content, context, messages[-1].content

@@ -139,7 +139,7 @@ def _prompt_and_context(example: Example) -> str:
 def _render(
     tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], *, for_answer: bool
 ) -> str:
-    turns = [{"role": message.role, "content": message.text} for message in messages]
+    turns = [message.turn for message in messages]
     try:
         text = tokenizer.apply_chat_template(
             turns, tokenize=False, add_generation_prompt=for_answer

@@ -46,7 +46,7 @@ def _count_by_characters(max_tokens: int, examples: Sequence[Example]) -> Length
 
 
 def _lengths_of_text(example: Example, max_tokens: int) -> tuple[int, int]:
-    whole = sum(len(message.text) for message in example.messages)
+    whole = sum(len(message.content) for message in example.messages)
     response = len(example.response) / CHARACTERS_PER_TOKEN
     num_tokens = round(min(whole / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS, max_tokens))
     num_prompt = whole / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS - response

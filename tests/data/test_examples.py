@@ -22,7 +22,10 @@ def test_a_row_of_fields_is_a_question_with_its_context_and_an_answer():
     example = read_example(ROW | {"answer": "3"}, FIELDS)
 
     assert (example.prompt, example.context, example.response) == ("Add.", "1 and 2", "3")
-    assert example.messages == (Message("user", "Add.\n\n1 and 2"), Message("assistant", "3"))
+    assert example.messages == (
+        Message("user", "Add.\n\n1 and 2"),
+        Message("assistant", "3", learned=True),
+    )
     assert (example.stratum, example.id, example.answer) == ("toy", "a-1", "3")
 
 
@@ -34,7 +37,7 @@ def test_optional_fields_may_be_absent_null_or_empty(absent, empty):
     example = read_example({"instruction": "Q", "output": "A"} | absent | empty, FIELDS)
 
     assert (example.context, example.stratum, example.id, example.answer) == ("", "", None, None)
-    assert example.messages == (Message("user", "Q"), Message("assistant", "A"))
+    assert example.messages == (Message("user", "Q"), Message("assistant", "A", learned=True))
 
 
 def test_fields_that_the_configuration_switches_off_are_not_read():
@@ -124,7 +127,7 @@ def test_a_row_that_is_no_object_is_refused(row):
 def test_both_chat_shapes_are_read_in_any_case(row):
     example = read_example(row, CHAT)
 
-    assert example.messages == (Message("user", "Q"), Message("assistant", "A"))
+    assert example.messages == (Message("user", "Q"), Message("assistant", "A", learned=True))
     assert (example.prompt, example.context, example.response) == ("Q", "", "A")
 
 
@@ -132,7 +135,10 @@ def test_earlier_turns_are_the_context_of_the_last_question():
     said = ("system", "Be kind."), ("user", "Q1"), ("assistant", "A1"), ("user", "Q2")
     example = read_example(turns(*said, ("assistant", "A2")) | {"id": 3, "source": "s"}, CHAT)
 
-    assert example.messages == tuple(Message(*turn) for turn in (*said, ("assistant", "A2")))
+    assert example.messages == tuple(
+        Message(role, text, learned=role == "assistant")
+        for role, text in (*said, ("assistant", "A2"))
+    )
     assert example.prompt == "Q2"
     assert example.context == "System: Be kind.\nUser: Q1\nAssistant: A1"
     assert (example.response, example.id, example.stratum) == ("A2", "3", "s")
