@@ -1,7 +1,7 @@
 """Parquet parts of stages: their names, the folders that hold them, and their columns."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,10 +51,15 @@ class Parts:
         more = f" and {len(self.more):,} more (first: {first(self.more)})" if self.more else ""
         return f"{self.folder}{more}"
 
-    def tables(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """Yield the table of each part in the order of `files`, with all or some of its columns."""
+    def tables(
+        self, columns: Sequence[str] | None = None, *, optional: Collection[str] = ()
+    ) -> Iterator[pa.Table]:
+        """Yield the table of each part in the order of `files`, with all or some of its columns.
+
+        Those of `optional` are read as well where a file has them.
+        """
         for file in self.files():
-            yield file.read_table(list(columns) if columns else None)
+            yield file.read_table(list(columns) if columns else None, optional=optional)
 
 
 def trajectory_table(

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray.artifacts.tables import original_rows, part_name, rows_name, rows_table
+from s2l_ray.artifacts.token_tables import token_table
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data import duplicates
 from s2l_ray.data.examples import Example, RowError, content_digest, read_example
@@ -124,7 +125,14 @@ class PartTokeniser:
         part, uri = unit["part"], unit["uri"]
         ids = [row.example_id for row, _ in good]
         fields, numbers = [row.fields for row, _ in good], [row.number for row, _ in good]
-        (self.folder / part_name(part)).write_table(_part_table(ids, good))
+        tokens = [item for _, item in good]
+        table = token_table(
+            ids,
+            [row.example.stratum for row, _ in good],
+            [item.input_ids for item in tokens],
+            [item.response_ranges for item in tokens],
+        )
+        (self.folder / part_name(part)).write_table(table)
         (self.folder / rows_name(part)).write_table(rows_table(fields, ids, uri, numbers))
         table = pa.table(
             [[uri] * len(rejected), *([row[k] for row in rejected] for k in range(3))],
@@ -136,8 +144,8 @@ class PartTokeniser:
             "rows": unit["num_rows"],
             "kept": len(good),
             "duplicates": sum(row.occurrence > 0 for row, _ in good),
-            "tokens": sum(len(tokens.input_ids) for _, tokens in good),
-            "prompt_tokens": sum(tokens.num_prompt_tokens for _, tokens in good),
+            "tokens": sum(len(item.input_ids) for item in tokens),
+            "prompt_tokens": sum(len(i.input_ids) - i.num_response_tokens for i in tokens),
             "strata": Counter(row.example.stratum for row, _ in good),
             "reasons": Counter(reason for _, reason, _ in rejected),
             "places": _first_locations(uri, rejected),
@@ -147,21 +155,6 @@ class PartTokeniser:
 def rejected_name(part: int) -> str:
     """Return the name of the file with the rejected rows of a part, in the folder `staged`."""
     return f"rejected-{part:06d}.parquet"
-
-
-def _part_table(
-    ids: Sequence[str], rows: Sequence[tuple[_UsableRow, TokenisedExample]]
-) -> pa.Table:
-    tokens = [tokens for _, tokens in rows]
-    return pa.table(
-        {
-            "example_id": pa.array(ids, pa.string()),
-            "stratum": pa.array([row.example.stratum for row, _ in rows], pa.string()),
-            "input_ids": pa.array([item.input_ids for item in tokens], pa.list_(pa.int32())),
-            "num_prompt_tokens": pa.array([item.num_prompt_tokens for item in tokens], pa.int32()),
-            "num_tokens": pa.array([len(item.input_ids) for item in tokens], pa.int32()),
-        }
-    )
 
 
 def _first_locations(uri: str, rejected: Sequence[RejectedRow]) -> dict[str, list[str]]:

@@ -18,6 +18,16 @@ class TokenisedExample:
     input_ids: list[int]
     num_prompt_tokens: int
 
+    @property
+    def response_ranges(self) -> list[tuple[int, int]]:
+        """Return the half-open ranges of tokens that carry loss; none without tokens."""
+        return [(self.num_prompt_tokens, len(self.input_ids))] if self.input_ids else []
+
+    @property
+    def num_response_tokens(self) -> int:
+        """Return the number of tokens with a loss: nothing predicts a row's very first token."""
+        return sum(end - max(start, 1) for start, end in self.response_ranges)
+
 
 def tokenise(
     examples: Sequence[Example],

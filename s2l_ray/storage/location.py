@@ -12,7 +12,7 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -141,10 +141,18 @@ class Location:
         except ValueError as error:
             raise StorageError(f"{self} is not JSON ({error}). Was it edited by hand?") from None
 
-    def read_table(self, columns: list[str] | None = None) -> pa.Table:
-        """Return the table in this Parquet file, with all or some of its columns."""
+    def read_table(
+        self, columns: list[str] | None = None, *, optional: Collection[str] = ()
+    ) -> pa.Table:
+        """Return the table in this Parquet file, with all or some of its columns.
+
+        Those of `optional` are read as well if the file has them.
+        """
         with explained(self, "read"):
             fs, path = self.filesystem()
+            if columns is not None and optional:
+                present = pq.read_schema(path, filesystem=fs).names
+                columns = [*columns, *(name for name in optional if name in present)]
             return pq.read_table(path, columns=columns, filesystem=fs, use_threads=False)
 
     def read_npy(self) -> np.ndarray:

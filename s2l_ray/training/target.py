@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import original_rows, part_name
+from s2l_ray.artifacts.token_tables import token_table
 from s2l_ray.config.sections import DataConfig, ModelSpec, TargetConfig
 from s2l_ray.data.examples import RowError, read_example
 from s2l_ray.data.templates import Template, load_template
@@ -23,14 +24,6 @@ from s2l_ray.training.batches import TrainingPlan
 from s2l_ray.training.token_parts import TokenParts
 
 TOKENS, MODEL = "tokens", "model"
-SCHEMA = pa.schema(
-    {
-        "example_id": pa.string(),
-        "input_ids": pa.list_(pa.int32()),
-        "num_prompt_tokens": pa.int32(),
-        "num_tokens": pa.int32(),
-    }
-)
 
 
 def run(
@@ -131,16 +124,14 @@ def _tokenised(
 ) -> tuple[pa.Table, list[str]]:
     examples = [read_example(row, data.fields) for _, row in rows]
     outcomes = tokenise_examples(examples, template, tokenizer, data.max_tokens)
-    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
-    rejected = []
-    for (example_id, _), item in zip(rows, outcomes, strict=True):
+    kept, rejected = [], []
+    for (example_id, _), example, item in zip(rows, examples, outcomes, strict=True):
         if isinstance(item, RowError):
             rejected.append(example_id)
-            continue
-        values = (example_id, item.input_ids, item.num_prompt_tokens, len(item.input_ids))
-        for column, value in zip(columns.values(), values, strict=True):
-            column.append(value)
-    return pa.table(columns, schema=SCHEMA), rejected
+        else:
+            kept.append((example_id, example.stratum, item.input_ids, item.response_ranges))
+    ids, strata, input_ids, ranges = zip(*kept, strict=True) if kept else ((), (), (), ())
+    return token_table(ids, strata, input_ids, ranges), rejected
 
 
 def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict[str, Any]:

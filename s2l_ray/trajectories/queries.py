@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from s2l_ray.artifacts.tables import Parts, part_name
+from s2l_ray.artifacts.token_tables import token_table
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data.examples import Example, RowError, read_example
 from s2l_ray.data.sources import read_rows
@@ -92,13 +93,9 @@ def _read(queries: Queries) -> Iterator[tuple[str, Example | str]]:
 
 
 def _table(rows: Sequence[tuple[str, TokenisedExample]]) -> pa.Table:
-    return pa.table(
-        {
-            "example_id": pa.array([row_name for row_name, _ in rows], pa.string()),
-            "stratum": pa.array([""] * len(rows), pa.string()),
-            "input_ids": pa.array([tokens.input_ids for _, tokens in rows], pa.list_(pa.int32())),
-            "num_prompt_tokens": pa.array(
-                [tokens.num_prompt_tokens for _, tokens in rows], pa.int32()
-            ),
-        }
+    return token_table(
+        [row_name for row_name, _ in rows],
+        [""] * len(rows),
+        [tokens.input_ids for _, tokens in rows],
+        [tokens.response_ranges for _, tokens in rows],
     )

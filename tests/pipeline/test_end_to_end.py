@@ -83,6 +83,8 @@ def test_prepared_rows_and_rejected_rows_add_up(finished):
         "example_id": "string",
         "stratum": "string",
         "input_ids": "list<element: int32>",
+        "response_starts": "list<element: int32>",
+        "response_ends": "list<element: int32>",
         "num_prompt_tokens": "int32",
         "num_tokens": "int32",
     }
