@@ -228,9 +228,14 @@ def select(
     out: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help=".jsonl or .parquet. Default: RUN_DIR/subsets/M-B-S.jsonl."
+            metavar="PATH",
+            help="A .jsonl or .parquet file, or a folder that then opens as one data set. Default: "
+            "the folder RUN_DIR/subsets/M-B-S.",
         ),
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file of --out, whatever it holds.")
+    ] = False,
     without_extensions: Annotated[
         bool,
         typer.Option(
@@ -246,14 +251,13 @@ def select(
     from s2l_ray.config.load import parse_budget
     from s2l_ray.pipeline.subset import check_out
     from s2l_ray.runs import load
-    from s2l_ray.storage.location import Location
 
     wanted, here = parse_budget(budget, "--budget"), _working_directory()
     opened = load(run_dir, with_extensions=not without_extensions)
     if out is not None:
-        check_out(opened.location, Location.of(out))
+        check_out(opened.location, opened.config, out)
     selection = opened.select(wanted, method, seed, within)
-    file = selection.write(out)
+    file = selection.write(out, replace=force)
     if names := selection.extensions:
         print(f"from the run with {len(names)} extension(s), the last of them {names[-1]}")
     print(f"{len(selection):,} examples: {_shortest(file, here)}")

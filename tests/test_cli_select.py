@@ -67,7 +67,7 @@ def test_a_budget_that_means_nothing_is_refused_by_select(clustered, capsys, bud
 def test_select_takes_the_nearest_of_a_cluster_when_told_so(clustered, capsys):
     arguments = ["select", str(clustered), "--budget", "5", "--within", "nearest"]
     assert cli.main(arguments) == 0
-    assert (clustered / "subsets" / "s2l-nearest-5-42.jsonl").exists()
+    assert (clustered / "subsets" / "s2l-nearest-5-42" / "selected.jsonl").exists()
     assert "--within nearest: it orders" in refused(capsys, *arguments, "--method", "random")
 
 
@@ -79,7 +79,7 @@ def test_select_refuses_a_file_of_another_kind(clustered, capsys):
 
 def test_select_leaves_as_many_examples_as_asked(clustered, capsys):
     assert cli.main(["select", str(clustered), "--budget", "5"]) == 0
-    lines = (clustered / "subsets" / "s2l-5-42.jsonl").read_text().splitlines()
+    lines = (clustered / "subsets" / "s2l-5-42" / "selected.jsonl").read_text().splitlines()
     assert len({json.loads(line)["example_id"] for line in lines}) == len(lines) == 5
 
     out = ["--budget", "0.25", "--method", "random", "--seed", "7", "--out", "subset.parquet"]
@@ -110,4 +110,20 @@ def test_a_working_directory_that_is_gone_is_no_hindrance(clustered, tmp_path, c
     (tmp_path / "gone-soon").rmdir()
     assert cli.main(["select", str(clustered), "--budget", "5"]) == 0
     shown = capsys.readouterr().out
-    assert shown == f"5 examples: {clustered}/subsets/s2l-5-42.jsonl\n"
+    assert shown == f"5 examples: {clustered}/subsets/s2l-5-42/selected.jsonl\n"
+
+
+def test_select_replaces_a_file_only_when_forced(clustered, capsys):
+    arguments = ["select", str(clustered), "--budget", "5", "--out", "mine.jsonl"]
+    Path("mine.jsonl").write_text("mine\n")
+
+    assert "mine.jsonl is there already, with another content" in refused(capsys, *arguments)
+    assert Path("mine.jsonl").read_text() == "mine\n"
+    assert cli.main([*arguments, "--force"]) == 0
+    assert cli.main(arguments) == 0, "the same content again"
+    assert len(Path("mine.jsonl").read_text().splitlines()) == 5
+
+
+def test_select_writes_into_a_folder(clustered):
+    assert cli.main(["select", str(clustered), "--budget", "5", "--out", "mine/subset"]) == 0
+    assert [path.name for path in Path("mine/subset").iterdir()] == ["selected.jsonl"]

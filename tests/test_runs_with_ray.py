@@ -33,7 +33,7 @@ def test_a_run_on_an_object_store_is_read_and_selected_from(s3_bucket, tmp_path)
     assert there.select(7).ids == here.select(7).ids
     assert list(there.select(7).rows()) == list(here.select(7).rows())
     written = there.select(7).write()
-    assert written == f"{s3_bucket}/run/subsets/s2l-7-42.jsonl"
+    assert written == f"{s3_bucket}/run/subsets/s2l-7-42/selected.jsonl"
     there.select(7).write(tmp_path / "copy.jsonl")
     lines = (tmp_path / "copy.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == list(here.select(7).rows())

@@ -19,6 +19,7 @@ from s2l_ray.config import sections
 from s2l_ray.config.budgets import Budget
 from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError, DataError
+from s2l_ray.pipeline import destination
 from s2l_ray.pipeline.run import CONFIG
 from s2l_ray.pipeline.steps import arm_name
 from s2l_ray.report.declaration import REPORT
@@ -58,6 +59,7 @@ class Selection:
         original: the parts with the original rows; None if the run has no `data`.
         extensions: names of the extensions whose rows the pool holds.
         name: says how the subset was made: method, budget, seed, last extension.
+        format: of the file in a folder, `jsonl` or `parquet`.
     """
 
     run: Location
@@ -66,6 +68,7 @@ class Selection:
     original: Parts | None
     extensions: tuple[str, ...]
     name: str
+    format: str = "jsonl"
 
     def __len__(self) -> int:
         return len(self.order_R)
@@ -107,25 +110,32 @@ class Selection:
             file = self.write(f"{folder}/rows.jsonl")
             return datasets.Dataset.from_json(file, keep_in_memory=True, cache_dir=folder)
 
-    def write(self, out: str | Path | Location | None = None) -> str:
+    def write(self, out: str | Path | Location | None = None, *, replace: bool = False) -> str:
         """Write the rows in input order and return the path of the file.
 
         Args:
-            out: a path or URI that ends in .jsonl or .parquet; replaced if it exists. Default:
-                `subsets/METHOD-BUDGET-SEED.jsonl` in the run.
+            out: a path or URI that ends in .jsonl or .parquet; or a folder, which gets
+                `selected.jsonl` (.parquet with `selection.format: parquet`) and then opens as one
+                data set. Default: the folder `subsets/METHOD-BUDGET-SEED/` of the run, whose
+                file is replaced.
+            replace: replace a file that is there, whatever it holds.
 
         Raises:
-            UserError: the file belongs to the run, has another ending or cannot be written, or an
-                example has no row.
+            UserError: the file belongs to the run, has another ending, is there with another
+                content or cannot be written, or an example has no row.
         """
-        file = self.run / "subsets" / f"{self.name}.jsonl"
         if out is not None:
-            file = out if isinstance(out, Location) else Location.of(out)
-            check_out(self.run, file)
-        if self.original is not None:
-            selection_stage.write_selected(self.pool.key_N[self.order_R], self.original, file)
+            file = destination.file_of(self.run, out, self.format)
         else:
-            selection_stage.write_ids(self.pool, self.order_R, file)
+            replace, file = True, destination.own_file(self.run, self.name, self.format)
+            for name in file.parent.names():
+                if name != file.name:
+                    (file.parent / name).remove()
+        if self.original is not None:
+            keys = self.pool.key_N[self.order_R]
+            selection_stage.write_selected(keys, self.original, file, replace=replace)
+        else:
+            selection_stage.write_ids(self.pool, self.order_R, file, replace=replace)
         return str(file)
 
 
@@ -173,6 +183,7 @@ def choose_subset(
         rows,
         tuple(item.name for item in parts.extensions),
         f"{arm_name(order, budget, seed)}{parts.suffix}",
+        own.format,
     )
 
 
@@ -182,12 +193,10 @@ def check_clustered(run: Location) -> None:
         raise DataError(f"{run} has no finished clusters that fit its data. Run it: s2l run.")
 
 
-def check_out(run: Location, out: Location) -> None:
+def check_out(run: Location, config: sections.RunConfig, out: str) -> None:
     """Raise DataError if a subset of `run` cannot be written to `out`."""
-    if _is_of(run, out):
-        raise DataError(f"--out {out}: that file belongs to the run. Name another one.")
-    if not out.name.endswith((".jsonl", ".parquet")):
-        raise DataError(f"--out {out}: the name must end in .jsonl or .parquet.")
+    suffix = config.selection.format if config.selection else "jsonl"
+    destination.file_of(run, out, suffix)
 
 
 def _section(
@@ -203,14 +212,6 @@ def _section(
     if problem is not None:
         raise ConfigError(f"--method {method}, with the run's own selection: {problem}")
     return section
-
-
-def _is_of(run: Location, file: Location) -> bool:
-    """Return whether `file` is one of the run, or would be another file of one of its stages."""
-    if not file.uri.startswith(f"{run.uri}/"):
-        return False
-    folder, _, name = file.uri.removeprefix(f"{run.uri}/").partition("/")
-    return folder != "subsets" and (bool(name) or file.exists())
 
 
 def rebuild_report(run: Location) -> Location:

@@ -233,9 +233,11 @@ def _write_ranking(pool: ClusteredPool, order_N: np.ndarray, file: Location) -> 
             start += table.num_rows
 
 
-def write_ids(pool: ClusteredPool, order_R: np.ndarray, file: Location) -> None:
+def write_ids(
+    pool: ClusteredPool, order_R: np.ndarray, file: Location, *, replace: bool = True
+) -> None:
     """Write ids, strata and clusters of these rows of the pool, in this order."""
-    with file.open_atomic() as stream:
+    with file.open_atomic(replace=replace) as stream:
         writer = _Jsonl(stream) if file.name.endswith(".jsonl") else _Parquet(stream, RANKED)
         for table in tables_by_rank(pool, order_R):
             for batch in table.to_batches(max_chunksize=1 << 16):
@@ -243,14 +245,19 @@ def write_ids(pool: ClusteredPool, order_R: np.ndarray, file: Location) -> None:
         writer.close()
 
 
-def write_selected(selected_keys: np.ndarray, rows: Parts, file: Location) -> None:
+def write_selected(
+    selected_keys: np.ndarray, rows: Parts, file: Location, *, replace: bool = True
+) -> None:
     """Write the rows with these keys, in input order, with their own fields unchanged.
+
+    Args:
+        replace: as for `Location.open_atomic`.
 
     Raises:
         DataError: an example has no row.
     """
     num_rows = 0
-    with file.open_atomic() as stream:
+    with file.open_atomic(replace=replace) as stream:
         writer = (
             _Jsonl(stream)
             if file.name.endswith(".jsonl")

@@ -98,6 +98,12 @@ class Location:
             fs, path = self.filesystem()
             return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
 
+    def is_folder(self) -> bool:
+        """Tell whether there is a folder; on an object store, one that holds something."""
+        with explained(self, "look up"):
+            fs, path = self.filesystem()
+            return bool(fs.get_file_info(path).type == pafs.FileType.Directory)
+
     def names(self) -> list[str]:
         """Return the names in this folder, sorted; none if it does not exist.
 
@@ -193,8 +199,15 @@ class Location:
             pq.write_table(table, stream, compression="zstd")
 
     @contextlib.contextmanager
-    def open_atomic(self) -> Iterator[IO[bytes]]:
-        """Open a stream whose content becomes this file when the block ends without an error."""
+    def open_atomic(self, *, replace: bool = True) -> Iterator[IO[bytes]]:
+        """Open a stream whose content becomes this file when the block ends without an error.
+
+        Args:
+            replace: False keeps a file that is there; another content than its own is refused.
+
+        Raises:
+            StorageError: the file cannot be written, or must not be replaced.
+        """
         with explained(self, "write"):
             if self.is_local:
                 Path(self.uri).parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +218,9 @@ class Location:
                     yield stream
                     stream.flush()
                     os.fsync(stream.fileno())
-                if self.is_local:
+                if not replace and self.exists():
+                    self._check_same(Path(temporary))
+                elif self.is_local:
                     os.chmod(temporary, 0o644)
                     os.replace(temporary, self.uri)
                 else:
@@ -255,6 +270,19 @@ class Location:
                 fs.delete_dir(path)
             elif kind == pafs.FileType.File:
                 fs.delete_file(path)
+
+    def _check_same(self, file: Path) -> None:
+        """Raise StorageError if this file has another content than the local `file`."""
+        fs, path = self.filesystem()
+        is_same = fs.get_file_info(path).size == file.stat().st_size
+        with file.open("rb") as new, fs.open_input_stream(path) as old:
+            while is_same and (block := new.read(1 << 22)):
+                is_same = old.read(len(block)) == block
+        if not is_same:
+            raise StorageError(
+                f"{self} is there already, with another content. Name another file, or say that "
+                "it is to be replaced (--force; replace=True)."
+            )
 
     def _copy_at_once(self, folder: Path, files: list[Path]) -> None:
         """Copy `files` of `folder` under a temporary name, and rename the copy to this location."""

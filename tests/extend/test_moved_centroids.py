@@ -59,7 +59,7 @@ def test_all_rows_are_ranked_by_the_labels_of_the_moved_clusters(run, tmp_path):
     assert cluster_by_id(extension) == expected(1, (0, 0))
     assert {path: found for path, found in content(run).items() if path in before} == before
     own, _ = write_subset(run, 1.0, "s2l", None, None, extended=False)
-    assert own.read_bytes() == (run / "subsets" / "s2l-1.0-42.jsonl").read_bytes()
+    assert own.read_bytes() == (run / "subsets" / "s2l-1.0-42" / "selected.jsonl").read_bytes()
 
 
 def test_the_last_labels_of_a_row_count(run, tmp_path):

@@ -98,7 +98,7 @@ def test_another_subset_comes_from_the_extended_pool_unless_told_otherwise(run, 
     assert count == handmade.NUM_ROWS + NUM_NEW
     assert ids(extended) == handmade.IDS + [row["id"] for row in new_rows(0)]
     assert without == own and ids(own) == handmade.IDS
-    assert (run / "subsets").names() == ["s2l-1.0-42-with-001.jsonl", "s2l-1.0-42.jsonl"]
+    assert (run / "subsets").names() == ["s2l-1.0-42", "s2l-1.0-42-with-001"]
 
 
 def test_the_extended_ranking_follows_the_selection_of_the_run(run, tree, tmp_path):
