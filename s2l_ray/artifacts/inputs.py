@@ -1,31 +1,40 @@
 """Hashes of input files and revisions of models, cached from one command to the next."""
 
-from collections.abc import Sequence
+import os
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from s2l_ray.config.sections import NAMED_TEMPLATES, ModelSpec, RandomModel
+from s2l_ray.errors import DataError
 from s2l_ray.models import origins
 from s2l_ray.storage import input_files
 from s2l_ray.storage.location import Location, is_uri
 
 CONTENTS = "contents.json"
 """The file of the cache in the folder of a run."""
+SETTLED_SECONDS = 2.0
+"""A file that was written less than this before it was hashed may be written again without a change
+of its modification time, which some file systems count in seconds."""
 
 
 @dataclass
 class Contents:
     """SHA-256 hashes of input files, and commits of models on the Hugging Face hub.
 
-    A file is hashed again only when its size or modification time has changed. A data set on the
-    hub has no modification time, so its revision is asked for every time.
+    A file is hashed again when its size or modification time has changed, or when it had just been
+    written as it was hashed. A data set on the hub has no modification time, so its revision is
+    asked for every time.
     """
 
     cache: dict[str, list[Any]] = field(default_factory=dict)
     """URI -> size in bytes, modification time, hash; "model NAME" -> 0, "", commit."""
     unknown: set[str] = field(default_factory=set)
     """Models on the hub whose commit could not be looked up."""
+    changed: set[str] = field(default_factory=set)
+    """URIs of files whose content is no longer the one that was cached."""
 
     @classmethod
     def load(cls, run: Location) -> "Contents":
@@ -37,7 +46,12 @@ class Contents:
         """Return the hash of a file's content."""
         cached = self.cache.get(file.uri)
         if cached is None or not file.modified or cached[:2] != [file.size, file.modified]:
-            cached = [file.size, file.modified, input_files.content_hash(file)]
+            settled = _is_settled(file)
+            content = input_files.content_hash(file)
+            if cached is not None and cached[2] != content:
+                self.changed.add(file.uri)
+            # Without a date it is hashed again the next time.
+            cached = [file.size, file.modified if settled else "", content]
             self.cache[file.uri] = cached
         return str(cached[2])
 
@@ -73,6 +87,9 @@ class Contents:
 
         Nothing is returned for None, a path that does not exist, or a commit that is unknown. For a
         random model, its tokenizer counts.
+
+        Raises:
+            DataError: the model is a folder without files.
         """
         name = model.tokenizer if isinstance(model, RandomModel) else model
         if name is None:
@@ -80,8 +97,13 @@ class Contents:
         if origins.is_hub_name(name):
             revision = self.hub_revision(name)
             return {key: revision} if revision else {}
-        exists = is_uri(name) or Path(name).expanduser().exists()
-        return {key: self.folder_hashes(name)} if exists else {}
+        path = name if is_uri(name) else str(origins.local_path(name))
+        if not is_uri(path) and not Path(path).exists():
+            return {}
+        hashes = self.folder_hashes(path)
+        if not hashes:
+            raise DataError(f"{key.removesuffix(' contents')}: there are no files in {path}.")
+        return {key: hashes}
 
     def template_inputs(self, template: str) -> dict[str, Any]:
         """Return the hash of a template that is a user's file; nothing for a named template."""
@@ -99,8 +121,30 @@ class Contents:
             ]
             return [f"{name} {self.file_hash(file)}" for name, file in stored]
         root = Path(path).expanduser()
-        files = [root] if root.is_file() else sorted(i for i in root.rglob("*") if i.is_file())
+        files = [root] if root.is_file() else sorted(_files_below(root))
         return [f"{item.relative_to(root)} {self.file_hash(_input_file(item))}" for item in files]
+
+
+def _files_below(root: Path) -> Iterator[Path]:
+    """Yield every file below a local folder, also through links to files and to folders.
+
+    A link to a folder that it is in itself is not followed.
+    """
+    ancestors = {str(root): [os.path.realpath(root)]}
+    for folder, names, files in os.walk(root, followlinks=True):
+        chain = ancestors.pop(folder)
+        yield from (path for name in files if (path := Path(folder, name)).is_file())
+        targets = {name: os.path.realpath(os.path.join(folder, name)) for name in names}
+        # `os.walk` goes on into the names that are left here.
+        names[:] = [name for name in names if targets[name] not in chain]
+        for name in names:
+            ancestors[os.path.join(folder, name)] = [*chain, targets[name]]
+
+
+def _is_settled(file: input_files.InputFile) -> bool:
+    """Tell whether a file was written long enough ago for its date to change with its content."""
+    written = int(file.modified) / 1e9 if file.modified.isdecimal() else 0.0
+    return time.time() - written > SETTLED_SECONDS
 
 
 def _input_file(path: Path) -> input_files.InputFile:

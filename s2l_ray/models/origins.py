@@ -41,7 +41,7 @@ def source_of(name: str) -> tuple[str, dict[str, Any]]:
     Raises:
         ModelError: there is no such file, or it is no model.
     """
-    path = _packaged(name) if name.startswith("package:") else Path(name).expanduser()
+    path = local_path(name)
     if path.is_dir():
         return str(path), {}
     if path.suffix == ".gguf" and path.is_file():
@@ -53,6 +53,15 @@ def source_of(name: str) -> tuple[str, dict[str, Any]]:
         raise ModelError(f"model {name}: there is no {path}")
     repository, at, revision = name.partition("@")
     return repository, {"revision": revision} if at else {}
+
+
+def local_path(name: str) -> Path:
+    """Return the path on this machine that a name stands for, if it is no URI and not on the hub.
+
+    Raises:
+        ModelError: the name is of a file in a Python package that is not installed.
+    """
+    return _packaged(name) if name.startswith("package:") else Path(name).expanduser()
 
 
 def is_hub_name(name: str) -> bool:

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from s2l_ray.errors import DataError
-from s2l_ray.pipeline.steps import Contents
 from s2l_ray.stages import NAMES as STAGES
 from s2l_ray.storage.location import Location
 from tests import handmade
@@ -166,20 +165,6 @@ def test_a_relative_path_is_the_same_data(tree, tmp_path, monkeypatch):
     assert planned(relative)[0].out.location == Location.of(tmp_path / "run" / "prepared")
 
 
-def test_contents_are_read_again_only_when_size_or_date_say_so(tmp_path):
-    path = tmp_path / "x"
-    path.write_text("abc")
-    contents = Contents()
-    [first] = contents.folder_hashes(str(path))
-    status = path.stat()
-
-    path.write_text("xyz")
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    assert contents.folder_hashes(str(path)) == [first]
-    os.utime(path, ns=(1, 1))
-    assert contents.folder_hashes(str(path)) != [first]
-
-
 def test_every_stage_lies_in_its_folder_and_every_baseline_under_arms(tree):
     steps = planned(changed(tree, "selection.baselines", ["random"]))
 
@@ -261,6 +246,20 @@ def test_checkpoints_of_ones_own_count_by_content(tree, tmp_path, monkeypatch, b
     assert different(before, fingerprints(tree)) == AFTER["reference"]
 
 
+def test_checkpoints_that_are_links_to_folders_count_by_content(tree, tmp_path):
+    for step in (2, 10):
+        folder = tmp_path / "elsewhere" / f"{step}"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_bytes(b"1")
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        (tmp_path / "checkpoints" / f"step-{step}").symlink_to(folder)
+    tree = changed(tree, "reference", {"path": str(tmp_path / "checkpoints")})
+    before = fingerprints(tree)
+
+    (tmp_path / "elsewhere" / "10" / "model.safetensors").write_bytes(b"2")
+    assert different(before, fingerprints(tree)) == AFTER["reference"]
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
@@ -269,9 +268,15 @@ def test_checkpoints_of_ones_own_count_by_content(tree, tmp_path, monkeypatch, b
         ("data.eval", {"held": "nowhere/held.jsonl"}, r"nowhere/held\.jsonl"),
         ("trajectories.path", "nowhere/*.parquet", r"nowhere/\*\.parquet"),
         ("reference", {"path": "/nowhere"}, "no step-.* directories in /nowhere"),
+        ("reference", {"path": "hollow"}, r"no files in hollow"),
+        ("data.tokenizer", "hollow", r"data\.tokenizer: there are no files in hollow"),
     ],
 )
-def test_an_input_that_is_not_there_is_refused_and_named(tree, key, value, message):
+def test_an_input_that_is_not_there_is_refused_and_named(
+    tree, tmp_path, monkeypatch, key, value, message
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hollow" / "step-1").mkdir(parents=True)
     with pytest.raises(DataError, match=message):
         planned(changed(tree, key, value))
 
@@ -312,6 +317,7 @@ def test_scoring_begins_with_a_reference_that_trains_here_on_a_fixed_number_of_w
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "checkpoints" / "step-1").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "step-1" / "config.json").touch()
     (tmp_path / "scored").mkdir()
     (tmp_path / "scored" / "part.parquet").touch()
 
