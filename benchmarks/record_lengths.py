@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from s2l_ray.config.sections import FieldNames
+from s2l_ray.config.sections import DataConfig, FieldNames
 from s2l_ray.data import sources
 from s2l_ray.data.examples import RowError, read_example
 from s2l_ray.data.templates import load_template
@@ -35,7 +35,7 @@ def main() -> None:
     pool = [row.fields for file in files for row in sources.read_rows(file) if row.fields]
     chosen = np.random.default_rng(0).choice(len(pool), NUM_ROWS, replace=False)
     examples = [read_example(pool[index], FieldNames()) for index in chosen]
-    template = load_template("alpaca")
+    template = load_template(DataConfig(train=[arguments.pool], template="alpaca"))
     tokenizer = checkpoints.load_tokenizer(arguments.tokenizer)
     found = tokenise(examples, template, tokenizer, MAX_TOKENS)
     rows = [item for item in found if not isinstance(item, RowError)]

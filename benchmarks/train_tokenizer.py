@@ -8,7 +8,7 @@ made configs/tokenizers/math-4k from the pool of configs/math-mix-cpu.yaml.
 import argparse
 from collections.abc import Iterator
 
-from s2l_ray.config.sections import FieldNames
+from s2l_ray.config.sections import DataConfig, FieldNames
 from s2l_ray.data import sources
 from s2l_ray.data.examples import read_example
 from s2l_ray.data.templates import load_template
@@ -18,7 +18,7 @@ from s2l_ray.storage import input_files
 
 def rendered(pool: str) -> Iterator[str]:
     """Prompt and response of every usable row, as the `alpaca` template has them."""
-    template = load_template("alpaca")
+    template = load_template(DataConfig(train=[pool], template="alpaca"))
     for file in input_files.expand([pool]):
         for row in sources.read_rows(file):
             if row.fields is not None:

@@ -4,6 +4,7 @@ MkDocs loads this file as a hook (mkdocs.yml).
 """
 
 import contextlib
+import datetime
 import inspect
 import io
 import os
@@ -26,7 +27,14 @@ from s2l_ray.evaluation import declaration as evaluation_declaration
 WIDTH = "96"
 TABLES, HELP = "<!-- tables of all sections -->", "<!-- help of all commands -->"
 DECLARATION = "<!-- declaration of a stage -->"
-NAMES = {str: "text", int: "integer", float: "number", bool: "true or false", Any: "any value"}
+NAMES = {
+    str: "text",
+    int: "integer",
+    float: "number",
+    bool: "true or false",
+    datetime.date: "date",
+    Any: "any value",
+}
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -5,6 +5,7 @@ and no value is converted silently. `operational` keys change how fast a stage r
 leaves behind, so they are no part of its fingerprint.
 """
 
+import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -27,6 +28,16 @@ NAMED_TEMPLATES = ("alpaca", "alpaca-official", "radiology", "chat")
 def _listed(value: Any) -> Any:
     """Return a list; a single name becomes a list of one."""
     return [value] if isinstance(value, str) else value
+
+
+def _dated(value: Any) -> Any:
+    """Return a date; text in the form 2025-01-31 is read, as JSON and quoted YAML hold it."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return datetime.date.fromisoformat(value)
+    except ValueError:
+        raise ValueError(f"{value!r} is no date such as 2025-01-31") from None
 
 
 class RandomModel(Section):
@@ -66,6 +77,7 @@ class DataConfig(Section):
     """The pool, the held-out sets, and the conversion of a row to tokens."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"max_rejected", "eval"})
+    added: ClassVar[frozenset[str]] = frozenset({"turns", "date"})
 
     train: Annotated[list[str], BeforeValidator(_listed)] = Field(min_length=1)
     """The pool: files, globs, directories, s3:// or gs:// URIs, or hf://org/name[:split]. Formats:
@@ -79,6 +91,12 @@ class DataConfig(Section):
     template: str = "alpaca"
     """The text around a prompt: alpaca, alpaca-official, radiology, chat (that of the tokenizer),
     or a text file with {prompt} and {context}."""
+    turns: Literal["all", "last"] = "all"
+    """Turns of the assistant that carry loss in a chat: all of them, or the last. A row may exempt
+    turns (`weight: 0` or `train: false` in the message)."""
+    date: Annotated[datetime.date, BeforeValidator(_dated)] = datetime.date(2025, 1, 1)
+    """The day that chat templates take for today (`strftime_now`). It does not follow the calendar:
+    the same rows give the same tokens on any day."""
     tokenizer: str | None = None
     """A hub name or a directory. Default: the reference's; without a reference, rows are stored and
     not tokenised."""

@@ -6,9 +6,11 @@ from typing import Any
 
 from s2l_ray.artifacts.amounts import Quantities
 from s2l_ray.artifacts.extensions import PREPARED, Extension
+from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.manifest import StageDir, section_inputs
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
 from s2l_ray.artifacts.tables import Parts
+from s2l_ray.config.section import default_of
 from s2l_ray.config.sections import DataConfig, RandomModel, RunConfig
 from s2l_ray.models.origins import first_checkpoint
 from s2l_ray.progress import Progress
@@ -34,12 +36,37 @@ def with_absolute_template(data: DataConfig) -> DataConfig:
     return data.model_copy(update={"template": absolute_if_file(data.template)})
 
 
+def template_inputs(data: DataConfig, contents: Contents) -> dict[str, Any]:
+    """Return what shapes the tokens of a row besides its fields and the tokenizer.
+
+    The date counts where it is not the default, and `turns` only for chats, as a row of
+    instructions has one turn.
+    """
+    inputs = {
+        "data.template": data.template,
+        "data.max_tokens": data.max_tokens,
+        **contents.template_inputs(data.template),
+        **turns_inputs(data),
+    }
+    if data.date != default_of(data, "date"):
+        inputs["data.date"] = data.date.isoformat()
+    return inputs
+
+
+def turns_inputs(data: DataConfig) -> dict[str, Any]:
+    """Return the turns that are learned; nothing for rows that are no chats.
+
+    Older versions learned the last turn of a chat alone: what they prepared is another result.
+    """
+    return {} if data.fields.messages is None else {"data.turns": data.turns}
+
+
 def check_template(config: RunConfig) -> None:
     """Refuse a template that cannot be used."""
     if config.data is not None:
         from s2l_ray.data.templates import load_template
 
-        load_template(config.data.template)
+        load_template(config.data)
 
 
 def _task(plan: RunPlan, _: str) -> Task:
@@ -54,6 +81,7 @@ def _task(plan: RunPlan, _: str) -> Task:
         "data.tokenizer": tokenizer,
         **plan.contents.model_inputs("data.tokenizer contents", tokenizer),
         **plan.contents.template_inputs(data.template),
+        **turns_inputs(data),
     }
     return Task(inputs, partial(_prepare, plan, data, files))
 

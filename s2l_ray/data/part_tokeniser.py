@@ -60,7 +60,7 @@ class PartTokeniser:
             from s2l_ray.models.checkpoints import load_tokenizer
 
             self.tokenizer = load_tokenizer(tokenizer)
-            self.template = load_template(config.template)
+            self.template = load_template(config)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         done = self.staged / f"done-{unit['part']:06d}.json"

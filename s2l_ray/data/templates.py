@@ -1,14 +1,15 @@
 """Templates: how an example is written as the text of a prompt and of a response."""
 
+import datetime
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from jinja2.exceptions import TemplateError
 
-from s2l_ray.config.sections import NAMED_TEMPLATES
+from s2l_ray.config.sections import NAMED_TEMPLATES, DataConfig
 from s2l_ray.data.examples import Example, Message, RowError
 from s2l_ray.errors import ConfigError
 
@@ -58,6 +59,10 @@ class TextTemplate:
 class ChatTemplate:
     """The chat template of the tokenizer, which renders the messages of an example."""
 
+    turns: Literal["all", "last"]
+    """Turns of the assistant that are learned."""
+    date: datetime.date
+    """The day that the template takes for today."""
     name: str = "chat"
     joint: bool = False
 
@@ -92,22 +97,24 @@ class ChatTemplate:
 
 Template = TextTemplate | ChatTemplate
 
-_NAMED: dict[str, Template] = {
+_NAMED = {
     "alpaca": TextTemplate("alpaca", _ALPACA + "\n", _ALPACA_CONTEXT + "\n"),
     "alpaca-official": TextTemplate("alpaca-official", _ALPACA, _ALPACA_CONTEXT, joint=True),
     "radiology": TextTemplate("radiology", _RADIOLOGY, _RADIOLOGY),
-    "chat": ChatTemplate(),
 }
 
 
-def load_template(name: str) -> Template:
-    """Return the template called `name`, or the one in the text file of that path.
+def load_template(data: DataConfig) -> Template:
+    """Return the template that `data.template` names, or the one in the text file of that path.
 
     A file is used as it is, to its last character.
 
     Raises:
         ConfigError: there is no such template or file, or the file does not contain {prompt}.
     """
+    name = data.template
+    if name == "chat":
+        return ChatTemplate(data.turns, data.date)
     if name in _NAMED:
         return _NAMED[name]
     names = ", ".join(NAMED_TEMPLATES)

@@ -55,7 +55,7 @@ def _lengths_of_text(example: Example, max_tokens: int) -> tuple[int, int]:
 
 def by_tokenizer(data: DataConfig, tokenizer: Any) -> TokenCounter:
     """Return a counter that counts tokens as a run does."""
-    template = load_template(data.template)
+    template = load_template(data)
     return partial(_count_by_tokenizer, template, tokenizer, data.max_tokens)
 
 

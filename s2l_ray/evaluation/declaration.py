@@ -8,7 +8,7 @@ from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.manifest import StageDir, section_inputs
 from s2l_ray.artifacts.stage import Estimate, RunPlan, Speed, Stage, Task
 from s2l_ray.config.sections import RunConfig
-from s2l_ray.data.declaration import check_template, with_absolute_template
+from s2l_ray.data.declaration import check_template, template_inputs, with_absolute_template
 from s2l_ray.errors import first
 from s2l_ray.models.flops import Shape
 from s2l_ray.progress import Progress
@@ -25,9 +25,7 @@ def _task(plan: RunPlan, arm: str) -> Task:
         **section_inputs("evaluation", section),
         **{f"data.eval.{name}": plan.contents.file_hashes(files) for name, files in sets.items()},
         "data.fields": data.fields.model_dump(),
-        "data.template": data.template,
-        "data.max_tokens": data.max_tokens,
-        **plan.contents.template_inputs(data.template),
+        **template_inputs(data, plan.contents),
         **plan.after(EVALUATION, arm),
     }
     return Task(inputs, partial(_evaluate, plan, arm, sets))

@@ -157,7 +157,7 @@ class Evaluator:
         self.device = device_for(gpus)
         self.precision = set_precision(config.precision, self.device)
         self.dtype = DTYPES[self.precision]
-        self.template = load_template(data.template)
+        self.template = load_template(data)
         with model.local() as path:
             self.model = load_model(str(path), dtype=self.dtype)
             self.tokenizer = load_tokenizer(str(path))

@@ -11,6 +11,7 @@ from s2l_ray.data.declaration import (
     PREPARE,
     check_template,
     pool_tokenizer,
+    template_inputs,
     with_absolute_template,
 )
 from s2l_ray.models.flops import Shape
@@ -132,9 +133,7 @@ def _target_task(plan: RunPlan, arm: str) -> Task:
     inputs = {
         **section_inputs("target", section),
         **plan.contents.model_inputs("target.model contents", section.model),
-        "data.template": data.template,
-        "data.max_tokens": data.max_tokens,
-        **plan.contents.template_inputs(data.template),
+        **template_inputs(data, plan.contents),
         "seed": plan.config.seed,
         **plan.after(TARGET, arm),
     }

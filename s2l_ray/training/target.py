@@ -79,7 +79,7 @@ def tokenise(
     Raises:
         DataError: more rows are left out than `data.max_rejected` allows, or no row remains.
     """
-    template = load_template(data.template)
+    template = load_template(data)
     tokenizer = checkpoints.load_tokenizer(model)
     tokens.remove()
     num_rows, rejected = 0, []

@@ -44,7 +44,7 @@ def write_query_parts(queries: Queries, folder: Location) -> tuple[Parts, dict[s
     from s2l_ray.models.checkpoints import load_tokenizer  # imports torch
 
     tokenizer = load_tokenizer(queries.tokenizer)
-    template = load_template(queries.data.template)
+    template = load_template(queries.data)
     rows = list(_read(queries))
     if not rows:
         raise DataError(f"{KEY}: there are no rows in {len(queries.files)} file(s).")

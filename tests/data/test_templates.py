@@ -5,9 +5,8 @@ from pathlib import Path
 import pytest
 
 from s2l_ray.config.sections import NAMED_TEMPLATES
-from s2l_ray.data.templates import load_template
 from s2l_ray.errors import ConfigError
-from tests.data.test_tokenise import BOS, PLAIN, WITH_INPUT, masked, tokens
+from tests.data.test_tokenise import BOS, PLAIN, WITH_INPUT, masked, named, tokens
 
 
 @pytest.mark.parametrize(
@@ -25,7 +24,7 @@ from tests.data.test_tokenise import BOS, PLAIN, WITH_INPUT, masked, tokens
 def test_a_template_file_is_filled_in_literally(tmp_path: Path, text, plain, with_input):
     path = tmp_path / "mine.txt"
     path.write_text(text, encoding="utf-8")
-    template = load_template(str(path))
+    template = named(str(path))
 
     assert template.render_prompt(PLAIN) == plain
     assert template.render_prompt(WITH_INPUT) == with_input
@@ -34,7 +33,7 @@ def test_a_template_file_is_filled_in_literally(tmp_path: Path, text, plain, wit
 
 @pytest.mark.parametrize("name", NAMED_TEMPLATES)
 def test_every_name_in_the_configuration_is_a_template(name):
-    template = load_template(name)
+    template = named(name)
 
     assert (template.name, template.joint) == (name, name == "alpaca-official")
 
@@ -45,12 +44,12 @@ def test_what_is_no_template_is_refused_with_the_names_that_are(tmp_path: Path):
     (tmp_path / "binary.txt").write_bytes(b"\xff{prompt}")
 
     with pytest.raises(ConfigError, match=rf"'alpacca' is neither a template nor a file\. {names}"):
-        load_template("alpacca")
+        named("alpacca")
     with pytest.raises(ConfigError, match="neither a template nor a file"):
-        load_template(str(tmp_path))
+        named(str(tmp_path))
     with pytest.raises(
         ConfigError, match=rf"no-prompt.txt does not contain \{{prompt\}}\. {names}"
     ):
-        load_template(str(tmp_path / "no-prompt.txt"))
+        named(str(tmp_path / "no-prompt.txt"))
     with pytest.raises(ConfigError, match=r"cannot read .*binary.txt"):
-        load_template(str(tmp_path / "binary.txt"))
+        named(str(tmp_path / "binary.txt"))

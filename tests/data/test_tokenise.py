@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from s2l_ray.config.sections import FieldNames
+from s2l_ray.config.sections import DataConfig, FieldNames
 from s2l_ray.data import tokenise
 from s2l_ray.data.examples import RowError, read_example
 from s2l_ray.data.templates import load_template
@@ -78,8 +78,12 @@ BOS_EOS = tokenizer(adds=("bos", "text", "eos"))
 CHAT = tokenizer(eos="<|im_end|>", chat_template=CHATML)
 
 
+def named(template, **settings):
+    return load_template(DataConfig(train=["x"], template=template, **settings))
+
+
 def tokens(example, template, with_tokenizer, max_tokens=10_000):
-    (item,) = tokenise.tokenise([example], load_template(template), with_tokenizer, max_tokens)
+    (item,) = tokenise.tokenise([example], named(template), with_tokenizer, max_tokens)
     return item
 
 
@@ -111,7 +115,7 @@ def test_the_masked_tokens_spell_the_prompt_and_the_others_the_response(
 ):
     item = tokens(example, name, made)
 
-    assert load_template(name).render_prompt(example) == text
+    assert named(name).render_prompt(example) == text
     assert masked(item, made) == bos + text
     assert learned(item, made) == example.response + "</s>"
 
@@ -129,14 +133,14 @@ def test_a_tokenizer_that_closes_texts_itself_closes_the_prompt_only_in_the_join
 
 def test_the_joint_template_lets_tokens_span_the_border():
     example = read_example({"instruction": "Q", "output": "\n\nA"}, FIELDS)
-    text = load_template("alpaca-official").render_prompt(example) + "\n\nA</s>"
+    text = named("alpaca-official").render_prompt(example) + "\n\nA</s>"
 
     assert tokens(example, "alpaca-official", BOS).input_ids == BOS(text)["input_ids"]
 
 
 @pytest.mark.parametrize("name", ["alpaca", "alpaca-official", "chat"])
 def test_rows_do_not_influence_one_another(name):
-    template = load_template(name)
+    template = named(name)
     rows = [PLAIN, WITH_INPUT, chat(("user", "Hi"), ("assistant", "Hello"))]
 
     together = tokenise.tokenise(rows, template, CHAT, 512)
@@ -148,7 +152,7 @@ def test_rows_do_not_influence_one_another(name):
 
 @pytest.mark.parametrize("name", ["alpaca", "radiology", "chat"])
 def test_generation_starts_from_the_masked_tokens(name):
-    template = load_template(name)
+    template = named(name)
     items = tokenise.tokenise([PLAIN, WITH_INPUT], template, CHAT, 512)
 
     assert tokenise.prompt_ids([PLAIN, WITH_INPUT], template, CHAT) == [
@@ -224,12 +228,12 @@ def test_messages_that_the_chat_template_refuses_reject_their_row_alone():
     made = tokenizer(eos="<|im_end|>", chat_template=STRICT)
     refused = chat(("system", "S"), ("user", "Q"), ("assistant", "A"))
 
-    first, second = tokenise.tokenise([refused, PLAIN], load_template("chat"), made, 99)
+    first, second = tokenise.tokenise([refused, PLAIN], named("chat"), made, 99)
 
     assert (first.reason, "no system" in first.detail) == ("wrong type", True)
     assert learned(second, made) == "The answer is 3.<|im_end|>"
     with pytest.raises(RowError, match="refuses the messages: no system"):
-        tokenise.prompt_ids([refused], load_template("chat"), made)
+        tokenise.prompt_ids([refused], named("chat"), made)
 
 
 def test_an_answer_that_the_chat_template_rewrites_is_refused():
@@ -244,4 +248,4 @@ def test_a_tokenizer_without_a_chat_template_is_refused():
         with pytest.raises(
             ConfigError, match=r"has no chat template\. Use a tokenizer that has one"
         ):
-            call([PLAIN], load_template("chat"), NO_BOS)
+            call([PLAIN], named("chat"), NO_BOS)

@@ -41,7 +41,7 @@ def test_queries_are_tokenised_as_the_pool_is(asked, tmp_path):
     found = [row for table in parts.tables() for row in table.to_pylist()]
     assert [len(table) for table in parts.tables()] == [2, 1]
     examples = [read_example(row, FieldNames(prompt="ask", response="reply")) for row in ROWS]
-    template = load_template("alpaca")
+    template = load_template(DataConfig(train=["pool.jsonl"], template="alpaca"))
     for row, tokens in zip(found, tokenise(examples, template, tiny.tokenizer(), 200), strict=True):
         assert row["input_ids"] == tokens.input_ids
         assert row["num_prompt_tokens"] == tokens.num_prompt_tokens
