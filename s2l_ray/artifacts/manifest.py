@@ -56,14 +56,18 @@ def fingerprint(inputs: Mapping[str, Any]) -> str:
 
 
 def section_inputs(name: str, section: Section) -> dict[str, Any]:
-    """Return `name.key` -> value for every key of `section` that shapes results.
+    """Return `name.key` -> value for every key of `section` that shapes results."""
+    return {f"{name}.{key}": value for key, value in section_values(section).items()}
+
+
+def section_values(section: Section) -> dict[str, Any]:
+    """Return the value of every key of `section` that shapes results.
 
     Operational keys are left out. So are keys that a later version added, while they have their
     defaults: fingerprints of older runs stay as they are.
     """
     unused = {key for key in section.added if getattr(section, key) == default_of(section, key)}
-    values = section.model_dump(mode="json", exclude=set(section.operational) | unused)
-    return {f"{name}.{key}": value for key, value in values.items()}
+    return section.model_dump(mode="json", exclude=set(section.operational) | unused)
 
 
 @dataclass(frozen=True)

@@ -55,14 +55,24 @@ ModelSpec = str | RandomModel
 class FieldNames(Section):
     """Names of the fields of an input row; only prompt and response must be in every row."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"system", "history", "tools"})
+
     prompt: str = "instruction"
-    """The question or instruction."""
+    """The question or instruction. Prompt and response may also be lists of messages."""
     context: str | None = "input"
     """A text that the prompt refers to; may be absent or empty in a row."""
     response: str = "output"
     """The answer that the model learns to give; only its tokens count in losses."""
     messages: str | None = None
     """Chat rows: a list of {role, content} or {from, value}, instead of prompt and response."""
+    system: str | None = "system"
+    """A system text beside the prompt or the messages; may be absent or empty in a row."""
+    history: str | None = "history"
+    """Earlier turns beside the prompt: a list of pairs of a question and its answer; may be absent
+    or empty in a row."""
+    tools: str | None = "tools"
+    """Schemas of the tools of a conversation, a list or its JSON text; may be absent or empty in a
+    row."""
     stratum: str | None = "source"
     """The source or task of a row. Clusters are made inside each stratum, and the budget is spread
     over them."""

@@ -7,7 +7,7 @@ from typing import Any
 from s2l_ray.artifacts.amounts import Quantities
 from s2l_ray.artifacts.extensions import PREPARED, Extension
 from s2l_ray.artifacts.inputs import Contents
-from s2l_ray.artifacts.manifest import StageDir, section_inputs
+from s2l_ray.artifacts.manifest import StageDir, section_inputs, section_values
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.section import default_of
@@ -74,9 +74,10 @@ def _task(plan: RunPlan, _: str) -> Task:
     assert data is not None
     files = expand([absolute(pattern) for pattern in data.train], "data.train")
     tokenizer = pool_tokenizer(plan.config)
+    fields = {key: name for key, name in section_values(data.fields).items() if key != "answer"}
     inputs = {
         **section_inputs("data", data),
-        "data.fields": data.fields.model_dump(exclude={"answer"}),
+        "data.fields": fields,
         "data.train": plan.contents.file_hashes(files),
         "data.tokenizer": tokenizer,
         **plan.contents.model_inputs("data.tokenizer contents", tokenizer),
@@ -124,7 +125,7 @@ def _prepare_new(
         return summary
     rows = Parts(pool.folder, "rows", pool.more)
     notes = duplicates.check_ids(out.location / "staged", rows, data.fields)
-    return {**summary, "notes": notes} if notes else summary
+    return {**summary, "notes": [*summary.get("notes", []), *notes]} if notes else summary
 
 
 def _sizes(_: RunConfig, quantities: Quantities) -> dict[str, str]:

@@ -2,80 +2,44 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
 from s2l_ray.config.sections import FieldNames
+from s2l_ray.data.messages import CONTENT_KEYS, ROLE_KEYS, Message, context_of, read_messages
+from s2l_ray.data.row_errors import REASONS, RowError, checked_text, kind_of
+from s2l_ray.data.tools import tools_of
 from s2l_ray.errors import first
 
-REASONS = (
-    "malformed JSON",
-    "invalid UTF-8",
-    "missing field",
-    "empty field",
-    "wrong type",
-    "no response tokens left",
-    "duplicate id",
-)
+__all__ = ["REASONS", "Example", "Message", "RowError", "content_digest", "read_example"]
 
-_ROLES: dict[str, str] = {
-    "system": "system",
-    "developer": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-    "chatgpt": "assistant",
-    "model": "assistant",
-    "bot": "assistant",
-}
-
-
-class RowError(Exception):
-    """A row that cannot be used: one of REASONS, and the detail that explains it."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        assert reason in REASONS, reason
-        super().__init__(reason, detail)
-        self.reason = reason
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.reason}: {self.detail}"
-
-
-@dataclass(frozen=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    """The role by the name that chat templates know."""
-    content: str
-    learned: bool = False
-    """An answer that carries loss: a turn of the assistant that the row does not exempt."""
-    fields: dict[str, Any] = field(default_factory=dict)
-    """Every other key of the turn, for the chat template."""
-
-    @property
-    def turn(self) -> dict[str, Any]:
-        """The turn as a chat template gets it."""
-        return {"role": self.role, "content": self.content, **self.fields}
+BLANK_SYSTEM = "system messages without text left out"
+AFTER_LAST_ANSWER = "messages after the last answer left out"
+"""What was left out of rows, as notes count it."""
+_MEDIA_FIELDS = ("image", "images", "audio", "audios", "video", "videos")
 
 
 @dataclass(frozen=True)
 class Example:
-    """The content of a row, whatever the names of its fields; the response is the last message."""
+    """The content of a row, whatever the names of its fields; the last message is learned."""
 
     prompt: str
+    """The last question."""
     context: str
+    """What belongs to the question; in a conversation, all earlier messages."""
     response: str
+    """The last answer."""
     messages: tuple[Message, ...]
     stratum: str
     id: str | None
     answer: str | None
     tools: list[Any] | None = None
     """Schemas of the tools that the conversation offers, for the chat template."""
+    is_chat: bool = False
+    """The row holds messages, not fields of text."""
+    left_out: dict[str, int] = field(default_factory=dict)
+    """Messages that were left out: what they are -> their number."""
 
 
 def read_example(row: Mapping[str, Any], fields: FieldNames) -> Example:
@@ -87,43 +51,170 @@ def read_example(row: Mapping[str, Any], fields: FieldNames) -> Example:
         RowError: a field does not fit; the error names it.
     """
     if not isinstance(row, Mapping):
-        raise RowError("wrong type", f"the row is {_kind(row)}, not an object with fields")
+        raise RowError("wrong type", f"the row is {kind_of(row)}, not an object with fields")
     stratum = _label(row, fields.stratum, (str, int)) or ""
     example_id = _label(row, fields.id, (str, int))
     # A response holds the final answer among other words.
     own_answer = fields.answer if fields.answer != fields.response else None
     answer = _label(row, own_answer, (str, int, float))
-    if fields.messages is None:
-        prompt = _required(row, fields.prompt)
-        context = _optional(row, fields.context)
-        response = _required(row, fields.response)
-        user = f"{prompt}\n\n{context}" if context else prompt
-        messages: tuple[Message, ...] = (
-            Message("user", user),
-            Message("assistant", response, learned=True),
-        )
+    if fields.messages is not None:
+        given = read_messages(_present(row, fields.messages), fields.messages)
+        example = _chat(row, given, fields, fields.messages)
+    elif _holds_messages(row.get(fields.prompt)) or _holds_messages(row.get(fields.response)):
+        given = _asked_and_answered(row, fields)
+        example = _chat(row, given, fields, fields.response)
     else:
-        messages = _messages(row, fields.messages)
-        prompt, context, response = _conversation(messages, fields.messages)
-    return Example(prompt, context, response, messages, stratum, example_id, answer)
+        example = _instruction(row, fields)
+    return replace(example, stratum=stratum, id=example_id, answer=answer)
 
 
 def content_digest(example: Example) -> str:
     """Return 32 hexadecimal digits of everything that a model is trained on, and of the stratum."""
-    turns = [[message.role, message.content] for message in example.messages]
-    content = [example.prompt, example.context, turns, example.stratum]
-    return blake2b(json.dumps(content).encode(), digest_size=16).hexdigest()
+    turns = [_digested(message) for message in example.messages]
+    content: list[Any] = [example.prompt, example.context, turns, example.stratum]
+    if example.tools:
+        content.append(example.tools)
+    return blake2b(json.dumps(content, default=str).encode(), digest_size=16).hexdigest()
 
 
-def _kind(value: object) -> str:
-    return "null" if value is None else f"of type {type(value).__name__}"
+def _digested(message: Message) -> list[Any]:
+    """Return role and content, and the rest only where there is one, so that old ids stay."""
+    is_exempt = message.role == "assistant" and not message.learned
+    if not message.fields and not is_exempt:
+        return [message.role, message.content]
+    return [message.role, message.content, message.fields, message.learned]
 
 
-def _required(row: Mapping[str, Any], name: str) -> str:
+def _instruction(row: Mapping[str, Any], fields: FieldNames) -> Example:
+    """Return the example of a row of texts; a system text and earlier turns join its context."""
+    prompt = _required(row, fields.prompt)
+    context = _optional(row, fields.context)
+    response = _required(row, fields.response)
+    user = f"{prompt}\n\n{context}" if context else prompt
+    earlier = [*_system(row, fields), *_history(row, fields)]
+    context = "\n".join(text for text in (context_of(earlier), context) if text)
+    messages = (*earlier, Message("user", user), Message("assistant", response, learned=True))
+    return Example(prompt, context, response, messages, "", None, None)
+
+
+def _chat(
+    row: Mapping[str, Any], given: Sequence[Message], fields: FieldNames, name: str
+) -> Example:
+    """Return the example of a conversation, up to its last answer that is learned."""
+    _check_no_media(row)
+    kept = [m for m in given if m.role != "system" or m.content.strip()]
+    answered = [i for i, message in enumerate(kept) if message.learned]
+    if not answered:
+        raise RowError("missing field", f"{name!r} {_why_no_answer(kept)}")
+    messages = kept[: answered[-1] + 1]
+    asked = [i for i, message in enumerate(messages) if message.role == "user"]
+    if not asked:
+        raise RowError("missing field", f"{name!r} has no message by a user before its last answer")
+    if messages[0].role != "system":
+        messages = [*_system(row, fields), *messages]
+        asked = [i for i, message in enumerate(messages) if message.role == "user"]
+    context = context_of([m for i, m in enumerate(messages[:-1]) if i != asked[-1]])
+    left_out = {
+        BLANK_SYSTEM: len(given) - len(kept),
+        AFTER_LAST_ANSWER: len(kept) - answered[-1] - 1,
+    }
+    return Example(
+        prompt=messages[asked[-1]].content,
+        context=context,
+        response=messages[-1].text,
+        messages=tuple(messages),
+        stratum="",
+        id=None,
+        answer=None,
+        tools=tools_of(row.get(fields.tools), fields.tools) if fields.tools else None,
+        is_chat=True,
+        left_out={what: count for what, count in left_out.items() if count},
+    )
+
+
+def _why_no_answer(messages: Sequence[Message]) -> str:
+    num_answers = sum(message.role == "assistant" for message in messages)
+    if num_answers:
+        return f"has {num_answers} answers, and the row exempts all of them from the loss"
+    return "has no answer by an assistant"
+
+
+def _asked_and_answered(row: Mapping[str, Any], fields: FieldNames) -> list[Message]:
+    """Return the messages of a prompt and of its completion, of which only these are learned."""
+    asked, answered = (
+        _as_messages(row, *pair)
+        for pair in ((fields.prompt, "user"), (fields.response, "assistant"))
+    )
+    return [*(replace(message, learned=False) for message in asked), *answered]
+
+
+def _as_messages(row: Mapping[str, Any], name: str, role: str) -> list[Message]:
+    """Return the messages of a field; a text is one message."""
+    if isinstance(row.get(name), str):
+        return [Message(role, _required(row, name), learned=role == "assistant")]
+    return read_messages(_present(row, name), name)
+
+
+def _holds_messages(value: Any) -> bool:
+    """Tell whether a field of a prompt holds messages, not a text."""
+    if not isinstance(value, list | tuple) or not value:
+        return False
+    return all(isinstance(i, Mapping) and _names_role_and_content(i) for i in value)
+
+
+def _names_role_and_content(turn: Mapping[str, Any]) -> bool:
+    return not turn.keys().isdisjoint(ROLE_KEYS) and not turn.keys().isdisjoint(CONTENT_KEYS)
+
+
+def _system(row: Mapping[str, Any], fields: FieldNames) -> list[Message]:
+    """Return the system text of a row as a message, if it has one."""
+    text = None if fields.system is None else row.get(fields.system)
+    if not isinstance(text, str) or not text.strip():
+        return []  # nothing, or a user's own field of that name
+    return [Message("system", checked_text(text, repr(fields.system)))]
+
+
+def _history(row: Mapping[str, Any], fields: FieldNames) -> list[Message]:
+    """Return the earlier questions and answers of a row, if it has a list of them."""
+    name = fields.history
+    pairs = None if name is None else row.get(name)
+    if isinstance(pairs, str):
+        pairs = _parsed_pairs(pairs)
+    if not isinstance(pairs, list | tuple):
+        return []  # a user's own field of that name
+    messages = []
+    for number, pair in enumerate(pairs):
+        path = f"{name}[{number}]"
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise RowError("wrong type", f"{path} is no pair of a question and its answer")
+        question, answer = (checked_text(pair[i], f"{path}[{i}]") for i in range(2))
+        messages += [Message("user", question), Message("assistant", answer, learned=True)]
+    return messages
+
+
+def _parsed_pairs(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _check_no_media(row: Mapping[str, Any]) -> None:
+    name = next((name for name in _MEDIA_FIELDS if row.get(name)), None)
+    if name is not None:
+        detail = f"the row has {name!r}; models of text read no images, audio or video"
+        raise RowError("wrong type", detail)
+
+
+def _present(row: Mapping[str, Any], name: str) -> Any:
     if row.get(name) is None:
         names = first(list(row), limit=8) or "none"
         raise RowError("missing field", f"no {name!r}; the row's fields: {names}")
-    text = _checked(row[name], repr(name))
+    return row[name]
+
+
+def _required(row: Mapping[str, Any], name: str) -> str:
+    text = checked_text(_present(row, name), repr(name))
     if not text.strip():
         raise RowError("empty field", f"{name!r} holds no text")
     return text
@@ -131,7 +222,7 @@ def _required(row: Mapping[str, Any], name: str) -> str:
 
 def _optional(row: Mapping[str, Any], name: str | None) -> str:
     value = None if name is None else row.get(name)
-    return "" if value is None else _checked(value, repr(name))
+    return "" if value is None else checked_text(value, repr(name))
 
 
 def _label(row: Mapping[str, Any], name: str | None, kinds: tuple[type, ...]) -> str | None:
@@ -140,63 +231,5 @@ def _label(row: Mapping[str, Any], name: str | None, kinds: tuple[type, ...]) ->
     if value is None or value == "":
         return None
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise RowError("wrong type", f"{name!r} is {_kind(value)}, not text or a number")
-    return _checked(str(value), repr(name))
-
-
-def _checked(value: object, path: str) -> str:
-    if not isinstance(value, str):
-        raise RowError("wrong type", f"{path} is {_kind(value)}, not text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
-        detail = f"{path} has an unpaired surrogate at character {error.start}"
-        raise RowError("invalid UTF-8", detail) from None
-    return value
-
-
-def _messages(row: Mapping[str, Any], name: str) -> tuple[Message, ...]:
-    """Return the turns of a chat row; an empty system message counts as absent."""
-    turns = row.get(name)
-    if turns is None:
-        raise RowError("missing field", f"no {name!r}; the row's fields: {first(list(row), 8)}")
-    if not isinstance(turns, list | tuple):
-        raise RowError("wrong type", f"{name!r} is {_kind(turns)}, not a list of messages")
-    if not turns:
-        raise RowError("empty field", f"{name!r} holds no messages")
-    read = [_message(turn, f"{name}[{i}]") for i, turn in enumerate(turns)]
-    return tuple(message for message in read if message is not None)
-
-
-def _message(turn: object, path: str) -> Message | None:
-    if not isinstance(turn, Mapping):
-        raise RowError("wrong type", f"{path} is {_kind(turn)}, not an object")
-    # In a table that mixes both formats a turn has all four keys, two of them null.
-    role_key, text_key = ("role", "content") if turn.get("role") is not None else ("from", "value")
-    if turn.get(role_key) is None:
-        raise RowError("missing field", f"{path} has neither 'role' nor 'from'")
-    role = _ROLES.get(_checked(turn[role_key], f"{path}.{role_key}").strip().lower())
-    if role is None:
-        known = "system, user (human) and assistant (gpt)"
-        raise RowError("wrong type", f"{path}: role {turn[role_key]!r} is not among {known}")
-    if role == "system" and turn.get(text_key) in (None, ""):
-        return None
-    if turn.get(text_key) is None:
-        raise RowError("missing field", f"{path} has no {text_key!r}")
-    text = _checked(turn[text_key], f"{path}.{text_key}")
-    if not text.strip():
-        raise RowError("empty field", f"{path}.{text_key} holds no text")
-    return Message(role, text, learned=role == "assistant")
-
-
-def _conversation(messages: Sequence[Message], name: str) -> tuple[str, str, str]:
-    """Return the last question, the earlier turns as its context, and the answer to it."""
-    if not messages or messages[-1].role != "assistant":
-        ending = f"by {messages[-1].role}" if messages else "empty"
-        raise RowError("missing field", f"{name!r} does not end with an answer (it is {ending})")
-    asked = [i for i, message in enumerate(messages) if message.role == "user"]
-    if not asked:
-        raise RowError("missing field", f"{name!r} has no message by a user")
-    earlier = [m for i, m in enumerate(messages[:-1]) if i != asked[-1]]
-    context = "\n".join(f"{m.role.capitalize()}: {m.content}" for m in earlier)
-    return messages[asked[-1]].content, context, messages[-1].content
+        raise RowError("wrong type", f"{name!r} is {kind_of(value)}, not text or a number")
+    return checked_text(str(value), repr(name))

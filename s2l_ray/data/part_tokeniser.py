@@ -148,6 +148,7 @@ class PartTokeniser:
             "prompt_tokens": sum(len(i.input_ids) - i.num_response_tokens for i in tokens),
             "strata": Counter(row.example.stratum for row, _ in good),
             "reasons": Counter(reason for _, reason, _ in rejected),
+            "left_out": sum((Counter(row.example.left_out) for row, _ in good), Counter()),
             "places": _first_locations(uri, rejected),
         }
 

@@ -114,10 +114,13 @@ def summarise(results: Sequence[Mapping[str, Any]], tokenizer: str | None) -> di
     """Add up the counts of all parts, as the manifest of the stage holds them."""
     strata: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
+    left_out: Counter[str] = Counter()
     for result in results:
+        left_out.update(result["left_out"])
         strata.update(result["strata"])
         reasons.update(result["reasons"])
     totals = {key: sum(result[key] for result in results) for key in ("rows", "kept", "tokens")}
+    notes = [f"{count:,} {what}" for what, count in sorted(left_out.items())]
     known = {"known": sum(result["known"] for result in results)} if "known" in results[0] else {}
     assert totals["rows"] == totals["kept"] + sum(reasons.values()) + sum(known.values())
     return {
@@ -131,6 +134,7 @@ def summarise(results: Sequence[Mapping[str, Any]], tokenizer: str | None) -> di
         "rows_per_part": [result["kept"] for result in results],
         "strata": dict(sorted(strata.items())),
         "tokenizer": tokenizer,
+        **({"notes": notes} if notes else {}),
     }
 
 

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from s2l_ray.artifacts.amounts import Quantities, Work
-from s2l_ray.artifacts.manifest import StageDir, section_inputs
+from s2l_ray.artifacts.manifest import StageDir, section_inputs, section_values
 from s2l_ray.artifacts.stage import Estimate, RunPlan, Speed, Stage, Task
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.data.declaration import check_template, template_inputs, with_absolute_template
@@ -24,7 +24,7 @@ def _task(plan: RunPlan, arm: str) -> Task:
     inputs: dict[str, Any] = {
         **section_inputs("evaluation", section),
         **{f"data.eval.{name}": plan.contents.file_hashes(files) for name, files in sets.items()},
-        "data.fields": data.fields.model_dump(),
+        "data.fields": section_values(data.fields),
         **template_inputs(data, plan.contents),
         **plan.after(EVALUATION, arm),
     }

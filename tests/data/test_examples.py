@@ -155,13 +155,14 @@ def test_earlier_turns_are_the_context_of_the_last_question():
         ({"conversations": [{"content": "Q"}]}, "missing field", "neither 'role' nor 'from'"),
         ({"conversations": [{"role": "user"}]}, "missing field", "[0] has no 'content'"),
         ({"conversations": [{"from": "gpt"}]}, "missing field", "[0] has no 'value'"),
-        (turns(("tool", "x")), "wrong type", "role 'tool' is not among"),
+        (turns(("narrator", "x")), "wrong type", "[0]: role 'narrator' is not among"),
         (turns((3, "x")), "wrong type", "conversations[0].role is of type int"),
-        (turns(("user", [{"type": "image"}])), "wrong type", "[0].content is of type list"),
+        (turns(("user", [3])), "wrong type", "[0].content[0] is of type int, not a part"),
+        (turns(("user", {"a": 1})), "wrong type", "[0].content is of type dict, not text"),
         (turns(("user", "Q"), ("assistant", " ")), "empty field", "[1].content holds no text"),
         (turns(("user", HALF_PAIR)), "invalid UTF-8", "[0].content has an unpaired"),
-        (turns(("user", "Q")), "missing field", "does not end with an answer (it is by user)"),
-        (turns(("system", "")), "missing field", "does not end with an answer (it is empty)"),
+        (turns(("user", "Q")), "missing field", "has no answer by an assistant"),
+        (turns(("system", "")), "missing field", "has no answer by an assistant"),
         (turns(("assistant", "A")), "missing field", "has no message by a user"),
     ],
 )
@@ -183,6 +184,17 @@ def test_the_digest_depends_on_what_is_trained_on_and_on_nothing_else():
     moved = {"instruction": "Add.\n\n1 and 2", "input": ""}
     others = {content_digest(read_example(ROW | c, FIELDS)) for c in [*changes, moved]}
     assert len(others - {digest}) == 5
+
+
+def test_ids_that_earlier_versions_gave_stay():
+    """The digests were computed by the code from before messages had more than a text."""
+    chat = turns(("human", "Q1"), ("gpt", "A1"), role="from", text="value")["conversations"]
+    system, last = {"from": "system", "value": "Be kind."}, turns(("user", "Q2"))["conversations"]
+    answer = {"role": "assistant", "content": "A2", "weight": 1}
+    talk = {"conversations": [system, *chat, *last, answer]}
+
+    assert content_digest(read_example(ROW, FIELDS)) == "c03c657b4b332204f15a75346abce8f2"
+    assert content_digest(read_example(talk, CHAT)) == "d9c837d2cae5a7985d326004262ea819"
 
 
 def test_a_row_error_survives_the_way_back_from_a_worker():

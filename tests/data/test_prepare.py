@@ -215,6 +215,21 @@ def test_chat_rows_of_either_shape_become_the_same_examples(tmp_path, template, 
     ]
 
 
+def test_messages_that_rows_lost_are_counted_in_notes(tmp_path, template, tokenizer):
+    turns = [("system", " "), ("user", "hello"), ("assistant", "hi"), ("user", "bye")]
+    talk = [{"role": role, "content": text} for role, text in turns]
+    path = jsonl(tmp_path / "pool.jsonl", [{"talk": talk}, {"talk": talk}, {"talk": talk[1:3]}])
+    config = settings(template, fields=FieldNames(messages="talk"), rows_per_part=1)
+
+    summary = prepare_here(tmp_path / "out", [path], config, tokenizer)
+
+    assert summary["notes"] == [
+        "2 messages after the last answer left out",
+        "2 system messages without text left out",
+    ]
+    assert bytes(all_rows(tmp_path / "out")[0]["input_ids"][:-1]) == b"Q: hello A: hi"
+
+
 def test_without_a_tokenizer_rows_and_ids_are_kept_and_tokens_are_empty(
     tmp_path, template, tokenizer
 ):

@@ -1,0 +1,45 @@
+"""Reasons for which a row cannot be used."""
+
+REASONS = (
+    "malformed JSON",
+    "invalid UTF-8",
+    "missing field",
+    "empty field",
+    "wrong type",
+    "no response tokens left",
+    "duplicate id",
+)
+
+
+class RowError(Exception):
+    """A row that cannot be used: one of REASONS, and the detail that explains it."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        assert reason in REASONS, reason
+        super().__init__(reason, detail)
+        self.reason = reason
+        self.detail = detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}"
+
+
+def kind_of(value: object) -> str:
+    """Return the type of a value as messages name it."""
+    return "null" if value is None else f"of type {type(value).__name__}"
+
+
+def checked_text(value: object, path: str) -> str:
+    """Return `value`, which must be text that UTF-8 can encode; `path` is its name in messages.
+
+    Raises:
+        RowError: it is something else.
+    """
+    if not isinstance(value, str):
+        raise RowError("wrong type", f"{path} is {kind_of(value)}, not text")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # JSON can spell half of a surrogate pair
+        detail = f"{path} has an unpaired surrogate at character {error.start}"
+        raise RowError("invalid UTF-8", detail) from None
+    return value
