@@ -68,9 +68,14 @@ def model(architecture: str = "gpt_neox", *, seed: int = 0, **changes: Any) -> P
 
     Its weights are larger than usual, so that its predictions are far from uniform.
     """
-    arguments = ARCHITECTURES[architecture] | {"vocab_size": NUM_TOKENS, "initializer_range": 0.3}
+    return made(architecture, ARCHITECTURES[architecture] | changes, seed=seed)
+
+
+def made(architecture: str, arguments: dict[str, Any], *, seed: int = 0) -> PreTrainedModel:
+    """A float32 model in eval mode, of any architecture, that `arguments` make small."""
+    usual = {"vocab_size": NUM_TOKENS, "initializer_range": 0.3}
     tokens = {"bos_token_id": None, "eos_token_id": 256, "pad_token_id": 257}
-    config = AutoConfig.for_model(architecture, **arguments | tokens | changes)
+    config = AutoConfig.for_model(architecture, **usual | tokens | arguments)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config).eval()

@@ -1,8 +1,11 @@
 """Greedy responses to many prompts, in batches of similar length.
 
-Rows are padded on the left, so that every row's next token stands in the same column.
+Rows are padded on the left, so that every row's next token stands in the same column. Some models
+count the padding as positions or read it as tokens: their batches have prompts of one length, and
+no padding; a few have to be asked one prompt after the other. A response does not depend on the
+batch of its prompt, but for rounding.
 
-Shapes: N prompts, B rows in a batch, L positions.
+Shapes: N prompts, B rows in a batch, L positions, V tokens of the vocabulary.
 """
 
 import sys
@@ -16,6 +19,10 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from s2l_ray.errors import ModelError, first
 from s2l_ray.models.scoring import inference
+from s2l_ray.models.torch_compile import CLOSE
+
+STEPS_OF_TRIAL = 4
+"""New tokens in which a padded prompt has to be continued as the prompt alone is."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +69,15 @@ class Generator:
         num_positions = _num_positions(self.model)
         _refuse_too_long(num_tokens_N, num_positions)
         response: dict[int, str] = {}
-        order_N = np.argsort(num_tokens_N, kind="stable")
         with (
             inference(self.model, dtype=self.dtype, device=self.device),
             _greedy(self.model, self.tokenizer) as ends,
         ):
-            for start in range(0, len(prompts), self.rows_per_batch):
-                row_B = order_N[start : start + self.rows_per_batch].tolist()
+            longest, num_rows = self._batching(prompts, num_positions)
+            for row_B in plan_batches(num_tokens_N, num_rows, longest_padded=longest):
                 room = int(min(self.max_new_tokens, num_positions - num_tokens_N[row_B].max()))
                 new_tokens = self._new_tokens([prompts[row] for row in row_B], room)
-                for row, ids in zip(row_B, new_tokens, strict=True):
+                for row, ids in zip(row_B.tolist(), new_tokens, strict=True):
                     response[row] = _text(ids, ends, self.tokenizer)
                 on_batch(len(row_B))
         return [response[row] for row in range(len(prompts))]
@@ -84,10 +90,86 @@ class Generator:
         new_tokens: list[list[int]] = output_BL[:, batch["input_ids"].shape[1] :].tolist()
         return new_tokens
 
+    def _batching(self, prompts: Sequence[list[int]], num_positions: int) -> tuple[int, int]:
+        """Return the longest prompt that may be beside shorter ones, and the rows of a batch.
+
+        The shortest prompt beside the longest has to be continued as it is alone. If it is not,
+        batches have prompts of one length; if even these disturb each other, a single prompt.
+        """
+        steps = min(STEPS_OF_TRIAL, self.max_new_tokens)
+        room = num_positions - steps
+        by_length = sorted((prompt for prompt in prompts if len(prompt) <= room), key=len)
+        if self.rows_per_batch == 1 or not by_length:
+            return 0, 1
+        shortest, longest = by_length[0], by_length[-1]
+        pads = len(shortest) < len(longest) and not has_length_dependent_rotation(self.model)
+        if pads and self._is_alike(shortest, longest, steps):
+            return num_positions - self.max_new_tokens, self.rows_per_batch
+        is_alike = self._is_alike(longest, longest[::-1], steps)
+        return 0, self.rows_per_batch if is_alike else 1
+
+    def _is_alike(self, prompt: list[int], other: list[int], steps: int) -> bool:
+        """Tell whether `prompt` is continued beside `other` as it is alone, for `steps` tokens."""
+        try:
+            alone_SV = self._logits([prompt], steps)
+            beside_SV = self._logits([prompt, other], steps)[: len(alone_SV)]
+        except (RuntimeError, ValueError, IndexError, TypeError, AttributeError):
+            return False  # some models cannot be given a batch, or the mask of a padded one
+        close = CLOSE[self.dtype] * float(alone_SV.abs().max())
+        return alone_SV.shape == beside_SV.shape and torch.allclose(
+            alone_SV, beside_SV, rtol=0.0, atol=close
+        )
+
+    def _logits(self, prompts: Sequence[list[int]], steps: int) -> torch.Tensor:
+        """Return the first prompt's logits of the next `steps` tokens, float32 (S, V)."""
+        output = self.model.generate(  # type: ignore[operator]
+            **_left_padded(prompts, self.device),
+            max_new_tokens=steps,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+        return torch.stack([logits_BV[0].float() for logits_BV in output.logits])
+
+
+def plan_batches(
+    num_tokens_N: np.ndarray, rows_per_batch: int, *, longest_padded: int
+) -> list[np.ndarray]:
+    """Put prompts of similar length together, shortest first, ties in the order given.
+
+    Args:
+        num_tokens_N: int array (N,).
+        rows_per_batch: most prompts of a batch.
+        longest_padded: prompts of at most so many tokens may be beside shorter ones; a longer one
+            is in a batch with others of its own length.
+
+    Returns:
+        int64 arrays of row numbers; every row is in exactly one.
+    """
+    order_N = np.argsort(num_tokens_N, kind="stable")
+    num_padded = int((num_tokens_N <= longest_padded).sum())
+    length_N = num_tokens_N[order_N]
+    # Where a group of equal lengths begins, among prompts that are not padded.
+    edges = num_padded + 1 + np.flatnonzero(np.diff(length_N[num_padded:]))
+    groups = np.split(order_N, [num_padded, *edges.tolist()])
+    return [
+        group[start : start + rows_per_batch]
+        for group in groups
+        for start in range(0, len(group), rows_per_batch)
+    ]
+
+
+def has_length_dependent_rotation(model: PreTrainedModel) -> bool:
+    """Tell whether the rotation of positions depends on the length of the longest row."""
+    config = model.config.get_text_config()
+    found = getattr(config, "rope_parameters", None) or {}
+    settings = [found, *(item for item in found.values() if isinstance(item, dict))]
+    return any(item.get("rope_type") in ("dynamic", "longrope") for item in settings)
+
 
 def _num_positions(model: PreTrainedModel) -> int:
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    return sys.maxsize if limit is None else limit
+    # XLNet, whose positions have no end, says -1.
+    return sys.maxsize if limit is None or limit <= 0 else limit
 
 
 def _refuse_too_long(num_tokens_N: np.ndarray, num_positions: int) -> None:
