@@ -1,15 +1,22 @@
 """Parquet parts of stages: their names, the folders that hold them, and their columns."""
 
+import itertools
 import json
+import operator
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from s2l_ray.artifacts import column_types
 from s2l_ray.errors import first
 from s2l_ray.storage.location import Location
+
+EXAMPLE_ID = "example_id"
 
 
 def part_name(part: int, prefix: str = "part") -> str:
@@ -86,18 +93,19 @@ def norm_table(example_ids: pa.ChunkedArray, norm_N: np.ndarray) -> pa.Table:
 def original_rows(table: pa.Table) -> Iterator[dict[str, Any]]:
     """Yield the rows of a `rows-*` table as they were read, with the fields that each had.
 
-    This is the inverse of `rows_table`.
+    This is the inverse of `rows_table`. The rows of a typed table have all its columns, and nulls.
     """
-    json_columns = {
-        field.name for field in table.schema if (field.metadata or {}).get(b"s2l") == b"json"
-    }
-    theirs = [name for name in table.column_names if name not in _OWN]
-    for values in table.select(theirs).to_pylist():
-        yield {
-            name.removeprefix(_ORIGINAL): json.loads(value) if name in json_columns else value
+    kinds = {field.name: _kind(field) for field in table.schema if field.name not in _OWN}
+    orders = table[_ORDER].to_pylist() if _ORDER in kinds else itertools.repeat(None)
+    theirs = table.select([name for name in kinds if name != _ORDER])
+    for values, order in zip(column_types.python_rows(theirs), orders, strict=False):
+        assert values is not None, "only rows whose text is UTF-8 are stored"
+        row = {
+            _their_name(name): json.loads(value) if kinds[name] == _JSON else value
             for name, value in values.items()
-            if value is not None
+            if value is not None or kinds[name] == _TYPED
         }
+        yield {name: row[name] for name in order} if order is not None else row
 
 
 def rows_table(
@@ -111,31 +119,182 @@ def rows_table(
     `row` counts from 0 in the file. A field whose values all have one scalar type becomes a column
     of that type. Any other field becomes JSON text, and the metadata of its column says so. So
     `original_rows` returns exactly what was read. A field named like one of these three columns, or
-    beginning with `original:`, becomes the column `original:<name>`.
+    beginning with `original:`, becomes the column `original:<name>`. If a row has its fields in
+    another order than the columns, the column `original:` has the names in that order.
     """
-    columns: dict[str, pa.Array] = {
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns, fields = [], []
+    for name in names:
+        column, metadata = _column(name, [row.get(name, _ABSENT) for row in rows])
+        columns.append(column)
+        fields.append(pa.field(column_name(name), column.type, metadata=metadata))
+    place = {name: index for index, name in enumerate(names)}
+    orders = [
+        None if all(map(operator.lt, places, places[1:])) else list(row)
+        for row in rows
+        for places in [[place[name] for name in row]]
+    ]
+    if any(order is not None for order in orders):
+        columns.append(pa.array(orders, pa.list_(pa.string())))
+        fields.append(pa.field(_ORDER, pa.list_(pa.string())))
+    return _numbered(columns, pa.schema(fields), example_ids, file, row_numbers)
+
+
+def typed_rows_table(
+    rows: pa.Table, example_ids: Sequence[str], file: str, row_numbers: Sequence[int]
+) -> pa.Table:
+    """Return rows whose columns have types, with these types, as `rows_table` does.
+
+    Columns of a type that parquet does not hold become JSON text.
+    """
+    columns, fields = [], []
+    for field, column in zip(rows.schema, rows.columns, strict=True):
+        name = column_name(field.name)
+        if column_types.is_writable(field.type):
+            columns.append(column)
+            metadata = {**(field.metadata or {}), b"s2l": _TYPED}
+            fields.append(pa.field(name, field.type, metadata=metadata))
+        else:
+            text, metadata = _json_column(field.name, column.to_pylist())
+            columns.append(text)
+            fields.append(pa.field(name, text.type, metadata=metadata))
+    # The description of features that `datasets` reads again, such as images and names of classes.
+    known = {key: value for key, value in (rows.schema.metadata or {}).items() if key in _KEPT}
+    return _numbered(columns, pa.schema(fields, known or None), example_ids, file, row_numbers)
+
+
+def kept_rows(
+    table: pa.Table, example_ids: Sequence[str], file: str, row_numbers: Sequence[int]
+) -> pa.Table:
+    """Return the rows of a `rows-*` table with these numbers, with their ids and their file."""
+    kept = table.filter(pc.is_in(table["row"], pa.array(row_numbers, pa.int64())))
+    theirs = [name for name in kept.column_names if name not in _OWN]
+    rest = kept.select(theirs)
+    return _numbered(rest.columns, rest.schema, example_ids, file, row_numbers)
+
+
+def field_types(table: pa.Table) -> pa.Schema:
+    """Return the types of the original fields of a `rows-*` table, for `column_types.unified`."""
+    fields = []
+    for field in table.schema:
+        if field.name in _OWN or field.name == _ORDER:
+            continue
+        name, metadata = _their_name(field.name), dict(field.metadata or {})
+        if _kind(field) != _JSON:
+            metadata.pop(b"s2l", None)
+            metadata.pop(b"PARQUET:field_id", None)
+            fields.append(pa.field(name, field.type, metadata=metadata or None))
+        elif b"type" in metadata:
+            fields.append(column_types.decoded(metadata[b"type"]).field(0))
+        else:  # older runs
+            values = [json.loads(text) for text in table[field.name].drop_null().to_pylist()]
+            fields.append(column_types.inferred(name, values))
+    return pa.schema(fields, table.schema.metadata)
+
+
+def original_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return the original fields of a `rows-*` table as columns of the types in `schema`.
+
+    A field that a row does not have is null.
+
+    Args:
+        table: some rows of a part.
+        schema: the unified types of all parts.
+    """
+    column_by_name = {
+        _their_name(field.name): (field, table[field.name])
+        for field in table.schema
+        if field.name not in _OWN and field.name != _ORDER
+    }
+    columns = []
+    for field in schema:
+        if field.name not in column_by_name:
+            columns.append(pa.nulls(table.num_rows, field.type))
+            continue
+        stored, column = column_by_name[field.name]
+        if _kind(stored) == _JSON:
+            values = [None if text is None else json.loads(text) for text in column.to_pylist()]
+            columns.append(pa.array(values, field.type))
+        else:
+            columns.append(column_types.converted(column, field.type))
+    return pa.table(columns, schema=schema)
+
+
+def column_name(name: str) -> str:
+    """Return the name of the column of a field in a `rows-*` table."""
+    is_reserved = name in _OWN or name.startswith(_ORIGINAL)
+    return f"{_ORIGINAL}{name}" if is_reserved else name
+
+
+def beside_ours(name: str) -> str:
+    """Return the name of a field in the file of a subset, where `example_id` is ours."""
+    theirs = name
+    while theirs.startswith(_ORIGINAL):
+        theirs = theirs.removeprefix(_ORIGINAL)
+    return f"{_ORIGINAL}{name}" if theirs == EXAMPLE_ID else name
+
+
+def row_of_subset(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the original row of one in the file of a subset: `beside_ours` undone.
+
+    A row without `original:example_id` keeps `example_id`, which may be its own field.
+    """
+    has_own = beside_ours(EXAMPLE_ID) in row
+    return {
+        name.removeprefix(_ORIGINAL) if beside_ours(name) != name else name: value
+        for name, value in row.items()
+        if name != EXAMPLE_ID or not has_own
+    }
+
+
+def has_known_types(schema: pa.Schema) -> bool:
+    """Tell whether the columns of JSON text state their types, as those of older runs do not."""
+    return all(b"type" in field.metadata for field in schema if is_json(field))
+
+
+def is_json(field: pa.Field) -> bool:
+    """Tell whether a column of a `rows-*` table holds JSON text."""
+    return _kind(field) == _JSON
+
+
+def _numbered(
+    columns: Sequence[Any],
+    schema: pa.Schema,
+    example_ids: Sequence[str],
+    file: str,
+    row_numbers: Sequence[int],
+) -> pa.Table:
+    """Return a table with the columns example_id, file and row before the others."""
+    own = {
         "example_id": pa.array(example_ids, pa.string()),
-        "file": pa.array([file] * len(rows), pa.string()),
+        "file": pa.array([file] * len(example_ids), pa.string()),
         "row": pa.array(row_numbers, pa.int64()),
     }
-    schema = [pa.field(name, column.type) for name, column in columns.items()]
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    for name in names:
-        is_reserved = name in _OWN or name.startswith(_ORIGINAL)
-        column_name = f"{_ORIGINAL}{name}" if is_reserved else name
-        column, metadata = _column([row.get(name, _ABSENT) for row in rows])
-        columns[column_name] = column
-        schema.append(pa.field(column_name, column.type, metadata=metadata))
-    return pa.table(list(columns.values()), schema=pa.schema(schema))
+    fields = [*(pa.field(name, column.type) for name, column in own.items()), *schema]
+    return pa.table([*own.values(), *columns], schema=pa.schema(fields, schema.metadata))
 
 
-_OWN = ("example_id", "file", "row")
+_OWN = (EXAMPLE_ID, "file", "row")
 _ORIGINAL = "original:"
+_ORDER = _ORIGINAL
+"""No field has this column: the one of a field without a name is that name."""
 _ABSENT = object()
 _SCALARS = {str: pa.string(), bool: pa.bool_(), int: pa.int64(), float: pa.float64()}
+_JSON, _TYPED = b"json", b"typed"
+"""Kinds of columns in the metadata of their fields: JSON text, and types of the input file."""
+_KEPT = (b"huggingface",)
 
 
-def _column(values: Sequence[Any]) -> tuple[pa.Array, dict[str, str] | None]:
+def _kind(field: pa.Field) -> bytes | None:
+    kind: bytes | None = (field.metadata or {}).get(b"s2l")
+    return kind
+
+
+def _their_name(column_name: str) -> str:
+    return column_name.removeprefix(_ORIGINAL)
+
+
+def _column(name: str, values: Sequence[Any]) -> tuple[pa.Array, dict[bytes, bytes] | None]:
     """Return the column of one field, and its metadata: that it is JSON text, or None."""
     kinds = {type(value) for value in values if value is not _ABSENT}
     kind = kinds.pop() if len(kinds) == 1 else None
@@ -143,11 +302,16 @@ def _column(values: Sequence[Any]) -> tuple[pa.Array, dict[str, str] | None]:
         _fits(value) for value in values if kind is int and value is not _ABSENT
     ):
         return pa.array([None if v is _ABSENT else v for v in values], _SCALARS[kind]), None
-    text = [
-        None if value is _ABSENT else json.dumps(value, ensure_ascii=False, default=str)
-        for value in values
-    ]
-    return pa.array(text, pa.string()), {"s2l": "json"}
+    return _json_column(name, values)
+
+
+def _json_column(name: str, values: Sequence[Any]) -> tuple[pa.Array, dict[bytes, bytes]]:
+    """Return values as JSON text, and the metadata with the type that they would have."""
+    dumps = partial(json.dumps, ensure_ascii=False, default=column_types.json_value)
+    text = [None if value is _ABSENT else dumps(value) for value in values]
+    field = column_types.inferred(name, [None if value is _ABSENT else value for value in values])
+    kind = column_types.encoded(pa.schema([field])).encode()
+    return pa.array(text, pa.string()), {b"s2l": _JSON, b"type": kind}
 
 
 def _fits(value: int) -> bool:

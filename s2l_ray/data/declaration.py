@@ -1,6 +1,6 @@
 """The stage `prepare`: turn input rows into numbered parts of tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Ta
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.section import default_of
 from s2l_ray.config.sections import DataConfig, RandomModel, RunConfig
+from s2l_ray.errors import first
 from s2l_ray.models.origins import first_checkpoint
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile, expand
@@ -97,7 +98,21 @@ def _prepare(
     from s2l_ray.data import prepare
 
     tokenizer = absolute_if_file(plan.contents.pinned(pool_tokenizer(plan.config)))
-    return prepare.run(with_absolute_template(data), files, tokenizer, out, progress=progress)
+    summary = prepare.run(with_absolute_template(data), files, tokenizer, out, progress=progress)
+    selection = plan.config.selection
+    notes = _notes(summary) if selection is None or selection.format == "jsonl" else []
+    return {**summary, "notes": [*summary.get("notes", []), *notes]}
+
+
+def _notes(summary: Mapping[str, Any]) -> list[str]:
+    """Say which fields a subset in JSON lines does not hold in their own type."""
+    forms: dict[str, list[str]] = {}
+    for name, form in summary["text_in_jsonl"].items():
+        forms.setdefault(form, []).append(name)
+    if not forms:
+        return []
+    fields = "; ".join(f"{first(names)}: {form} text" for form, names in forms.items())
+    return [f"in selected.jsonl some fields become text ({fields}); parquet keeps their types"]
 
 
 def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:

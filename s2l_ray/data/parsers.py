@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import Any, BinaryIO
 
+import pyarrow as pa
+
 from s2l_ray.errors import DataError, first
 
 CHUNK_BYTES = 1 << 20
@@ -33,14 +35,16 @@ class SourceRow:
         row: the 0-based number of the line in JSON lines, counting blank lines; the 0-based number
             of the record in other formats.
         fields: the row's values by field name.
-        reason: malformed JSON, invalid UTF-8, wrong type or malformed row.
+        reason: malformed JSON, repeated key, invalid UTF-8, wrong type or malformed row.
         excerpt: the beginning of the row, always printable as UTF-8.
+        typed: the same row as one row of a table, if its file has types for its fields.
     """
 
     row: int
     fields: dict[str, Any] | None
     reason: str | None
     excerpt: str
+    typed: pa.RecordBatch | None = None
 
 
 def line_rows(stream: BinaryIO) -> Iterator[SourceRow]:
@@ -105,17 +109,31 @@ def shortened(values: Iterable[str]) -> str:
 def _json_row(row: int, raw: bytes) -> SourceRow:
     excerpt = raw[: 4 * EXCERPT_CHARACTERS].decode(errors="replace")[:EXCERPT_CHARACTERS]
     try:
-        fields = json.loads(raw.decode())
+        fields = json.loads(raw.decode(), object_pairs_hook=_object)
         if _LONE_SURROGATE.search(raw):
             # "\ud83d\ude00" is one character; half of such a pair cannot be stored.
             json.dumps(fields, ensure_ascii=False).encode()
     except UnicodeError:
         return SourceRow(row, None, "invalid UTF-8", excerpt)
+    except _RepeatedKeyError as error:
+        return SourceRow(row, None, "repeated key", f"{error}: {excerpt}"[:EXCERPT_CHARACTERS])
     except (ValueError, RecursionError):
         return SourceRow(row, None, "malformed JSON", excerpt)
     if not isinstance(fields, dict):
         return SourceRow(row, None, "wrong type", excerpt)
     return SourceRow(row, fields, None, excerpt)
+
+
+class _RepeatedKeyError(ValueError):
+    """An object has a key twice, so that one of its values would be lost."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        counts = Counter(key for key, _ in pairs)
+        raise _RepeatedKeyError(f"{first([repr(k) for k, n in counts.items() if n > 1])} twice")
+    return fields
 
 
 def array_elements(origin: str, stream: BinaryIO) -> Iterator[bytes]:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray.artifacts.tables import original_rows, part_name, rows_name, rows_table
+from s2l_ray.artifacts import column_types
+from s2l_ray.artifacts.tables import field_types, kept_rows, original_rows, part_name, rows_name
 from s2l_ray.artifacts.token_tables import token_table
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data import duplicates
@@ -124,7 +125,7 @@ class PartTokeniser:
     ) -> dict[str, Any]:
         part, uri = unit["part"], unit["uri"]
         ids = [row.example_id for row, _ in good]
-        fields, numbers = [row.fields for row, _ in good], [row.number for row, _ in good]
+        numbers = [row.number for row, _ in good]
         tokens = [item for _, item in good]
         table = token_table(
             ids,
@@ -133,7 +134,9 @@ class PartTokeniser:
             [item.response_ranges for item in tokens],
         )
         (self.folder / part_name(part)).write_table(table)
-        (self.folder / rows_name(part)).write_table(rows_table(fields, ids, uri, numbers))
+        originals = (self.staged / f"rows-{unit['name']}").read_table()
+        originals = kept_rows(originals, ids, uri, numbers)
+        (self.folder / rows_name(part)).write_table(originals)
         table = pa.table(
             [[uri] * len(rejected), *([row[k] for row in rejected] for k in range(3))],
             schema=REJECTED,
@@ -149,6 +152,7 @@ class PartTokeniser:
             "strata": Counter(row.example.stratum for row, _ in good),
             "reasons": Counter(reason for _, reason, _ in rejected),
             "left_out": sum((Counter(row.example.left_out) for row, _ in good), Counter()),
+            "fields": column_types.encoded(field_types(originals)),
             "places": _first_locations(uri, rejected),
         }
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from s2l_ray.artifacts import column_types
 from s2l_ray.artifacts.manifest import REJECTED_ROWS, StageDir
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import DataConfig
@@ -121,6 +122,9 @@ def summarise(results: Sequence[Mapping[str, Any]], tokenizer: str | None) -> di
         reasons.update(result["reasons"])
     totals = {key: sum(result[key] for result in results) for key in ("rows", "kept", "tokens")}
     notes = [f"{count:,} {what}" for what, count in sorted(left_out.items())]
+    types, faults = column_types.unified(
+        column_types.decoded(text) for text in dict.fromkeys(result["fields"] for result in results)
+    )
     known = {"known": sum(result["known"] for result in results)} if "known" in results[0] else {}
     assert totals["rows"] == totals["kept"] + sum(reasons.values()) + sum(known.values())
     return {
@@ -135,6 +139,11 @@ def summarise(results: Sequence[Mapping[str, Any]], tokenizer: str | None) -> di
         "strata": dict(sorted(strata.items())),
         "tokenizer": tokenizer,
         **({"notes": notes} if notes else {}),
+        "fields": {field.name: str(field.type) for field in types},
+        "fields_of_no_type": faults,
+        "text_in_jsonl": {
+            field.name: form for field in types if (form := column_types.becomes_text(field.type))
+        },
     }
 
 

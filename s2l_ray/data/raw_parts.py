@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from s2l_ray.artifacts.tables import rows_table
+from s2l_ray.artifacts.tables import rows_table, typed_rows_table
 from s2l_ray.config.sections import FieldNames
 from s2l_ray.data.examples import Example, RowError, content_digest, read_example
 from s2l_ray.data.sources import SourceRow, read_rows
@@ -29,6 +29,7 @@ CHECKED_ROWS = pa.schema(
 )
 """Columns of a raw part; a row has either a digest, or the reason why it cannot be used."""
 EXCERPT_CHARACTERS = 200
+MOST_BYTES_IN_ONE_CHUNK = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,7 @@ class FileCutter:
             schema=CHECKED_ROWS,
         )
         (self.staged / name).write_table(table)
-        originals = rows_table(
-            [row.fields or {} for row in good], [""] * len(good), "", [row.row for row in good]
-        )
-        (self.staged / f"rows-{name}").write_table(originals)
+        (self.staged / f"rows-{name}").write_table(_originals(good))
         return name, len(chunk)
 
     def _check(self, row: SourceRow) -> tuple[bytes | None, str | None, str | None]:
@@ -99,6 +97,19 @@ def excerpt_of(error: RowError, fields: Mapping[str, Any]) -> str:
     """Return the error and the beginning of the row, for the list of rejected rows."""
     text = json.dumps(fields, ensure_ascii=False, default=str)
     return f"{error.detail}: {text}"[:EXCERPT_CHARACTERS]
+
+
+def _originals(rows: Sequence[SourceRow]) -> pa.Table:
+    """Return usable rows as a `rows-*` table, whose ids and file are not known yet."""
+    ids, numbers = [""] * len(rows), [row.row for row in rows]
+    typed = [row.typed for row in rows if row.typed is not None]
+    if not typed:
+        return rows_table([row.fields or {} for row in rows], ids, "", numbers)
+    assert len(typed) == len(rows), "the rows of a file are typed, or none is"
+    table = pa.Table.from_batches(typed)
+    # One chunk for each row makes writing slow; text of a chunk has offsets of 32 bits.
+    table = table.combine_chunks() if table.nbytes < MOST_BYTES_IN_ONE_CHUNK else table
+    return typed_rows_table(table, ids, "", numbers)
 
 
 def _digest(example: Example) -> bytes:

@@ -7,12 +7,13 @@ streamed: memory holds one row (1,024 rows of parquet), never a file.
 import codecs
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from s2l_ray.artifacts.column_types import python_rows
 from s2l_ray.data.parsers import (
     EXCERPT_CHARACTERS,
     SourceRow,
@@ -32,6 +33,9 @@ from s2l_ray.storage.input_files import (
     reaching_hub,
 )
 from s2l_ray.storage.location import open_uri
+
+BATCH_ROWS = 1024
+"""Rows of a table that are in memory at once."""
 
 
 def read_rows(file: InputFile) -> Iterator[SourceRow]:
@@ -86,24 +90,18 @@ def _parquet_rows(file: InputFile) -> Iterator[SourceRow]:
     filesystem, path, _ = open_uri(file.uri)
     with pq.ParquetFile(filesystem.open_input_file(path)) as parquet:
         check_distinct(file.uri, parquet.schema_arrow.names)
-        row = 0
-        for batch in parquet.iter_batches(batch_size=1024):
-            for fields in _batch_fields(batch):
-                reason = None if fields is not None else "invalid UTF-8"
-                yield SourceRow(row, fields, reason, _excerpt(fields or {}))
-                row += 1
+        yield from _typed_rows(parquet.iter_batches(batch_size=BATCH_ROWS))
 
 
-def _batch_fields(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | None]:
-    """Yield the rows of a batch, and None for a row whose text is not UTF-8."""
-    try:
-        yield from batch.to_pylist()
-    except UnicodeDecodeError:
-        for position in range(batch.num_rows):
-            try:
-                yield batch.slice(position, 1).to_pylist()[0]
-            except UnicodeDecodeError:
-                yield None
+def _typed_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[SourceRow]:
+    """Yield the rows of tables; they keep the types of their columns."""
+    row = 0
+    for batch in batches:
+        for position, fields in enumerate(python_rows(batch)):
+            reason = None if fields is not None else "invalid UTF-8"
+            typed = batch.slice(position, 1) if fields is not None else None
+            yield SourceRow(row, fields, reason, _excerpt(fields or {}), typed)
+            row += 1
 
 
 def _excerpt(fields: Mapping[str, Any]) -> str:
@@ -115,9 +113,9 @@ def _hub_rows(file: InputFile) -> Iterator[SourceRow]:
     with reaching_hub(file):
         import datasets
 
-        rows = datasets.load_dataset(name, split=split, streaming=True)
-        for row, fields in enumerate(rows):
-            yield SourceRow(row, dict(fields), None, _excerpt(fields))
+        rows = datasets.load_dataset(name, split=split, streaming=True).with_format("arrow")
+        tables = rows.iter(batch_size=BATCH_ROWS)
+        yield from _typed_rows(batch for table in tables for batch in table.to_batches())
 
 
 def _hub_num_rows(file: InputFile) -> int:

@@ -17,6 +17,7 @@ from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.progress import Progress
 from s2l_ray.selection import columns, quotas, ranking
 from s2l_ray.selection.methods import METHODS
+from s2l_ray.selection.subset_file import check_columns
 from s2l_ray.trajectories.declaration import QUERIES_KEY, TRAJECTORIES
 
 
@@ -124,10 +125,12 @@ def _check_switch(config: RunConfig, methods: Sequence[str], key: str, does: str
 
 
 def _check_pool(config: RunConfig, pool: PoolSize) -> None:
-    """Refuse a budget larger than the pool, and bounds of strata that do not fit the pool."""
+    """Refuse a budget, bounds of strata or a format of the subset that do not fit the pool."""
     section = config.selection
     if section is None:
         return
+    if section.format == "parquet" and pool.prepared is not None:
+        check_columns(pool.prepared.get("fields_of_no_type", {}))
     if isinstance(section.budget, int) and section.budget > pool.rows:
         raise DataError(
             f"selection.budget: {section.budget:,} examples are more than the pool has "

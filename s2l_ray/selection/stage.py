@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 from array import array
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +23,10 @@ import pyarrow.parquet as pq
 
 from s2l_ray import hashing
 from s2l_ray.artifacts.manifest import RANKING, SUBSET, StageDir
-from s2l_ray.artifacts.tables import Parts, original_rows
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.errors import DataError, first
+from s2l_ray.selection import subset_file
 from s2l_ray.selection.columns import MISMATCH, Sources
 from s2l_ray.selection.methods import Examples
 from s2l_ray.selection.ranking import RankedPool, rank_pool
@@ -258,14 +259,10 @@ def write_selected(
     """
     num_rows = 0
     with file.open_atomic(replace=replace) as stream:
-        writer = (
-            _Jsonl(stream)
-            if file.name.endswith(".jsonl")
-            else _Parquet(stream, _schema(selected_rows(selected_keys, rows)))
-        )
-        for batch in selected_rows(selected_keys, rows):
-            num_rows += len(batch)
-            writer.write(batch)
+        writer = subset_file.writer(stream, file.name, rows)
+        for part in _selected_parts(selected_keys, rows):
+            num_rows += part.num_rows
+            writer.write(part)
         writer.close()
         if num_rows != len(selected_keys):
             raise DataError(
@@ -277,14 +274,15 @@ def write_selected(
 
 def selected_rows(selected_keys: np.ndarray, rows: Parts) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows with these keys, part by part, with their example_id added."""
+    for part in _selected_parts(selected_keys, rows):
+        yield list(subset_file.subset_rows(part))
+
+
+def _selected_parts(selected_keys: np.ndarray, rows: Parts) -> Iterator[pa.Table]:
+    """Yield the rows with these keys of each part, as `rows-*` tables."""
     sorted_keys = np.sort(selected_keys)
     for table in rows.tables():
-        part = _with_keys(table, sorted_keys)
-        ids = part["example_id"].to_pylist()
-        yield [
-            {**row, "example_id": example_id}
-            for example_id, row in zip(ids, original_rows(part), strict=True)
-        ]
+        yield _with_keys(table, sorted_keys)
 
 
 class _Jsonl:
@@ -313,28 +311,6 @@ class _Parquet:
 
     def close(self) -> None:
         self._writer.close()
-
-
-def _schema(parts: Iterable[Sequence[Mapping[str, Any]]]) -> pa.Schema:
-    """Return a schema of the fields of all rows, each with a type that all its values fit.
-
-    Raises:
-        DataError: no type fits all values of a field.
-    """
-    schema = pa.schema([])
-    for rows in parts:
-        for name in dict.fromkeys(name for row in rows for name in row):
-            try:
-                values = pa.array([row.get(name) for row in rows])
-                field = pa.schema([pa.field(name, values.type)])
-                schema = pa.unify_schemas([schema, field], promote_options="permissive")
-            except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-                cause = " ".join(str(error).split())
-                raise DataError(
-                    f"selection: the values of field {name!r} are of types that one parquet "
-                    f"column cannot hold ({cause}). Choose `selection.format: jsonl`."
-                ) from None
-    return schema
 
 
 def _counts(code_R: np.ndarray, names: Sequence[str]) -> dict[str, int]:

@@ -161,6 +161,12 @@ class Location:
                 columns = [*columns, *(name for name in optional if name in present)]
             return pq.read_table(path, columns=columns, filesystem=fs, use_threads=False)
 
+    def read_schema(self) -> pa.Schema:
+        """Return the schema of this Parquet file, read from its end alone."""
+        with explained(self, "read"):
+            fs, path = self.filesystem()
+            return pq.read_schema(path, filesystem=fs)
+
     def read_npy(self) -> np.ndarray:
         """Return the array of a .npy file; nothing is unpickled.
 

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from s2l_ray.artifacts import column_types
 from s2l_ray.artifacts.manifest import StageDir
-from s2l_ray.artifacts.tables import original_rows, part_name
+from s2l_ray.artifacts.tables import EXAMPLE_ID, part_name, row_of_subset
 from s2l_ray.artifacts.token_tables import token_table
 from s2l_ray.config.sections import DataConfig, ModelSpec, TargetConfig
 from s2l_ray.data.examples import RowError, read_example
@@ -108,12 +109,13 @@ def selected_rows(selected: Location) -> Iterator[tuple[str, dict[str, Any]]]:
             with file.open(encoding="utf-8") as lines:
                 for line in lines:
                     row = json.loads(line)
-                    yield row.pop("example_id"), row
+                    yield row[EXAMPLE_ID], row_of_subset(row)
             return
         parquet = pq.ParquetFile(file)
         for batch in parquet.iter_batches(batch_size=1024):
-            table = pa.Table.from_batches([batch], schema=parquet.schema_arrow)
-            yield from zip(table["example_id"].to_pylist(), original_rows(table), strict=True)
+            for row in column_types.python_rows(batch):
+                assert row is not None, "a subset holds only text that is UTF-8"
+                yield row[EXAMPLE_ID], row_of_subset(row)
 
 
 def _tokenised(

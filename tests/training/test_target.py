@@ -2,12 +2,12 @@
 
 import json
 
+import pyarrow as pa
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2l_ray.artifacts.manifest import StageDir
-from s2l_ray.artifacts.tables import original_rows, rows_table
 from s2l_ray.config.sections import DataConfig, TargetConfig
 from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
@@ -54,10 +54,9 @@ def test_rows_of_either_format_become_the_same_tokens(tmp_path, template):
     model = str(tiny.save(tmp_path / "model"))
     as_jsonl = selected_jsonl(tmp_path)
     as_parquet = Location.of(tmp_path) / "selected.parquet"
-    own = [{key: row[key] for key in row if key != "example_id"} for row in ROWS]
+    own = {key: [row[key] for row in ROWS] for key in ROWS[0] if key != "example_id"}
     ids = [row["example_id"] for row in ROWS]
-    table = rows_table(own, ids, "file", range(len(ROWS)))
-    as_parquet.write_table(table)
+    as_parquet.write_table(pa.table({**own, "example_id": ids}))
 
     tables = []
     for selected in (as_jsonl, as_parquet):
@@ -65,7 +64,7 @@ def test_rows_of_either_format_become_the_same_tokens(tmp_path, template):
         assert target.tokenise(selected, tokens, data(template), model) == (20, [])
         tables.append([(tokens / name).read_table() for name in tokens.names()])
 
-    assert list(original_rows(table)) == [row for _, row in target.selected_rows(as_parquet)] == own
+    assert list(target.selected_rows(as_parquet)) == list(target.selected_rows(as_jsonl))
     assert [part.num_rows for part in tables[0]] == [8, 8, 4]
     assert all(one.equals(other) for one, other in zip(*tables, strict=True))
     first = tables[0][0].to_pylist()[0]

@@ -1,0 +1,145 @@
+"""The file of a subset: the selected rows with their own fields and example_id, .jsonl or .parquet.
+
+A parquet file has the types of the input files. In a .jsonl file, values that JSON has no form for
+are text (see `column_types.json_value`).
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from s2l_ray.artifacts import column_types
+from s2l_ray.artifacts.tables import (
+    EXAMPLE_ID,
+    Parts,
+    beside_ours,
+    column_name,
+    field_types,
+    has_known_types,
+    is_json,
+    original_rows,
+    original_table,
+)
+from s2l_ray.errors import DataError
+from s2l_ray.storage.location import Location
+
+
+class Writer(Protocol):
+    """Writes rows of `rows-*` tables to a stream."""
+
+    def write(self, rows: pa.Table) -> None:
+        """Write the original fields of these rows, and their example_id."""
+
+    def close(self) -> None:
+        """Write what ends the file."""
+
+
+def writer(stream: Any, name: str, rows: Parts) -> Writer:
+    """Return the writer of a file with this name.
+
+    Args:
+        rows: all rows of the pool, whose types decide those of a parquet file.
+
+    Raises:
+        DataError: the file is to be parquet, and no parquet column can hold the values of a field.
+    """
+    return _Jsonl(stream) if name.endswith(".jsonl") else _Parquet(stream, rows)
+
+
+def subset_rows(rows: pa.Table) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a `rows-*` table with their fields unchanged and their example_id.
+
+    If a row has another value in a field `example_id`, that becomes `original:example_id`.
+    """
+    for example_id, row in zip(rows[EXAMPLE_ID].to_pylist(), original_rows(rows), strict=True):
+        same = row.get(EXAMPLE_ID) == example_id
+        named = {beside_ours(name): value for name, value in row.items()}
+        if same:
+            del named[beside_ours(EXAMPLE_ID)]
+        yield {**named, EXAMPLE_ID: example_id}
+
+
+def check_columns(faults: Mapping[str, str]) -> None:
+    """Raise DataError if there is a field that no parquet column can hold.
+
+    Args:
+        faults: the cause for each such field.
+    """
+    if faults:
+        name, cause = next(iter(faults.items()))
+        raise DataError(
+            f"selection.format: parquet: {len(faults):,} fields of the pool have values that one "
+            f"parquet column cannot hold (first: {name!r}: {cause}). Choose "
+            "`selection.format: jsonl`, or mend the data."
+        )
+
+
+def pool_types(rows: Parts) -> tuple[pa.Schema, dict[str, str]]:
+    """Return the types of the original fields of all rows, as `column_types.unified` does."""
+    return column_types.unified(map(_types_of_part, rows.files()))
+
+
+def _types_of_part(file: Location) -> pa.Schema:
+    table = file.read_schema().empty_table()
+    return field_types(table) if has_known_types(table.schema) else field_types(file.read_table())
+
+
+class _Jsonl:
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, rows: pa.Table) -> None:
+        for row in subset_rows(rows):
+            text = json.dumps(row, ensure_ascii=False, default=column_types.json_value)
+            self._stream.write(text.encode() + b"\n")
+
+    def close(self) -> None:
+        pass
+
+
+class _Parquet:
+    def __init__(self, stream: Any, rows: Parts) -> None:
+        self._types, faults = pool_types(rows)
+        check_columns(faults)
+        self._hides_theirs = EXAMPLE_ID in self._types.names and _all_same(rows)
+        names = [beside_ours(name) for name in self._types.names]
+        schema = pa.schema(
+            [field.with_name(name) for field, name in zip(self._types, names, strict=True)],
+            self._types.metadata,
+        )
+        if self._hides_theirs:
+            schema = schema.remove(names.index(beside_ours(EXAMPLE_ID)))
+        self._schema = schema.append(pa.field(EXAMPLE_ID, pa.string()))
+        self._writer = pq.ParquetWriter(stream, self._schema, compression="zstd")
+
+    def write(self, rows: pa.Table) -> None:
+        table = original_table(rows, self._types)
+        columns = [
+            column
+            for name, column in zip(table.column_names, table.columns, strict=True)
+            if not (self._hides_theirs and name == EXAMPLE_ID)
+        ]
+        ids = rows[EXAMPLE_ID].cast(pa.string())
+        self._writer.write_table(pa.table([*columns, ids], schema=self._schema))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+def _all_same(rows: Parts) -> bool:
+    """Tell whether the field `example_id` of every row is its example_id."""
+    for file in rows.files():
+        theirs = column_name(EXAMPLE_ID)
+        if theirs not in file.read_schema().names:
+            return False
+        table = file.read_table([EXAMPLE_ID, theirs])
+        if not pa.types.is_string(table[theirs].type) or is_json(table.field(theirs)):
+            return False
+        same = pc.equal(table[theirs], table[EXAMPLE_ID]).fill_null(False)
+        if not pc.all(same).as_py():
+            return False
+    return True
