@@ -21,8 +21,11 @@ from s2l_ray.errors import ModelError, first
 from s2l_ray.models.scoring import inference
 from s2l_ray.models.torch_compile import CLOSE
 
-STEPS_OF_TRIAL = 4
+STEPS_OF_TRIAL = 3
 """New tokens in which a padded prompt has to be continued as the prompt alone is."""
+
+TOKENS_OF_TRIAL = 4
+"""Tokens of a prompt that is tried beside another of the same length."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ class Generator:
         pads = len(shortest) < len(longest) and not has_length_dependent_rotation(self.model)
         if pads and self._is_alike(shortest, longest, steps):
             return num_positions - self.max_new_tokens, self.rows_per_batch
-        is_alike = self._is_alike(longest, longest[::-1], steps)
+        start = longest[:TOKENS_OF_TRIAL]
+        is_alike = self._is_alike(start, start[::-1], steps)
         return 0, self.rows_per_batch if is_alike else 1
 
     def _is_alike(self, prompt: list[int], other: list[int], steps: int) -> bool:
