@@ -16,7 +16,7 @@ from s2l_ray.artifacts import column_types
 from s2l_ray.artifacts.manifest import REJECTED_ROWS, StageDir
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import DataConfig
-from s2l_ray.data import duplicates
+from s2l_ray.data import duplicates, pool_checks
 from s2l_ray.data.part_tokeniser import REJECTED, PartTokeniser, rejected_name
 from s2l_ray.data.raw_parts import FileCutter, RawPart
 from s2l_ray.distributed import resources
@@ -54,12 +54,14 @@ def run(
     workers = resources.workers(
         "data", resources.one_per_cpu(), cpus=1, gpus=0, advice=out.advice_on_memory
     )
-    parts = _cut(config, files, staged, workers, progress)
     key = "data.train" if pool is None else "the new data"
+    parts, count = _cut(config, files, staged, workers, progress)
     if not parts:
         raise DataError(
             f"{key}: no rows in {len(files)} file(s) ({first([file.uri for file in files])})."
         )
+    if pool is None:
+        pool_checks.check_named_fields(count, config.fields, key)
     units = tokenising_units(files, parts, staged, pool)
     progress.start(sum(part.num_rows for part in parts))
     results: list[dict[str, Any]] = [{} for _ in units]
@@ -77,6 +79,10 @@ def run(
     merge_rejected(out.location, len(parts))
     summary = summarise(results, tokenizer)
     check_rejected(summary, results, config.max_rejected, out.location, key)
+    pool_checks.check_files(results_of_files(files, parts, results), key)
+    if pool is None:
+        strata, kept = len(summary["strata"]), summary["kept"]
+        pool_checks.check_strata(strata, kept, config.fields.stratum, key)
     return summary
 
 
@@ -164,14 +170,31 @@ def check_rejected(
     check_rejected_share(key, summary["rows"], counts, locations, max_rejected, note)
 
 
+def results_of_files(
+    files: Sequence[InputFile], parts: Sequence[RawPart], results: Sequence[Mapping[str, Any]]
+) -> list[pool_checks.FileResult]:
+    """Add up the counts of the parts of each file; rows that a pool already holds are kept."""
+    rows, kept = Counter[int](), Counter[int]()
+    reasons = [Counter[str]() for _ in files]
+    for part, result in zip(parts, results, strict=True):
+        rows[part.file] += result["rows"]
+        kept[part.file] += result["kept"] + result.get("known", 0)
+        reasons[part.file].update(result["reasons"])
+    return [
+        pool_checks.FileResult(file.uri, rows[number], kept[number], reasons[number])
+        for number, file in enumerate(files)
+    ]
+
+
 def _cut(
     config: DataConfig,
     files: Sequence[InputFile],
     staged: Location,
     workers: resources.Workers,
     progress: Progress,
-) -> list[RawPart]:
-    """Cut every file into raw parts; return them in input order."""
+) -> tuple[list[RawPart], pool_checks.FieldCount]:
+    """Cut every file into raw parts; return them in input order, and a count of their fields."""
+    count = pool_checks.FieldCount()
     units = [{"number": number, **asdict(file)} for number, file in enumerate(files)]
     parts_of_file: list[list[RawPart]] = [[] for _ in files]
     progress.start(len(files), "files read")
@@ -186,5 +209,6 @@ def _cut(
     ):
         number = result["number"]
         parts_of_file[number] = [RawPart(number, name, rows) for name, rows in result["parts"]]
+        count.merge(result["fields"])
         progress.update(1)
-    return [part for parts in parts_of_file for part in parts]
+    return [part for parts in parts_of_file for part in parts], count

@@ -15,6 +15,7 @@ import pyarrow as pa
 from s2l_ray.artifacts.tables import rows_table, typed_rows_table
 from s2l_ray.config.sections import FieldNames
 from s2l_ray.data.examples import Example, RowError, content_digest, read_example
+from s2l_ray.data.pool_checks import FieldCount
 from s2l_ray.data.sources import SourceRow, read_rows
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
@@ -54,11 +55,11 @@ class FileCutter:
         done = self.staged / f"file-{number:06d}.json"
         if not done.exists():
             rows = read_rows(InputFile(unit["uri"], unit["size"], unit["modified"]))
-            parts = [
-                self._write(f"file-{number:06d}-{index:06d}.parquet", chunk)
-                for index, chunk in enumerate(_chunks(rows, self.rows_per_part))
-            ]
-            done.write_json({"number": number, "parts": parts})
+            parts, count = [], FieldCount()
+            for index, chunk in enumerate(_chunks(rows, self.rows_per_part)):
+                count.add((row.fields for row in chunk if row.fields is not None), self.fields)
+                parts.append(self._write(f"file-{number:06d}-{index:06d}.parquet", chunk))
+            done.write_json({"number": number, "parts": parts, "fields": count.as_json()})
         result: dict[str, Any] = done.read_json()
         return result
 

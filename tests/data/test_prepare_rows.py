@@ -17,6 +17,8 @@ def test_parts_have_their_documented_types_even_where_all_rows_are_rejected(tmp_
         ("example_id", "string"),
         ("stratum", "string"),
         ("input_ids", "list<element: int32>"),
+        ("response_starts", "list<element: int32>"),
+        ("response_ends", "list<element: int32>"),
         ("num_prompt_tokens", "int32"),
         ("num_tokens", "int32"),
     ]
