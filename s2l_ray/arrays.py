@@ -46,6 +46,8 @@ def cluster(
 ) -> Clusters:
     """Group loss trajectories by k-means, as the stage `clusters` does with its defaults.
 
+    Only `clusters.rows_per_cluster` is 1: there are as many clusters as asked for.
+
     Args:
         losses: float (N, T), mean response loss of each example at each checkpoint, nats per
             token. Read as float32.
@@ -67,7 +69,15 @@ def cluster(
         >>> clusters = s2l.cluster(losses, num_clusters=50)
         >>> losses[clusters.labels == 0].mean(axis=0)     # nearly clusters.centroids[0]
     """
-    loss_NT, key_N, rows_by_stratum = _checked(losses, ids, strata)
+    checked = _checked(losses, ids, strata)
+    config = _section(num_clusters, seed, rows_per_sample=rows_per_sample, rows_per_cluster=1)
+    return _clustered(*checked, config, seed)
+
+
+def _section(
+    num_clusters: int, seed: int, *, rows_per_sample: int | None = None, rows_per_cluster: int = 25
+) -> ClustersConfig:
+    """Return the settings of k-means; refuse numbers that make no sense."""
     for name, value in (("num_clusters", num_clusters), ("seed", seed)):
         if not isinstance(value, int | np.integer):
             raise ConfigError(f"{name} must be a whole number, not {value!r}")
@@ -75,10 +85,23 @@ def cluster(
         raise ConfigError(f"num_clusters must be at least 1, not {num_clusters}")
     if rows_per_sample is not None and rows_per_sample < num_clusters:
         raise ConfigError(f"rows_per_sample ({rows_per_sample}) is below num_clusters")
-    config = ClustersConfig(num_clusters=num_clusters, rows_per_sample=rows_per_sample)
+    return ClustersConfig(
+        num_clusters=int(num_clusters),
+        rows_per_sample=rows_per_sample,
+        rows_per_cluster=rows_per_cluster,
+    )
+
+
+def _clustered(
+    loss_NT: np.ndarray,
+    key_N: np.ndarray,
+    rows_by_stratum: Mapping[str, np.ndarray],
+    config: ClustersConfig,
+    seed: int,
+) -> Clusters:
     mixed_N = hashing.mixed(key_N, seed, SAMPLE)
     held = {name: _Stratum.of(loss_NT, mixed_N, row_N) for name, row_N in rows_by_stratum.items()}
-    centroids = _fitted(held, num_clusters, config, seed)
+    centroids = _fitted(held, config, seed)
     label_N, sqdist_N = np.empty(len(loss_NT), np.int32), np.empty(len(loss_NT), np.float32)
     first_number = 0
     for name, stratum in held.items():
@@ -105,7 +128,8 @@ def rank(
         strata: N names that the budget is spread over first. Default: one stratum.
         method: a name that `s2l select --help` lists, of those that need losses alone.
         seed: decides clusters and order at random.
-        num_clusters: of each stratum, for methods that look at clusters.
+        num_clusters: of each stratum, for methods that look at clusters; fewer in a stratum with
+            fewer than 25 rows for each, as `clusters.rows_per_cluster` of a run file says.
 
     Returns:
         order, int64 (N,): `order[r]` is the row that holds rank r.
@@ -124,7 +148,8 @@ def rank(
         stratum_N[row_N] = number
     label_N = np.zeros(len(key_N), np.int32)
     if method in ("s2l", "s2l-authors"):
-        label_N = cluster(loss_NT, num_clusters, seed, ids, strata=strata).labels
+        config = _section(num_clusters, seed)
+        label_N = _clustered(loss_NT, key_N, rows_by_stratum, config, seed).labels
     values = {name: summaries.SUMMARIES[name](loss_NT) for name in chosen.numbers}
     examples = methods.Examples(key_N, label_N, stratum_N, values)
     return chosen.ranking(examples, seed, stratify=True)
@@ -203,7 +228,7 @@ class _Stratum:
 
 
 def _fitted(
-    strata: Mapping[str, _Stratum], num_clusters: int, config: ClustersConfig, seed: int
+    strata: Mapping[str, _Stratum], config: ClustersConfig, seed: int
 ) -> dict[str, np.ndarray]:
     """Return the centroids of every stratum: a start on a sample, then growing mini-batches."""
 
@@ -216,7 +241,9 @@ def _fitted(
     for name, stratum in strata.items():
         sample = sampling.draw(stratum.tracked.loss_NT, stratum.key_N, size, centres[name])
         sample_ST, weight_S = sampling.weighted(sample, size)
-        start[name] = kmeans.initial_centroids(sample_ST, num_clusters, seed + START, weight_S)
+        wanted = config.clusters_of(len(stratum.row_N))
+        assert wanted != "auto"
+        start[name] = kmeans.initial_centroids(sample_ST, wanted, seed + START, weight_S)
     return minibatch.fit(
         start,
         {name: len(stratum.row_N) for name, stratum in strata.items()},

@@ -57,7 +57,7 @@ def inputs(folder: Path) -> dict[str, Any]:
         },
         "reference": {"model": model, "checkpoints": 3, "max_steps": 6, "batch_size": 8},
         "trajectories": {},
-        "clusters": {"num_clusters": 3},
+        "clusters": {"num_clusters": 3, "rows_per_cluster": 1},
         "selection": {"budget": 6},
         "target": {"model": model, "max_steps": 5, "batch_size": 4},
         "evaluation": {"sets": ["held"]},

@@ -74,7 +74,7 @@ def write_inputs(folder: Path) -> Path:
             "error_norms": True,
             "queries": [str(folder / "held.jsonl")],
         },
-        "clusters": {"num_clusters": 3},
+        "clusters": {"num_clusters": 3, "rows_per_cluster": 1},
         "selection": {"budget": 0.4, "baselines": ["random"]},
         "target": {
             **training,

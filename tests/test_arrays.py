@@ -59,7 +59,8 @@ def test_a_ranking_is_that_of_a_run(tmp_path, method):
     trajectories = Location.of(tmp_path / "trajectories")
     files = write_parts(trajectories, SEVEN_PARTS)
     folder = Location.of(tmp_path / "clusters")
-    clustered(folder, files, settings(rows_per_sample=None, tolerance=3.0e-4), [range(7)], seed=11)
+    usual = {"rows_per_sample": None, "tolerance": 3.0e-4, "rows_per_cluster": 25}
+    clustered(folder, files, settings(**usual), [range(7)], seed=11)
     config = SelectionConfig(budget=5, method=method)
     out = StageDir(Location.of(tmp_path / "selection"), "selection", {})
     sources = selection.Sources(Parts(folder), Parts(trajectories), None)

@@ -63,10 +63,11 @@ def section_inputs(name: str, section: Section) -> dict[str, Any]:
 def section_values(section: Section) -> dict[str, Any]:
     """Return the value of every key of `section` that shapes results.
 
-    Operational keys are left out. So are keys that a later version added, while they have their
-    defaults: fingerprints of older runs stay as they are.
+    Operational keys are left out. So are keys that a later version added, while they change
+    nothing: fingerprints of older runs stay as they are.
     """
-    unused = {key for key in section.added if getattr(section, key) == default_of(section, key)}
+    neutral = {key: default_of(section, key) for key in section.added} | dict(section.as_before)
+    unused = {key for key, value in neutral.items() if getattr(section, key) == value}
     return section.model_dump(mode="json", exclude=set(section.operational) | unused)
 
 

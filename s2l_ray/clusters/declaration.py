@@ -61,11 +61,15 @@ def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
     number = MOST_CLUSTERS if section.num_clusters == "auto" else section.num_clusters
     text = f"up to {number:,}" if section.num_clusters == "auto" else f"{number:,}"
     if not section.per_stratum:
-        text += " over all"
+        capped = section.clusters_of(quantities.num_rows)
+        text = f"{text if capped == 'auto' else f'{capped:,}'} over all"
     elif pool is None or quantities.imported is not None:
         text += " in each stratum"
     else:
         most = min(number * pool.strata, quantities.num_rows)
+        if section.clusters_of(1) != section.num_clusters:
+            # Every stratum has one, however few its rows are.
+            most = min(most, quantities.num_rows // section.rows_per_cluster + pool.strata)
         text += f" in each of {pool.strata:,} strata, at most {most:,} clusters"
     return {"clusters": text}
 

@@ -134,7 +134,11 @@ def cluster(
     sizes_K, inertia = _assign(fleet, centroids, _first_numbers(centroids), folder)
     progress.update(1)
     _write_centroids(centroids, folder)
-    notes = [*([num_clusters.sentence(trials)] if trials else []), *quality.pop("notes", [])]
+    notes = [
+        *([num_clusters.sentence(trials)] if trials else []),
+        *_notes_on_sizes(config, new, sizes_K),
+        *quality.pop("notes", []),
+    ]
     return {
         "rows": num_rows,
         "num_clusters": len(sizes_K),
@@ -175,7 +179,8 @@ def _fit_all(
     names = sorted(rows_by_stratum)
     num_checkpoints = max(fleet.call_all("num_checkpoints"))
     centres = minibatch.centres(partial(_merged, fleet), names, num_checkpoints)
-    starts = fleet.shuffle(names, "samples", "starts", centres)
+    wanted = {name: config.clusters_of(rows_by_stratum[name]) for name in names}
+    starts = fleet.shuffle(names, "samples_for_start", "starts", centres, wanted)
     start = {name: centroid_KT for name, (centroid_KT, _) in starts.items()}
     rows_in_start = dict.fromkeys(names, config.sample_size)
     limits = Limits(config.lloyd_sweeps, config.tolerance)
@@ -260,6 +265,33 @@ def _shrunk(
     if config.num_clusters == "auto":
         return {name: counts[name] for name in trials if counts[name] < trials[name].chosen}
     return {name: count for name, count in counts.items() if count < config.num_clusters}
+
+
+def _notes_on_sizes(
+    config: ClustersConfig, rows_by_stratum: Mapping[str, int], size_K: np.ndarray
+) -> list[str]:
+    """Say where there are fewer clusters than asked for, and whether most hold one row."""
+    notes, number = [], config.num_clusters
+    capped = [
+        wanted
+        for rows in rows_by_stratum.values()
+        if isinstance(wanted := config.clusters_of(rows), int) and wanted != number
+    ]
+    if capped:
+        where = f" in {len(capped):,} of {len(rows_by_stratum):,} strata"
+        few, most = min(capped), max(capped)
+        notes.append(
+            f"{few:,}{f' to {most:,}' if few < most else ''} clusters instead of {number:,}"
+            f"{where if len(rows_by_stratum) > 1 else ''}: one for every {config.rows_per_cluster} "
+            "rows (clusters.rows_per_cluster)"
+        )
+    alone = int((size_K == 1).sum())
+    if 2 * alone > len(size_K) > 1:
+        notes.append(
+            f"{alone:,} of {len(size_K):,} clusters hold a single row, so they say nothing about "
+            "which rows are alike: lower clusters.num_clusters"
+        )
+    return notes
 
 
 def _merged(fleet: "Fleet", centroids: Centroids, shares: Mapping[str, float]) -> Sums:

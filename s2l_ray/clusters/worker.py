@@ -7,7 +7,7 @@ T checkpoints, K clusters of one stratum.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +33,8 @@ Centres = dict[str, sampling.Centre]
 """Stratum -> centre."""
 Scales = dict[str, Scale]
 """Stratum -> scale."""
+Wanted = int | Literal["auto"]
+"""How many clusters a stratum gets."""
 
 
 @dataclass(frozen=True)
@@ -105,25 +107,36 @@ class ClusterWorker:
             if name in names
         }
 
-    def starts(self, *shards: Samples) -> dict[str, tuple[np.ndarray, Trials | None]]:
+    def samples_for_start(
+        self, names: Sequence[str], centres: Centres, wanted: Mapping[str, Wanted]
+    ) -> dict[str, tuple[sampling.Sample, Wanted]]:
+        """Return the candidates for samples, each with the number of clusters of its stratum."""
+        samples = self.samples(names, centres)
+        return {name: (sample, wanted[name]) for name, sample in samples.items()}
+
+    def starts(
+        self, *shards: Mapping[str, tuple[sampling.Sample, Wanted]]
+    ) -> dict[str, tuple[np.ndarray, Trials | None]]:
         """Return the k-means++ start of every stratum, computed on its sample.
 
         Args:
-            shards: the results of `samples` from all workers.
+            shards: the results of `samples_for_start` from all workers.
 
         Returns:
             for each stratum its centroids, and the numbers of clusters that were tried, or None if
             the number is configured.
         """
+        wanted = {name: number for shard in shards for name, (_, number) in shard.items()}
+        samples = [{name: sample for name, (sample, _) in shard.items()} for shard in shards]
         return {
-            name: self._start(sample_ST, weight_S)
-            for name, (sample_ST, weight_S) in self._joined(shards).items()
+            name: self._start(sample_ST, weight_S, wanted[name])
+            for name, (sample_ST, weight_S) in self._joined(samples).items()
         }
 
     def _start(
-        self, sample_ST: np.ndarray, weight_S: np.ndarray
+        self, sample_ST: np.ndarray, weight_S: np.ndarray, wanted: Wanted
     ) -> tuple[np.ndarray, Trials | None]:
-        wanted, tried, seed = self.config.num_clusters, None, self.seed + START
+        tried, seed = None, self.seed + START
         if wanted == "auto":
             tried = try_ladder(sample_ST, weight_S, most=MOST_CLUSTERS, seed=seed)
             wanted = tried.chosen

@@ -1,5 +1,6 @@
 """The base class of every section of a run file."""
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -17,8 +18,11 @@ class Section(BaseModel):
     )
     operational: ClassVar[frozenset[str]] = frozenset()
     added: ClassVar[frozenset[str]] = frozenset()
-    """Keys that came later: at their defaults they are no part of a fingerprint, so that what was
-    finished without them stays finished."""
+    """Keys that came later and whose defaults change nothing: at their defaults they are no part of
+    a fingerprint, so that what was finished without them stays finished."""
+    as_before: ClassVar[Mapping[str, Any]] = {}
+    """Keys that came later and whose defaults change results: the value with which a stage does
+    what it did before. At that value they are no part of a fingerprint."""
 
 
 def default_of(section: Section, key: str) -> Any:

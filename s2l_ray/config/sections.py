@@ -6,6 +6,7 @@ leaves behind, so they are no part of its fingerprint.
 """
 
 import datetime
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -251,6 +252,7 @@ class ClustersConfig(Section):
 
     operational: ClassVar[frozenset[str]] = frozenset({"workers"})
     added: ClassVar[frozenset[str]] = frozenset({"scaling"})
+    as_before: ClassVar[Mapping[str, Any]] = {"rows_per_cluster": 1}
 
     method: Literal["minibatch", "authors"] = "minibatch"
     """minibatch: from a sample over growing mini-batches to all rows. authors: fitted to a sample
@@ -260,8 +262,11 @@ class ClustersConfig(Section):
     standardised: losses of each checkpoint with mean 0 and variance 1, in each stratum or over
     all. shape: each trajectory without its level and size."""
     num_clusters: PositiveInt | Literal["auto"] = 100
-    """Clusters over all, or in each stratum; fewer if fewer trajectories differ. auto: as many, up
-    to 256, as still tell trajectories apart."""
+    """Clusters over all, or in each stratum; fewer if fewer trajectories differ, or if
+    `rows_per_cluster` asks for it. auto: as many, up to 256, as still tell trajectories apart."""
+    rows_per_cluster: PositiveInt = 25
+    """With fewer rows than this for each of `num_clusters`, on average, minibatch makes fewer
+    clusters, over all or in the stratum. A cluster of one row says nothing. 1: never fewer."""
     per_stratum: bool = True
     """Run k-means inside each stratum, as the authors' code does, instead of over all."""
     rows_per_sample: PositiveInt | None = None
@@ -275,6 +280,12 @@ class ClustersConfig(Section):
     """Most sweeps over all rows (minibatch) or over the sample (authors)."""
     workers: PositiveInt = 1
     """Actors that hold the trajectories in memory, each its share."""
+
+    def clusters_of(self, num_rows: int) -> "int | Literal['auto']":
+        """Return how many clusters `num_rows` rows get, of a stratum or of all."""
+        if self.num_clusters == "auto" or self.method == "authors":
+            return self.num_clusters
+        return min(self.num_clusters, max(num_rows // self.rows_per_cluster, 1))
 
     @property
     def sample_size(self) -> int:

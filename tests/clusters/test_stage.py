@@ -65,7 +65,7 @@ def write_parts(folder, parts, loss_NT=LOSS_NT, ids=IDS, strata=STRATA) -> list[
 
 def settings(**changes: Any) -> ClustersConfig:
     """So small that mini-batches and several Lloyd sweeps take place."""
-    usual = {"num_clusters": 5, "rows_per_sample": 40, "tolerance": 0.0}
+    usual = {"num_clusters": 5, "rows_per_sample": 40, "tolerance": 0.0, "rows_per_cluster": 1}
     return ClustersConfig(**{**usual, **changes})
 
 

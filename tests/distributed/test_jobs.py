@@ -36,7 +36,7 @@ def working_dir(tmp_path) -> Path:
     tree = {
         "run_dir": "runs/small",
         "trajectories": {"path": str(tmp_path / "trajectories.parquet")},
-        "clusters": {"num_clusters": 4},
+        "clusters": {"num_clusters": 4, "rows_per_cluster": 1},
         "selection": {"budget": 10},
     }
     (folder / "small.yaml").write_text(yaml.safe_dump(tree))

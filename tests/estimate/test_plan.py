@@ -101,6 +101,9 @@ def test_clusters_are_no_more_than_rows_and_may_be_over_all(tree):
     many = changed(tree, "clusters.num_clusters", 20)
     assert sized(many)["clusters"] == "20 in each of 2 strata, at most 30 clusters"
     assert sized(changed(many, "clusters.per_stratum", False))["clusters"] == "20 over all"
+    capped = changed(many, "clusters.rows_per_cluster", 6)
+    assert sized(capped)["clusters"] == "20 in each of 2 strata, at most 7 clusters"
+    assert sized(changed(capped, "clusters.per_stratum", False))["clusters"] == "5 over all"
     auto = changed(tree, "clusters.num_clusters", "auto")
     assert sized(auto)["clusters"] == "up to 256 in each of 2 strata, at most 30 clusters"
     assert sized(changed(auto, "clusters.per_stratum", False))["clusters"] == "up to 256 over all"

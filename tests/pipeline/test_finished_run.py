@@ -217,7 +217,7 @@ def trajectories(folder: Path, losses: list[list[float]], name: str = "example_i
     tree = {
         "run_dir": str(folder / "run"),
         "trajectories": {"path": str(folder / "t.parquet")},
-        "clusters": {"num_clusters": 2},
+        "clusters": {"num_clusters": 2, "rows_per_cluster": 1},
         "selection": {"budget": 2},
     }
     (folder / "brought.yaml").write_text(yaml.safe_dump(tree))

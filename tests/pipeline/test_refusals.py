@@ -77,7 +77,11 @@ def test_tokens_that_nothing_would_count_are_asked_for_before_anything_is_done(
 ):
     (tmp_path / "losses.parquet").write_bytes(b"1")
     brought = {"trajectories": {"path": str(tmp_path / "losses.parquet")}, "selection": changes}
-    without = {"run_dir": tree["run_dir"], "clusters": {"num_clusters": 3}, **brought}
+    without = {
+        "run_dir": tree["run_dir"],
+        "clusters": {"num_clusters": 3, "rows_per_cluster": 1},
+        **brought,
+    }
 
     with pytest.raises(DataError, match="there is no `data`"):
         run(without)
@@ -101,7 +105,14 @@ def test_embeddings_that_nothing_would_leave_are_asked_for_before_anything_is_do
     (tmp_path / "losses.parquet").write_bytes(b"1")
     brought = {"trajectories": {"path": str(tmp_path / "losses.parquet")}, "selection": section}
     with pytest.raises(ConfigError, match=rf"{method} compares .*Choose another method"):
-        run({"run_dir": tree["run_dir"], "clusters": {"num_clusters": 3}, **brought}, **options)
+        run(
+            {
+                "run_dir": tree["run_dir"],
+                "clusters": {"num_clusters": 3, "rows_per_cluster": 1},
+                **brought,
+            },
+            **options,
+        )
     assert not (tmp_path / "run").exists()
 
 
@@ -117,14 +128,21 @@ def test_error_norms_that_nothing_would_leave_are_asked_for_before_anything_is_d
     (tmp_path / "losses.parquet").write_bytes(b"1")
     brought = {"trajectories": {"path": str(tmp_path / "losses.parquet")}, "selection": section}
     with pytest.raises(ConfigError, match=r"el2n looks at .*Choose another method"):
-        run({"run_dir": tree["run_dir"], "clusters": {"num_clusters": 3}, **brought}, **options)
+        run(
+            {
+                "run_dir": tree["run_dir"],
+                "clusters": {"num_clusters": 3, "rows_per_cluster": 1},
+                **brought,
+            },
+            **options,
+        )
     assert not (tmp_path / "run").exists()
 
 
 def test_trajectories_that_are_brought_anew_are_not_counted_by_the_old_ones(tree, tmp_path):
     brought = tmp_path / "losses.parquet"
     tree = {"run_dir": tree["run_dir"], "trajectories": {"path": str(brought)}}
-    tree |= {"clusters": {"num_clusters": 3}, "selection": {"budget": 31}}
+    tree |= {"clusters": {"num_clusters": 3, "rows_per_cluster": 1}, "selection": {"budget": 31}}
     brought.write_bytes(b"new")
     old = StageDir(Location.of(tree["run_dir"]) / "trajectories", "trajectories", {"old": 1})
     open_run(Location.of(tree["run_dir"]))

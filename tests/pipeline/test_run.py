@@ -226,7 +226,7 @@ def test_trajectories_of_ones_own_become_a_ranking_and_each_stage_runs_once(s2l,
         "run_dir": str(tmp_path / "run"),
         "data": {"train": [str(tmp_path / "pool.jsonl")]},
         "trajectories": {"path": str(tmp_path / "*.parquet")},
-        "clusters": {"num_clusters": 4},
+        "clusters": {"num_clusters": 4, "rows_per_cluster": 1},
         "selection": {"budget": 0.2},
     }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(tree))
