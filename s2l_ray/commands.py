@@ -86,6 +86,12 @@ Address = Annotated[
         help="Join the Ray cluster there. Default: RAY_ADDRESS, else Ray is started here.",
     ),
 ]
+FromStage = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="STAGE", callback=_one_of(NAMES), help="Redo STAGE and all after it."
+    ),
+]
 RunDir = Annotated[str, typer.Argument(metavar="RUN_DIR", help="The directory or URI of a run.")]
 
 
@@ -143,6 +149,7 @@ def plan(
             "the precision used.",
         ),
     ] = None,
+    from_stage: FromStage = None,
 ) -> None:
     """Check a configuration and run nothing. Show which stages are to do, how much each of them
     has to do, and what those that compute with a model cost: tokens, floating-point operations
@@ -158,7 +165,8 @@ def plan(
     from s2l_ray.config.load import load
     from s2l_ray.estimate import plan as planning
 
-    print("\n".join(planning.lines(load(config, overrides or []), tflops)))
+    loaded = load(config, overrides or [])
+    print("\n".join(planning.lines(loaded, tflops, from_stage=from_stage)))
 
 
 @app.command(
@@ -171,12 +179,7 @@ def plan(
 def run(
     config: Config,
     overrides: Overrides = None,
-    from_stage: Annotated[
-        str | None,
-        typer.Option(
-            "--from", metavar="STAGE", callback=_one_of(NAMES), help="Redo STAGE and all after it."
-        ),
-    ] = None,
+    from_stage: FromStage = None,
     until: Annotated[
         str | None,
         typer.Option(metavar="STAGE", callback=_one_of(NAMES), help="Stop after STAGE."),

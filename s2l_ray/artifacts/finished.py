@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from s2l_ray.artifacts.manifest import Manifest, read_manifest
+from s2l_ray.artifacts.manifest import UNFINISHED, Manifest, outdated_fingerprints, read_manifest
 from s2l_ray.artifacts.stage import Stage, label
 from s2l_ray.storage.location import Location
 
@@ -37,7 +37,7 @@ class Finished:
 
 
 def finished_stages(run: Location, stages: Sequence[Stage]) -> dict[str, Finished]:
-    """Return every finished stage by label, without those whose earlier stages have been redone.
+    """Return every finished stage by label, without those whose earlier stages are redone.
 
     Args:
         run: the folder of the run.
@@ -47,11 +47,15 @@ def finished_stages(run: Location, stages: Sequence[Stage]) -> dict[str, Finishe
     finished: dict[str, Finished] = {}
     fingerprints: dict[str, str | None] = {}
     for stage, arm, folder in _folders(run, stages):
-        manifest = read_manifest(folder)
+        name, manifest = label(stage.name, arm), read_manifest(folder)
         if manifest is None:
+            if (folder / UNFINISHED).exists():
+                fingerprints[name] = None
             continue
-        name, inputs = label(stage.name, arm), manifest.inputs
-        fits = all(inputs.get(other, known) == known for other, known in fingerprints.items())
+        inputs = manifest.inputs
+        fits = manifest.fingerprint not in outdated_fingerprints(folder) and all(
+            inputs.get(other, known) == known for other, known in fingerprints.items()
+        )
         # None equals no fingerprint: a stage that came from an outdated one is outdated too.
         fingerprints[name] = manifest.fingerprint if fits else None
         if fits:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.config.sections import NAMED_TEMPLATES, ModelSpec, RandomModel
-from s2l_ray.errors import DataError
+from s2l_ray.errors import ModelError
 from s2l_ray.models import origins
 from s2l_ray.storage import input_files
 from s2l_ray.storage.location import Location, is_uri
@@ -89,7 +89,7 @@ class Contents:
         random model, its tokenizer counts.
 
         Raises:
-            DataError: the model is a folder without files.
+            ModelError: the model is a folder without files.
         """
         name = model.tokenizer if isinstance(model, RandomModel) else model
         if name is None:
@@ -102,7 +102,10 @@ class Contents:
             return {}
         hashes = self.folder_hashes(path)
         if not hashes:
-            raise DataError(f"{key.removesuffix(' contents')}: there are no files in {path}.")
+            raise ModelError(
+                f"{key.removesuffix(' contents')}: {path} has no config.json and no "
+                "tokenizer.json: there are no files in it."
+            )
         return {key: hashes}
 
     def template_inputs(self, template: str) -> dict[str, Any]:

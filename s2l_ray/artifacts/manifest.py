@@ -9,9 +9,10 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from s2l_ray.config.section import Section, default_of
@@ -31,6 +32,9 @@ RANKING, REJECTED_ROWS = "ranking.parquet", "rejected.parquet"
 CENTROIDS, OLD_CENTROIDS = "_centroids.npy", "centroids.npy"
 UNFINISHED = "unfinished.json"
 """The inputs of a stage that has begun; removed when it is finished."""
+OUTDATED = "_outdated.json"
+"""The fingerprints, of this stage, for which its finished result no longer counts: an earlier stage
+is done again. The underscore is for readers of Parquet, as that of the manifest."""
 SCRATCH = ("staged", "units", "resume", "attempts")
 """Folders that a stage needs only until it is finished; then they are removed."""
 EMBEDDINGS = "embeddings"
@@ -100,6 +104,12 @@ def read_manifest(folder: Location) -> Manifest | None:
         if (folder / name).exists():
             return Manifest(**(folder / name).read_json())
     return None
+
+
+def outdated_fingerprints(folder: Location) -> set[str]:
+    """Return the fingerprints for which the finished stage in `folder` does not count."""
+    mark = folder / OUTDATED
+    return set(mark.read_json()) if mark.exists() else set()
 
 
 def centroids_file(folder: Location) -> Location:
@@ -188,7 +198,19 @@ class StageDir:
     def is_current(self) -> bool:
         """Tell whether the stage is finished, and came from these inputs."""
         manifest = self.manifest()
-        return manifest is not None and manifest.fingerprint == self.fingerprint
+        if manifest is None or manifest.fingerprint != self.fingerprint:
+            return False
+        return not self.is_outdated()
+
+    def is_outdated(self) -> bool:
+        """Tell whether it is settled that the stage is to be done (again) with these inputs."""
+        return self.fingerprint in outdated_fingerprints(self.location)
+
+    def outdate(self, fingerprints: Collection[str]) -> None:
+        """Note that the finished result does not count for these fingerprints of the stage."""
+        known = outdated_fingerprints(self.location)
+        if not known.issuperset(fingerprints):
+            (self.location / OUTDATED).write_json(sorted(known.union(fingerprints)))
 
     def is_new(self) -> bool:
         """Tell whether the stage starts anew.
@@ -210,9 +232,28 @@ class StageDir:
         Work of an interrupted run with the same inputs stays; anything else is removed.
         """
         if self.is_new():
-            self.remove()
-            mark = self.location / UNFINISHED
-            mark.write_json({"fingerprint": self.fingerprint, "inputs": self.inputs})
+            self._clear()
+
+    def _clear(self) -> None:
+        """Remove all results; what is left counts as unfinished, wherever this is interrupted."""
+        mark = self.location / UNFINISHED
+        if self.manifest() is not None:
+            # Of no fingerprint: nobody goes on from the old results.
+            mark.write_json({"fingerprint": "", "inputs": {}})
+        self.forget()
+        self.remove()
+        mark.write_json({"fingerprint": self.fingerprint, "inputs": self.inputs})
+
+    def replace_by(self, other: "StageDir") -> None:
+        """Put the finished result of `other`, from the same inputs, in the place of this one.
+
+        It has no further folders; those of this one are removed.
+        After an interruption, the same call goes on: `other` is whole until all of it is here.
+        """
+        assert other.is_current(), self.stage
+        self._clear()
+        other.location.move_to(self.location, last=MANIFEST)
+        (self.location / UNFINISHED).remove()
 
     def finish(self, summary: dict[str, Any], seconds: float) -> Manifest:
         """Write the manifest; from then on this stage is finished."""
@@ -232,6 +273,7 @@ class StageDir:
         return manifest
 
 
+@cache
 def _versions() -> dict[str, str]:
     versions = {"python": platform.python_version()}
     for package in VERSIONED:

@@ -5,9 +5,9 @@ order. The fields of a declaration are all that the program has to know of a sta
 A declaration imports neither Ray nor torch; the work imports them when it begins.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -22,6 +22,8 @@ from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
+REDONE = "redone"
+"""The folder, in a run, of results that take the place of finished ones once they are checked."""
 Fill = Callable[[StageDir, Progress], dict[str, Any]]
 """A function that fills the folder of a step, and returns the summary for its manifest."""
 Early = Callable[[StageDir, Progress], AbstractContextManager[None]]
@@ -40,11 +42,17 @@ class Task:
             fingerprints of earlier steps. The step is stale as soon as one of them changes.
         work: does the step.
         early: begins the step while the stage `Stage.starts_during` runs; None if it cannot.
+        repeats: whether the same inputs give the same result again, to the last bit. A training on
+            a GPU does not.
+        is_checked: whether the work shows that the inputs cannot be used, or are too few. Then a
+            finished result stays until another one is finished and fits what follows.
     """
 
     inputs: dict[str, Any]
     work: Fill
     early: Early | None = None
+    repeats: bool = True
+    is_checked: bool = False
 
 
 @dataclass(frozen=True)
@@ -206,6 +214,8 @@ class Step:
         work: does the step, and returns the summary for its manifest.
         arm: the name of the baseline or extension that it belongs to; "" for the run's own.
         early: begins the step while an earlier stage runs, as `Early` says; None if it cannot.
+        repeats: as `Task.repeats` says.
+        replacement: the same step in a folder below REDONE, for `Task.is_checked`; None without.
     """
 
     declaration: Stage
@@ -213,13 +223,18 @@ class Step:
     work: Callable[[Progress], dict[str, Any]]
     arm: str = ""
     early: Callable[[Progress], AbstractContextManager[None]] | None = None
+    repeats: bool = True
+    replacement: "Step | None" = None
 
     @classmethod
     def of(cls, stage: Stage, task: Task, parent: Location, arm: str = "") -> "Step":
         """Return the step of `task` in the stage's folder below `parent`."""
         out = stage.directory(parent, task.inputs)
         early = partial(task.early, out) if task.early else None
-        return cls(stage, out, partial(task.work, out), arm, early)
+        replacement = None
+        if task.is_checked:
+            replacement = cls.of(stage, replace(task, is_checked=False), parent / REDONE, arm)
+        return cls(stage, out, partial(task.work, out), arm, early, task.repeats, replacement)
 
     @property
     def stage(self) -> str:
@@ -230,6 +245,10 @@ class Step:
     def label(self) -> str:
         """Return its name in the inputs of later steps and in all output."""
         return label(self.stage, self.arm)
+
+    def depends_on(self, labels: Collection[str]) -> bool:
+        """Tell whether it reads the result of one of the steps with these labels."""
+        return not self.out.inputs.keys().isdisjoint(labels)
 
 
 def label(stage: str, arm: str = "") -> str:
@@ -284,6 +303,15 @@ class RunPlan:
         per_arm = {item.name for item in self.stages if item.per_arm}
         labels = {label(name, arm if name in per_arm else "") for name in stage.needs}
         return {step.label: step.out.fingerprint for step in self.steps if step.label in labels}
+
+    def inputs_now(self, step: Step) -> dict[str, Any]:
+        """Return the inputs of a step, with the contents that its files have at this moment.
+
+        Raises:
+            DataError: an input is no longer there.
+        """
+        earlier = self.steps[: [item.label for item in self.steps].index(step.label)]
+        return step.declaration.task(replace(self, steps=earlier), step.arm).inputs
 
     def through(self, until: str | None) -> list[Step]:
         """Return the steps up to and with the stage `until`; all for None."""

@@ -85,7 +85,7 @@ def _task(plan: RunPlan, _: str) -> Task:
         **plan.contents.template_inputs(data.template),
         **turns_inputs(data),
     }
-    return Task(inputs, partial(_prepare, plan, data, files))
+    return Task(inputs, partial(_prepare, plan, data, files), is_checked=True)
 
 
 def _prepare(

@@ -13,8 +13,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.estimate import costs
 from s2l_ray.estimate.costs import Cost, Hardware
 from s2l_ray.estimate.quantities import quantities, tokenizer_of
-from s2l_ray.pipeline import preflight, steps
-from s2l_ray.pipeline import run as pipeline
+from s2l_ray.pipeline import preflight, staleness, steps
 from s2l_ray.progress import LABEL_WIDTH
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
@@ -23,12 +22,15 @@ from s2l_ray.training.declaration import REFERENCE, TARGET
 T = TypeVar("T")
 
 
-def lines(config: RunConfig, tflops: float | None = None) -> list[str]:
+def lines(
+    config: RunConfig, tflops: float | None = None, *, from_stage: str | None = None
+) -> list[str]:
     """Return the plan as text: the state of every step, sizes, and the cost of what is to do.
 
     Args:
         config: the configuration.
         tflops: speed of one worker in 10^12 operations per second; None to measure it here.
+        from_stage: plan to redo this stage and all after it.
 
     Raises:
         UserError: a run would fail for a reason that can be seen before it.
@@ -40,11 +42,12 @@ def lines(config: RunConfig, tflops: float | None = None) -> list[str]:
             "measure this machine."
         )
     run_plan = steps.plan(config, Location.of(config.run_dir))
-    stale = pipeline.stale(run_plan.steps, None)
-    preflight.check_files(config, stale)
+    stale = staleness.stale(run_plan.steps, from_stage)
+    preflight.check(run_plan, stale, from_stage)
     shown = [f"run_dir   {config.run_dir}", ""]
     shown += [
-        f"{step.label:<{LABEL_WIDTH}}{_state(step, step in stale)}" for step in run_plan.steps
+        f"{step.label:<{LABEL_WIDTH}}{_state(run_plan.steps, stale, step)}"
+        for step in run_plan.steps
     ]
     pinned = _with_pinned_models(config, run_plan.contents)
     amounts, counting = quantities(pinned, run_plan.steps, {step.stage for step in stale})
@@ -73,13 +76,15 @@ def _with_pinned_models(config: RunConfig, contents: Contents) -> RunConfig:
     return config.model_copy(update=sections)
 
 
-def _state(step: Step, is_stale: bool) -> str:
+def _state(steps: Sequence[Step], todo: Sequence[Step], step: Step) -> str:
     """Return the state of a step as text."""
-    if not is_stale:
+    if step.label not in {item.label for item in todo}:
         return "finished"
     if step.out.manifest() is None:
         return "to do"
-    return f"to do again: {', '.join(step.out.changed_keys()[:3])} changed"
+    changed = step.out.changed_keys()
+    why = f"{', '.join(changed[:3])} changed" if changed else staleness.reason(steps, todo, step)
+    return f"to do again: {why}"
 
 
 def _size_lines(config: RunConfig, amounts: Quantities) -> list[str]:

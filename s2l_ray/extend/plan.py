@@ -18,6 +18,7 @@ from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.extend.base_run import check_losses, check_unchanged, load_base_run
 from s2l_ray.pipeline import run as pipeline
+from s2l_ray.pipeline.staleness import stale
 from s2l_ray.pipeline.subset import config_of
 from s2l_ray.selection import quotas
 from s2l_ray.selection.declaration import SELECTION
@@ -81,7 +82,7 @@ def extend(
         files = sorted(files, key=lambda file: (hashes[file], file.uri))
         steps = plan(base, given, files, moving=moving)
         refuse_outdated(steps)
-        todo = pipeline.stale(steps, None)
+        todo = stale(steps, None)
         if any(UPDATED in step.out.inputs for step in todo):
             check_losses(run, extensions.list_prepared(run))
         if any(step.declaration is TRAJECTORIES for step in todo):
@@ -93,7 +94,8 @@ def extend(
             moving.keep_moving()
         if todo:
             with pipeline.connected(todo, base.config, address, say):
-                todo = carry_out(base, todo, given, say)
+                checks = _Unchanged(base, contents, patterns, given)
+                todo = carry_out(base, todo, given, say, checks)
         if moving is not None and moving.is_empty:
             moving.stop_moving()
             say("no row of the data is new: the centroids stay as they are")
@@ -198,8 +200,40 @@ def refuse_outdated(steps: Sequence[Step]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Unchanged(pipeline.Checks):
+    """Checks that new rows, and what reads them, stay as they were when the command began.
+
+    Attributes:
+        base: the run.
+        contents: hashes of files.
+        patterns: the new data.
+        given: its extension; None without new data.
+    """
+
+    base: BaseRun
+    contents: Contents
+    patterns: Sequence[str]
+    given: Extension | None
+
+    def unchanged(self) -> None:
+        check_unchanged(self.base, self.contents)
+        if self.given is None or self.given.summary(PREPARE.folder) is not None:
+            return
+        files = input_files.expand([absolute(name) for name in self.patterns], "DATA")
+        if tuple(sorted(self.contents.file_hashes(files))) != self.given.file_hashes:
+            raise DataError(
+                f"DATA changed while it was read ({first([file.uri for file in files])}), so no "
+                "row of it is added. Run the same command again."
+            )
+
+
 def carry_out(
-    base: BaseRun, todo: Sequence[Step], given: Extension | None, say: Callable[[str], None]
+    base: BaseRun,
+    todo: Sequence[Step],
+    given: Extension | None,
+    say: Callable[[str], None],
+    checks: pipeline.Checks | None = None,
 ) -> list[Step]:
     """Do the steps `todo`, and return those that were done.
 
@@ -213,13 +247,13 @@ def carry_out(
         if step.declaration is CLUSTERS:
             # A ranking by the old clusters; in an earlier extension no other would replace it.
             SELECTION.directory(step.out.location.parent).remove()
-        pipeline.carry_out(step, None, say)
+        pipeline.carry_out(step, None, say, checks)
         done.append(step)
         if step.declaration is PREPARE and given is not None and given.is_empty:
             if all(item.is_empty for item in extensions.list_prepared(base.run)):
                 return done
-            rest = pipeline.stale(plan(base, None), None)
-            return done + carry_out(base, rest, None, say)
+            rest = stale(plan(base, None), None)
+            return done + carry_out(base, rest, None, say, checks)
     return done
 
 

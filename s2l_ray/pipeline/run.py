@@ -1,20 +1,23 @@
 """Do the steps of a run that are not done yet.
 
 Before anything runs, stale steps are listed. A run that would discard finished training is refused.
+Nothing finished is removed before all that can be known of its replacement has been checked.
 """
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from s2l_ray.artifacts.inputs import CONTENTS
-from s2l_ray.artifacts.manifest import check_run, open_run
-from s2l_ray.artifacts.stage import Stage, Step
+from s2l_ray.artifacts.manifest import Manifest, check_run, open_run
+from s2l_ray.artifacts.stage import REDONE, RunPlan, Stage, Step
 from s2l_ray.config.sections import RunConfig
-from s2l_ray.errors import ConfigError, first
+from s2l_ray.errors import ConfigError
 from s2l_ray.pipeline import preflight
+from s2l_ray.pipeline.staleness import is_redone, outdate, refuse_discarding, stale
 from s2l_ray.pipeline.steps import plan
 from s2l_ray.progress import LABEL_WIDTH, Progress, duration
 from s2l_ray.stages import NAMES, STAGES
@@ -54,10 +57,9 @@ def run(
     planned = plan(config, folder)
     steps = planned.through(until)
     todo = stale(steps, from_stage)
-    refuse_discarding(planned.steps, todo, from_stage)
     if not todo:
         return []
-    preflight.check_files(config, todo)
+    preflight.check(planned, todo, from_stage)
     open_run(folder)
     with exclusive(folder):
         # Another run may have finished some of it while this one was waiting or hashing.
@@ -69,74 +71,19 @@ def run(
         with connected(todo, config, address, say):
             # Old results stay until it is known that the cluster can compute them again.
             (folder / CONFIG).write_json(config.model_dump(mode="json"))
-            _discard(planned.steps, todo, from_stage)
-            for step, following in zip(todo, [*todo[1:], None], strict=True):
-                preflight.check_pool(config)
-                carry_out(step, following, say)
+            do_steps(planned, todo, from_stage, say)
     return todo
 
 
-def stale(steps: Sequence[Step], from_stage: str | None) -> list[Step]:
-    """Return the steps to do: those that are not current, and all from `from_stage` on."""
-    start = NAMES.index(from_stage) if from_stage else len(STAGES)
-    return [step for step in steps if NAMES.index(step.stage) >= start or not step.out.is_current()]
-
-
-def refuse_discarding(steps: Sequence[Step], todo: Sequence[Step], from_stage: str | None) -> None:
-    """Raise ConfigError if a finished costly step would be redone without `--from`."""
-    start = NAMES.index(from_stage) if from_stage else len(STAGES)
-    for step in todo:
-        if not step.declaration.is_costly or NAMES.index(step.stage) >= start:
-            continue
-        if step.out.manifest() is not None:
-            changed = _root_changes(steps, step)
-            earliest = min(NAMES.index(item.stage) for item in todo)
-            # `--from` discards all of them, also those after `--until`.
-            lost = [item for item in steps if NAMES.index(item.stage) >= earliest]
-            lost = [item for item in lost if item.declaration.is_costly and item.out.manifest()]
-            raise ConfigError(
-                f"{step.label} in {step.out.location} is finished, and no longer fits: "
-                f"{first(changed)} changed. Redoing it would discard "
-                f"{duration(sum(map(_manifest_seconds, lost)))} of work "
-                f"({first([item.label for item in lost], 8)}). Either say "
-                f"`--from {NAMES[earliest]}` to redo it, or give another run_dir."
-            )
-
-
-def _root_changes(steps: Sequence[Step], step: Step) -> list[str]:
-    """Return the changed inputs of `step`, with each changed earlier step replaced by its own."""
-    by_name = {item.label: item for item in steps}
-    changes: list[str] = []
-    for key in step.out.changed_keys():
-        earlier = by_name.get(key)
-        if earlier is not None and earlier.out.manifest() is not None:
-            changes += _root_changes(steps, earlier) or [key]
-        else:
-            changes.append(key)
-    return list(dict.fromkeys(changes))
-
-
-def _manifest_seconds(step: Step) -> float:
-    """Return how long a step took; 0 if it is not finished."""
-    manifest = step.out.manifest()
-    return manifest.seconds if manifest else 0.0
-
-
-def _discard(steps: Sequence[Step], todo: Sequence[Step], from_stage: str | None) -> None:
-    """Remove the manifests of the steps to redo, and with `--from` their folders.
-
-    All manifests are removed first, beginning with the last step. So an interruption leaves no
-    finished step whose inputs are gone. With `--from`, stages after `--until` are removed as well,
-    because the stages that they came from are redone.
-    """
-    start = NAMES.index(from_stage) if from_stage else len(STAGES)
-    redone = [step for step in steps if NAMES.index(step.stage) >= start]
-    names = {step.label for step in [*redone, *todo]}
-    for step in reversed(steps):
-        if step.label in names:
-            step.out.forget()
-    for step in redone:
-        step.out.remove()
+def do_steps(
+    planned: RunPlan, todo: Sequence[Step], from_stage: str | None, say: Callable[[str], None]
+) -> None:
+    """Do the steps `todo` in order, each with the checks that belong before and after it."""
+    redone = {step.label for step in planned.steps if is_redone(step, from_stage)}
+    for number, step in enumerate(todo):
+        following = todo[number + 1] if number + 1 < len(todo) else None
+        carry_out(step, following, say, _RunChecks(planned, todo[number:], redone))
+    (planned.run / REDONE).remove()
 
 
 @contextlib.contextmanager
@@ -155,8 +102,73 @@ def connected(
         yield
 
 
-def carry_out(step: Step, following: Step | None, say: Callable[[str], None]) -> None:
+class Checks:
+    """What is checked before, during and after a step. This class checks nothing."""
+
+    def unchanged(self) -> None:
+        """Refuse inputs that are no longer those that the step was planned with."""
+
+    def replacing(self, summary: Mapping[str, Any] | None) -> None:
+        """Refuse to replace an old result; if none is refused, note what no longer counts.
+
+        Args:
+            summary: of the result that is to take its place; None if it is not there yet.
+        """
+
+
+@dataclass(frozen=True)
+class _RunChecks(Checks):
+    """The checks of a step of a run.
+
+    Attributes:
+        plan: all steps.
+        todo: the step, and those that this run does after it.
+        redone: labels of all steps that `--from` redoes.
+    """
+
+    plan: RunPlan
+    todo: Sequence[Step]
+    redone: Collection[str]
+
+    def unchanged(self) -> None:
+        preflight.check_unchanged(self.plan, self.todo[0])
+
+    def replacing(self, summary: Mapping[str, Any] | None) -> None:
+        step = self.todo[0]
+        new = {} if summary is None else {step.stage: summary}
+        preflight.check_pool(self.plan.config, {item.stage for item in self.todo}, new)
+        outdate(self.plan.steps, step, {*self.redone, *(item.label for item in self.todo)})
+
+
+def carry_out(
+    step: Step, following: Step | None, say: Callable[[str], None], checks: Checks | None = None
+) -> None:
     """Do `step`, and begin the following one meanwhile if it can start during `step`."""
+    checks = checks or Checks()
+    checks.unchanged()
+    if step.replacement is not None and _has_result(step):
+        manifest = step.replacement.out.manifest()
+        if not step.replacement.out.is_current() or manifest is None:
+            manifest = _do(step.replacement, None, checks)
+        checks.replacing(manifest.summary)
+        step.out.replace_by(step.replacement.out)
+    else:
+        checks.replacing(None)
+        manifest = _do(step, following, checks)
+    summary = manifest.summary
+    say(f"  {step.label:<{LABEL_WIDTH}}{duration(manifest.seconds):>8}   {headline(summary)}")
+    for note in summary.get("notes", []):
+        say(f"    {note}")
+
+
+def _has_result(step: Step) -> bool:
+    """Tell whether a finished result of `step` is in place, or on the way to it."""
+    assert step.replacement is not None
+    return step.out.manifest() is not None or step.replacement.out.is_current()
+
+
+def _do(step: Step, following: Step | None, checks: Checks) -> Manifest:
+    """Do the work of `step` in its folder, and return the manifest."""
     started = time.monotonic()
     early = [stage for stage in STAGES if stage.starts_during == step.stage]
     if early and step.out.is_new():
@@ -167,10 +179,8 @@ def carry_out(step: Step, following: Step | None, say: Callable[[str], None]) ->
         if following is not None and following.declaration.starts_during == step.stage:
             stack.enter_context(following.early(progress) if following.early else nullcontext())
         summary = step.work(progress)
-    manifest = step.out.finish(summary, time.monotonic() - started)
-    say(f"  {step.label:<{LABEL_WIDTH}}{duration(manifest.seconds):>8}   {headline(summary)}")
-    for note in summary.get("notes", []):
-        say(f"    {note}")
+    checks.unchanged()
+    return step.out.finish(summary, time.monotonic() - started)
 
 
 def _forget_early_work(step: Step, stages: Sequence[Stage]) -> None:

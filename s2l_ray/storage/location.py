@@ -290,6 +290,23 @@ class Location:
                 "it is to be replaced (--force; replace=True)."
             )
 
+    def move_to(self, folder: "Location", *, last: str) -> None:
+        """Move this folder, of files alone, into the place of `folder`, which is removed.
+
+        A local folder moves at once. On an object store, its files are copied one by one, the one
+        named `last` after all others. Until the move is complete, this folder stays whole.
+        """
+        with explained(folder, "write"):
+            if self.is_local:
+                folder.remove()
+                os.replace(self.uri, folder.uri)
+                return
+            fs, path = self.filesystem()
+            _, target = folder.filesystem()
+            for name in sorted(self.names(), key=lambda name: name == last):
+                fs.copy_file(f"{path}/{name}", f"{target}/{name}")
+        self.remove()
+
     def _copy_at_once(self, folder: Path, files: list[Path]) -> None:
         """Copy `files` of `folder` under a temporary name, and rename the copy to this location."""
         copy = Path(self.uri).with_name(f".{self.name}.{uuid.uuid4().hex}")

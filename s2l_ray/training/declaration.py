@@ -51,6 +51,8 @@ def target_model(config: RunConfig) -> ModelSpec | None:
 def _reference_task(plan: RunPlan, _: str) -> Task:
     section = plan.config.reference
     assert section is not None
+    if section.path is not None:
+        first_checkpoint(section.path)
     inputs = {
         **section_inputs("reference", section),
         **plan.contents.model_inputs("reference.model contents", section.model),
@@ -58,9 +60,7 @@ def _reference_task(plan: RunPlan, _: str) -> Task:
     }
     if section.path is None:
         inputs |= {"seed": plan.config.seed, **plan.after(REFERENCE)}
-    else:
-        first_checkpoint(section.path)
-    return Task(inputs, partial(_train_reference, plan))
+    return Task(inputs, partial(_train_reference, plan), repeats=section.path is not None)
 
 
 def _train_reference(plan: RunPlan, out: StageDir, progress: Progress) -> dict[str, Any]:
@@ -137,7 +137,7 @@ def _target_task(plan: RunPlan, arm: str) -> Task:
         "seed": plan.config.seed,
         **plan.after(TARGET, arm),
     }
-    return Task(inputs, partial(_train_target, plan, arm))
+    return Task(inputs, partial(_train_target, plan, arm), repeats=False)
 
 
 def _train_target(plan: RunPlan, arm: str, out: StageDir, progress: Progress) -> dict[str, Any]:

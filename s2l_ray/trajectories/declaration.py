@@ -27,9 +27,8 @@ def _task(plan: RunPlan, _: str) -> Task:
     assert section is not None
     if section.path is not None:
         files = expand([absolute(section.path)], "trajectories.path")
-        return Task(
-            {"trajectories.path": plan.contents.file_hashes(files)}, partial(_import, files)
-        )
+        hashes = {"trajectories.path": plan.contents.file_hashes(files)}
+        return Task(hashes, partial(_import, files), is_checked=True)
     queries = expand([absolute(name) for name in section.queries], QUERIES_KEY)
     inputs = {
         **section_inputs("trajectories", section),
@@ -37,7 +36,7 @@ def _task(plan: RunPlan, _: str) -> Task:
         QUERIES_KEY: plan.contents.file_hashes(queries) or None,
     }
     early = partial(_score_early, plan) if _can_begin_early(plan.config) else None
-    return Task(inputs, partial(_score, plan, queries), early)
+    return Task(inputs, partial(_score, plan, queries), early, repeats=False)
 
 
 def _import(files: Sequence[InputFile], out: StageDir, progress: Progress) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from s2l_ray.clusters import extension_drift, placement
 from s2l_ray.errors import DataError
 from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import load_base_run
-from s2l_ray.pipeline import run as pipeline
+from s2l_ray.pipeline import staleness
 from s2l_ray.report.extensions import extensions_view, summary_lines
 from s2l_ray.storage.location import Location
 from tests import handmade
@@ -48,7 +48,7 @@ def expected(further: int, *starts: tuple[int, int]) -> dict[str, int]:
 
 def to_do(run: Location, given=None, moving=None) -> list[str]:
     steps = extending.plan(load_base_run(run), given, moving=moving)
-    return [step.label for step in pipeline.stale(steps, None)]
+    return [step.label for step in staleness.stale(steps, None)]
 
 
 def test_all_rows_are_ranked_by_the_labels_of_the_moved_clusters(run, tmp_path):

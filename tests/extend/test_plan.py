@@ -12,6 +12,7 @@ from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import load_base_run
 from s2l_ray.pipeline import run as pipeline
+from s2l_ray.pipeline import staleness
 from s2l_ray.report.extensions import subset_files, summary_lines
 from s2l_ray.storage.location import Location
 from tests import handmade
@@ -55,7 +56,7 @@ def test_the_budget_is_spread_over_old_and_new_rows_and_the_run_stays_as_it_was(
     (place,) = subset_files(run)
     assert set(ids(place)) == head
     assert {path: found for path, found in content(run).items() if path in before} == before
-    assert pipeline.stale(planned(tree)[:-1], None) == []
+    assert staleness.stale(planned(tree)[:-1], None) == []
 
 
 def test_a_finished_extension_is_left_as_it_is_whatever_its_file_is_called(run, tmp_path):
@@ -120,7 +121,7 @@ def test_rows_placed_in_clusters_that_are_no_more_are_placed_again(run, tree, tm
         write_subset(run, 5, "s2l", None, None)
     steps = extending.plan(load_base_run(run), None)
     extending.refuse_outdated(steps)
-    assert [step.stage for step in pipeline.stale(steps, None)] == ["clusters", "selection"]
+    assert [step.stage for step in staleness.stale(steps, None)] == ["clusters", "selection"]
 
 
 def redo_otherwise(step, **summary):
@@ -140,7 +141,7 @@ def test_rows_are_placed_again_when_the_same_inputs_gave_other_clusters(run, tre
     with pytest.raises(DataError, match=r"1 of 1 extension\(s\).*clusters that no longer exist"):
         write_subset(run, 5, "s2l", None, None)
     steps = extending.plan(load_base_run(run), None)
-    assert [step.stage for step in pipeline.stale(steps, None)] == ["clusters", "selection"]
+    assert [step.stage for step in staleness.stale(steps, None)] == ["clusters", "selection"]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_rows_scored_for_another_outcome_of_the_same_inputs_no_longer_count(
     extend(run, data(tmp_path))
     redo_otherwise(planned(tree)[number], **summary)
 
-    assert pipeline.stale(planned(tree)[:-1], None) == []
+    assert staleness.stale(planned(tree)[:-1], None) == []
     with pytest.raises(ConfigError, match=f"no longer fit the run: {key} changed"):
         extend(run)
 
@@ -254,7 +255,7 @@ def test_a_ranking_by_clusters_that_are_no_more_does_not_stay(run, tmp_path):
     assert first.folder("selection").names() and second.folder("selection").names()
 
     base = load_base_run(run)
-    placing, *_ = pipeline.stale(extending.plan(base, None, moving=first), None)
+    placing, *_ = staleness.stale(extending.plan(base, None, moving=first), None)
     by_hand = replace(placing, work=lambda progress: {})
     extending.carry_out(base, [by_hand], None, lambda line: None)
     assert not first.folder("selection").names() and second.folder("selection").names()

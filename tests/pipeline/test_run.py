@@ -14,6 +14,7 @@ from s2l_ray.artifacts.manifest import MANIFEST
 from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.pipeline import run as pipeline
+from s2l_ray.pipeline import staleness
 from s2l_ray.progress import duration
 from s2l_ray.stages import NAMES as STAGES
 from s2l_ray.storage.location import Location
@@ -28,12 +29,12 @@ def tree(tmp_path):
 
 def todo(tree, from_stage=None) -> list[str]:
     """The labels of the steps that a run would do, were it not refused."""
-    return [step.label for step in pipeline.stale(planned(tree), from_stage)]
+    return [step.label for step in staleness.stale(planned(tree), from_stage)]
 
 
 def refuse(tree, from_stage=None) -> None:
     steps = planned(tree)
-    pipeline.refuse_discarding(steps, pipeline.stale(steps, from_stage), from_stage)
+    staleness.refuse_discarding(steps, staleness.stale(steps, from_stage), from_stage)
 
 
 def test_a_new_run_does_everything_and_a_finished_one_nothing(tree):
@@ -171,18 +172,20 @@ def test_a_failed_stage_leaves_its_result_out_and_later_ones_undone(tree):
     assert run(tree, until="selection") == ["selection"]
 
 
-def test_an_outdated_stage_is_unfinished_as_soon_as_what_it_came_from_is_redone(tree):
+def test_what_came_from_a_redone_stage_is_to_do_until_that_stage_is_as_it_was(tree):
     tree = changed(changed(tree, "target", None), "evaluation", None)
-    place = finish(tree)
+    finish(tree)
 
     def interrupt(line):
         raise KeyboardInterrupt
 
-    other = from_tree(changed(tree, "selection.budget", 7), "test")
+    other = changed(tree, "selection.budget", 7)
     with pytest.raises(KeyboardInterrupt):
-        pipeline.run(other, say=interrupt)  # it says that the selection is done
-    assert not (place / "report" / MANIFEST).exists()
-    assert todo(tree) == ["selection", "report"]
+        pipeline.run(from_tree(other, "test"), say=interrupt)  # it says that the selection is done
+    assert todo(other) == ["report"]
+    assert todo(tree) == ["selection"]
+    assert run(tree) == ["selection"] and todo(tree) == []
+    assert todo(other) == ["selection", "report"]
 
 
 def test_relative_paths_count_from_the_working_directory(tree, tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ray.errors import DataError
+from s2l_ray.errors import DataError, UserError
 from s2l_ray.stages import NAMES as STAGES
 from s2l_ray.storage.location import Location
 from tests import handmade
@@ -268,8 +268,8 @@ def test_checkpoints_that_are_links_to_folders_count_by_content(tree, tmp_path):
         ("data.eval", {"held": "nowhere/held.jsonl"}, r"nowhere/held\.jsonl"),
         ("trajectories.path", "nowhere/*.parquet", r"nowhere/\*\.parquet"),
         ("reference", {"path": "/nowhere"}, "no step-.* directories in /nowhere"),
-        ("reference", {"path": "hollow"}, r"no files in hollow"),
-        ("data.tokenizer", "hollow", r"data\.tokenizer: there are no files in hollow"),
+        ("reference", {"path": "hollow"}, r"hollow/step-1 has no config\.json .*no files"),
+        ("data.tokenizer", "hollow", r"data\.tokenizer: hollow has .*no files"),
     ],
 )
 def test_an_input_that_is_not_there_is_refused_and_named(
@@ -277,7 +277,7 @@ def test_an_input_that_is_not_there_is_refused_and_named(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "hollow" / "step-1").mkdir(parents=True)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(UserError, match=message):
         planned(changed(tree, key, value))
 
 

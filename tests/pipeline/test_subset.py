@@ -8,6 +8,7 @@ import pytest
 from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.pipeline import run as pipeline
+from s2l_ray.pipeline import staleness
 from s2l_ray.pipeline import subset as finished
 from s2l_ray.selection.methods import METHODS
 from s2l_ray.storage.location import Location
@@ -232,11 +233,11 @@ def test_a_report_can_be_built_again_and_the_run_stays_finished(tree, run):
     assert finished.rebuild_report(run) == page
     # The keys inside an architecture come in the order of the file that they were read from.
     assert sorted(page.read_bytes().splitlines()) == sorted(before.splitlines())
-    assert pipeline.stale(planned(tree), None) == []
+    assert staleness.stale(planned(tree), None) == []
 
 
 def test_a_report_can_be_built_of_an_unfinished_run(tree, run):
     page = finished.rebuild_report(run).read_bytes()
 
     assert b"<html" in page
-    assert [step.label for step in pipeline.stale(planned(tree), None)] == ["selection", "report"]
+    assert [step.label for step in staleness.stale(planned(tree), None)] == ["selection", "report"]
