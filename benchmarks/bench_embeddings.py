@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS
 from s2l_ray.models import embeddings
 from s2l_ray.models.checkpoints import DTYPES
-from s2l_ray.models.scoring import Scorer
+from s2l_ray.models.scoring import Scorer, after_prompts
 
 
 def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -35,6 +35,7 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     for parameter in model.parameters():  # not the buffers: rotary frequencies stay exact
         parameter.data = parameter.data.to(dtype)
     rows, num_prompt_N = pool(config.vocab_size, arguments.rows)
+    learned = after_prompts(rows, num_prompt_N)
     scorer = Scorer(
         model,
         dtype=dtype,
@@ -46,10 +47,10 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         EMBEDDINGS: replace(scorer, embed=embeddings.unit),
         NORMS: replace(scorer, error_norms=True),
     }
-    without = partial(scorer.score, rows, num_prompt_N)
+    without = partial(scorer.score, rows, learned)
     result: dict[str, Any] = {"model": name}
     for what, measuring_scorer in measuring.items():
-        with_it = partial(measuring_scorer.score, rows, num_prompt_N)
+        with_it = partial(measuring_scorer.score, rows, learned)
         for warming in (without, with_it):  # each compiles its own
             warming()
         times = [

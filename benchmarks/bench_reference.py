@@ -32,6 +32,7 @@ from transformers import (
 
 from s2l_ray.config.sections import Training
 from s2l_ray.models.checkpoints import DTYPES
+from s2l_ray.models.scoring import after_prompts
 from s2l_ray.training import loop
 from s2l_ray.training.batches import TokenRows, TrainingPlan, global_batches
 
@@ -42,7 +43,8 @@ class Parts:
     """A pool of one part."""
 
     def __init__(self, rows: list[np.ndarray], num_prompt_N: np.ndarray) -> None:
-        self._rows, self.num_rows = TokenRows.of(rows, num_prompt_N), [len(rows)]
+        self._rows = TokenRows.of(rows, after_prompts(rows, num_prompt_N))
+        self.num_rows = [len(rows)]
 
     def read(self, part: int) -> TokenRows:
         return self._rows
@@ -88,11 +90,9 @@ def plain(
 ) -> tuple[list, list]:
     """Seconds and losses of Trainer's steps."""
     items = [
-        (batch.token_ids[start:end], int(prompt))
+        (batch.token_ids[start:end], int(batch.learned[start:end].argmax()))
         for batch in batches
-        for (start, end), prompt in zip(
-            itertools.pairwise(batch.offset.tolist()), batch.num_prompt_N, strict=True
-        )
+        for start, end in itertools.pairwise(batch.offset.tolist())
     ]
     clock = Clock()
     with tempfile.TemporaryDirectory() as folder:

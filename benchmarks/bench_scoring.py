@@ -32,7 +32,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from s2l_ray.models import flops
 from s2l_ray.models.dimensions import shape_of
-from s2l_ray.models.scoring import Scorer
+from s2l_ray.models.scoring import Scorer, after_prompts
 
 HERE = Path(__file__).parent
 SHAPES: dict[str, dict[str, Any]] = {
@@ -133,6 +133,7 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
         fast = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     fast.load_state_dict(exact.state_dict())
     rows, num_prompt_N = pool(config.vocab_size, arguments.rows)
+    learned = after_prompts(rows, num_prompt_N)
     num_tokens_N = np.array([len(row) for row in rows])
     plain_N = np.linspace(0, len(rows) - 1, arguments.plain_rows or len(rows)).astype(int)
     for parameter in fast.parameters():  # not the buffers: rotary frequencies stay exact
@@ -153,7 +154,7 @@ def measured(name: str, arguments: argparse.Namespace) -> dict[str, Any]:
     )
 
     def run_ours(num_rows: int | None = None) -> None:
-        scores = scorer.score(rows[:num_rows], num_prompt_N[:num_rows])
+        scores = scorer.score(rows[:num_rows], learned[:num_rows])
         scored["ours"] = scores.loss_N
         slower_ways.update(scores.notes)
 

@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import torch
 from bench_scoring import HERE, SHAPES, machine, pool
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2l_ray.artifacts.tables import Parts, part_name
+from s2l_ray.artifacts.token_tables import rows_of_tokens, token_table
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.distributed import resources, session
 from s2l_ray.distributed.map_units import map_units
@@ -37,7 +37,7 @@ from s2l_ray.models.checkpoints import DTYPES, load_model
 from s2l_ray.models.scoring import Scorer
 from s2l_ray.storage.location import Location
 from s2l_ray.training import schedule
-from s2l_ray.trajectories.part_scorer import Checkpoint, PartScorer, token_arrays
+from s2l_ray.trajectories.part_scorer import Checkpoint, PartScorer
 
 SHAPES = SHAPES | {
     "small": {
@@ -59,13 +59,11 @@ def write_inputs(folder: Path, given: argparse.Namespace) -> int:
     config = AutoConfig.for_model(shape.pop("model_type"), **shape)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder / "step-000001")
     rows, num_prompt_N = pool(config.vocab_size, given.rows)
-    table = pa.table(
-        {
-            "example_id": [f"e{row}" for row in range(len(rows))],
-            "stratum": [""] * len(rows),
-            "input_ids": pa.array(rows, pa.list_(pa.int32())),
-            "num_prompt_tokens": pa.array(num_prompt_N, pa.int32()),
-        }
+    table = token_table(
+        [f"e{row}" for row in range(len(rows))],
+        [""] * len(rows),
+        rows,
+        [[(int(num_prompt), len(ids))] for ids, num_prompt in zip(rows, num_prompt_N, strict=True)],
     )
     for part in range(num_parts(given)):
         (Location.of(folder) / "prepared" / part_name(part)).write_table(table)
@@ -79,7 +77,7 @@ def alone(folder: str, count: int, given: argparse.Namespace, barrier: Any) -> N
     model = load_model(str(Path(folder) / "step-000001"), dtype=dtype).to(device)
     files = Parts(Location.of(folder) / "prepared").files()
     tables = [file.read_table() for file in files[:count]]
-    parts = [(token_arrays(t), t["num_prompt_tokens"].to_numpy()) for t in tables]
+    parts = [rows_of_tokens(table) for table in tables]
     scorer = Scorer(
         model,
         dtype=dtype,

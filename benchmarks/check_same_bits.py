@@ -18,7 +18,7 @@ import torch
 from bench_scoring import SHAPES, pool
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ray.models.scoring import Scorer
+from s2l_ray.models.scoring import Scorer, after_prompts
 
 SHAPES = SHAPES | {
     # Sizes of heads that lengths of rows may equal.
@@ -38,6 +38,7 @@ def scored(given: argparse.Namespace) -> None:
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     rows, num_prompt_N = pool(config.vocab_size, given.rows)
+    learned = after_prompts(rows, num_prompt_N)
     by_length = sorted(range(len(rows)), key=lambda row: len(rows[row]))
     others = by_length[2:-1]
     parts = list(enumerate([by_length[:2], by_length[-1:], others[::2], others[1::2]]))
@@ -50,7 +51,7 @@ def scored(given: argparse.Namespace) -> None:
     )
     losses = {}
     for number, part in reversed(parts) if given.last_first else parts:
-        scores = scorer.score([rows[row] for row in part], num_prompt_N[part])
+        scores = scorer.score([rows[row] for row in part], [learned[row] for row in part])
         losses[str(number)] = scores.loss_N
         for note in scores.notes:
             print(note)

@@ -11,9 +11,10 @@ import argparse
 import numpy as np
 
 from s2l_ray.artifacts.tables import Parts
-from s2l_ray.models import scoring, shared_prefix
+from s2l_ray.artifacts.token_tables import rows_of_tokens
+from s2l_ray.models import shared_prefix
+from s2l_ray.models.batch_plan import plan_batches
 from s2l_ray.storage.location import Location
-from s2l_ray.trajectories.part_scorer import token_arrays
 
 
 def main() -> None:
@@ -25,12 +26,12 @@ def main() -> None:
     for size in given.tokens_per_batch:
         read = shared = computed = batches = rows = 0
         for table in Parts(Location.of(given.prepared)).tables():
-            ids = token_arrays(table)
+            ids, learned = rows_of_tokens(table)
             num_read_N = np.array([len(row) - 1 for row in ids])
-            num_prompt_N = np.maximum(table["num_prompt_tokens"].to_numpy(), 1)
+            num_prompt_N = np.array([row.argmax() for row in learned])
             for group in shared_prefix.groups(ids, num_prompt_N, min_saved=size):
                 own_G = num_read_N[group.row_G] - group.num_shared
-                found = scoring.plan_batches(
+                found = plan_batches(
                     own_G + 1,
                     own_G,
                     tokens_per_batch=size,

@@ -44,8 +44,8 @@ def run(
         pool: the prepared parts of the pool that `files` extend. Rows that it already holds are
             left out and counted. None if `files` are a pool of their own.
 
-    Writes  part-*.parquet      example_id, stratum: string, input_ids: list<int32>,
-                                num_prompt_tokens, num_tokens: int32
+    Writes  part-*.parquet      example_id, stratum: string; input_ids, response_starts,
+                                response_ends: list<int32>; num_prompt_tokens, num_tokens: int32
             rows-*.parquet      the original fields, example_id, file, row
             rejected.parquet    file, row, reason, excerpt
     Raises  DataError when the rejected share is above `max_rejected`, or no row is left.

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from s2l_ray.data.examples import Example, RowError
 from s2l_ray.data.templates import ChatTemplate, Template, TextTemplate, check_chat_template
 
@@ -27,6 +29,14 @@ class TokenisedExample:
     def num_response_tokens(self) -> int:
         """Return the number of tokens with a loss: nothing predicts a row's very first token."""
         return sum(end - max(start, 1) for start, end in self.response_ranges)
+
+    @property
+    def learned(self) -> np.ndarray:
+        """Return for every token, bool, whether it is in a range."""
+        is_learned = np.zeros(len(self.input_ids), bool)
+        for start, end in self.response_ranges:
+            is_learned[start:end] = True
+        return is_learned
 
 
 def tokenise(

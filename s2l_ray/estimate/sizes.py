@@ -64,7 +64,7 @@ def _count_by_tokenizer(
 ) -> Lengths:
     rows = tokenise(examples, template, tokenizer, max_tokens)
     return [
-        (len(row.input_ids), len(row.input_ids) - max(row.num_prompt_tokens, 1))
+        (len(row.input_ids), row.num_response_tokens)
         for row in rows
         if not isinstance(row, RowError)
     ]

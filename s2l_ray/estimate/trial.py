@@ -27,7 +27,7 @@ from transformers import GenerationConfig, PreTrainedModel
 from s2l_ray.evaluation.declaration import EVALUATION
 from s2l_ray.models import flops
 from s2l_ray.models.dimensions import shape_of
-from s2l_ray.models.scoring import Scorer, inference
+from s2l_ray.models.scoring import Scorer, after_prompts, inference
 from s2l_ray.training.batches import MicroBatch
 from s2l_ray.training.declaration import REFERENCE, TARGET
 from s2l_ray.training.loop import batch_loss, compile_to_train
@@ -136,7 +136,7 @@ class Trial:
             tokens_per_batch=self.rows.count * self.rows.row_tokens,
             compiled=compiled,
         )
-        scorer.score(ids, np.full(len(ids), self.rows.prompt_tokens))
+        scorer.score(ids, after_prompts(ids, [self.rows.prompt_tokens] * len(ids)))
 
     def _answer(self, new_tokens: int) -> None:
         ids_BL = self._ids(self.rows.prompt_tokens).to(self.device)

@@ -137,8 +137,7 @@ class _Item:
 
     @property
     def num_response_tokens(self) -> int:
-        tokens = self.tokens
-        return len(tokens.input_ids) - tokens.num_prompt_tokens if tokens else 0
+        return self.tokens.num_response_tokens if self.tokens else 0
 
 
 class Evaluator:
@@ -216,7 +215,7 @@ class Evaluator:
         )
         loss_N = scorer.score(
             [np.array(item.tokens.input_ids, np.int32) for item in scored if item.tokens],
-            np.array([item.tokens.num_prompt_tokens for item in scored if item.tokens]),
+            [item.tokens.learned for item in scored if item.tokens],
         ).loss_N
         bad = [
             item.location for item, loss in zip(scored, loss_N, strict=True) if not _finite(loss)

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from s2l_ray.errors import ModelError
+from s2l_ray.errors import ModelError, one_line
 from s2l_ray.models import embeddings, shared_prefix
+from s2l_ray.models.batch_plan import max_logit_rows, plan_batches
 from s2l_ray.models.dimensions import check_rows_fit
 from s2l_ray.models.output_layer import (
     before_output_layer,
@@ -28,8 +29,15 @@ from s2l_ray.models.output_layer import (
     losses_by_tiles,
     losses_of_logits,
 )
+from s2l_ray.models.rotations import forget_lengths, regimes
 from s2l_ray.models.shared_prefix import NOTHING_BEFORE, Past
-from s2l_ray.models.torch_compile import CLOSE, UNCOMPILED, compile_layers, trials
+from s2l_ray.models.torch_compile import (
+    CLOSE,
+    UNCOMPILED,
+    compile_layers,
+    is_out_of_memory,
+    trials,
+)
 from s2l_ray.models.transfer import to_device
 
 LOGITS_IN_CHUNKS = (
@@ -38,6 +46,7 @@ LOGITS_IN_CHUNKS = (
 PROMPTS_READ_WHOLE = (
     "the model's past is more than keys and values: shared prompts are read each time"
 )
+PROMPTS_NOT_SHARED = "to read shared prompts only once failed: they are read each time"
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,8 @@ class Scores:
         embedding_NH: tensor (N, H) on the scorer's device, the result of the scorer's `embed`; None
             unless the scorer has one.
         notes: why scoring was slower than it can be: `LOGITS_IN_CHUNKS`, `UNCOMPILED` with the
-            reason, and `PROMPTS_READ_WHOLE` once for each group of prompts.
+            reason, and once for each group of prompts `PROMPTS_READ_WHOLE`, or `PROMPTS_NOT_SHARED`
+            with the reason.
     """
 
     loss_N: np.ndarray
@@ -89,7 +99,7 @@ class Scorer:
     def score(
         self,
         input_ids: Sequence[np.ndarray],
-        num_prompt_tokens_N: np.ndarray,
+        learned: Sequence[np.ndarray],
         *,
         on_batch: Callable[[int], None] = lambda _num_rows: None,
     ) -> Scores:
@@ -99,15 +109,16 @@ class Scorer:
         all its logits: the batch of an example does not matter, and dropout is off.
 
         Args:
-            input_ids: N integer arrays, an example's prompt and response tokens.
-            num_prompt_tokens_N: int array (N,), how many of them are the prompt's.
+            input_ids: N integer arrays, all tokens of an example.
+            learned: N bool arrays, which of them are response tokens. An example's first token,
+                which nothing predicts, has no loss in any case.
             on_batch: called with the number of examples of every batch that was handed to the
                 model.
 
         Raises:
             ModelError: the model has no position or no embedding for some token.
         """
-        examples = _examples(self.model, input_ids, num_prompt_tokens_N)
+        examples = _examples(self, input_ids, learned)
         with inference(self.model, dtype=self.dtype, device=self.device):
             scoring = _Pass(self, examples)
             scoring.run(on_batch)
@@ -137,25 +148,54 @@ def check_embeds(model: PreTrainedModel) -> None:
         )
 
 
+def after_prompts(
+    input_ids: Sequence[np.ndarray], num_prompt_N: Sequence[int] | np.ndarray
+) -> list[np.ndarray]:
+    """Return for each row, bool, that all tokens after so many are the response's."""
+    return [
+        np.arange(len(ids)) >= num_prompt
+        for ids, num_prompt in zip(input_ids, num_prompt_N, strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class _Examples:
-    """Tokens of N examples, their numbers, and the numbers of leading tokens without a loss."""
+    """Tokens of N examples, and what follows from the positions of their response tokens.
+
+    Attributes:
+        input_ids: N integer arrays.
+        target: N int64 arrays, ascending positions of the tokens with a loss, at least 1.
+        num_tokens_N: int64 (N,), all tokens of each example.
+        num_read_N: int64 (N,), how many of them the model reads.
+    """
 
     input_ids: Sequence[np.ndarray]
+    target: Sequence[np.ndarray]
     num_tokens_N: np.ndarray
-    num_masked_N: np.ndarray
+    num_read_N: np.ndarray
+
+    @property
+    def num_prompt_N(self) -> np.ndarray:
+        """Return how many tokens come before the first one with a loss, int64 (N,)."""
+        return np.array([place[0] for place in self.target], dtype=np.int64)
+
+    @property
+    def num_targets_N(self) -> np.ndarray:
+        return np.array([len(place) for place in self.target], dtype=np.int64)
 
 
 def _examples(
-    model: PreTrainedModel, input_ids: Sequence[np.ndarray], num_prompt_tokens_N: np.ndarray
+    scorer: Scorer, input_ids: Sequence[np.ndarray], learned: Sequence[np.ndarray]
 ) -> _Examples:
     num_tokens_N = np.array([len(ids) for ids in input_ids], dtype=np.int64)
     num_ids = 1 + max((int(ids.max()) for ids in input_ids), default=-1)
-    check_rows_fit(model, num_tokens=int(num_tokens_N.max(initial=0)), num_ids=num_ids)
-    # Nothing predicts an example's first token, prompt or not.
-    num_masked_N = np.maximum(np.asarray(num_prompt_tokens_N, dtype=np.int64), 1)
-    assert (num_masked_N < num_tokens_N).all(), "every example needs a response token"
-    return _Examples(input_ids, num_tokens_N, num_masked_N)
+    check_rows_fit(scorer.model, num_tokens=int(num_tokens_N.max(initial=0)), num_ids=num_ids)
+    target = [np.flatnonzero(is_learned[1:]) + 1 for is_learned in learned]
+    assert all(map(len, target)), "every example needs a response token that something predicts"
+    # The last token with a loss is predicted; neither it nor what follows need be read.
+    num_read_N = np.array([place[-1] for place in target], dtype=np.int64)
+    whole = scorer.embed is not None or regimes(scorer.model.config).depend_on_length
+    return _Examples(input_ids, target, num_tokens_N, num_tokens_N if whole else num_read_N)
 
 
 class _Pass:
@@ -175,8 +215,7 @@ class _Pass:
         self._max_logit_rows = None if in_tiles else max_logit_rows(self._vocab_size)
         if not in_tiles:
             self.notes.append(LOGITS_IN_CHUNKS)
-        # An example's last token is predicted; nothing is predicted from it.
-        self._num_unread = 1 if scorer.embed is None else 0
+        self._regimes = regimes(scorer.model.config)
         shape = 1 + scorer.error_norms, len(examples.input_ids)
         self.measure_CN = torch.zeros(shape, dtype=torch.float32, device=scorer.device)
         self.embedding_NH = torch.empty(0, device=scorer.device)
@@ -190,13 +229,11 @@ class _Pass:
                 self.notes.append(f"{UNCOMPILED} ({reason})")
         min_saved = math.inf if scorer.compiled else scorer.tokens_per_batch
         groups = shared_prefix.groups(
-            examples.input_ids, examples.num_masked_N, min_saved=min_saved
+            examples.input_ids, examples.num_prompt_N, min_saved=min_saved
         )
         measure = self._means if scorer.embed is None else self._means_and_embeddings
         for group in groups:
             past = self._past(group)
-            if past.num_tokens < group.num_shared:
-                self.notes.append(PROMPTS_READ_WHOLE)
             for row_B in self._batches(group, past):
                 self.measure_CN[:, to_device(row_B, scorer.device)] = measure(row_B, past)
                 on_batch(len(row_B))
@@ -215,45 +252,63 @@ class _Pass:
         return torch.cat(measures, dim=1)
 
     def _past(self, group: shared_prefix.Group) -> Past:
-        """Read the tokens that the group shares; nothing if that changed its first row's loss."""
+        """Read the tokens that the group shares.
+
+        If that fails, or changes the loss of the group's first row, nothing is shared, and a note
+        says so.
+        """
         if not group.num_shared:
             return NOTHING_BEFORE
-        model, close = self.scorer.model, CLOSE[self.scorer.dtype]
-        first_B = group.row_G[:1]
-        ids_P = self.examples.input_ids[first_B[0]][: group.num_shared].astype(np.int64)
-        with _summed(model, np.array([len(ids_P)])) as sums:
-            past = shared_prefix.read(model, torch.from_numpy(ids_P).to(model.device))
-        if past.num_tokens and sums:
-            past = replace(past, sum_1H=sums[0])
+        close, first_B = CLOSE[self.scorer.dtype], group.row_G[:1]
         expected_CB = self._means(first_B, NOTHING_BEFORE)
-        same = torch.allclose(self._means(first_B, past), expected_CB, rtol=close, atol=close)
-        return past if same else NOTHING_BEFORE
+        note = PROMPTS_READ_WHOLE
+        try:
+            past = self._read(self.examples.input_ids[first_B[0]][: group.num_shared])
+            if past.num_tokens:
+                found_CB = self._means(first_B, past)
+                if torch.allclose(found_CB, expected_CB, rtol=close, atol=close):
+                    return past
+        except Exception as error:  # a past of a kind that we do not know
+            if is_out_of_memory(error):
+                raise
+            note = f"{PROMPTS_NOT_SHARED} ({type(error).__name__}: {one_line(error)[:150]})"
+        self.notes.append(note)
+        return NOTHING_BEFORE
+
+    def _read(self, ids_P: np.ndarray) -> Past:
+        """Return the past of these tokens, with the sum of their hidden states."""
+        model = self.scorer.model
+        with _summed(model, np.array([len(ids_P)])) as sums:
+            ids = torch.from_numpy(ids_P.astype(np.int64)).to(model.device)
+            past = shared_prefix.read(model, ids)
+        return replace(past, sum_1H=sums[0]) if past.num_tokens and sums else past
 
     def _batches(self, group: shared_prefix.Group, past: Past) -> list[np.ndarray]:
         row_G, examples = group.row_G, self.examples
+        num_tokens_G = examples.num_tokens_N[row_G]
+        # A token that is predicted and not read counts as well.
+        num_used_G = np.minimum(examples.num_read_N[row_G] + 1, num_tokens_G)
         batches = plan_batches(
-            examples.num_tokens_N[row_G] - past.num_tokens,
-            (examples.num_tokens_N - examples.num_masked_N)[row_G],
+            num_used_G - past.num_tokens,
+            examples.num_targets_N[row_G],
             tokens_per_batch=self.scorer.tokens_per_batch,
             max_logit_rows=self._max_logit_rows,
+            regime_N=self._regimes.of(num_tokens_G),
         )
         return [row_G[index_B] for index_B in batches]
 
     def _means(self, row_B: np.ndarray, past: Past) -> torch.Tensor:
         """Return the measures, averaged over each row's response tokens: float32 (C, B)."""
-        rows = [self.examples.input_ids[row][past.num_tokens :] for row in row_B]
-        num_masked_B = self.examples.num_masked_N[row_B] - past.num_tokens
-        num_tokens_B = np.array([len(ids) for ids in rows])
-        num_read_B = num_tokens_B - self._num_unread
-        input_ids_BL = np.zeros((len(rows), num_read_B.max()), dtype=np.int64)
-        for row, (ids, num_read) in enumerate(zip(rows, num_read_B, strict=True)):
-            input_ids_BL[row, :num_read] = ids[:num_read]
-        position_L = np.arange(input_ids_BL.shape[1])
-        mask_BL = (position_L >= num_masked_B[:, None] - 1) & (
-            position_L < num_tokens_B[:, None] - 1
-        )
-        target_M = np.concatenate([ids[num:] for ids, num in zip(rows, num_masked_B, strict=True)])
+        examples, before = self.examples, past.num_tokens
+        end_B = examples.num_read_N[row_B]
+        input_ids_BL = np.zeros((len(row_B), end_B.max() - before), dtype=np.int64)
+        mask_BL = np.zeros(input_ids_BL.shape, dtype=bool)
+        for ids_L, mask_L, row, end in zip(input_ids_BL, mask_BL, row_B, end_B, strict=True):
+            ids_L[: end - before] = examples.input_ids[row][before:end]
+            mask_L[examples.target[row] - before - 1] = True
+        target_M = np.concatenate([examples.input_ids[row][examples.target[row]] for row in row_B])
 
+        forget_lengths(self.scorer.model)
         device = self.scorer.device
         measure_CM = self._measure(
             self.scorer.model,
@@ -281,46 +336,6 @@ class _Pass:
             self.embedding_NH = embedding_BH.new_zeros(shape)
         self.embedding_NH[to_device(row_B, embedding_BH.device)] = embedding_BH
         return mean_CB
-
-
-def plan_batches(
-    num_tokens_N: np.ndarray,
-    num_response_N: np.ndarray,
-    *,
-    tokens_per_batch: int,
-    max_logit_rows: int | None,
-) -> list[np.ndarray]:
-    """Put rows of similar length together, shortest first, ties in the order given.
-
-    A batch's rows times its longest row is at most `tokens_per_batch`, and its response tokens at
-    most `max_logit_rows` where logits are stored; a row that is above either is a batch of its own.
-
-    Args:
-        num_tokens_N: int array (N,).
-        num_response_N: int array (N,), of which response tokens.
-
-    Returns:
-        int64 arrays of row numbers; every row is in exactly one.
-    """
-    order_N = np.argsort(num_tokens_N, kind="stable")
-    starts = []
-    num_rows = num_logits = 0
-    for position, (num_tokens, num_response) in enumerate(
-        zip(num_tokens_N[order_N].tolist(), num_response_N[order_N].tolist(), strict=True)
-    ):
-        too_long = (num_rows + 1) * num_tokens > tokens_per_batch
-        too_many = max_logit_rows is not None and num_logits + num_response > max_logit_rows
-        if position and (too_long or too_many):
-            starts.append(position)
-            num_rows = num_logits = 0
-        num_rows += 1
-        num_logits += num_response
-    return np.split(order_N, starts) if len(order_N) else []
-
-
-def max_logit_rows(vocab_size: int, max_bytes: int = 256 * 2**20) -> int:
-    """Return how many positions have float32 logits of at most `max_bytes`; at least one."""
-    return max(1, max_bytes // (4 * vocab_size))
 
 
 @contextmanager

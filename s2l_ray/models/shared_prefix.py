@@ -15,10 +15,10 @@ import torch
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
+from s2l_ray.models.rotations import regimes
+
 NUM_TOKENS_ALIKE = 16
 """Rows are compared further only if so many first tokens agree."""
-LENGTH_DEPENDENT_ROTATIONS = ("dynamic", "longrope")
-"""Kinds of rotary embedding in which a long row has other keys at its first positions, too."""
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ def groups(
 ) -> list[Group]:
     """Put every row into one group of rows that share tokens; the rest form a group without.
 
-    The last token of a prompt is never shared, because the prediction from it counts.
+    The last token before the first response is never shared: the prediction from it counts.
 
     Args:
         input_ids: N integer arrays.
-        num_prompt_N: int array (N,), at least 1.
+        num_prompt_N: int array (N,), tokens before the first with a loss, at least 1.
         min_saved: a group shares tokens only if its rows together need so many fewer to be read.
     """
     alike: dict[bytes, list[int]] = {}
@@ -92,10 +92,7 @@ def read(model: PreTrainedModel, ids_P: torch.Tensor) -> Past:
     Return `NOTHING_BEFORE` for a model whose past is not the keys and values of all its tokens (a
     sliding window, a recurrent state), or whose keys depend on the length of the row.
     """
-    rotary = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
-    # Some models have one kind for each kind of layer.
-    kinds = [rotary, *(value for value in rotary.values() if isinstance(value, dict))]
-    if any(kind.get("rope_type") in LENGTH_DEPENDENT_ROTATIONS for kind in kinds):
+    if regimes(model.config).depend_on_length:
         return NOTHING_BEFORE
     cache = model(input_ids=ids_P[None], use_cache=True).get("past_key_values")
     layers = cache.layers if type(cache) is DynamicCache else []

@@ -66,7 +66,7 @@ def compile_layers(
         if torch.allclose(compiled, expected, rtol=close, atol=close):
             reason = None
     except Exception as error:  # whatever a compiler, its absence, or an unusual model may raise
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             del _outcomes[model]
             raise
         reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
@@ -113,10 +113,10 @@ def compiled_call() -> Callable[..., Any]:
     return torch.compile(call, dynamic=True, options=COMPILED)
 
 
-def _is_out_of_memory(error: BaseException | None) -> bool:
+def is_out_of_memory(error: BaseException | None) -> bool:
     """Return True if memory did not suffice, for a compiler or for the code that it ran."""
     if error is None:
         return False
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or _is_out_of_memory(
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or is_out_of_memory(
         error.__cause__
     )

@@ -16,6 +16,7 @@ import pyarrow as pa
 from s2l_ray import hashing
 from s2l_ray.artifacts.manifest import NORMS, pass_folder
 from s2l_ray.artifacts.tables import Parts
+from s2l_ray.artifacts.token_tables import RANGES, num_response_tokens
 from s2l_ray.errors import DataError, first
 from s2l_ray.selection import summaries
 from s2l_ray.selection.methods import METHODS
@@ -101,19 +102,19 @@ class _Reads:
         columns: those that are read, next to example_id.
         computed: functions from a table to one number per row.
         dtype: type of the numbers.
+        optional: columns that are read as well where a file has them.
     """
 
     parts: Parts
     columns: list[str]
     computed: Computed
     dtype: type = np.float32
+    optional: tuple[str, ...] = ()
 
 
 _COUNTED: Computed = {
     TOKENS: lambda table: table["num_tokens"].to_numpy(),
-    RESPONSE_TOKENS: lambda table: (
-        table["num_tokens"].to_numpy() - table["num_prompt_tokens"].to_numpy()
-    ),
+    RESPONSE_TOKENS: num_response_tokens,
 }
 
 
@@ -135,7 +136,8 @@ def _counts(counted: Computed, key_N: np.ndarray, sources: Sources) -> dict[str,
     prepared = sources.prepared
     if prepared is None or not prepared.files():
         raise token_counts_missing("there are no prepared rows")
-    reads = _Reads(prepared, ["num_tokens", "num_prompt_tokens"], counted, np.int32)
+    columns = ["num_tokens", "num_prompt_tokens"]
+    reads = _Reads(prepared, columns, counted, np.int32, optional=RANGES)
     counts = _joined(reads, key_N, sources)
     num_without = sum(int((count_N <= 0).sum()) for count_N in counts.values())
     if num_without:
@@ -168,7 +170,7 @@ def _joined(reads: _Reads, key_N: np.ndarray, sources: Sources) -> dict[str, np.
     }
     has_row_N = np.zeros(len(key_N), bool)
     num_rows = 0
-    for table, row_P in align_with_pool(parts, reads.columns, key_N):
+    for table, row_P in align_with_pool(parts, reads.columns, key_N, optional=reads.optional):
         in_pool_P = row_P >= 0
         for name, compute in computed.items():
             value_by_name[name][row_P[in_pool_P]] = compute(table)[in_pool_P]
@@ -205,17 +207,17 @@ def scored_parts(prefix: str, sources: Sources, needed: str, advice: str) -> Par
 
 
 def align_with_pool(
-    parts: Parts, columns: list[str], key_N: np.ndarray
+    parts: Parts, columns: list[str], key_N: np.ndarray, *, optional: tuple[str, ...] = ()
 ) -> Iterator[tuple[pa.Table, np.ndarray]]:
     """Yield each part with the row numbers of its examples in the pool.
 
     Returns:
-        tables of example_id and `columns`, each with row_P, integer (P,); -1 for an example that is
-        not in the pool.
+        tables of example_id, `columns` and what a file has of `optional`, each with row_P, integer
+        (P,); -1 for an example that is not in the pool.
     """
     sorter_N: np.ndarray | None = None
     start = 0
-    for table in parts.tables(["example_id", *columns]):
+    for table in parts.tables(["example_id", *columns], optional=optional):
         key_P = hashing.example_keys(table["example_id"].to_pylist())
         stop = start + len(key_P)
         if np.array_equal(key_N[start:stop], key_P):

@@ -54,7 +54,7 @@ def run(
 
     Reads   clusters part-*         example_id, stratum, cluster; sqdist if the method reads it
             prepared rows-*         the original rows
-            prepared part-*         num_tokens, num_prompt_tokens, if the method or budget counts
+            prepared part-*         num_tokens and the ranges, if the method or budget counts
                                     tokens
             trajectories part-*     loss_nats, if the method reads them
     Writes  ranking.parquet         example_id, stratum: string, cluster: int32, rank: int64

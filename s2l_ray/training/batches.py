@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from s2l_ray.config.sections import Training
+from s2l_ray.models.rotations import ANY_LENGTH, Regimes
 from s2l_ray.training.schedule import steps_per_epoch
 
 ROWS_PER_WINDOW = 65_536
@@ -29,15 +30,15 @@ class TokenRows:
     Attributes:
         token_ids: int32, the tokens of all rows, one row after the other.
         offset: int64 (N + 1,), the position in `token_ids` at which each row begins, and the end.
-        num_prompt_N: int64 (N,), tokens at the beginning of each row that are not learned.
+        learned: bool, which tokens carry a loss; never the first of a row, which nothing predicts.
     """
 
     token_ids: np.ndarray
     offset: np.ndarray
-    num_prompt_N: np.ndarray
+    learned: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.num_prompt_N)
+        return len(self.offset) - 1
 
     @property
     def num_tokens_N(self) -> np.ndarray:
@@ -45,20 +46,24 @@ class TokenRows:
 
     @property
     def num_response(self) -> int:
-        """Return the number of tokens with a loss: nothing predicts a row's very first token."""
-        return int((self.num_tokens_N - np.maximum(self.num_prompt_N, 1)).sum())
+        """Return the number of tokens with a loss."""
+        return int(self.learned.sum())
 
     def row(self, index: int) -> np.ndarray:
         return self.token_ids[self.offset[index] : self.offset[index + 1]]
 
     def take(self, index_N: np.ndarray) -> "TokenRows":
-        return TokenRows.of([self.row(i) for i in index_N], self.num_prompt_N[index_N])
+        bounds = [slice(self.offset[i], self.offset[i + 1]) for i in index_N]
+        return TokenRows.of([self.token_ids[b] for b in bounds], [self.learned[b] for b in bounds])
 
     @classmethod
-    def of(cls, token_ids: Sequence[np.ndarray], num_prompt_N: np.ndarray) -> "TokenRows":
+    def of(cls, token_ids: Sequence[np.ndarray], learned: Sequence[np.ndarray]) -> "TokenRows":
+        """Return rows given one by one: their tokens, and which of them are response tokens."""
         offset = np.cumsum([0, *(len(ids) for ids in token_ids)], dtype=np.int64)
         joined = np.concatenate([np.empty(0, np.int32), *token_ids])
-        return cls(joined.astype(np.int32), offset, np.asarray(num_prompt_N, np.int64))
+        is_learned = np.concatenate([np.empty(0, bool), *learned])
+        is_learned[offset[:-1]] = False
+        return cls(joined.astype(np.int32), offset, is_learned)
 
     @classmethod
     def joined(cls, parts: Sequence["TokenRows"]) -> "TokenRows":
@@ -67,7 +72,7 @@ class TokenRows:
         return cls(
             np.concatenate([np.empty(0, np.int32), *(part.token_ids for part in parts)]),
             np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)]),
-            np.concatenate([np.empty(0, np.int64), *(part.num_prompt_N for part in parts)]),
+            np.concatenate([np.empty(0, bool), *(part.learned for part in parts)]),
         )
 
 
@@ -168,32 +173,43 @@ class MicroBatch:
     """Factor of the loss; 0 for a stand-in, with which a rank keeps step and learns nothing."""
 
 
-def micro_batches(rows: TokenRows, *, rank: int, num_ranks: int, size: int) -> list[MicroBatch]:
+def micro_batches(
+    rows: TokenRows, *, rank: int, num_ranks: int, size: int, regimes: Regimes = ANY_LENGTH
+) -> list[MicroBatch]:
     """Return this rank's share of a global batch, in as many pieces as every other rank's.
 
     Rows are sorted by length and dealt out to the ranks in turn. So padding is small, and no rank
-    has all the long rows while the others wait. A rank with too few rows gets stand-ins.
+    has all the long rows while the others wait. A rank with too few rows gets stand-ins. Rows of
+    different `regimes` are dealt out one regime after the other, and never share a piece.
     """
-    share = np.argsort(rows.num_tokens_N, kind="stable")[rank::num_ranks]
-    pieces = math.ceil(math.ceil(len(rows) / num_ranks) / size)
-    shortest = np.array([np.argmin(rows.num_tokens_N)])
-    return [
-        _padded(rows.take(index_B), 1.0) if len(index_B) else _padded(rows.take(shortest), 0.0)
-        for index_B in np.array_split(share, pieces)
-    ]
+    order_N = np.argsort(rows.num_tokens_N, kind="stable")
+    regime_N = regimes.of(rows.num_tokens_N)[order_N]
+    whole = regimes.depend_on_length
+    shortest = rows.take(order_N[:1])
+    pieces = []
+    for group in np.split(order_N, np.flatnonzero(np.diff(regime_N)) + 1):
+        share, count = group[rank::num_ranks], math.ceil(math.ceil(len(group) / num_ranks) / size)
+        pieces += [
+            _padded(rows.take(index_B), 1.0, whole=whole)
+            if len(index_B)
+            else _padded(shortest, 0.0, whole=whole)
+            for index_B in np.array_split(share, count)
+        ]
+    return pieces
 
 
-def _padded(rows: TokenRows, weight: float) -> MicroBatch:
+def _padded(rows: TokenRows, weight: float, *, whole: bool) -> MicroBatch:
+    """Return rows as one input; tokens after the last one with a loss are read only if `whole`."""
     length_B = rows.num_tokens_N
-    ids_BL = np.zeros((len(rows), length_B.max()), np.int64)
-    column_L = np.arange(ids_BL.shape[1])
-    ids_BL[column_L < length_B[:, None]] = rows.token_ids
-    # A row's last token is predicted, never read.
-    column_L = column_L[:-1]
-    first_B = np.maximum(rows.num_prompt_N, 1) - 1
-    mask_BL = (column_L >= first_B[:, None]) & (column_L < length_B[:, None] - 1)
-    read_BL = np.ascontiguousarray(ids_BL[:, :-1])
-    target_M = ids_BL[:, 1:][mask_BL]
+    ids_BL = np.zeros((len(rows), length_B.max() + 1), np.int64)
+    learned_BL = np.zeros(ids_BL.shape, bool)
+    is_token_BL = np.arange(ids_BL.shape[1]) < length_B[:, None]
+    ids_BL[is_token_BL], learned_BL[is_token_BL] = rows.token_ids, rows.learned
+    # The last token with a loss is predicted, and need not be read.
+    num_read = length_B.max() if whole else np.flatnonzero(learned_BL.any(axis=0))[-1]
+    mask_BL = np.ascontiguousarray(learned_BL[:, 1 : num_read + 1])
+    read_BL = np.ascontiguousarray(ids_BL[:, :num_read])
+    target_M = ids_BL[:, 1 : num_read + 1][mask_BL]
     return MicroBatch(
         torch.from_numpy(read_BL), torch.from_numpy(mask_BL), torch.from_numpy(target_M), weight
     )

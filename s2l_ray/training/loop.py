@@ -27,8 +27,9 @@ from transformers import PreTrainedModel
 
 from s2l_ray.config.sections import Training
 from s2l_ray.errors import ModelError
+from s2l_ray.models import rotations
 from s2l_ray.models.losses import token_losses
-from s2l_ray.models.output_layer import response_logits
+from s2l_ray.models.output_layer import response_logits, unwrapped
 from s2l_ray.models.torch_compile import CLOSE, compile_layers, trials
 from s2l_ray.models.transfer import to_device
 from s2l_ray.training.batches import MicroBatch, TrainingPlan, global_batches, micro_batches
@@ -61,6 +62,8 @@ class StepReport:
 class Engine(Protocol):
     """A model that learns: one of its replicas, or a shard of it."""
 
+    model: PreTrainedModel
+
     def update(
         self, batches: Sequence[MicroBatch], *, learning_rate: float, num_response: int
     ) -> Update:
@@ -86,11 +89,17 @@ def steps(
     """
     config, seed, total_steps = plan.config, plan.seed, plan.total_steps
     batches = global_batches(plan.parts, batch_size=config.batch_size, seed=seed, start=start)
+    deal = partial(
+        micro_batches,
+        rank=rank,
+        num_ranks=num_ranks,
+        size=config.micro_batch_size,
+        regimes=rotations.regimes(engine.model.config),
+    )
     for step, rows in zip(range(start, total_steps), batches, strict=False):
         rate = learning_rate(step, total_steps, config)
-        pieces = micro_batches(rows, rank=rank, num_ranks=num_ranks, size=config.micro_batch_size)
         torch.manual_seed(_dropout_seed(seed, step, rank))
-        update = engine.update(pieces, learning_rate=rate, num_response=rows.num_response)
+        update = engine.update(deal(rows), learning_rate=rate, num_response=rows.num_response)
         if not (math.isfinite(update.loss_nats) and math.isfinite(update.grad_norm)):
             raise ModelError(
                 f"training: the loss is {update.loss_nats} and its gradient's norm "
@@ -113,6 +122,7 @@ def batch_loss(
     Args:
         autocast: compute in bfloat16 with weights in float32.
     """
+    rotations.forget_lengths(unwrapped(model))
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
         logits_MV = response_logits(model, to_device(batch.input_ids_BL, device), batch.mask_BL)
     return token_losses(logits_MV, to_device(batch.target_M, device)).sum() * batch.weight
@@ -183,14 +193,15 @@ class Replica:
 
     def __init__(
         self,
-        model: torch.nn.Module,
+        model: PreTrainedModel,
         config: Training,
         *,
         device: torch.device,
         dtype: torch.dtype,
         num_ranks: int = 1,
     ) -> None:
-        self.model = model.to(device).train()
+        model.to(device).train()  # type: ignore[arg-type]
+        self.model = model
         self.device, self.num_ranks = device, num_ranks
         self.autocast = dtype == torch.bfloat16
         self.max_grad_norm = config.max_grad_norm

@@ -26,7 +26,7 @@ def run(
 ) -> dict[str, Any]:
     """Train the reference and write T checkpoints, or refer to existing ones.
 
-    Reads   prepared.files    input_ids: list<int32>, num_prompt_tokens: int32
+    Reads   prepared.files    input_ids, response_starts, response_ends: list<int32>
     Writes  reference/step-*  Hugging Face directories with the weights as trained, in float32
     Returns path (of existing checkpoints; None for those written here), names and steps of the
             checkpoints in numeric order, and the course of the training.

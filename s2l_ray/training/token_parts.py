@@ -3,19 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow.compute as pc
 
+from s2l_ray.artifacts.token_tables import RANGES, flat_tokens
 from s2l_ray.storage.location import Location
 from s2l_ray.training.batches import TokenRows
 
 
 @dataclass(frozen=True)
 class TokenParts:
-    """Parquet parts with the columns input_ids: list<int32>, num_prompt_tokens, num_tokens: int32.
-
-    Every part has at least one row.
-    """
+    """Parquet parts with the columns of `token_tables`; every part has at least one row."""
 
     files: Sequence[Location]
     num_rows: Sequence[int]
@@ -34,9 +31,5 @@ class TokenParts:
         return cls(with_rows, num_rows, longest)
 
     def read(self, part: int) -> TokenRows:
-        table = self.files[part].read_table(["input_ids", "num_prompt_tokens"])
-        lists = table["input_ids"].combine_chunks()
-        offset = lists.offsets.to_numpy().astype(np.int64)
-        token_ids = lists.values.to_numpy()[offset[0] : offset[-1]]
-        num_prompt_N = table["num_prompt_tokens"].to_numpy().astype(np.int64)
-        return TokenRows(token_ids, offset - offset[0], num_prompt_N)
+        columns = ["input_ids", "num_prompt_tokens"]
+        return TokenRows(*flat_tokens(self.files[part].read_table(columns, optional=RANGES)))

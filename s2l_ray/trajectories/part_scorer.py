@@ -6,7 +6,6 @@ Shapes: N examples of a part, H hidden size of the reference.
 """
 
 import faulthandler
-import itertools
 from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +18,7 @@ from transformers import PreTrainedModel
 
 from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS
 from s2l_ray.artifacts.tables import Parts
+from s2l_ray.artifacts.token_tables import rows_of_tokens
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.distributed.failures import is_out_of_memory
 from s2l_ray.errors import DataError, first, one_line
@@ -41,6 +41,14 @@ class Checkpoint:
 
     step: int
     folder: Location
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """The tokens of each row of a part, and which of them are response tokens."""
+
+    token_ids: list[np.ndarray]
+    learned: list[np.ndarray]
 
 
 class PartScorer:
@@ -67,17 +75,17 @@ class PartScorer:
         """Write what is missing of the unit's files, and return its sums."""
         part, group = unit["part"], unit["group"]
         table = self.parts[part].read_table()
-        token_ids = self._token_ids(table)
+        rows = self._rows(table)
         missing = [index for index in group if not self.files.has_losses(part, index)]
         for index in missing:
-            loss_N, others = self._results(table, token_ids, index)
+            loss_N, others = self._results(table, rows, index)
             self.files.write(part, index, table["example_id"], loss_N, others)
         self.files.join_if_complete(part, table)
         losses = [self.files.read_losses(part, index) for index in group]
         return {
             **unit,
             "fresh": bool(missing),
-            "tokens": sum(map(len, token_ids)) * len(group),
+            "tokens": sum(map(len, rows.token_ids)) * len(group),
             "sums": [[float(loss_N.sum(dtype=np.float64)), len(loss_N)] for loss_N in losses],
             "precision": self.precision,
         }
@@ -96,16 +104,18 @@ class PartScorer:
         self.models.move_to_end(index)
         return self.models[index]
 
-    def _token_ids(self, table: pa.Table) -> list[np.ndarray]:
+    def _rows(self, table: pa.Table) -> _Rows:
         """Return the tokens of every row that are read to score it."""
-        token_ids, limit = token_arrays(table), self.config.max_response_tokens
-        if limit is None:
-            return token_ids
-        end_N = table["num_prompt_tokens"].to_numpy() + limit
-        return [row[:end] for row, end in zip(token_ids, end_N, strict=True)]
+        token_ids, learned = rows_of_tokens(table)
+        limit = self.config.max_response_tokens
+        if limit is not None:
+            end_N = [_end_of_response(row, limit) for row in learned]
+            token_ids = [row[:end] for row, end in zip(token_ids, end_N, strict=True)]
+            learned = [row[:end] for row, end in zip(learned, end_N, strict=True)]
+        return _Rows(token_ids, learned)
 
     def _results(
-        self, table: pa.Table, token_ids: list[np.ndarray], index: int
+        self, table: pa.Table, rows: _Rows, index: int
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Return the part's losses at a checkpoint, and its other results there by name.
 
@@ -114,7 +124,7 @@ class PartScorer:
         """
         if not table.num_rows:
             return np.empty(0, np.float32), {}
-        scores = self._scores(table, token_ids, index)
+        scores = self._scores(table, rows, index)
         for note in dict.fromkeys(scores.notes):
             self.files.note(note)
         others = {}
@@ -139,22 +149,21 @@ class PartScorer:
                 "trajectories.precision=fp32."
             )
 
-    def _scores(self, table: pa.Table, token_ids: list[np.ndarray], index: int) -> Scores:
+    def _scores(self, table: pa.Table, rows: _Rows, index: int) -> Scores:
         """Score the part in the largest batches that fit the memory.
 
         Raises:
             DataError: memory does not suffice for the longest row alone.
         """
-        num_prompt_N = table["num_prompt_tokens"].to_numpy()
         while True:
             scorer = self._scorer(index)
             _postpone_exit()
             try:
-                return scorer.score(token_ids, num_prompt_N, on_batch=_postpone_exit)
+                return scorer.score(rows.token_ids, rows.learned, on_batch=_postpone_exit)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                self._halve_batches(table, token_ids, error)
+                self._halve_batches(table, rows.token_ids, error)
             finally:
                 faulthandler.cancel_dump_traceback_later()
             # Only here is the failure, and with it the memory of its batch, gone.
@@ -197,12 +206,10 @@ def _postpone_exit(_num_rows: int = 0) -> None:
     faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
 
 
-def token_arrays(table: pa.Table) -> list[np.ndarray]:
-    """Return the `input_ids` column as one int32 array per row."""
-    column = table["input_ids"].combine_chunks()
-    values = column.values.to_numpy()
-    offsets = column.offsets.to_numpy()
-    return [values[start:end] for start, end in itertools.pairwise(offsets)]
+def _end_of_response(learned: np.ndarray, limit: int) -> int:
+    """Return the number of tokens up to the response token with this number, or to the last."""
+    place = np.flatnonzero(learned)[:limit]
+    return int(place[-1]) + 1 if len(place) == limit else len(learned)
 
 
 def _num_bytes(model: nn.Module) -> int:

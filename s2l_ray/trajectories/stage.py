@@ -46,7 +46,7 @@ def run(
 ) -> dict[str, Any]:
     """Score every prepared row at every checkpoint; embed queries at the last one.
 
-    Reads   prepared part-*     example_id, stratum, input_ids, num_prompt_tokens
+    Reads   prepared part-*     example_id, stratum, input_ids, response_starts, response_ends
     Writes  part-*.parquet      example_id, stratum: string, loss_nats: fixed_size_list<float32>[T]
             ../embeddings/      with `embeddings`: example_id: string, embedding:
                                 fixed_size_list<float16>[H], of length one

@@ -15,7 +15,7 @@ from s2l_ray.evaluation.work import evaluation_work
 from s2l_ray.models import dimensions, flops, local_models
 from s2l_ray.models.generation import Generator
 from s2l_ray.models.output_layer import response_logits
-from s2l_ray.models.scoring import Scorer
+from s2l_ray.models.scoring import Scorer, after_prompts
 from tests import tiny
 
 ROWS, LENGTH, RESPONSE = 3, 40, 15
@@ -98,7 +98,8 @@ def test_evaluation_has_the_operations_of_scoring_and_answering():
 
     def evaluate():
         num_prompt_N = np.full(ROWS, LENGTH - RESPONSE)
-        Scorer(model, tokens_per_batch=1_000, **on_cpu).score(ids, num_prompt_N)
+        learned = after_prompts(ids, num_prompt_N)
+        Scorer(model, tokens_per_batch=1_000, **on_cpu).score(ids, learned)
         generator = Generator(model, tokenizer, max_new_tokens=12, rows_per_batch=ROWS, **on_cpu)
         assert len(generator.generate(prompts)) == ROWS
 

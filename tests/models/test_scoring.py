@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.models import output_layer, scoring
+from s2l_ray.models import batch_plan, output_layer, scoring
 from tests import tiny
 
 CPU = torch.device("cpu")
@@ -37,7 +37,8 @@ def scores(model, input_ids, num_prompt_tokens_N, tokens_per_batch=100, on_batch
     options = {"dtype": torch.float32, "device": CPU, "tokens_per_batch": tokens_per_batch}
     scorer = scoring.Scorer(model, **options | changes)
     reports = {} if on_batch is None else {"on_batch": on_batch}
-    return scorer.score(input_ids, num_prompt_tokens_N, **reports)
+    learned = scoring.after_prompts(input_ids, num_prompt_tokens_N)
+    return scorer.score(input_ids, learned, **reports)
 
 
 def score(*examples, **changes):
@@ -191,7 +192,7 @@ def test_a_model_that_hides_its_output_layer_computes_all_logits(monkeypatch):
 def test_batches_hold_every_row_once_within_both_limits(lengths, tokens_per_batch, most):
     num_response_N = np.array([num for num, _ in lengths], dtype=np.int64)
     num_tokens_N = num_response_N + np.array([num for _, num in lengths], dtype=np.int64)
-    batches = scoring.plan_batches(
+    batches = batch_plan.plan_batches(
         num_tokens_N, num_response_N, tokens_per_batch=tokens_per_batch, max_logit_rows=most
     )
     planned = np.concatenate(batches).tolist() if batches else []
@@ -202,5 +203,5 @@ def test_batches_hold_every_row_once_within_both_limits(lengths, tokens_per_batc
 
 
 def test_logits_of_the_allowed_rows_fit_the_allowed_bytes():
-    assert scoring.max_logit_rows(50_304) == 1_334
-    assert scoring.max_logit_rows(50_304, max_bytes=1) == 1
+    assert batch_plan.max_logit_rows(50_304) == 1_334
+    assert batch_plan.max_logit_rows(50_304, max_bytes=1) == 1

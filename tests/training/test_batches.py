@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from s2l_ray.models.scoring import after_prompts
 from s2l_ray.training import batches
 from s2l_ray.training.batches import TokenRows
 
@@ -25,7 +26,7 @@ class NumberedParts:
         self.were_read.append(part)
         numbers = range(self.starts[part], self.starts[part + 1])
         ids = [np.full(2 + number % 5, number, np.int32) for number in numbers]
-        return TokenRows.of(ids, np.ones(len(ids), np.int64))
+        return TokenRows.of(ids, after_prompts(ids, [1] * len(ids)))
 
 
 def first_batches(parts, count, **options):
@@ -91,7 +92,8 @@ def test_ranks_share_a_batch_in_equally_many_pieces(num_ranks, size):
 
 def test_ranks_get_rows_of_like_lengths():
     length_N = np.array([9, 2, 8, 3, 7, 2, 9, 3])
-    rows = TokenRows.of([np.arange(length) for length in length_N], np.ones(8))
+    ids = [np.arange(length) for length in length_N]
+    rows = TokenRows.of(ids, after_prompts(ids, [1] * 8))
     shares = [batches.micro_batches(rows, rank=r, num_ranks=2, size=2) for r in range(2)]
 
     widths = [[piece.input_ids_BL.shape[1] for piece in share] for share in shares]
@@ -99,7 +101,8 @@ def test_ranks_get_rows_of_like_lengths():
 
 
 def test_targets_are_the_response_tokens_after_the_marked_positions():
-    rows = TokenRows.of([np.array([1, 2, 3, 4]), np.array([5, 6, 7])], np.array([2, 0]))
+    ids = [np.array([1, 2, 3, 4]), np.array([5, 6, 7])]
+    rows = TokenRows.of(ids, after_prompts(ids, [2, 0]))
     (piece,) = batches.micro_batches(rows, rank=0, num_ranks=1, size=2)
 
     # The shorter row comes first. Nothing predicts its first token, although it has no prompt.

@@ -15,6 +15,7 @@ from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
 from s2l_ray.config.sections import Training
 from s2l_ray.errors import ModelError
+from s2l_ray.models.scoring import after_prompts
 from s2l_ray.training import loop as training
 from s2l_ray.training import schedule
 from s2l_ray.training.batches import TokenRows, TrainingPlan, global_batches
@@ -37,7 +38,7 @@ class TinyParts:
         rng = np.random.default_rng(part)
         lengths = rng.integers(3, 14, self.num_rows[part])
         ids = [rng.integers(0, 50, length).astype(np.int32) for length in lengths]
-        return TokenRows.of(ids, rng.integers(1, lengths))
+        return TokenRows.of(ids, after_prompts(ids, rng.integers(1, lengths)))
 
 
 def settings(**changes):
@@ -76,7 +77,7 @@ def oracle(config):
         total, count = torch.zeros(()), 0
         for i in range(len(rows)):
             ids = torch.tensor(rows.row(i).astype(np.int64))
-            start = int(rows.num_prompt_N[i])
+            start = int(rows.learned[rows.offset[i] : rows.offset[i + 1]].argmax())
             logits = model(input_ids=ids[None]).logits[0, start - 1 : -1]
             total = total + F.cross_entropy(logits, ids[start:], reduction="sum")
             count += len(ids) - start

@@ -283,4 +283,7 @@ def test_parts_are_read_as_they_were_written_and_empty_ones_are_left_out(prepare
     table = prepared.files()[2].read_table()
     rows = parts.read(1)
     assert [rows.row(i).tolist() for i in range(7)] == table["input_ids"].to_pylist()
-    assert rows.num_prompt_N.tolist() == [2] * 7
+    learned = np.split(rows.learned, rows.offset[1:-1])
+    assert [np.flatnonzero(row).tolist() for row in learned] == [
+        list(range(2, len(row))) for row in learned
+    ]

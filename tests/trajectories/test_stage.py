@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts, part_name
+from s2l_ray.artifacts.token_tables import token_table
 from s2l_ray.config.sections import WorkerRange
 from s2l_ray.errors import DataError, ModelError
 from s2l_ray.progress import Progress
@@ -182,12 +183,27 @@ def test_one_part_is_shared_by_several_workers():
     assert schedule.scoring_units(100, 12, 4)[0]["group"] == list(range(12))
 
 
-@pytest.mark.parametrize("offset", [0, 2])
-def test_token_arrays_are_the_rows_of_a_table_and_of_its_slices(prepared, offset):
-    table = prepared.files()[0].read_table().slice(offset, 4)
-    found = part_scorer.token_arrays(table)
-    assert [ids.tolist() for ids in found] == table["input_ids"].to_pylist()
-    assert all(ids.dtype == np.int32 for ids in found)
+@pytest.mark.parametrize("limit", [1, 2, 3, 4, 9])
+def test_a_limit_counts_response_tokens_over_the_ranges(checkpoints, tmp_path, limit):
+    ids = np.arange(12)
+    ranges = [(0, 2), (4, 6), (9, 10)]
+    table = token_table(["a"], [""], [ids], [ranges])
+    (Location.of(tmp_path / "prepared") / part_name(0)).write_table(table)
+    config = CONFIG.model_copy(update={"max_response_tokens": limit})
+    prepared = Parts(Location.of(tmp_path / "prepared"))
+    worker = part_scorer.PartScorer(prepared, checkpoints, config, Location.of(tmp_path), gpus=0)
+
+    result = worker({"part": 0, "group": [0]})
+
+    # Nothing predicts the first token, so four carry a loss.
+    places = [1, 4, 5, 9][:limit]
+    assert result["tokens"] == (places[-1] + 1 if limit <= 4 else 12)
+    model = AutoModelForCausalLM.from_pretrained(str(checkpoints[0].folder))
+    labels = torch.full((1, 12), -100)
+    labels[0, places] = torch.tensor(ids[places])
+    with torch.no_grad():
+        expected = model(input_ids=torch.tensor(ids)[None], labels=labels).loss.item()
+    assert result["sums"][0] == [pytest.approx(expected, rel=1e-5), 1]
 
 
 def stage(folder):
