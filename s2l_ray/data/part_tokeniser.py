@@ -114,7 +114,7 @@ class PartTokeniser:
 
     def _tokens(self, examples: Sequence[Example]) -> Sequence[TokenisedExample | RowError]:
         if self.tokenizer is None or self.template is None:
-            return [TokenisedExample([], 0)] * len(examples)
+            return [TokenisedExample([], [])] * len(examples)
         return tokenise(examples, self.template, self.tokenizer, self.config.max_tokens)
 
     def _write(
@@ -151,7 +151,7 @@ class PartTokeniser:
             "prompt_tokens": sum(len(i.input_ids) - i.num_response_tokens for i in tokens),
             "strata": Counter(row.example.stratum for row, _ in good),
             "reasons": Counter(reason for _, reason, _ in rejected),
-            "left_out": sum((Counter(row.example.left_out) for row, _ in good), Counter()),
+            "left_out": _notes(good),
             "fields": column_types.encoded(field_types(originals)),
             "places": _first_locations(uri, rejected),
         }
@@ -160,6 +160,15 @@ class PartTokeniser:
 def rejected_name(part: int) -> str:
     """Return the name of the file with the rejected rows of a part, in the folder `staged`."""
     return f"rejected-{part:06d}.parquet"
+
+
+def _notes(rows: Sequence[tuple[_UsableRow, TokenisedExample]]) -> Counter[str]:
+    """Return what was left out of rows, or handled in them: what it is -> how often."""
+    notes: Counter[str] = Counter()
+    for row, tokens in rows:
+        notes.update(row.example.left_out)
+        notes.update(tokens.notes)
+    return notes
 
 
 def _first_locations(uri: str, rejected: Sequence[RejectedRow]) -> dict[str, list[str]]:

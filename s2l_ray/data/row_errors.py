@@ -6,6 +6,9 @@ REASONS = (
     "missing field",
     "empty field",
     "wrong type",
+    "refused by the template",
+    "changed by the template",
+    "no learned turn",
     "no response tokens left",
     "duplicate id",
 )

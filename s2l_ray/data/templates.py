@@ -2,19 +2,15 @@
 
 import datetime
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-from jinja2.exceptions import TemplateError
+from typing import Literal
 
 from s2l_ray.config.sections import NAMED_TEMPLATES, DataConfig
-from s2l_ray.data.examples import Example, Message, RowError
+from s2l_ray.data.examples import Example, RowError
+from s2l_ray.data.messages import REASONING_KEYS
+from s2l_ray.data.rendering import END_IN_TEXT, Rendered, Segment, without_end
 from s2l_ray.errors import ConfigError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _ALPACA = (
     "Below is an instruction that describes a task. "
@@ -44,6 +40,23 @@ class TextTemplate:
     joint: bool = False
     """Prompt, response and end of sequence are tokenised as one text."""
 
+    def render(self, example: Example, eos: str) -> Rendered:
+        """Return the prompt and the response, without an end-of-sequence.
+
+        Raises:
+            RowError: the response has parts for which a text has no place, or is nothing but `eos`.
+        """
+        answer = example.messages[-1]
+        parts = [key for key in (*REASONING_KEYS, "tool_calls") if answer.fields.get(key)]
+        if parts:
+            detail = f"the template {self.name} has no place for {', '.join(parts)} of the answer"
+            raise RowError("changed by the template", detail)
+        response = without_end(example.response, [eos])
+        if not response.strip():
+            raise RowError("empty field", "the response is nothing but the end-of-sequence token")
+        segments = Segment(self.render_prompt(example), False), Segment(response, True)
+        return Rendered(segments, (END_IN_TEXT,) if response != example.response else ())
+
     def render_prompt(self, example: Example) -> str:
         """Return the text before the response.
 
@@ -63,36 +76,10 @@ class ChatTemplate:
     """Turns of the assistant that are learned."""
     date: datetime.date
     """The day that the template takes for today."""
+    source: str | None = None
+    """The text of another template, instead of the tokenizer's."""
     name: str = "chat"
     joint: bool = False
-
-    def render_prompt(self, example: Example, tokenizer: "PreTrainedTokenizerBase") -> str:
-        """Return the text after which a model answers.
-
-        Raises:
-            RowError: the template refuses the messages.
-        """
-        return _render(tokenizer, example.messages[:-1], for_answer=True)
-
-    def render(self, example: Example, tokenizer: "PreTrainedTokenizerBase") -> tuple[str, str]:
-        """Return the text before the response, and the response up to its end of sequence.
-
-        Some templates open a requested answer differently from a given one (with a marker for
-        thinking, for instance). For these, the prompt is all text before the given response.
-
-        Raises:
-            RowError: the template refuses the messages or rewrites the response.
-        """
-        whole = _render(tokenizer, example.messages, for_answer=False)
-        prompt = self.render_prompt(example, tokenizer)
-        response = example.response.strip()
-        if not whole.startswith(prompt):
-            start = whole.rfind(response)
-            if start < 0:
-                detail = "the tokenizer's chat template rewrites the response; use another template"
-                raise RowError("wrong type", detail)
-            prompt = whole[:start]
-        return prompt, _until_eos(whole[len(prompt) :], response, str(tokenizer.eos_token))
 
 
 Template = TextTemplate | ChatTemplate
@@ -130,36 +117,5 @@ def load_template(data: DataConfig) -> Template:
     return TextTemplate(name, text, text)
 
 
-def check_chat_template(tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Raise ConfigError if the tokenizer has no chat template."""
-    if not tokenizer.chat_template:
-        raise ConfigError(
-            f"data.template: the tokenizer {tokenizer.name_or_path!r} has no chat template. "
-            f"Use a tokenizer that has one, or data.template: alpaca."
-        )
-
-
 def _prompt_and_context(example: Example) -> str:
     return f"{example.prompt}\n\n{example.context}" if example.context else example.prompt
-
-
-def _render(
-    tokenizer: "PreTrainedTokenizerBase", messages: Sequence[Message], *, for_answer: bool
-) -> str:
-    turns = [message.turn for message in messages]
-    try:
-        text = tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=for_answer
-        )
-    except TemplateError as error:
-        detail = f"the tokenizer's chat template refuses the messages: {error}"
-        raise RowError("wrong type", detail) from None
-    return str(text)
-
-
-def _until_eos(answer: str, response: str, eos: str) -> str:
-    """Return `answer` up to the last `eos` that the template, not the response, wrote."""
-    start = answer.rfind(response)
-    end = start + len(response) if start >= 0 else 0
-    last = answer.rfind(eos, end)
-    return answer if last < 0 else answer[: last + len(eos)]

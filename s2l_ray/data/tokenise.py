@@ -1,13 +1,21 @@
-"""Tokenisation: from examples to token ids, and the number of tokens that belong to the prompt."""
+"""Tokenisation: from examples to token ids, and the ranges of them that carry loss.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+A rendered example is a sequence of stretches of text, with loss and without. Each is tokenised by
+itself, so that no token belongs to two of them, and that a model which answers starts from exactly
+the tokens that training masks.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from s2l_ray.data.chat_rendering import render_chat
+from s2l_ray.data.chat_templates import ChatTemplateOfTokenizer
 from s2l_ray.data.examples import Example, RowError
-from s2l_ray.data.templates import ChatTemplate, Template, TextTemplate, check_chat_template
+from s2l_ray.data.rendering import Rendered
+from s2l_ray.data.templates import ChatTemplate, Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -15,15 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TokenisedExample:
-    """Token ids of prompt and response; the first `num_prompt_tokens` carry no loss."""
+    """Token ids, and the half-open ranges of those with loss: ascending, disjoint, not empty."""
 
     input_ids: list[int]
-    num_prompt_tokens: int
+    response_ranges: list[tuple[int, int]]
+    notes: tuple[str, ...] = ()
+    """What was handled in this row and is counted."""
 
     @property
-    def response_ranges(self) -> list[tuple[int, int]]:
-        """Return the half-open ranges of tokens that carry loss; none without tokens."""
-        return [(self.num_prompt_tokens, len(self.input_ids))] if self.input_ids else []
+    def num_prompt_tokens(self) -> int:
+        """The number of tokens before the first one with loss."""
+        return self.response_ranges[0][0] if self.response_ranges else len(self.input_ids)
 
     @property
     def num_response_tokens(self) -> int:
@@ -47,42 +57,156 @@ def tokenise(
 ) -> list[TokenisedExample | RowError]:
     """Return the token ids of every example, cut on the right to `max_tokens`.
 
-    An example that has no response token left becomes a RowError.
-
-    `alpaca-official` tokenises prompt, response and the end-of-sequence text as one and masks as
-    many tokens as the prompt alone has. Every other template tokenises prompt and response apart,
-    so that generation starts from exactly the masked tokens.
+    An example that the template refuses or changes, or that has no response token left, becomes a
+    RowError.
 
     Raises:
         ConfigError: the template is `chat`, and the tokenizer has no chat template.
     """
-    tokens: Sequence[TokenisedExample | RowError]
-    if isinstance(template, ChatTemplate):
-        tokens = _chat_tokens(examples, template, tokenizer)
-    elif template.joint:
-        tokens = _joint_tokens(examples, template, tokenizer)
-    else:
-        tokens = _separate_tokens(examples, template, tokenizer)
-    return [item if isinstance(item, RowError) else _cut(item, max_tokens) for item in tokens]
+    return [
+        item if isinstance(item, RowError) else _cut(item, max_tokens)
+        for item in _whole(examples, template, tokenizer)
+    ]
 
 
 def prompt_ids(
     examples: Sequence[Example], template: Template, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[list[int]]:
-    """Return the tokens after which a model answers each example.
+    """Return the tokens after which a model answers each example: all before its last answer.
 
     Raises:
         ConfigError: the template is `chat`, and the tokenizer has no chat template.
-        RowError: the chat template refuses an example.
+        RowError: the template refuses or changes an example.
     """
+    prompts = []
+    for item in _whole(examples, template, tokenizer):
+        if isinstance(item, RowError):
+            raise item
+        prompts.append(item.input_ids[: item.response_ranges[-1][0]])
+    return prompts
+
+
+def decoded(item: TokenisedExample, tokenizer: "PreTrainedTokenizerBase") -> list[tuple[str, bool]]:
+    """Return what a model reads, as texts without and with loss; joined they are the whole."""
+    bounds = [0, *(i for span in item.response_ranges for i in span), len(item.input_ids)]
+    segments, done = [], ""
+    for number, end in enumerate(bounds[1:]):
+        text = str(
+            tokenizer.decode(
+                item.input_ids[:end], skip_special_tokens=False, clean_up_tokenization_spaces=False
+            )
+        )
+        if text[len(done) :]:
+            segments.append((text[len(done) :], number % 2 == 1))
+        done = text
+    return segments
+
+
+def _whole(
+    examples: Sequence[Example], template: Template, tokenizer: "PreTrainedTokenizerBase"
+) -> list[TokenisedExample | RowError]:
+    """Return every example with all its tokens."""
     if isinstance(template, ChatTemplate):
-        check_chat_template(tokenizer)
-        texts = [template.render_prompt(example, tokenizer) for example in examples]
-        return _encode(tokenizer, texts, special=False)
-    ids = _encode(tokenizer, [template.render_prompt(e) for e in examples], special=True)
-    if template.joint or not _appends_eos(tokenizer):
-        return ids
-    return [prompt[:-1] for prompt in ids]  # the end of the sequence comes after the response
+        chat = ChatTemplateOfTokenizer(tokenizer, template.source, template.date)
+        rendered = [_outcome(lambda e: render_chat(e, chat, template.turns), e) for e in examples]
+        join = _chat_tokens
+    else:
+        eos = str(tokenizer.eos_token)
+        rendered = [_outcome(lambda e: template.render(e, eos), e) for e in examples]
+        join = _joint_tokens if template.joint else _separate_tokens
+    tokens = iter(join([row for row in rendered if isinstance(row, Rendered)], tokenizer))
+    return [row if isinstance(row, RowError) else next(tokens) for row in rendered]
+
+
+def _outcome(render: Callable[[Example], Rendered], example: Example) -> Rendered | RowError:
+    try:
+        return render(example)
+    except RowError as error:
+        return error
+
+
+def _chat_tokens(
+    rows: Sequence[Rendered], tokenizer: "PreTrainedTokenizerBase"
+) -> list[TokenisedExample]:
+    """Tokenise every stretch of the text; the template has written all special tokens."""
+    begun = iter(_encode(tokenizer, [row.segments[0].text for row in rows], special=False))
+    later = [segment.text for row in rows for segment in row.segments[1:]]
+    continued = iter(_encode_continuations(tokenizer, later))
+    joined = []
+    for row in rows:
+        first, *rest = row.segments
+        pieces = [(next(begun), first.learned), *((next(continued), s.learned) for s in rest)]
+        joined.append(_joined(pieces, row, None if row.ends_as_marked else _eos_id(tokenizer)))
+    return joined
+
+
+def _separate_tokens(
+    rows: Sequence[Rendered], tokenizer: "PreTrainedTokenizerBase"
+) -> list[TokenisedExample]:
+    """Tokenise prompt and response apart; the tokenizer adds its special tokens to the prompt."""
+    prompts = _prompts(rows, tokenizer)
+    responses = _encode(tokenizer, [row.segments[1].text for row in rows], special=False)
+    return [
+        _joined([(prompt, False), (response, True)], row, _eos_id(tokenizer))
+        for prompt, response, row in zip(prompts, responses, rows, strict=True)
+    ]
+
+
+def _joint_tokens(
+    rows: Sequence[Rendered], tokenizer: "PreTrainedTokenizerBase"
+) -> list[TokenisedExample]:
+    """Tokenise prompt, response and end-of-sequence as one text; mask as many tokens as the prompt.
+
+    Where a token would span the border, prompt and response are tokenised apart.
+    """
+    eos_id = _eos_id(tokenizer)
+    texts = ["".join(s.text for s in row.segments) + str(tokenizer.eos_token) for row in rows]
+    whole = _encode(tokenizer, texts, special=True)
+    if _appends_eos(tokenizer):
+        whole = [ids[:-1] for ids in whole]
+    apart = _separate_tokens(rows, tokenizer)
+    joined = []
+    for ids, item in zip(whole, apart, strict=True):
+        n = item.num_prompt_tokens
+        ids = _with_one_bos(ids, tokenizer)
+        ids = ids if ids[-1] == eos_id else [*ids, eos_id]
+        fits = ids[:n] == item.input_ids[:n] and len(ids) > n
+        joined.append(
+            replace(item, input_ids=ids, response_ranges=[(n, len(ids))]) if fits else item
+        )
+    return joined
+
+
+def _prompts(rows: Sequence[Rendered], tokenizer: "PreTrainedTokenizerBase") -> list[list[int]]:
+    """Return the prompts with the special tokens that the tokenizer puts before a text."""
+    prompts = _encode(tokenizer, [row.segments[0].text for row in rows], special=True)
+    if _appends_eos(tokenizer):  # the end of the sequence comes after the response
+        prompts = [ids[:-1] for ids in prompts]
+    return [_with_one_bos(ids, tokenizer) for ids in prompts]
+
+
+def _with_one_bos(ids: list[int], tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Return the tokens without the second of two beginnings: the template wrote one as well."""
+    bos = tokenizer.bos_token_id
+    return ids[1:] if bos is not None and ids[:2] == [bos, bos] else ids
+
+
+def _joined(
+    pieces: Sequence[tuple[list[int], bool]], row: Rendered, eos_id: int | None
+) -> TokenisedExample:
+    """Return the pieces as one row; it ends with one `eos_id`, unless that is None."""
+    ids: list[int] = []
+    ranges: list[tuple[int, int]] = []
+    for piece, learned in pieces:
+        start = len(ids)
+        ids += piece
+        if learned and piece:
+            ranges.append((start, len(ids)))
+    if eos_id is not None and (not ids or ids[-1] != eos_id):
+        start = ranges.pop()[0] if ranges and ranges[-1][1] == len(ids) else len(ids)
+        ids.append(eos_id)
+        ranges.append((start, len(ids)))
+    return TokenisedExample(ids, ranges, row.notes)
 
 
 def _encode(
@@ -103,6 +227,25 @@ def _encode(
     return ids
 
 
+def _encode_continuations(
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]
+) -> list[list[int]]:
+    """Return the tokens of texts that follow other text.
+
+    Some tokenizers put a space before every text that they are given. It belongs to the beginning
+    of a row alone: behind a line break, which is taken off again, they put none.
+    """
+    plain = _encode(tokenizer, texts, special=False)
+    first, newline, second = _encode(tokenizer, ["a", "\n", "\na"], special=False)
+    n = len(newline)
+    if second == [*newline, *first] or second[:n] != newline:
+        return plain
+    behind = _encode(tokenizer, [f"\n{text}" for text in texts], special=False)
+    return [
+        ids[n:] if ids[:n] == newline else alone for ids, alone in zip(behind, plain, strict=True)
+    ]
+
+
 def _eos_id(tokenizer: "PreTrainedTokenizerBase") -> int:
     assert isinstance(tokenizer.eos_token_id, int), "load_tokenizer refuses one without eos"
     return tokenizer.eos_token_id
@@ -112,63 +255,11 @@ def _appends_eos(tokenizer: "PreTrainedTokenizerBase") -> bool:
     return _encode(tokenizer, ["a"], special=True)[0][-1] == _eos_id(tokenizer)
 
 
-def _separate_tokens(
-    examples: Sequence[Example], template: TextTemplate, tokenizer: "PreTrainedTokenizerBase"
-) -> list[TokenisedExample]:
-    eos_id = _eos_id(tokenizer)
-    prompts = prompt_ids(examples, template, tokenizer)
-    responses = _encode(tokenizer, [e.response for e in examples], special=False)
-    return [
-        TokenisedExample([*prompt, *response, eos_id], len(prompt))
-        for prompt, response in zip(prompts, responses, strict=True)
-    ]
-
-
-def _joint_tokens(
-    examples: Sequence[Example], template: TextTemplate, tokenizer: "PreTrainedTokenizerBase"
-) -> list[TokenisedExample]:
-    eos = str(tokenizer.eos_token)
-    texts = [template.render_prompt(e) + e.response + eos for e in examples]
-    whole = _encode(tokenizer, texts, special=True)
-    prompts = prompt_ids(examples, template, tokenizer)
-    return [TokenisedExample(ids, len(p)) for ids, p in zip(whole, prompts, strict=True)]
-
-
-def _chat_tokens(
-    examples: Sequence[Example], template: ChatTemplate, tokenizer: "PreTrainedTokenizerBase"
-) -> list[TokenisedExample | RowError]:
-    """Tokenise the prompt and the response that the chat template renders, each by itself."""
-    check_chat_template(tokenizer)
-    texts = [_rendered(example, template, tokenizer) for example in examples]
-    usable = [text for text in texts if not isinstance(text, RowError)]
-    prompts = iter(_encode(tokenizer, [prompt for prompt, _ in usable], special=False))
-    answers = iter(_encode(tokenizer, [answer for _, answer in usable], special=False))
-    return [
-        text if isinstance(text, RowError) else _joined(next(prompts), next(answers), tokenizer)
-        for text in texts
-    ]
-
-
-def _rendered(
-    example: Example, template: ChatTemplate, tokenizer: "PreTrainedTokenizerBase"
-) -> tuple[str, str] | RowError:
-    try:
-        return template.render(example, tokenizer)
-    except RowError as error:
-        return error
-
-
-def _joined(
-    prompt: list[int], answer: list[int], tokenizer: "PreTrainedTokenizerBase"
-) -> TokenisedExample:
-    eos_id = _eos_id(tokenizer)
-    end = [] if answer and answer[-1] == eos_id else [eos_id]
-    return TokenisedExample([*prompt, *answer, *end], len(prompt))
-
-
 def _cut(item: TokenisedExample, max_tokens: int) -> TokenisedExample | RowError:
-    ids = item.input_ids[:max_tokens]
-    if item.num_prompt_tokens < len(ids):
-        return TokenisedExample(ids, item.num_prompt_tokens)
+    ranges = [
+        (start, min(end, max_tokens)) for start, end in item.response_ranges if start < max_tokens
+    ]
+    if ranges:
+        return replace(item, input_ids=item.input_ids[:max_tokens], response_ranges=ranges)
     detail = f"the prompt alone has {item.num_prompt_tokens:,} tokens of {max_tokens:,} allowed"
     return RowError("no response tokens left", detail)

@@ -128,7 +128,8 @@ def test_every_row_is_in_the_part_of_its_place_or_rejected_with_a_reason(
 
     good = [number for number in range(len(POOL)) if number not in BAD]
     assert rejected(tmp_path / "out") == [(path, i, reason) for i, (_, reason) in BAD.items()]
-    assert {reason for _, reason in BAD.values()} == set(REASONS)
+    of_templates = {"refused by the template", "changed by the template", "no learned turn"}
+    assert {reason for _, reason in BAD.values()} == set(REASONS) - of_templates
     assert summary["rejected"] == Counter(reason for _, reason in BAD.values())
     assert (summary["rows"], summary["kept"]) == (19, 9)
     starts = range(0, 19, rows_per_part)

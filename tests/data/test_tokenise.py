@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import PreTrainedTokenizerFast
 
 from s2l_ray.config.sections import DataConfig, FieldNames
-from s2l_ray.data import tokenise
+from s2l_ray.data import rendering, tokenise
 from s2l_ray.data.examples import RowError, read_example
 from s2l_ray.data.templates import load_template
 from s2l_ray.errors import ConfigError
@@ -51,7 +51,7 @@ RADIOLOGY_PLAIN = (
 )
 
 
-def tokenizer(*, adds=(), eos="</s>", chat_template=None):
+def tokenizer(*, adds=(), eos="</s>", chat_template=None, learn=()):
     """A byte-level BPE tokenizer that puts `adds` (bos, eos) around a text by itself."""
     inner = Tokenizer(models.BPE())
     inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -62,12 +62,15 @@ def tokenizer(*, adds=(), eos="</s>", chat_template=None):
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    inner.train_from_iterator([ALPACA_PLAIN, ALPACA_INPUT, "The answer is 3. \n\n\n"] * 4, trainer)
+    texts = [ALPACA_PLAIN, ALPACA_INPUT, "The answer is 3. \n\n\n"] * 4
+    inner.train_from_iterator([*texts, *learn], trainer)
     if adds:
         shape = " ".join({"bos": "<s>", "text": "$A", "eos": "</s>"}[part] for part in adds)
         ids = [(token, inner.token_to_id(token)) for token in ("<s>", "</s>")]
         inner.post_processor = processors.TemplateProcessing(single=shape, special_tokens=ids)
-    made = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token=eos, model_max_length=64)
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=inner, bos_token=SPECIAL[0], eos_token=eos, model_max_length=64
+    )
     made.chat_template = chat_template
     return made
 
@@ -120,22 +123,53 @@ def test_the_masked_tokens_spell_the_prompt_and_the_others_the_response(
     assert learned(item, made) == example.response + "</s>"
 
 
-def test_a_tokenizer_that_closes_texts_itself_closes_the_prompt_only_in_the_joint_template():
-    apart, joint = (tokens(PLAIN, name, BOS_EOS) for name in ("alpaca", "alpaca-official"))
+@pytest.mark.parametrize("name", ["alpaca", "alpaca-official", "radiology"])
+def test_a_tokenizer_that_closes_texts_itself_closes_the_response_alone(name):
+    item = tokens(PLAIN, name, BOS_EOS)
 
-    assert masked(apart, BOS_EOS) == "<s>" + ALPACA_PLAIN + "\n"
-    assert learned(apart, BOS_EOS) == "The answer is 3.</s>"
-    # The authors count the tokens of the prompt tokenised alone, its own closing one included.
-    text = "<s>" + ALPACA_PLAIN + "The answer is 3.</s></s>"
-    assert BOS_EOS.decode(joint.input_ids) == text
-    assert joint.num_prompt_tokens == len(BOS_EOS(ALPACA_PLAIN)["input_ids"])
+    assert masked(item, BOS_EOS) == "<s>" + named(name).render_prompt(PLAIN)
+    assert learned(item, BOS_EOS) == "The answer is 3.</s>"
+    assert tokenise.prompt_ids([PLAIN], named(name), BOS_EOS) == [
+        item.input_ids[: item.num_prompt_tokens]
+    ]
 
 
-def test_the_joint_template_lets_tokens_span_the_border():
-    example = read_example({"instruction": "Q", "output": "\n\nA"}, FIELDS)
-    text = named("alpaca-official").render_prompt(example) + "\n\nA</s>"
+@pytest.mark.parametrize("name", ["alpaca", "alpaca-official"])
+@pytest.mark.parametrize("made", [NO_BOS, BOS, BOS_EOS])
+def test_an_end_of_sequence_in_the_data_stands_once_and_is_counted(name, made):
+    closed = read_example({"instruction": "Add 1 and 2.", "output": "3.</s></s> \n"}, FIELDS)
+    item = tokens(closed, name, made)
 
-    assert tokens(example, "alpaca-official", BOS).input_ids == BOS(text)["input_ids"]
+    assert learned(item, made) == "3.</s>"
+    assert item.notes == (rendering.END_IN_TEXT,)
+    nothing = read_example({"instruction": "Add 1 and 2.", "output": "</s>"}, FIELDS)
+    assert tokens(nothing, name, made).reason == "empty field"
+
+
+def test_a_template_file_that_writes_the_beginning_itself_has_one_beginning(tmp_path):
+    (tmp_path / "mine.txt").write_text("<s>Q: {prompt}\nA: ")
+    item = tokens(PLAIN, str(tmp_path / "mine.txt"), BOS)
+
+    assert masked(item, BOS) == "<s>Q: Add 1 and 2.\nA: "
+
+
+def test_the_joint_template_tokenises_prompt_and_response_as_one_text():
+    text = named("alpaca-official").render_prompt(PLAIN) + "The answer is 3.</s>"
+
+    assert tokens(PLAIN, "alpaca-official", BOS).input_ids == BOS(text)["input_ids"]
+
+
+def test_the_joint_template_tokenises_apart_where_a_token_would_span_the_border():
+    made = tokenizer(learn=["::?? ::?? ::??"] * 50)
+    example = read_example({"instruction": "Q", "output": ":??"}, FIELDS)
+    text = named("alpaca-official").render_prompt(example)
+    prompt = made(text)["input_ids"]
+    assert made(text + ":??")["input_ids"][: len(prompt)] != prompt, "a token spans the border"
+
+    item = tokens(example, "alpaca-official", made)
+
+    assert (masked(item, made), learned(item, made)) == (text, ":??</s>")
+    assert tokenise.prompt_ids([example], named("alpaca-official"), made) == [prompt]
 
 
 @pytest.mark.parametrize("name", ["alpaca", "alpaca-official", "chat"])
@@ -189,16 +223,20 @@ def test_any_text_comes_back_whole_or_cut(text, limit):
         assert cut.input_ids == whole.input_ids[:limit]
 
 
-def test_a_chat_is_masked_up_to_the_last_answer_and_ends_with_one_end_of_sequence():
+def test_every_answer_of_a_chat_is_learned_and_ends_with_one_end_of_sequence():
     said = ("system", "Be kind."), ("user", "Q1"), ("assistant", "A1"), ("user", "Q2")
     item = tokens(chat(*said, ("assistant", "A2")), "chat", CHAT)
 
-    assert masked(item, CHAT) == (
-        "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n"
-        "<|im_start|>assistant\nA1<|im_end|>\n<|im_start|>user\nQ2<|im_end|>\n"
-        "<|im_start|>assistant\n"
-    )
-    assert learned(item, CHAT) == "A2<|im_end|>"
+    assert tokenise.decoded(item, CHAT) == [
+        (
+            "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nQ1<|im_end|>\n"
+            "<|im_start|>assistant\n",
+            False,
+        ),
+        ("A1<|im_end|>", True),
+        ("\n<|im_start|>user\nQ2<|im_end|>\n<|im_start|>assistant\n", False),
+        ("A2<|im_end|>", True),
+    ]
 
 
 def test_the_chat_template_adds_the_special_tokens_not_the_tokenizer():
@@ -230,7 +268,7 @@ def test_messages_that_the_chat_template_refuses_reject_their_row_alone():
 
     first, second = tokenise.tokenise([refused, PLAIN], named("chat"), made, 99)
 
-    assert (first.reason, "no system" in first.detail) == ("wrong type", True)
+    assert (first.reason, "no system" in first.detail) == ("refused by the template", True)
     assert learned(second, made) == "The answer is 3.<|im_end|>"
     with pytest.raises(RowError, match="refuses the messages: no system"):
         tokenise.prompt_ids([refused], named("chat"), made)
@@ -240,7 +278,8 @@ def test_an_answer_that_the_chat_template_rewrites_is_refused():
     made = tokenizer(chat_template=THINKING.replace("m.content | trim", "m.content | upper"))
     item = tokens(chat(("user", "Q"), ("assistant", "Two words.")), "chat", made)
 
-    assert (item.reason, "rewrites the response" in item.detail) == ("wrong type", True)
+    assert item.reason == "changed by the template"
+    assert "rewrites the response" in item.detail
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused():
