@@ -18,6 +18,7 @@ from typing import Any
 from s2l_ray.config.section import Section, default_of
 from s2l_ray.errors import StorageError
 from s2l_ray.storage.location import Location
+from s2l_ray.storage.walk import RUN_MARK
 
 MANIFEST = "_manifest.json"
 """The underscore makes readers of a folder of Parquet files skip the manifest."""
@@ -43,8 +44,6 @@ NORMS = "error_norms"
 """The folder of error norms, for EL2N, next to the trajectories, and the prefix of its files."""
 QUERIES = "queries"
 """The folder with the losses and embeddings of queries, next to the trajectories."""
-RUN_MARK = "run.json"
-"""The file that marks a folder as a run."""
 VERSIONED = ("s2l_ray", "ray", "torch", "transformers", "deepspeed", "numpy", "pyarrow")
 """Packages whose versions a manifest records."""
 

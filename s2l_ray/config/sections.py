@@ -87,14 +87,19 @@ class FieldNames(Section):
 class DataConfig(Section):
     """The pool, the held-out sets, and the conversion of a row to tokens."""
 
-    operational: ClassVar[frozenset[str]] = frozenset({"max_rejected", "eval"})
+    operational: ClassVar[frozenset[str]] = frozenset({"max_rejected", "eval", "split"})
     added: ClassVar[frozenset[str]] = frozenset({"turns", "date"})
 
     train: Annotated[list[str], BeforeValidator(_listed)] = Field(min_length=1)
-    """The pool: files, globs, directories, s3:// or gs:// URIs, or hf://org/name[:split]. Formats:
-    jsonl, json, parquet, csv and tsv, also compressed (.gz, .zst)."""
+    """The pool: files, globs, directories, s3:// or gs:// URIs, or hf://org/name, with :split or
+    :config/split added. Formats: jsonl, json, csv and tsv, also compressed (.gz, .zst, .bz2);
+    parquet and arrow. Of a directory whose names tell several splits, train alone is read."""
+    split: str | None = None
+    """The split to read of directories and data sets on the hub that have several; all: every
+    split of a directory. Default: train."""
     eval: dict[str, str] = Field(default_factory=dict)
-    """Held-out sets: name -> file, glob, directory or URI."""
+    """Held-out sets: name -> file, glob, directory or URI. Of a directory with several splits, test
+    is read; without one, validation."""
     fields: FieldNames = FieldNames()
     """Names of the fields of a row."""
     rows_per_part: PositiveInt = 4096

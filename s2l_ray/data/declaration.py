@@ -1,6 +1,6 @@
 """The stage `prepare`: turn input rows into numbered parts of tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -8,6 +8,7 @@ from s2l_ray.artifacts.amounts import Quantities
 from s2l_ray.artifacts.extensions import PREPARED, Extension
 from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, section_values
+from s2l_ray.artifacts.pool_types import check_columns, pool_types
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.section import default_of
@@ -15,8 +16,8 @@ from s2l_ray.config.sections import DataConfig, RandomModel, RunConfig
 from s2l_ray.errors import first
 from s2l_ray.models.origins import first_checkpoint
 from s2l_ray.progress import Progress
-from s2l_ray.storage.input_files import InputFile, expand
-from s2l_ray.storage.location import absolute, absolute_if_file
+from s2l_ray.storage.input_files import Listing, list_files
+from s2l_ray.storage.location import Location, absolute, absolute_if_file
 
 
 def pool_tokenizer(config: RunConfig) -> str | None:
@@ -62,6 +63,12 @@ def turns_inputs(data: DataConfig) -> dict[str, Any]:
     return {} if data.fields.messages is None else {"data.turns": data.turns}
 
 
+def pool_files(data: DataConfig, run: Location | None = None) -> Listing:
+    """Return the files of the pool; those of the run that reads them are left out."""
+    patterns = [absolute(pattern) for pattern in data.train]
+    return list_files(patterns, "data.train", run=run, split=data.split)
+
+
 def check_template(config: RunConfig) -> None:
     """Refuse a template that cannot be used."""
     if config.data is not None:
@@ -73,7 +80,8 @@ def check_template(config: RunConfig) -> None:
 def _task(plan: RunPlan, _: str) -> Task:
     data = plan.config.data
     assert data is not None
-    files = expand([absolute(pattern) for pattern in data.train], "data.train")
+    listing = pool_files(data, plan.run)
+    files = listing.files
     tokenizer = pool_tokenizer(plan.config)
     fields = {key: name for key, name in section_values(data.fields).items() if key != "answer"}
     inputs = {
@@ -85,23 +93,24 @@ def _task(plan: RunPlan, _: str) -> Task:
         **plan.contents.template_inputs(data.template),
         **turns_inputs(data),
     }
-    return Task(inputs, partial(_prepare, plan, data, files), is_checked=True)
+    return Task(inputs, partial(_prepare, plan, data, listing), is_checked=True)
 
 
 def _prepare(
     plan: RunPlan,
     data: DataConfig,
-    files: Sequence[InputFile],
+    listing: Listing,
     out: StageDir,
     progress: Progress,
 ) -> dict[str, Any]:
     from s2l_ray.data import prepare
 
     tokenizer = absolute_if_file(plan.contents.pinned(pool_tokenizer(plan.config)))
-    summary = prepare.run(with_absolute_template(data), files, tokenizer, out, progress=progress)
+    data = with_absolute_template(data)
+    summary = prepare.run(data, listing.files, tokenizer, out, progress=progress)
     selection = plan.config.selection
     notes = _notes(summary) if selection is None or selection.format == "jsonl" else []
-    return {**summary, "notes": [*summary.get("notes", []), *notes]}
+    return {**summary, "notes": [*listing.notes, *summary.get("notes", []), *notes]}
 
 
 def _notes(summary: Mapping[str, Any]) -> list[str]:
@@ -136,9 +145,12 @@ def _prepare_new(
     pool = Parts(base.run / PREPARED, more=tuple(item.folder(PREPARED) for item in earlier))
     tokenizer = base.summary(PREPARE.name)["tokenizer"]
     summary = prepare.run(data, plan.files, tokenizer, out, progress=progress, pool=pool)
+    rows = Parts(pool.folder, "rows", pool.more)
+    if base.config.selection is not None and base.config.selection.format == "parquet":
+        _, faults = pool_types(Parts(pool.folder, "rows", (*pool.more, out.location)))
+        check_columns(faults)
     if not summary["known"]:
         return summary
-    rows = Parts(pool.folder, "rows", pool.more)
     notes = duplicates.check_ids(out.location / "staged", rows, data.fields)
     return {**summary, "notes": [*summary.get("notes", []), *notes]} if notes else summary
 

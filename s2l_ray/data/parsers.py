@@ -174,7 +174,7 @@ def _check_nothing_follows(origin: str, rest: Iterable[bytes]) -> None:
     if any(chunk.strip(BLANK) for chunk in rest):
         raise DataError(
             f"data: {origin}: more text follows the end of the array. "
-            "A .json file holds one array, or one object per line."
+            "A file of JSON holds one array, or one object per line."
         )
 
 

@@ -1,10 +1,11 @@
-"""Input files as numbered rows: jsonl, json, parquet, csv and tsv; local, s3://, gs:// or hf://.
+"""Input files as numbered rows: jsonl, json, parquet, arrow, csv, tsv; local, s3, gs or the hub.
 
 These readers exist because common ones lose row numbers and stop at a bad line. Everything is
 streamed: memory holds one row (1,024 rows of parquet), never a file.
 """
 
 import codecs
+import io
 import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from s2l_ray.artifacts.column_types import python_rows
+from s2l_ray.data.json_shapes import check_lines, is_array_of_objects
 from s2l_ray.data.parsers import (
     EXCERPT_CHARACTERS,
     SourceRow,
@@ -34,6 +36,8 @@ from s2l_ray.storage.input_files import (
 )
 from s2l_ray.storage.location import open_uri
 
+ARROW_FILE, END_OF_STREAM = b"ARROW1", b"\xff\xff\xff\xff\0\0\0\0"
+"""How an Arrow file begins, and how an Arrow stream ends."""
 BATCH_ROWS = 1024
 """Rows of a table that are in memory at once."""
 
@@ -52,21 +56,33 @@ def read_rows(file: InputFile) -> Iterator[SourceRow]:
         if kind == "parquet":
             yield from _parquet_rows(file)
             return
+        if kind == "arrow":
+            yield from _arrow_rows(file)
+            return
         with open_input(file.uri, compression) as stream:
             if stream.peek(3)[:3] == codecs.BOM_UTF8:
                 stream.read(3)
             if kind in ("csv", "tsv"):
                 yield from csv_rows(file.uri, stream, "," if kind == "csv" else "\t")
-            elif kind == "json" and starts_array(stream):
-                yield from array_rows(file.uri, stream)
             else:
-                yield from line_rows(stream)
+                yield from _json_rows(file.uri, kind, stream)
+
+
+def _json_rows(origin: str, kind: str, stream: io.BufferedReader) -> Iterator[SourceRow]:
+    """Yield the rows of an array, or of lines."""
+    head = stream.peek(1)
+    is_array = kind == "json" or is_array_of_objects(head)
+    if is_array and starts_array(stream):
+        yield from array_rows(origin, stream)
+    else:
+        check_lines(origin, head, may_be_one_object=kind == "json")
+        yield from line_rows(stream)
 
 
 def estimated_rows(file: InputFile, sample: Sequence[Mapping[str, Any]]) -> int:
     """Estimate the number of rows of `file` from its first rows, the `sample`.
 
-    A parquet file and the hub state their numbers, which are returned. If the hub states none, the
+    Files of tables and the hub state their numbers, which are returned. If the hub states none, the
     result is the size of the sample.
     """
     if file.uri.startswith("hf://"):
@@ -76,6 +92,9 @@ def estimated_rows(file: InputFile, sample: Sequence[Mapping[str, Any]]) -> int:
         filesystem, path, _ = open_uri(file.uri)
         with naming(file), pq.ParquetFile(filesystem.open_input_file(path)) as parquet:
             return int(parquet.metadata.num_rows)
+    if kind == "arrow":
+        with naming(file):
+            return sum(batch.num_rows for batch in _arrow_batches(file))
     if kind in ("csv", "tsv"):
         lines = [",".join(map(str, fields.values())) for fields in sample]
     else:
@@ -108,21 +127,46 @@ def _excerpt(fields: Mapping[str, Any]) -> str:
     return shortened(f"{name}: {str(value)[:EXCERPT_CHARACTERS]}" for name, value in fields.items())
 
 
+def _arrow_rows(file: InputFile) -> Iterator[SourceRow]:
+    yield from _typed_rows(
+        batch.slice(start, BATCH_ROWS)
+        for batch in _arrow_batches(file)
+        for start in range(0, batch.num_rows, BATCH_ROWS)
+    )
+
+
+def _arrow_batches(file: InputFile) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of an Arrow file or stream, as `datasets` saves them."""
+    filesystem, path, _ = open_uri(file.uri)
+    with filesystem.open_input_file(path) as stream:
+        is_file = stream.read(len(ARROW_FILE)) == ARROW_FILE
+        stream.seek(max(stream.size() - len(END_OF_STREAM), 0))
+        if not is_file and stream.read() != END_OF_STREAM:
+            raise pa.ArrowInvalid("the mark of its end is missing")
+        stream.seek(0)
+        reader = pa.ipc.open_file(stream) if is_file else pa.ipc.open_stream(stream)
+        check_distinct(file.uri, reader.schema.names)
+        if is_file:
+            yield from map(reader.get_batch, range(reader.num_record_batches))
+        else:
+            yield from reader
+
+
 def _hub_rows(file: InputFile) -> Iterator[SourceRow]:
-    name, split = hub_name(file.uri)
+    name, config, split = hub_name(file.uri)
     with reaching_hub(file):
         import datasets
 
-        rows = datasets.load_dataset(name, split=split, streaming=True).with_format("arrow")
-        tables = rows.iter(batch_size=BATCH_ROWS)
+        rows = datasets.load_dataset(name, config, split=split, streaming=True)
+        tables = rows.with_format("arrow").iter(batch_size=BATCH_ROWS)
         yield from _typed_rows(batch for table in tables for batch in table.to_batches())
 
 
 def _hub_num_rows(file: InputFile) -> int:
     """Return the number of rows of a split; 0 if the data set does not state it."""
-    name, split = hub_name(file.uri)
+    name, config, split = hub_name(file.uri)
     with reaching_hub(file):
         import datasets
 
-        known = datasets.load_dataset_builder(name).info.splits or {}
+        known = datasets.load_dataset_builder(name, config).info.splits or {}
     return known[split].num_examples if split in known else 0

@@ -68,10 +68,11 @@ def _rows(
     counter = sizes.by_characters(data)
     if evaluation is not None or prepared is None or not prepared["tokens"]:
         counter, remarks = _counter(config, data)
-    pool = sizes.pool(data, prepared, counter)
+    run = Location.of(config.run_dir)
+    pool = sizes.pool(data, prepared, counter, run)
     if evaluation is not None:
         held_out = {
-            name: sizes.held_out(name, data, counter, evaluation.max_items)
+            name: sizes.held_out(name, data, counter, evaluation.max_items, run)
             for name in dict.fromkeys(evaluation.sets)
         }
     return pool, held_out, remarks

@@ -13,13 +13,16 @@ from typing import Any
 from s2l_ray.artifacts.amounts import Amount, Pool
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data import sources
+from s2l_ray.data.declaration import pool_files
 from s2l_ray.data.examples import Example, RowError, read_example
 from s2l_ray.data.sources import SourceRow
 from s2l_ray.data.templates import load_template
 from s2l_ray.data.tokenise import tokenise
 from s2l_ray.errors import DataError, first
+from s2l_ray.evaluation.declaration import held_out_files
 from s2l_ray.storage import input_files
 from s2l_ray.storage.input_files import InputFile
+from s2l_ray.storage.location import Location
 
 READ_ROWS, LEAST_READ = 20_000, 1_000
 """Number of first rows that are read: from all files together, and at least from each file."""
@@ -70,13 +73,19 @@ def _count_by_tokenizer(
     ]
 
 
-def pool(data: DataConfig, summary: Mapping[str, Any] | None, counter: TokenCounter) -> Pool:
+def pool(
+    data: DataConfig,
+    summary: Mapping[str, Any] | None,
+    counter: TokenCounter,
+    run: Location | None = None,
+) -> Pool:
     """Return the size of the pool.
 
     Args:
         data: the section of the configuration.
         summary: of the prepared pool, whose counts are returned; None to estimate them.
         counter: counts the tokens of the first rows.
+        run: the folder of the run, which is no input.
 
     Raises:
         DataError: there are no rows, or none of the first rows can be used.
@@ -85,7 +94,7 @@ def pool(data: DataConfig, summary: Mapping[str, Any] | None, counter: TokenCoun
         responses = summary["tokens"] - summary["prompt_tokens"]
         amount = Amount(summary["kept"], summary["tokens"], responses)
         return Pool(amount, len(summary["strata"]), len(summary["rows_per_part"]), True)
-    files = _estimate_files(data.train, "data.train", data, counter)
+    files = _estimate_files(pool_files(data, run).files, "data.train", data, counter)
     amount = sum((file.amount for file in files), Amount(0, 0, 0))
     parts = sum(math.ceil(file.amount.rows / data.rows_per_part) for file in files)
     if summary is None:
@@ -95,13 +104,20 @@ def pool(data: DataConfig, summary: Mapping[str, Any] | None, counter: TokenCoun
     return Pool(amount.scaled_to(summary["kept"]), len(summary["strata"]), parts, True)
 
 
-def held_out(name: str, data: DataConfig, counter: TokenCounter, max_items: int | None) -> Amount:
+def held_out(
+    name: str,
+    data: DataConfig,
+    counter: TokenCounter,
+    max_items: int | None,
+    run: Location | None = None,
+) -> Amount:
     """Return the size of one set of `data.eval`, up to `max_items` rows.
 
     Raises:
         DataError: there are no rows, or none of the first rows can be used.
     """
-    files = _estimate_files([data.eval[name]], f"data.eval.{name}", data, counter)
+    found = held_out_files(data, name, run).files
+    files = _estimate_files(found, f"data.eval.{name}", data, counter)
     amount = sum((file.amount for file in files), Amount(0, 0, 0))
     return amount if max_items is None else amount.scaled_to(min(amount.rows, max_items))
 
@@ -143,14 +159,13 @@ class _FileEstimate:
 
 
 def _estimate_files(
-    patterns: Sequence[str], key: str, data: DataConfig, counter: TokenCounter
+    files: Sequence[InputFile], key: str, data: DataConfig, counter: TokenCounter
 ) -> list[_FileEstimate]:
     """Return an estimate for every file that has usable rows among its first rows.
 
     Raises:
         DataError: there is no such file, or no row has a response.
     """
-    files = input_files.expand(patterns, key)
     estimates, refused = [], ""
     for file in files:
         first_rows, whole = _first_rows(file, max(READ_ROWS // len(files), LEAST_READ))

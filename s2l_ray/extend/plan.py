@@ -70,8 +70,13 @@ def extend(
         UserError: the user can correct it; nothing of the stage that failed is visible.
     """
     # Before the lock, which would write into a folder that is no run.
-    config_of(run)
-    files = input_files.expand([absolute(name) for name in patterns], "DATA") if patterns else []
+    config = config_of(run)
+    split = config.data.split if config.data is not None else None
+    patterns = [absolute(name) for name in patterns]
+    listing = input_files.list_files(patterns, "DATA", run=run, split=split)
+    files = listing.files
+    for note in listing.notes:
+        say(note)
     with exclusive(run):
         base = load_base_run(run)
         contents = cached_contents(run)

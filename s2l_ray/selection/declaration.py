@@ -8,6 +8,7 @@ from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.amounts import Quantities
 from s2l_ray.artifacts.extensions import Extension
 from s2l_ray.artifacts.manifest import QUERIES, SUBSET, StageDir, section_inputs
+from s2l_ray.artifacts.pool_types import check_columns
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, PoolSize, RunPlan, Stage, Task
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config import budgets
@@ -17,7 +18,6 @@ from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.progress import Progress
 from s2l_ray.selection import columns, quotas, ranking
 from s2l_ray.selection.methods import METHODS
-from s2l_ray.selection.subset_file import check_columns
 from s2l_ray.trajectories.declaration import QUERIES_KEY, TRAJECTORIES
 
 

@@ -5,7 +5,7 @@ are text (see `column_types.json_value`).
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -13,19 +13,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from s2l_ray.artifacts import column_types
+from s2l_ray.artifacts.pool_types import check_columns, pool_types
 from s2l_ray.artifacts.tables import (
     EXAMPLE_ID,
     Parts,
     beside_ours,
     column_name,
-    field_types,
-    has_known_types,
     is_json,
     original_rows,
     original_table,
 )
-from s2l_ray.errors import DataError
-from s2l_ray.storage.location import Location
 
 
 class Writer(Protocol):
@@ -61,31 +58,6 @@ def subset_rows(rows: pa.Table) -> Iterator[dict[str, Any]]:
         if same:
             del named[beside_ours(EXAMPLE_ID)]
         yield {**named, EXAMPLE_ID: example_id}
-
-
-def check_columns(faults: Mapping[str, str]) -> None:
-    """Raise DataError if there is a field that no parquet column can hold.
-
-    Args:
-        faults: the cause for each such field.
-    """
-    if faults:
-        name, cause = next(iter(faults.items()))
-        raise DataError(
-            f"selection.format: parquet: {len(faults):,} fields of the pool have values that one "
-            f"parquet column cannot hold (first: {name!r}: {cause}). Choose "
-            "`selection.format: jsonl`, or mend the data."
-        )
-
-
-def pool_types(rows: Parts) -> tuple[pa.Schema, dict[str, str]]:
-    """Return the types of the original fields of all rows, as `column_types.unified` does."""
-    return column_types.unified(map(_types_of_part, rows.files()))
-
-
-def _types_of_part(file: Location) -> pa.Schema:
-    table = file.read_schema().empty_table()
-    return field_types(table) if has_known_types(table.schema) else field_types(file.read_table())
 
 
 class _Jsonl:

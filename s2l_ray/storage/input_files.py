@@ -5,26 +5,28 @@ A file is local, under s3:// or gs://, or one split of a data set on the Hugging
 
 import hashlib
 import io
+import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from itertools import chain
 
 import pyarrow as pa
-from pyarrow import fs
 
 from s2l_ray.errors import DataError, first
-from s2l_ray.storage.location import open_uri
+from s2l_ray.storage import splits
+from s2l_ray.storage.location import Location, open_uri
+from s2l_ray.storage.walk import Walk
 
 CHUNK_BYTES = 1 << 20
 """Number of bytes that are read at once."""
-FORMATS = ("jsonl", "ndjson", "json", "csv", "tsv", "parquet")
+TABLES = ("parquet", "arrow")
+FORMATS = ("jsonl", "ndjson", "json", "csv", "tsv", *TABLES)
 COMPRESSIONS = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}
 ALLOWED = (
-    f"Allowed: .{', .'.join(FORMATS)}; all but parquet also with .{', .'.join(COMPRESSIONS)} added."
+    f"Allowed: .{', .'.join(FORMATS)}; all but .{' and .'.join(TABLES)} also with "
+    f".{', .'.join(COMPRESSIONS)} added."
 )
 SCHEMES = ("s3", "gs", "file")
 _HUB = re.compile(r"hf://(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<split>.+))?")
@@ -46,27 +48,63 @@ class InputFile:
     modified: str
 
 
+@dataclass(frozen=True)
+class Listing:
+    """The files that patterns name, and notes on files that were left out."""
+
+    files: list[InputFile]
+    notes: list[str]
+
+
 def expand(patterns: Sequence[str], key: str = "data") -> list[InputFile]:
+    """Return the files that `patterns` name, as `list_files` does."""
+    return list_files(patterns, key).files
+
+
+def list_files(
+    patterns: Sequence[str],
+    key: str = "data",
+    *,
+    run: Location | None = None,
+    split: str | None = None,
+    preferred: Sequence[str] = ("train",),
+) -> Listing:
     """Return the files that `patterns` name, in the order of the patterns, then by path.
 
-    A pattern is a file, a glob, a directory or hf://org/name[:split]; the first three may be local
-    or under s3:// or gs://. In a glob, `**` matches any number of directories. A directory stands
-    for all files below it that have a known suffix and are not hidden.
+    A pattern is a file, a glob, a directory or hf://org/name[:[config/]split]; the first three may
+    be local or under s3:// or gs://. In a glob, `**` matches any number of directories. A directory
+    stands for all files below it that have a known suffix; if their names tell several splits, for
+    those of one. What `walk` leaves out is left out.
 
     Args:
+        patterns: absolute paths or URIs.
         key: the key of the configuration that has the patterns, for messages.
+        run: the run that reads the files; what is below it is never input.
+        split: the split to read of directories, globs and data sets on the hub that have several.
+        preferred: kinds of splits that are read of a directory if `split` is None.
 
     Raises:
-        DataError: a pattern matches nothing, a suffix is unknown, or a file is named twice.
+        DataError: a pattern matches nothing, a suffix is unknown, a file is named twice or is the
+            run's own, or it is unclear which split is meant.
     """
-    files = list(chain.from_iterable(_expand_one(pattern, key) for pattern in patterns))
-    repeated = [uri for uri, count in Counter(file.uri for file in files).items() if count > 1]
+    listings = [_expand_one(pattern, key, run, split, preferred) for pattern in patterns]
+    files = [file for listing in listings for file in listing.files]
+    real_uris = [_real(file.uri) for file in files]
+    repeated = {uri for uri, count in Counter(real_uris).items() if count > 1}
     if repeated:
+        uris = dict.fromkeys(
+            file.uri for file, uri in zip(files, real_uris, strict=True) if uri in repeated
+        )
         raise DataError(
             f"{key}: {len(repeated)} of {len(files)} files are named more than once "
-            f"(first: {first(repeated)}). Name each file once; globs must not overlap."
+            f"(first: {first(list(uris))}). Name each file once; globs must not overlap."
         )
-    return files
+    return Listing(files, [note for listing in listings for note in listing.notes])
+
+
+def _real(uri: str) -> str:
+    """Return a local path without links, and any other URI as it is."""
+    return uri if "://" in uri else os.path.realpath(uri)
 
 
 def content_hash(file: InputFile) -> str:
@@ -83,28 +121,81 @@ def content_hash(file: InputFile) -> str:
     return digest.hexdigest()
 
 
-def _expand_one(pattern: str, key: str) -> list[InputFile]:
-    """Return the files of one pattern by path, as `expand` does."""
+def _expand_one(
+    pattern: str,
+    key: str,
+    run: Location | None,
+    split: str | None,
+    preferred: Sequence[str],
+) -> Listing:
+    """Return the files of one pattern by path, as `list_files` does."""
     if pattern.startswith("hf://"):
-        hub_name(pattern)
-        return [InputFile(pattern, 0, "")]
+        named = _HUB.fullmatch(pattern)
+        adds = split is not None and split != splits.ALL and named and not named["split"]
+        uri = f"{pattern}:{split}" if adds else pattern
+        hub_name(uri)
+        return Listing([InputFile(uri, 0, "")], [])
     _check_scheme(pattern)
     try:
         filesystem, path, prefix = open_uri(pattern)
-        matches = _matches(filesystem, path)
+        walk = Walk(filesystem, _path_in(run, prefix))
+        _check_start(walk, pattern, path, key)
+        matches = walk.matches(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{key}: {pattern} cannot be read: {one_line(error)}") from None
+    folder = f"{path.rstrip('/')}/"
+    is_directory = bool(matches) and all(info.path.startswith(folder) for info in matches)
+    if is_directory:
+        matches = [info for info in matches if _is_known(info.path)]
     if not matches:
         resolved = "" if prefix + path == pattern else f" ({prefix}{path})"
         raise DataError(f"{key}: {pattern} matches no file{resolved}. {ALLOWED}")
-    files = [InputFile(prefix + info.path, info.size, str(info.mtime_ns or "")) for info in matches]
-    unknown = [file.uri for file in files if not _is_known(file.uri)]
+    files = {
+        info.path: InputFile(prefix + info.path, info.size, str(info.mtime_ns or ""))
+        for info in matches
+    }
+    unknown = [file.uri for file in files.values() if not _is_known(file.uri)]
     if unknown:
         raise DataError(
             f"{key}: {pattern}: {len(unknown)} of {len(files)} files have a suffix that cannot be "
             f"read (first: {first(unknown)}). {ALLOWED}"
         )
-    return sorted(files, key=lambda file: file.uri)
+    notes: list[str] = []
+    if is_directory or (split is not None and list(files) != [path]):
+        files, notes = _of_one_split(files, f"{key}: {pattern}", split, preferred)
+    return Listing(sorted(files.values(), key=lambda file: file.uri), notes)
+
+
+def _of_one_split(
+    files: Mapping[str, InputFile], where: str, split: str | None, preferred: Sequence[str]
+) -> tuple[dict[str, InputFile], list[str]]:
+    """Return the files of the split to read by their paths, and notes on those left out."""
+    root = os.path.commonpath([os.path.dirname(path) for path in files])
+    by_name = {os.path.relpath(path, root): path for path in files}
+    names, note = splits.choose(sorted(by_name), split, preferred, where)
+    return {by_name[name]: files[by_name[name]] for name in names}, [note] if note else []
+
+
+def _path_in(run: Location | None, prefix: str) -> str:
+    """Return the path of the run in the file system of this prefix; "" if it is in another."""
+    if run is None:
+        return ""
+    _, path, own_prefix = open_uri(run.uri)
+    return path if own_prefix == prefix.replace("file://", "") else ""
+
+
+def _check_start(walk: Walk, pattern: str, path: str, key: str) -> None:
+    """Refuse a file or directory of the own run, and a whole run as data."""
+    if walk.is_own(path):
+        raise DataError(
+            f"{key}: {pattern} is below run_dir, and results of a run are never its input. Name "
+            "other files, or another run_dir."
+        )
+    if walk.is_run(path):
+        raise DataError(
+            f"{key}: {pattern} is the folder of a run. Name its files of rows, such as "
+            f"{pattern.rstrip('/')}/subset/selected.jsonl."
+        )
 
 
 def _check_scheme(uri: str) -> None:
@@ -116,44 +207,10 @@ def _check_scheme(uri: str) -> None:
         )
 
 
-def _matches(filesystem: fs.FileSystem, path: str) -> list[fs.FileInfo]:
-    """Return the files that a file, a directory or a glob names, each once."""
-    info = filesystem.get_file_info(path)
-    if info.type == fs.FileType.File:
-        return [info]
-    if info.type == fs.FileType.Directory:
-        below = _glob(filesystem, path, ["**", "*"])
-        return [info for info in below if _is_known(info.path)]
-    parts = path.split("/")
-    wild = [number for number, part in enumerate(parts) if re.search(r"[*?\[]", part)]
-    if not wild:
-        return []
-    matches = _glob(filesystem, "/".join(parts[: wild[0]]) or "/", parts[wild[0] :])
-    return list({info.path: info for info in matches}.values())
-
-
-def _glob(filesystem: fs.FileSystem, directory: str, parts: list[str]) -> Iterator[fs.FileInfo]:
-    """Yield the files below `directory` that match `parts`, one pattern per directory level."""
-    name, rest = parts[0], parts[1:] or ["*"]
-    if name == "**":
-        yield from _glob(filesystem, directory, rest)
-    for info in filesystem.get_file_info(fs.FileSelector(directory, allow_not_found=True)):
-        hidden = info.base_name.startswith(".") and not name.startswith(".")
-        is_directory = info.type == fs.FileType.Directory
-        if hidden or not fnmatchcase(info.base_name, name):
-            continue
-        if name == "**" and is_directory:
-            yield from _glob(filesystem, info.path, parts)
-        elif len(parts) > 1 and is_directory:
-            yield from _glob(filesystem, info.path, rest)
-        elif len(parts) == 1 and name != "**" and info.type == fs.FileType.File:
-            yield info
-
-
 def _is_known(uri: str) -> bool:
     """Tell whether the suffix of a file is one that can be read."""
     kind, compression = format_of(uri)
-    return kind in FORMATS and not (kind == "parquet" and compression)
+    return kind in FORMATS and not (kind in TABLES and compression)
 
 
 def format_of(uri: str) -> tuple[str, str | None]:
@@ -190,20 +247,27 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def hub_name(uri: str) -> tuple[str, str]:
-    """Return the name and the split of a data set on the hub; the split is "train" by default."""
+def hub_name(uri: str) -> tuple[str, str | None, str]:
+    """Return the name, the configuration and the split of a data set on the hub.
+
+    The configuration is None, and the split is "train", unless `uri` names them.
+    """
     match = _HUB.fullmatch(uri)
     if match is None:
-        raise DataError(f"data: {uri} is not hf://org/name or hf://org/name:split.")
-    return match["name"], match["split"] or "train"
+        raise DataError(
+            f"data: {uri} is not hf://org/name, hf://org/name:split or hf://org/name:config/split."
+        )
+    config, _, split = (match["split"] or "train").rpartition("/")
+    return match["name"], config or None, split
 
 
 def _hub_revision(file: InputFile) -> str:
-    """Return "COMMIT:SPLIT" of a data set on the hub."""
-    name, split = hub_name(file.uri)
+    """Return "COMMIT:SPLIT" or "COMMIT:CONFIG/SPLIT" of a data set on the hub."""
+    name, config, split = hub_name(file.uri)
     with reaching_hub(file):
         from huggingface_hub import HfApi
 
+        split = f"{config}/{split}" if config else split
         return f"{HfApi().dataset_info(name).sha}:{split}"
 
 
@@ -217,5 +281,6 @@ def reaching_hub(file: InputFile) -> Iterator[None]:
     except Exception as error:
         raise DataError(
             f"data: {file.uri} cannot be read from the Hugging Face hub: {one_line(error)}. "
-            "Check the name, the split and the network, or download the files and name them."
+            "Check the name, the split (hf://org/name:config/split) and the network, or download "
+            "the files and name them."
         ) from None

@@ -14,7 +14,7 @@ from s2l_ray.config.sections import RunConfig, WorkerRange
 from s2l_ray.data.declaration import PREPARE, pool_tokenizer, with_absolute_template
 from s2l_ray.models.flops import Shape
 from s2l_ray.progress import Progress
-from s2l_ray.storage.input_files import InputFile, expand
+from s2l_ray.storage.input_files import InputFile, list_files
 from s2l_ray.storage.location import absolute, absolute_if_file
 from s2l_ray.training.declaration import REFERENCE, reference_checkpoints, reference_model
 from s2l_ray.trajectories.work import scoring_work
@@ -26,10 +26,11 @@ def _task(plan: RunPlan, _: str) -> Task:
     section = plan.config.trajectories
     assert section is not None
     if section.path is not None:
-        files = expand([absolute(section.path)], "trajectories.path")
+        files = list_files([absolute(section.path)], "trajectories.path", run=plan.run).files
         hashes = {"trajectories.path": plan.contents.file_hashes(files)}
         return Task(hashes, partial(_import, files), is_checked=True)
-    queries = expand([absolute(name) for name in section.queries], QUERIES_KEY)
+    patterns = [absolute(name) for name in section.queries]
+    queries = list_files(patterns, QUERIES_KEY, run=plan.run).files
     inputs = {
         **section_inputs("trajectories", section),
         **plan.after(TRAJECTORIES),

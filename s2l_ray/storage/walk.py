@@ -1,0 +1,111 @@
+"""Files that a path, a directory or a glob names, without what is never rows.
+
+Left out below directories and by wildcards: hidden files, `_SUCCESS`, `_temporary/` and other names
+that begin with an underscore, checksums, descriptions of data sets, and folders of runs.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from pyarrow import fs
+
+RUN_MARK = "run.json"
+"""The file that marks a folder as a run."""
+DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json")
+"""What `datasets` writes beside rows; `state.json` as well, where one of these is."""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """Lists the files of patterns in one file system.
+
+    Attributes:
+        filesystem: the file system.
+        own_run: the path of the run that reads the files, which is never entered; "" for none.
+    """
+
+    filesystem: fs.FileSystem
+    own_run: str = ""
+
+    def matches(self, path: str) -> list[fs.FileInfo]:
+        """Return the files that a file, a directory or a glob names, each once.
+
+        In a glob, `**` matches any number of directories. Of a file that several links lead to, one
+        path is returned: its own, or else the first one.
+        """
+        info = self.filesystem.get_file_info(path)
+        if info.type == fs.FileType.File:
+            return [info]
+        if info.type == fs.FileType.Directory:
+            return self._each_once(self._glob(path, ["**", "*"], (self.real(path),)))
+        parts = path.split("/")
+        wild = [number for number, part in enumerate(parts) if re.search(r"[*?\[]", part)]
+        if not wild:
+            return []
+        start = "/".join(parts[: wild[0]]) or "/"
+        return self._each_once(self._glob(start, parts[wild[0] :], (self.real(start),)))
+
+    def is_run(self, directory: str) -> bool:
+        """Tell whether a directory is the folder of a run."""
+        info = self.filesystem.get_file_info(f"{directory}/{RUN_MARK}")
+        if info.type != fs.FileType.File:
+            return False
+        with self.filesystem.open_input_stream(info.path) as stream:
+            return b'"s2l_ray"' in stream.read(1000)
+
+    def is_own(self, path: str) -> bool:
+        """Tell whether a path is the folder of the own run, or below it."""
+        own = self.real(self.own_run) if self.own_run else ""
+        return bool(own) and f"{self.real(path)}/".startswith(f"{own}/")
+
+    def real(self, path: str) -> str:
+        """Return a path without links; only local files have any."""
+        is_local = isinstance(self.filesystem, fs.LocalFileSystem)
+        return os.path.realpath(path) if is_local else path
+
+    def _each_once(self, matches: Iterator[fs.FileInfo]) -> list[fs.FileInfo]:
+        by_file: dict[str, fs.FileInfo] = {}
+        for info in sorted(matches, key=lambda info: str(info.path)):
+            own = self.real(info.path)
+            if own not in by_file or info.path == own:
+                by_file[own] = info
+        return list(by_file.values())
+
+    def _glob(
+        self, directory: str, parts: Sequence[str], above: Sequence[str]
+    ) -> Iterator[fs.FileInfo]:
+        """Yield the files below `directory` that match `parts`, one pattern per directory level.
+
+        `above` has the real paths of it and of the directories that led to it.
+        """
+        name, rest = parts[0], parts[1:] or ["*"]
+        if name == "**":
+            yield from self._glob(directory, rest, above)
+        selector = fs.FileSelector(directory, allow_not_found=True)
+        infos = self.filesystem.get_file_info(selector)
+        described = {info.base_name for info in infos} & {*DESCRIPTIONS}
+        for info in infos:
+            if not fnmatchcase(info.base_name, name) or _is_aside(info.base_name, name):
+                continue
+            if info.type == fs.FileType.Directory and (name == "**" or len(parts) > 1):
+                real = self.real(info.path)
+                # A link to a folder that leads to it would be followed for ever.
+                if real in above or self.is_own(info.path):
+                    continue
+                if name == "**" and self.is_run(info.path):
+                    continue
+                below = parts if name == "**" else rest
+                yield from self._glob(info.path, below, [*above, real])
+            elif info.type == fs.FileType.File and len(parts) == 1 and name != "**":
+                is_state = bool(described) and info.base_name == "state.json"
+                if not (is_state or info.base_name in DESCRIPTIONS or self.is_own(info.path)):
+                    yield info
+
+
+def _is_aside(base_name: str, pattern: str) -> bool:
+    """Tell whether a name is hidden, of a checksum, or put aside by the program that wrote it."""
+    is_hidden = any(base_name.startswith(m) and not pattern.startswith(m) for m in "._")
+    return is_hidden or (base_name.endswith(".crc") and not pattern.endswith(".crc"))
