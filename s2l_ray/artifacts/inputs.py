@@ -9,7 +9,7 @@ from typing import Any
 
 from s2l_ray.config.sections import NAMED_TEMPLATES, ModelSpec, RandomModel
 from s2l_ray.errors import ModelError
-from s2l_ray.models import origins
+from s2l_ray.models import adapters, origins
 from s2l_ray.storage import input_files
 from s2l_ray.storage.location import Location, is_uri
 
@@ -82,11 +82,18 @@ class Contents:
         revision = self.hub_revision(model)
         return origins.pinned(model, revision) if revision else model
 
+    def loadable(self, model: ModelSpec | None) -> Any:
+        """Return what a worker loads: `pinned` of a model; of a folder with an adapter, both."""
+        adapter = None if model is None else adapters.adapter_of(model)
+        if adapter is None:
+            return self.pinned(model)
+        return adapters.Adapter(adapter.folder, self.pinned(adapter.base))
+
     def model_inputs(self, key: str, model: ModelSpec | None) -> dict[str, Any]:
         """Return, under `key`, the hashes of a local model or tokenizer, or the commit on the hub.
 
         Nothing is returned for None, a path that does not exist, or a commit that is unknown. For a
-        random model, its tokenizer counts.
+        random model, its tokenizer counts; for an adapter, its base as well, under another key.
 
         Raises:
             ModelError: the model is a folder without files.
@@ -106,7 +113,10 @@ class Contents:
                 f"{key.removesuffix(' contents')}: {path} has no config.json and no "
                 "tokenizer.json: there are no files in it."
             )
-        return {key: hashes}
+        inputs = {key: hashes}
+        if (adapter := adapters.adapter_of(name)) is not None:
+            inputs |= self.model_inputs(base_key(key), adapter.base)
+        return inputs
 
     def template_inputs(self, template: str) -> dict[str, Any]:
         """Return the hash of a template that is a user's file; nothing for a named template."""
@@ -126,6 +136,11 @@ class Contents:
         root = Path(path).expanduser()
         files = [root] if root.is_file() else sorted(_files_below(root))
         return [f"{item.relative_to(root)} {self.file_hash(_input_file(item))}" for item in files]
+
+
+def base_key(key: str) -> str:
+    """Return the key of the base of an adapter, whose own contents have the key `key`."""
+    return f"{key.removesuffix(' contents')} base contents"
 
 
 def _files_below(root: Path) -> Iterator[Path]:

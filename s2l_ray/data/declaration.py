@@ -14,7 +14,8 @@ from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.section import default_of
 from s2l_ray.config.sections import DataConfig, RandomModel, RunConfig
 from s2l_ray.errors import first
-from s2l_ray.models.origins import first_checkpoint
+from s2l_ray.models.adapters import tokenizer_source
+from s2l_ray.models.model_files import first_checkpoint
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import Listing, list_files
 from s2l_ray.storage.location import Location, absolute, absolute_if_file
@@ -28,9 +29,10 @@ def pool_tokenizer(config: RunConfig) -> str | None:
     if reference is None or config.imports_trajectories:
         return None
     if reference.path is not None:
-        return f"{reference.path.rstrip('/')}/{first_checkpoint(reference.path)}"
+        return tokenizer_source(f"{reference.path.rstrip('/')}/{first_checkpoint(reference.path)}")
     model = reference.model
-    return model.tokenizer if isinstance(model, RandomModel) else model
+    assert model is not None, "a section with neither model nor path is refused"
+    return tokenizer_source(model.tokenizer if isinstance(model, RandomModel) else model)
 
 
 def with_absolute_template(data: DataConfig) -> DataConfig:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from s2l_ray.artifacts.extensions import PREPARED, SCORED, BaseRun, Extension
 from s2l_ray.artifacts.finished import finished_stages
-from s2l_ray.artifacts.inputs import Contents
+from s2l_ray.artifacts.inputs import Contents, base_key
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import DataError, ModelError, first
@@ -53,14 +53,17 @@ def check_unchanged(base: BaseRun, contents: Contents) -> None:
     """
     data = base.config.data
     assert data is not None
-    tokenizer, path = base.summary(PREPARE.name)["tokenizer"], base.summary(REFERENCE.name)["path"]
+    tokenizer, reference = base.summary(PREPARE.name)["tokenizer"], base.summary(REFERENCE.name)
+    path_key = "reference.path contents"
     now = {
         **contents.model_inputs("data.tokenizer contents", tokenizer),
         **contents.template_inputs(data.template),
-        **contents.model_inputs("reference.path contents", path),
+        **contents.model_inputs(path_key, reference["path"]),
+        **contents.model_inputs(base_key(path_key), reference.get("base")),
     }
+    keys = ("data.tokenizer contents", "data.template contents", path_key, base_key(path_key))
     for stage in (PREPARE.name, REFERENCE.name):
-        for key in ("data.tokenizer contents", "data.template contents", "reference.path contents"):
+        for key in keys:
             before = base.manifests[stage].inputs.get(key)
             if before is not None and now.get(key) != before:
                 raise DataError(
@@ -68,8 +71,9 @@ def check_unchanged(base: BaseRun, contents: Contents) -> None:
                     "not reachable from here, so new rows could not be compared with old ones. "
                     "Restore it, or make a new run of all data."
                 )
-    folders = list(reference_checkpoints(base.run, base.summary(REFERENCE.name)).values())
-    gone = [str(folder) for folder in folders if not (folder / "config.json").exists()]
+    folders = list(reference_checkpoints(base.run, reference).values())
+    file = "adapter_config.json" if reference.get("base") else "config.json"
+    gone = [str(folder) for folder in folders if not (folder / file).exists()]
     if gone:
         raise ModelError(
             f"{len(gone)} of {len(folders)} checkpoints of {base.run} are gone (first: "

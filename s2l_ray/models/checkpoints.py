@@ -5,8 +5,6 @@ model is run.
 """
 
 import difflib
-import json
-import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,11 +25,19 @@ from transformers import (
 
 from s2l_ray.config.sections import ModelSpec, RandomModel
 from s2l_ray.errors import ConfigError, ModelError, UserError, first
+from s2l_ray.models.adapters import (
+    Adapter,
+    Loadable,
+    adapter_of,
+    check_peft,
+    merge,
+    tokenizer_source,
+)
+from s2l_ray.models.model_files import check_model_files, has_tokenizer
 from s2l_ray.models.origins import opened_source, source_of
-from s2l_ray.storage.location import is_uri
+from s2l_ray.storage.location import Location, is_uri
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt")
 _LOADING_ERRORS = (
     OSError,
     ValueError,
@@ -43,8 +49,10 @@ _LOADING_ERRORS = (
 )
 
 
-def load_tokenizer(spec: ModelSpec, *, offline: bool = False) -> PreTrainedTokenizerBase:
+def load_tokenizer(spec: Loadable, *, offline: bool = False) -> PreTrainedTokenizerBase:
     """Return the tokenizer of `spec`; it has an end-of-sequence token.
+
+    An adapter without a tokenizer has that of its base.
 
     Args:
         offline: look up a name on the hub in this machine's cache only.
@@ -52,7 +60,7 @@ def load_tokenizer(spec: ModelSpec, *, offline: bool = False) -> PreTrainedToken
     Raises:
         ModelError: the tokenizer is missing, cannot be read, or has no end-of-sequence token.
     """
-    name = spec.tokenizer if isinstance(spec, RandomModel) else spec
+    name = tokenizer_name(spec)
     with _explained(f"tokenizer {name}"), opened_source(name) as (location, options):
         tokenizer = AutoTokenizer.from_pretrained(
             location, trust_remote_code=False, local_files_only=offline, **options
@@ -65,26 +73,44 @@ def load_tokenizer(spec: ModelSpec, *, offline: bool = False) -> PreTrainedToken
     return tokenizer
 
 
+def tokenizer_name(spec: Loadable) -> str:
+    """Return the name of the tokenizer that belongs to a model.
+
+    Raises:
+        ModelError: `spec` is an adapter whose base is not here.
+    """
+    if isinstance(spec, Adapter):
+        own = has_tokenizer(Location.of(spec.folder))
+        return spec.folder if own else tokenizer_source(spec.base)
+    return tokenizer_source(spec.tokenizer if isinstance(spec, RandomModel) else spec)
+
+
 def load_model(
-    spec: ModelSpec, *, dtype: torch.dtype = torch.float32, seed: int = 0
+    spec: Loadable, *, dtype: torch.dtype = torch.float32, seed: int = 0
 ) -> PreTrainedModel:
     """Return a causal LM on the CPU with its weights in `dtype`, whatever type they are stored in.
 
     Args:
-        spec: a name as in `origins`, or a RandomModel.
+        spec: a name as in `origins`, a RandomModel, or an adapter, which is merged with its base.
         seed: decides a RandomModel's weights; torch's own random state does not change.
 
     Raises:
         ModelError: there is no such model, or its weights are missing, damaged or pickled.
+        ConfigError: it is an adapter, and peft is not installed.
     """
     if isinstance(spec, RandomModel):
         return _initialised(_random_config(spec), dtype, seed)
+    if isinstance(spec, Adapter):
+        return _merged(spec, dtype)
+    adapter = adapter_of(spec)
+    if adapter is not None:
+        return _merged(adapter, dtype)
     with _explained(f"model {spec}"), opened_source(spec) as (location, options):
         if "gguf_file" in options:
             # Otherwise its weights may stay quantised, and can be neither trained nor saved.
             options["quantization_config"] = GgufConfig(dequantize=True)
         elif Path(location).is_dir():
-            _check_weights(Path(location))
+            check_model_files(Location.of(location))
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             location,
             dtype=dtype,
@@ -101,6 +127,16 @@ def load_model(
             f"was it saved as a causal language model?"
         )
     return model.eval()
+
+
+def _merged(adapter: Adapter, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the base of an adapter, with the adapter merged into its weights."""
+    folder = Location.of(adapter.folder)
+    check_model_files(folder)
+    check_peft(adapter.folder)
+    base = load_model(adapter.base, dtype=dtype)
+    with folder.local() as path, _explained(f"adapter {adapter.folder}"):
+        return merge(base, Location.of(path)).eval()
 
 
 def load_without_weights(spec: ModelSpec) -> PreTrainedModel:
@@ -158,6 +194,9 @@ def load_miniature(
 def _offline_config(spec: ModelSpec) -> PreTrainedConfig:
     if isinstance(spec, RandomModel):
         return _random_config(spec, offline=True)
+    adapter = adapter_of(spec)
+    if adapter is not None:
+        return _offline_config(adapter.base)
     location, options = source_of(spec)
     return AutoConfig.from_pretrained(
         location, trust_remote_code=False, local_files_only=True, **options
@@ -172,34 +211,33 @@ def save_checkpoint(
     tokenizer.save_pretrained(directory)
 
 
-def check_model(spec: ModelSpec) -> None:
-    """Refuse a model with an error that shows without loading weights and without the network.
+def check_model(spec: ModelSpec, *, needs_tokenizer: bool = True) -> None:
+    """Refuse a model with an error that shows without loading weights and without the hub.
+
+    Args:
+        needs_tokenizer: refuse a folder without a tokenizer, too.
 
     Raises:
         ModelError: a file of the model is missing or cut short, or the architecture does not know
             one of its arguments.
+        ConfigError: it is an adapter, and peft is not installed.
     """
     name = spec.tokenizer if isinstance(spec, RandomModel) else spec
     if isinstance(spec, RandomModel):
         _architecture(spec)
-    if is_uri(name):
+    location, options = (name, {}) if is_uri(name) else source_of(name)
+    is_folder = is_uri(name) or Path(location).is_dir()
+    if isinstance(spec, RandomModel) or options or not is_folder:
         return
-    location, options = source_of(name)
-    if not isinstance(spec, RandomModel) and Path(location).is_dir() and not options:
-        check_checkpoint(Path(location))
-
-
-def check_checkpoint(directory: Path) -> None:
-    """Refuse a directory that does not hold a whole model and its tokenizer.
-
-    Raises:
-        ModelError: a file is missing or cut short; the message names it.
-    """
-    _check_weights(directory)
-    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
-        raise ModelError(
-            f"{directory} has no tokenizer (tokenizer.json); save it in the same folder"
-        )
+    folder = Location.of(location)
+    check_model_files(folder)
+    adapter = adapter_of(spec)
+    if adapter is not None:
+        check_peft(adapter.folder)
+        check_model(adapter.base, needs_tokenizer=False)
+    source = tokenizer_source(name)
+    if needs_tokenizer and source == name and not has_tokenizer(folder):
+        raise ModelError(f"{folder} has no tokenizer (tokenizer.json); save it in the same folder")
 
 
 def device_for(gpus: float) -> torch.device:
@@ -311,45 +349,3 @@ def _initialised(config: PreTrainedConfig, dtype: torch.dtype, seed: int) -> Pre
         parameter.data = parameter.data.to(dtype)
     model.config.dtype = dtype
     return model.eval()
-
-
-def _check_weights(directory: Path) -> None:
-    if not (directory / "config.json").is_file():
-        raise ModelError(f"{directory} has no config.json; expected a Hugging Face model directory")
-    for name in _weight_files(directory):
-        _check_safetensors(directory / name)
-
-
-def _weight_files(directory: Path) -> list[str]:
-    index = directory / "model.safetensors.index.json"
-    if (directory / "model.safetensors").is_file():
-        return ["model.safetensors"]
-    if index.is_file():
-        with _explained(str(index)):
-            return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    if any(directory.glob("*.bin")):
-        raise ModelError(
-            f"{directory} has pickled weights only (*.bin), which can run code when loaded. If you "
-            f"trust them, convert them once: AutoModelForCausalLM.from_pretrained(directory, "
-            f"use_safetensors=False).save_pretrained(directory)"
-        )
-    raise ModelError(f"{directory} has no model.safetensors")
-
-
-def _check_safetensors(path: Path) -> None:
-    """Refuse a file whose header and size disagree, as they do if the file was cut short."""
-    if not path.is_file():
-        raise ModelError(f"{path} is missing, though the index in its folder names it")
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        length_bytes = file.read(8)
-        (length,) = struct.unpack("<Q", length_bytes) if len(length_bytes) == 8 else (size,)
-        if 8 + length > size:
-            raise ModelError(f"{path} is cut short: {size:,} bytes do not hold its header")
-        with _explained(str(path)):
-            header = json.loads(file.read(length))
-            ends = [item["data_offsets"][1] for key, item in header.items() if key[:2] != "__"]
-    if size != 8 + length + max(ends, default=0):
-        raise ModelError(
-            f"{path} is cut short: {size:,} of {8 + length + max(ends, default=0):,} bytes"
-        )

@@ -8,7 +8,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from s2l_ray.config.sections import ModelSpec, RandomModel
 from s2l_ray.errors import ModelError
-from s2l_ray.models.checkpoints import load_miniature, load_tokenizer, load_without_weights
+from s2l_ray.models.adapters import adapter_of
+from s2l_ray.models.checkpoints import (
+    load_miniature,
+    load_tokenizer,
+    load_without_weights,
+)
 from s2l_ray.models.dimensions import shape_of
 from s2l_ray.models.flops import Shape
 from s2l_ray.models.origins import is_hub_name
@@ -60,9 +65,10 @@ def _if_here(spec: ModelSpec, load: Callable[[ModelSpec], Loaded]) -> Loaded | N
     name = spec.tokenizer if isinstance(spec, RandomModel) else spec
     if is_uri(name):
         return None
+    adapter = adapter_of(spec)
     try:
         return load(spec)
     except ModelError:
-        if is_hub_name(name):
+        if is_hub_name(name) or (adapter is not None and is_hub_name(adapter.base)):
             return None
         raise

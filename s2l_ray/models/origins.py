@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.errors import DataError, ModelError
+from s2l_ray.errors import ModelError
 from s2l_ray.storage.location import Location, is_uri
 
 HUB_SECONDS = 10.0
@@ -134,18 +134,6 @@ def list_checkpoints(names: Sequence[str]) -> list[tuple[int, str]]:
         if step == other_step:
             raise ModelError(f"checkpoints {one} and {other} are both of step {step}; remove one")
     return checkpoints
-
-
-def first_checkpoint(path: str) -> str:
-    """Return the name of the earliest checkpoint in the folder `path`.
-
-    Raises:
-        DataError: there is none.
-    """
-    checkpoints = list_checkpoints(Location.of(path).names())
-    if not checkpoints:
-        raise DataError(f"reference.path: no step-* or checkpoint-* directories in {path}.")
-    return checkpoints[0][1]
 
 
 def _may_be_on_hub(name: str) -> bool:

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from s2l_ray.artifacts.amounts import Quantities, Work
+from s2l_ray.artifacts.inputs import base_key
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, subset_file
 from s2l_ray.artifacts.stage import Estimate, PoolSize, RunPlan, Speed, Stage, Task
 from s2l_ray.config.sections import ModelSpec, RunConfig
@@ -14,8 +15,10 @@ from s2l_ray.data.declaration import (
     template_inputs,
     with_absolute_template,
 )
+from s2l_ray.errors import ModelError
+from s2l_ray.models.adapters import adapter_of, base_of_checkpoints, check_peft
 from s2l_ray.models.flops import Shape
-from s2l_ray.models.origins import first_checkpoint
+from s2l_ray.models.model_files import check_checkpoints, first_checkpoint, has_tokenizer
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training.schedule import checkpoint_steps, num_steps
@@ -33,6 +36,39 @@ def reference_checkpoints(run: Location, summary: dict[str, Any]) -> dict[int, L
     return {
         step: folder / name for step, name in zip(summary["steps"], summary["names"], strict=True)
     }
+
+
+def check_reference_path(path: str, *, needs_tokenizer: bool) -> None:
+    """Refuse a folder of checkpoints that cannot all be scored with.
+
+    Args:
+        path: the folder.
+        needs_tokenizer: whether the rows are tokenised by the tokenizer of the first checkpoint.
+
+    Raises:
+        ModelError: checkpoints are missing, incomplete or of different models, or the first one
+            has no tokenizer.
+        ConfigError: they are adapters, and peft is not installed.
+    """
+    folder = Location.of(path)
+    name = check_checkpoints(folder)[0][1]
+    adapter = adapter_of(f"{folder}/{name}")
+    if adapter is not None:
+        check_peft(adapter.folder)
+    if needs_tokenizer and adapter is None and not has_tokenizer(folder / name):
+        raise ModelError(
+            f"reference.path: {folder}/{name} has no tokenizer. Name that of the model that was "
+            f"trained in data.tokenizer."
+        )
+
+
+def reference_base(path: str) -> str | None:
+    """Return the base of the adapters in a folder of checkpoints; None if these are models.
+
+    Raises:
+        DataError: there are no checkpoints in the folder `path`.
+    """
+    return base_of_checkpoints(path, first_checkpoint(path))
 
 
 def reference_model(config: RunConfig) -> ModelSpec | None:
@@ -60,6 +96,8 @@ def _reference_task(plan: RunPlan, _: str) -> Task:
     }
     if section.path is None:
         inputs |= {"seed": plan.config.seed, **plan.after(REFERENCE)}
+    elif (base := reference_base(section.path)) is not None:
+        inputs |= plan.contents.model_inputs(base_key("reference.path contents"), base)
     return Task(inputs, partial(_train_reference, plan), repeats=section.path is not None)
 
 
@@ -69,26 +107,28 @@ def _train_reference(plan: RunPlan, out: StageDir, progress: Progress) -> dict[s
     section = plan.config.reference
     assert section is not None
     return reference.run(
-        section.model_copy(update={"model": plan.contents.pinned(section.model)}),
+        section.model_copy(update={"model": plan.contents.loadable(section.model)}),
         plan.parts(PREPARE),
         out,
         seed=plan.config.seed,
         progress=progress,
         tokenizer=plan.contents.pinned(pool_tokenizer(plan.config)),
+        base=plan.contents.pinned(reference_base(section.path)) if section.path else None,
     )
 
 
 def _check_reference(config: RunConfig) -> None:
-    """Refuse a reference whose model cannot be used."""
-    _check_model(config.reference.model if config.reference else None)
-
-
-def _check_model(model: Any) -> None:
-    """Refuse a model that is missing, damaged or unknown, as far as that can be seen here."""
-    if model is not None:
+    """Refuse a reference whose model or checkpoints cannot be used."""
+    section, data = config.reference, config.data
+    if section is None:
+        return
+    own = data is None or data.tokenizer is None
+    if section.path is not None:
+        check_reference_path(section.path, needs_tokenizer=own)
+    elif section.model is not None:
         from s2l_ray.models.checkpoints import check_model
 
-        check_model(model)
+        check_model(section.model, needs_tokenizer=own)
 
 
 def _check_steps(config: RunConfig, pool: PoolSize) -> None:
@@ -146,7 +186,7 @@ def _train_target(plan: RunPlan, arm: str, out: StageDir, progress: Progress) ->
     section, data = plan.config.target, plan.config.data
     assert section is not None and data is not None
     return target.run(
-        section.model_copy(update={"model": plan.contents.pinned(section.model)}),
+        section.model_copy(update={"model": plan.contents.loadable(section.model)}),
         with_absolute_template(data),
         subset_file(plan.parent(arm), plan.arms[arm].format),
         out,
@@ -158,7 +198,10 @@ def _train_target(plan: RunPlan, arm: str, out: StageDir, progress: Progress) ->
 def _check_target(config: RunConfig) -> None:
     """Refuse a target whose template or model cannot be used."""
     check_template(config)
-    _check_model(config.target.model if config.target else None)
+    if config.target is not None:
+        from s2l_ray.models.checkpoints import check_model
+
+        check_model(config.target.model)
 
 
 def _target_sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:

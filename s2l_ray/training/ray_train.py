@@ -27,9 +27,10 @@ from safetensors import SafetensorError
 
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.background import running_thread
-from s2l_ray.config.sections import ModelSpec, RandomModel, Training
+from s2l_ray.config.sections import RandomModel, Training
 from s2l_ray.distributed import failures, resources, session
 from s2l_ray.errors import DataError, StorageError, UserError, as_message, from_message, one_line
+from s2l_ray.models.adapters import Adapter
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import is_uri, temporary_space
 from s2l_ray.training.batches import TrainingPlan
@@ -210,8 +211,10 @@ def _show_progress(board: Any, total_steps: int, progress: Progress, stop: threa
         shown, shown_tokens = step, num_tokens
 
 
-def absolute_model(spec: ModelSpec) -> ModelSpec:
-    """Return `spec` with absolute paths, for workers, which run in another directory."""
+def absolute_model(spec: Any) -> Any:
+    """Return the model `spec` with absolute paths, for workers, which run in another directory."""
+    if isinstance(spec, Adapter):
+        return spec  # its paths are absolute
     if isinstance(spec, RandomModel):
         return spec.model_copy(update={"tokenizer": absolute_model(spec.tokenizer)})
     path = Path(spec).expanduser()

@@ -7,7 +7,7 @@ from typing import Any
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import ReferenceConfig, WorkerRange
-from s2l_ray.errors import ConfigError
+from s2l_ray.models.model_files import check_checkpoints
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training import ray_train, schedule
@@ -23,6 +23,7 @@ def run(
     seed: int,
     progress: Progress,
     tokenizer: str | None = None,
+    base: str | None = None,
 ) -> dict[str, Any]:
     """Train the reference and write T checkpoints, or refer to existing ones.
 
@@ -34,10 +35,10 @@ def run(
             an existing checkpoint cannot be used, or the loss is not finite.
 
     `tokenizer` is the one that prepared the rows, if it is not the model's own; it is saved with
-    every checkpoint.
+    every checkpoint. `base` is the model that existing checkpoints are adapters of.
     """
     if config.path is not None:
-        return existing(config.path)
+        return existing(config.path, base)
     parts = TokenParts.of(prepared.files())
     num_rows = sum(parts.num_rows)
     total_steps = schedule.num_steps(num_rows, config)
@@ -75,27 +76,21 @@ def planned(config: ReferenceConfig, num_rows: int) -> dict[int, str]:
     return {step: f"step-{step:06d}" for step in steps}
 
 
-def existing(path: str) -> dict[str, Any]:
+def existing(path: str, base: str | None = None) -> dict[str, Any]:
     """Return path, names and steps of the checkpoints in folder `path`; nothing is copied.
 
-    Raises:
-        ConfigError: there is no checkpoint.
-        ModelError: one of them is not a whole Hugging Face directory, or two have the same step.
-    """
-    from s2l_ray.models import checkpoints, origins
+    Args:
+        path: the folder.
+        base: the model that the checkpoints are adapters of.
 
+    Raises:
+        ModelError: there is no checkpoint, or one of them is not whole, or two have the same step.
+    """
     folder = Location.of(path)
-    listed = origins.list_checkpoints(folder.names())
-    if not listed:
-        raise ConfigError(
-            f"reference.path: {folder} holds no checkpoints. It must be a folder with "
-            f"step-NUMBER or checkpoint-NUMBER directories."
-        )
-    for _, name in listed:
-        with (folder / name).local() as directory:
-            checkpoints.check_checkpoint(directory)
+    listed = check_checkpoints(folder)
     steps, names = [step for step, _ in listed], [name for _, name in listed]
-    return {"path": str(folder), "names": names, "steps": steps}
+    of_adapters = {} if base is None else {"base": base}
+    return {"path": str(folder), "names": names, "steps": steps, **of_adapters}
 
 
 def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict[str, Any]:

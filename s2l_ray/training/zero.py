@@ -16,8 +16,9 @@ from deepspeed.ops.adam import DeepSpeedCPUAdam
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from s2l_ray.config.sections import LoraConfig, RandomModel, TargetConfig
+from s2l_ray.config.sections import LoraConfig, TargetConfig
 from s2l_ray.errors import ConfigError
+from s2l_ray.models.adapters import adapter_of
 from s2l_ray.models.checkpoints import load_model
 from s2l_ray.training.batches import MicroBatch
 from s2l_ray.training.loop import Update, batch_loss, summed_over_ranks, weight_groups
@@ -52,11 +53,12 @@ def load_target(config: TargetConfig, *, dtype: torch.dtype, seed: int) -> PreTr
 def _loaded_in_shards(config: TargetConfig, dtype: torch.dtype) -> Iterator[None]:
     """For stage 3, let `from_pretrained` give every rank its shard of each weight in the block.
 
-    A random or GGUF model is filled weight by weight, which shards do not allow. Such a model is
-    loaded whole and partitioned afterwards.
+    A random or GGUF model is filled weight by weight, and an adapter is merged with whole weights:
+    shards do not allow that. Such a model is loaded whole and partitioned afterwards.
     """
     spec = config.model
-    if config.zero_stage < 3 or isinstance(spec, RandomModel) or spec.endswith(".gguf"):
+    is_folder = isinstance(spec, str) and not spec.endswith(".gguf")
+    if config.zero_stage < 3 or not is_folder or adapter_of(spec) is not None:
         yield
         return
     from transformers.integrations import HfDeepSpeedConfig

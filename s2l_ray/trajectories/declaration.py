@@ -58,9 +58,10 @@ def _score(
     if queries:
         tokenizer = absolute_if_file(plan.contents.pinned(pool_tokenizer(plan.config)))
         rows = Queries(queries, with_absolute_template(data), tokenizer)
+    reference = plan.summary(REFERENCE)
     checkpoints = [
-        stage.Checkpoint(step, folder)
-        for step, folder in reference_checkpoints(plan.run, plan.summary(REFERENCE)).items()
+        stage.Checkpoint(step, folder, reference.get("base"))
+        for step, folder in reference_checkpoints(plan.run, reference).items()
     ]
     return stage.run(
         section, plan.parts(PREPARE), checkpoints, out, progress=progress, queries=rows
@@ -115,8 +116,11 @@ def _score_new(
     assert base.config.trajectories is not None
     precision = base.summary(TRAJECTORIES.name)["precision"]
     section = base.config.trajectories.model_copy(update={"precision": precision})
-    folders = reference_checkpoints(base.run, base.summary(REFERENCE.name))
-    checkpoints = [stage.Checkpoint(step, folder) for step, folder in folders.items()]
+    reference = base.summary(REFERENCE.name)
+    checkpoints = [
+        stage.Checkpoint(step, folder, reference.get("base"))
+        for step, folder in reference_checkpoints(base.run, reference).items()
+    ]
     rows = Parts(extension.folder(PREPARE.folder))
     return stage.run(section, rows, checkpoints, out, progress=progress)
 

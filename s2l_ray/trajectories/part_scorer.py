@@ -23,6 +23,7 @@ from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.distributed.failures import is_out_of_memory
 from s2l_ray.errors import DataError, first, one_line
 from s2l_ray.models import embeddings
+from s2l_ray.models.adapters import Adapter, Loadable
 from s2l_ray.models.checkpoints import DTYPES, device_for, load_model, set_precision
 from s2l_ray.models.scoring import Scorer, Scores, check_embeds
 from s2l_ray.storage.location import Location
@@ -37,10 +38,20 @@ HANG_SECONDS = 1800.0
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model to score with: the optimizer step, and the Hugging Face directory."""
+    """A model to score with: the optimizer step, and the Hugging Face directory.
+
+    Attributes:
+        base: the model that the directory holds an adapter of; None for whole weights.
+    """
 
     step: int
     folder: Location
+    base: str | None = None
+
+    @property
+    def model(self) -> Loadable:
+        """Return what is loaded."""
+        return str(self.folder) if self.base is None else Adapter(str(self.folder), self.base)
 
 
 @dataclass(frozen=True)
@@ -93,7 +104,7 @@ class PartScorer:
     def model(self, index: int) -> PreTrainedModel:
         """Return the model of a checkpoint, by its position, on the worker's device."""
         if index not in self.models:
-            model = load_model(str(self.checkpoints[index].folder), dtype=DTYPES[self.precision])
+            model = load_model(self.checkpoints[index].model, dtype=DTYPES[self.precision])
             self.models[index] = model.to(self.device)
             if self.config.embeddings:
                 # At every checkpoint: the last one alone comes after hours of scoring.

@@ -43,7 +43,7 @@ def test_a_saved_checkpoint_passes_the_check_and_loads_as_it_was(tmp_path, archi
     model = tiny.model(architecture)
     checkpoints.save_checkpoint(model, tiny.tokenizer(), tmp_path / "step-000001")
 
-    checkpoints.check_checkpoint(tmp_path / "step-000001")
+    checkpoints.check_model(str(tmp_path / "step-000001"))
     assert_same_weights(checkpoints.load_model(str(tmp_path / "step-000001")), model)
     tokenizer = checkpoints.load_tokenizer(str(tmp_path / "step-000001"))
     assert tokenizer("é").input_ids == tiny.tokenizer()("é").input_ids
@@ -188,34 +188,34 @@ def test_a_tokenizer_without_end_of_sequence_is_refused(tmp_path):
 def test_a_missing_file_is_named(saved, file, message):
     (saved / file).unlink()
     with pytest.raises(ModelError, match=message):
-        checkpoints.check_checkpoint(saved)
+        checkpoints.check_model(str(saved))
 
 
 @pytest.mark.parametrize("kept", [0, 5, 100, -1])
 def test_weights_that_were_cut_short_are_named(saved, kept):
     path = saved / "model.safetensors"
     path.write_bytes(path.read_bytes()[:kept])
-    for read in (checkpoints.check_checkpoint, lambda saved: checkpoints.load_model(str(saved))):
+    for read in (checkpoints.check_model, checkpoints.load_model):
         with pytest.raises(ModelError, match=r"model\.safetensors is cut short"):
-            read(saved)
+            read(str(saved))
 
 
 def test_weights_with_a_header_of_noise_are_named(saved):
     (saved / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"\xff\xff")
     with pytest.raises(ModelError, match=r"model\.safetensors cannot be loaded"):
-        checkpoints.check_checkpoint(saved)
+        checkpoints.check_model(str(saved))
 
 
 def test_a_missing_shard_is_named(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path)
     tiny.model().save_pretrained(tmp_path, max_shard_size="20KB")
     shards = sorted(tmp_path.glob("model-*.safetensors"))
-    checkpoints.check_checkpoint(tmp_path)
+    checkpoints.check_model(str(tmp_path))
     assert_same_weights(checkpoints.load_model(str(tmp_path)), tiny.model())
 
     shards[1].unlink()
     with pytest.raises(ModelError, match=f"{shards[1].name} is missing"):
-        checkpoints.check_checkpoint(tmp_path)
+        checkpoints.check_model(str(tmp_path))
 
 
 def test_pickled_weights_are_refused_with_the_way_to_convert_them(saved):
@@ -310,7 +310,7 @@ def test_a_model_from_a_gguf_file_of_a_package_can_be_saved_and_read_back(tmp_pa
     tokenizer = checkpoints.load_tokenizer(SMOLLM2)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     checkpoints.save_checkpoint(model, tokenizer, tmp_path)
-    checkpoints.check_checkpoint(tmp_path)
+    checkpoints.check_model(str(tmp_path))
 
     text = "The capital of France is"
     ids = AutoTokenizer.from_pretrained(tmp_path)(text, return_tensors="pt").input_ids

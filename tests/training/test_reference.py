@@ -23,7 +23,7 @@ from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.config.load import load
 from s2l_ray.config.sections import RandomModel, ReferenceConfig, WorkerRange
 from s2l_ray.distributed import resources
-from s2l_ray.errors import ConfigError, ModelError
+from s2l_ray.errors import ConfigError, DataError, ModelError
 from s2l_ray.models import checkpoints
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
@@ -268,7 +268,7 @@ def test_existing_checkpoints_are_found_in_numeric_order_and_left_alone(tmp_path
 
 
 def test_a_folder_without_checkpoints_and_a_broken_one_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="holds no checkpoints"):
+    with pytest.raises(DataError, match=r"no step-\* or checkpoint-\* directories"):
         reference.existing(str(tmp_path))
     tiny.save(tmp_path / "step-1")
     (tmp_path / "step-1" / "model.safetensors").unlink()
