@@ -46,7 +46,7 @@ def folder(tmp_path, monkeypatch):
         ("data.eval.held=gone.jsonl", "data.eval.held: "),
         ("data.template=alpacca", "'alpacca' is neither a template nor a file"),
         ("data.template=notes.txt", "notes.txt does not contain {prompt}"),
-        ("trajectories.path=gone/*.parquet", "trajectories.path: "),
+        ("trajectories.path=gone/*.parquet", "reference: nothing is trained or scored beside"),
         ("reference={path: empty}", "reference.path: no step-* or checkpoint-* directories"),
         ("reference={path: gone}", "reference.path: no step-* or checkpoint-* directories"),
         ("reference.path=empty", "reference: give either `model`"),
@@ -154,7 +154,10 @@ def test_a_model_directory_is_looked_into_before_any_work(folder, capsys, files,
         ("data.train=[train.jsonl]", "data.train: 'train.jsonl' is relative"),
         ("data.eval.held=held.jsonl", "data.eval: 'held.jsonl' is relative"),
         ("reference={path: checkpoints}", "reference.path: 'checkpoints' is relative"),
-        ("trajectories.path=t/*.parquet", "trajectories.path: 't/*.parquet' is relative"),
+        (
+            "reference=null, trajectories.path=t/*.parquet",
+            "trajectories.path: 't/*.parquet' is relative",
+        ),
         (
             "trajectories={embeddings: true, queries: q.jsonl}",
             "trajectories.queries: 'q.jsonl' is relative",
@@ -166,7 +169,9 @@ def test_a_joined_cluster_gets_no_relative_path(
     folder, capsys, monkeypatch, override, key, by_environment
 ):
     before = tree_of(folder)
-    arguments = ["run", "run.yaml", "--set", override]
+    first, _, second = override.rpartition("null, ")
+    overrides = [f"{first}null", second] if first else [override]
+    arguments = ["run", "run.yaml", *(word for item in overrides for word in ("--set", item))]
     if by_environment:
         monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     else:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
-from s2l_ray.config import budgets, explain
+from s2l_ray.config import budgets, explain, without_effect
 from s2l_ray.config.budgets import Budget
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.errors import ConfigError
@@ -23,7 +23,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
             configuration is checked. A value is read as YAML.
 
     Raises:
-        ConfigError: the file cannot be read, or a key or value is wrong; all of them are listed.
+        ConfigError: the file cannot be read, a key or value is wrong (all of them are listed), or
+            a key is set that has no effect beside others.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -34,7 +35,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path} holds no configuration: a mapping of sections is expected")
     for override in overrides:
         _apply(tree, override)
-    return from_tree(tree, str(path))
+    config = from_tree(tree, str(path))
+    without_effect.check(config)
+    return config
 
 
 def from_tree(tree: dict[str, Any], origin: str) -> RunConfig:

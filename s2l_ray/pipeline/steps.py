@@ -40,6 +40,7 @@ def arms_of(config: RunConfig) -> dict[str, SelectionConfig]:
     if section is None:
         return {}
     settings.check(section)
+    settings.check_stratify(section)
     arms = {"": section}
     for method in section.baselines:
         arms[arm_name(method, section.budget, config.seed)] = settings.with_method(section, method)

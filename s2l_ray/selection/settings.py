@@ -23,6 +23,22 @@ def check(section: SelectionConfig) -> None:
         raise ConfigError(f"selection: {problem}")
 
 
+def check_stratify(section: SelectionConfig) -> None:
+    """Refuse `stratify: false` if no method of the section would read it.
+
+    Stored configurations may have it, so this is no part of `check`.
+
+    Raises:
+        ConfigError: naming the methods.
+    """
+    methods = {name: method_named(name) for name in [section.method, *section.baselines]}
+    fixed = all(row.ignores_strata or row.always_stratified for row in methods.values())
+    if section.stratify != default_of(section, "stratify") and fixed:
+        raise ConfigError(
+            f"selection: `stratify` has no effect on {first(list(methods))}; leave it out"
+        )
+
+
 def problem_with_strata(section: SelectionConfig) -> str | None:
     """Return why weights and bounds of strata do not fit the methods; None if they fit.
 

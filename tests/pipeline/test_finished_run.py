@@ -110,7 +110,9 @@ def test_from_redoes_a_stage_and_ends_what_came_from_it(copied, config, s2l):
     assert stages_done(done.stdout) == {"selection"}
     assert (run / "selection" / "ranking.parquet").read_bytes() == ranking
     assert state(run / "clusters") == before
-    assert not (run / "target" / "_manifest.json").exists()
+    assert (run / "target" / "model").exists()
+    planned = s2l("plan", config, "--tflops", 1, *sets(run_dir=run)).stdout
+    assert "to do again: an earlier stage was done again" in planned
     until = ["--until", "selection", *sets(run_dir=run)]
     again = s2l("run", config, "--address", NOBODY, *until)
     assert again.returncode == 0 and "nothing to do" in again.stdout

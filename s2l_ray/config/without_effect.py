@@ -1,0 +1,75 @@
+"""Keys of a run file that have no effect beside others.
+
+They are refused: whoever sets a key expects that it does something. A configuration that the
+program stored has all keys, with their defaults, so it is not checked.
+"""
+
+from collections.abc import Iterator
+
+from s2l_ray.config.section import Section
+from s2l_ray.config.sections import DataConfig, RunConfig
+from s2l_ray.errors import ConfigError
+
+OF_TEXTS = frozenset({"prompt", "context", "response", "history"})
+"""Fields of rows that are no conversations."""
+OF_TOKENS = frozenset({"template", "turns", "date", "max_tokens"})
+"""Keys of `data` that only the making of tokens reads."""
+
+
+def check(config: RunConfig) -> None:
+    """Refuse keys that are set, and that nothing would read.
+
+    Raises:
+        ConfigError: all of them are named, with the reason.
+    """
+    problems = [f"  {', '.join(keys)}: {reason}" for keys, reason in _unread(config) if keys]
+    if problems:
+        listed = "\n".join(problems)
+        raise ConfigError(f"keys without effect; leave them out:\n{listed}")
+
+
+def _unread(config: RunConfig) -> Iterator[tuple[list[str], str]]:
+    """Yield keys that are set without effect, and the reason; some of the lists are empty."""
+    reference, trajectories = config.reference, config.trajectories
+    if config.imports_trajectories and reference is not None:
+        yield ["reference"], "nothing is trained or scored beside `trajectories.path`"
+    elif reference is not None and reference.path is not None:
+        yield (
+            _set_beside("reference", reference, "path"),
+            "nothing is trained beside `reference.path`, and all its checkpoints are used",
+        )
+    if trajectories is not None and trajectories.path is not None:
+        yield (
+            _set_beside("trajectories", trajectories, "path"),
+            "nothing is scored beside `trajectories.path`",
+        )
+    if config.data is not None:
+        yield from _unread_of_data(config, config.data)
+
+
+def _unread_of_data(config: RunConfig, data: DataConfig) -> Iterator[tuple[list[str], str]]:
+    if data.fields.messages is not None:
+        yield (
+            _in_order("data.fields", data.fields, _given(data.fields) & OF_TEXTS),
+            "all of a conversation is in `data.fields.messages`",
+        )
+    trains = config.reference is not None and not config.imports_trajectories
+    if data.tokenizer is None and not trains and config.target is None:
+        yield (
+            _in_order("data", data, _given(data) & OF_TOKENS),
+            "without `data.tokenizer`, a reference or a target, rows are not tokenised",
+        )
+
+
+def _set_beside(name: str, section: Section, key: str) -> list[str]:
+    """Return the keys of a section that are set, but for `key`."""
+    return _in_order(name, section, _given(section) - {key})
+
+
+def _in_order(name: str, section: Section, keys: frozenset[str]) -> list[str]:
+    return [f"{name}.{key}" for key in type(section).model_fields if key in keys]
+
+
+def _given(section: Section) -> frozenset[str]:
+    """Return the keys that are set; one that is set to null says that there is nothing."""
+    return frozenset(key for key in section.model_fields_set if getattr(section, key) is not None)
