@@ -5,6 +5,7 @@
     run = s2l.run("mine.yaml")                 # or s2l.load("runs/mine")
     run.trajectories().to_numpy()              # float32 (N, T), nats per token
     run.select(budget=1000).write("subset.jsonl")
+    run.export("trl", "for-trl", budget=1000)  # rows and configuration of a trainer
     run.extend(["new.jsonl"])
 
     order = s2l.rank(losses, ids)              # numpy in, numpy out, no Ray

@@ -1,48 +1,29 @@
 """The commands of `s2l`: their options and help, what they call, and what they print."""
 
-import textwrap
 import time
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from s2l_ray.errors import first
+from s2l_ray import subset_commands
+from s2l_ray.options import (
+    Address,
+    Config,
+    FromStage,
+    Overrides,
+    RunDir,
+    one_of,
+    say,
+    shortest,
+    working_directory,
+)
 from s2l_ray.progress import duration
-from s2l_ray.selection.methods import METHODS, WITHIN
 from s2l_ray.stages import NAMES
 from s2l_ray.version import __version__
 
 if TYPE_CHECKING:
     from s2l_ray.config.sections import RunConfig
-
-
-def _one_of(names: Iterable[str]) -> Callable[[str | None], str | None]:
-    """Return a check that an option, if it is given, is one of `names`."""
-
-    def checked(value: str | None) -> str | None:
-        if value is not None and value not in names:
-            raise typer.BadParameter(f"{value!r} is not one of {', '.join(names)}.")
-        return value
-
-    return checked
-
-
-def _methods() -> str:
-    """Return every method with its description, in lines of less than 80 characters."""
-    lines = ["\b", "methods (docs/methods.md):"]
-    for name, method in METHODS.items():
-        lines.append(f"  {name}")
-        lines += textwrap.wrap(
-            method.description, 72, initial_indent=" " * 6, subsequent_indent=" " * 6
-        )
-    return "\n".join(lines)
-
-
-def _ordering() -> str:
-    """Return the methods whose clusters `--within` orders."""
-    return first([name for name, method in METHODS.items() if method.orders_within])
 
 
 app = typer.Typer(
@@ -55,6 +36,7 @@ examples:
   s2l plan configs/demo.yaml              check it; tokens, FLOPs, hours
   s2l run configs/demo.yaml --set seed=7  run it; again: go on, or do nothing
   s2l select runs/demo --budget 0.05      another subset, in seconds
+  s2l export runs/demo --to trl for-trl   rows and configuration of a trainer
   s2l extend runs/demo new.jsonl          add new data without retraining
 
 \b
@@ -69,30 +51,6 @@ exit codes: 0 done, 1 a fault of the program, 2 the message says what to change,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Config = Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file (see configs/).")]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Override a key, such as selection.budget=0.2; may be repeated.",
-    ),
-]
-Address = Annotated[
-    str | None,
-    typer.Option(
-        metavar="ADDR",
-        help="Join the Ray cluster there. Default: RAY_ADDRESS, else Ray is started here.",
-    ),
-]
-FromStage = Annotated[
-    str | None,
-    typer.Option(
-        "--from", metavar="STAGE", callback=_one_of(NAMES), help="Redo STAGE and all after it."
-    ),
-]
-RunDir = Annotated[str, typer.Argument(metavar="RUN_DIR", help="The directory or URI of a run.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -182,7 +140,7 @@ def run(
     from_stage: FromStage = None,
     until: Annotated[
         str | None,
-        typer.Option(metavar="STAGE", callback=_one_of(NAMES), help="Stop after STAGE."),
+        typer.Option(metavar="STAGE", callback=one_of(NAMES), help="Stop after STAGE."),
     ] = None,
     address: Address = None,
 ) -> None:
@@ -191,79 +149,14 @@ def run(
     _run(load(config, overrides or []), from_stage, until, address=address)
 
 
-@app.command(
+app.command(
     short_help="Write another subset of a finished run, in seconds.",
-    epilog=_methods()
-    + """
-
-\b
-example: s2l select runs/demo --budget 0.05
-example: s2l select runs/demo --budget "20K tokens" --within nearest
-""",
-)
-def select(
-    run_dir: RunDir,
-    budget: Annotated[
-        str,
-        typer.Option(
-            metavar="B",
-            help='Examples (50000), a fraction (0.11), or tokens ("20M tokens"; K, M, B or none).',
-        ),
-    ],
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="M", callback=_one_of(METHODS), help="One of those below. Default: the run's."
-        ),
-    ] = None,
-    within: Annotated[
-        str | None,
-        typer.Option(
-            metavar="W",
-            callback=_one_of(WITHIN),
-            help=f"Which examples of a cluster {_ordering()} takes first: {', '.join(WITHIN)}. "
-            "Default: the run's.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="S", help="A whole number. Default: the run's.")
-    ] = None,
-    out: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PATH",
-            help="A .jsonl or .parquet file, or a folder that then opens as one data set. Default: "
-            "the folder RUN_DIR/subsets/M-B-S.",
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace the file of --out, whatever it holds.")
-    ] = False,
-    without_extensions: Annotated[
-        bool,
-        typer.Option(
-            "--without-extensions",
-            help="Rank the run's own rows alone. Default: with those that `s2l extend` added.",
-        ),
-    ] = False,
-) -> None:
-    """Write the subset for another budget, method or seed, spread over strata as the run's own
-    (selection.stratify, weights, minimum, maximum). Subsets of one method, order and seed are
-    nested: a larger one contains a smaller one. Rows come in the input's order.
-    """
-    from s2l_ray.config.load import parse_budget
-    from s2l_ray.pipeline.subset import check_out
-    from s2l_ray.runs import load
-
-    wanted, here = parse_budget(budget, "--budget"), _working_directory()
-    opened = load(run_dir, with_extensions=not without_extensions)
-    if out is not None:
-        check_out(opened.location, opened.config, out)
-    selection = opened.select(wanted, method, seed, within)
-    file = selection.write(out, replace=force)
-    if names := selection.extensions:
-        print(f"from the run with {len(names)} extension(s), the last of them {names[-1]}")
-    print(f"{len(selection):,} examples: {_shortest(file, here)}")
+    epilog=subset_commands.SELECT_EXAMPLES,
+)(subset_commands.select)
+app.command(
+    short_help="Write a subset for a trainer, with its configuration.",
+    epilog=subset_commands.EXPORT_EXAMPLES,
+)(subset_commands.export)
 
 
 @app.command(
@@ -315,12 +208,12 @@ def extend(
 
     if session.joins_cluster(address):
         check_absolute({"RUN_DIR": [run_dir], "DATA": data or []})
-    started, here = time.monotonic(), _working_directory()
+    started, here = time.monotonic(), working_directory()
     extended = load(run_dir).extend(
-        data or [], update_centroids=update_centroids, address=address, say=_say
+        data or [], update_centroids=update_centroids, address=address, say=say
     )
     lines = [*extended.summary.items()]
-    lines += [("selected", _shortest(file, here)) for file in extended.selected]
+    lines += [("selected", shortest(file, here)) for file in extended.selected]
     print()
     for name, text in [*lines, ("took", duration(time.monotonic() - started))]:
         print(f"{name:<10}{text}")
@@ -334,8 +227,8 @@ def report(run_dir: RunDir) -> None:
     """Write RUN_DIR/report/index.html from what the run has finished."""
     from s2l_ray.runs import load
 
-    here = _working_directory()
-    print(_shortest(load(run_dir).report(), here))
+    here = working_directory()
+    print(shortest(load(run_dir).report(), here))
 
 
 def _run(
@@ -347,30 +240,11 @@ def _run(
 ) -> None:
     from s2l_ray import runs
 
-    started, here = time.monotonic(), _working_directory()
-    done = runs.run(config, from_stage=from_stage, until=until, address=address, say=_say)
+    started, here = time.monotonic(), working_directory()
+    done = runs.run(config, from_stage=from_stage, until=until, address=address, say=say)
     if lines := done.comparison(until=until):
         print("\n" + "\n".join(lines))
     print()
     for name, file in done.results(until=until).items():
-        print(f"{name:<10}{_shortest(file, here)}")
+        print(f"{name:<10}{shortest(file, here)}")
     print(f"{'took':<10}{duration(time.monotonic() - started)}")
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
-
-
-def _working_directory() -> Path | None:
-    """Return the working directory; Ray removes that of a job when it disconnects."""
-    try:
-        return Path.cwd()
-    except FileNotFoundError:
-        return None
-
-
-def _shortest(path: str, here: Path | None) -> str:
-    """Return a path relative to the working directory if it is inside."""
-    if here is not None and Path(path).is_relative_to(here):
-        return str(Path(path).relative_to(here))
-    return path

@@ -1,32 +1,30 @@
 """Runs from Python: start one, open one, read its tables, choose subsets of it, extend it."""
 
-import difflib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from s2l_ray.arguments import check_known, loaded_config, plain_budget
 from s2l_ray.artifacts import extensions
-from s2l_ray.artifacts.extensions import Extension
 from s2l_ray.artifacts.finished import Finished, finished_stages
 from s2l_ray.artifacts.manifest import RANKING, REJECTED_ROWS
 from s2l_ray.artifacts.stage import Stage
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters.declaration import CLUSTERS
-from s2l_ray.config import budgets
 from s2l_ray.config.budgets import Budget
-from s2l_ray.config.load import load as load_config
 from s2l_ray.config.paths import check_absolute, paths_of
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.distributed import session
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.evaluation.declaration import EVALUATION
+from s2l_ray.export import folder
+from s2l_ray.export.folder import Exported
+from s2l_ray.export.names import NAMES as TRAINERS
+from s2l_ray.extended import Extended
+from s2l_ray.pipeline import destination, subset
 from s2l_ray.pipeline import run as pipeline
-from s2l_ray.pipeline import subset
 from s2l_ray.pipeline.subset import Selection
 from s2l_ray.report import stage as report
 from s2l_ray.report.arms import comparable_arms
@@ -70,7 +68,7 @@ def run(
     Examples:
         >>> run = s2l.run("mine.yaml", overrides={"seed": 7}, until="selection")
     """
-    loaded = _loaded(config, overrides)
+    loaded = loaded_config(config, overrides)
     for name, stage in (("from_stage", from_stage), ("until", until)):
         if stage is not None and stage not in NAMES:
             raise ConfigError(f"{name} {stage!r} is no stage; stages: {', '.join(NAMES)}")
@@ -237,18 +235,56 @@ class Run:
         Examples:
             >>> run.select(budget=0.05, method="balanced-random").write("random.jsonl")
         """
-        _check_known("method", method, list(METHODS))
-        _check_known("within", within, list(WITHIN))
+        check_known("method", method, list(METHODS))
+        check_known("within", within, list(WITHIN))
         if seed is not None and seed < 0:
             raise ConfigError(f"seed {seed} is below zero")
         return subset.choose_subset(
             self.location,
-            _plain(budget),
+            plain_budget(budget),
             method,
             seed,
             within=within,
             extended=self.with_extensions,
         )
+
+    def export(
+        self,
+        trainer: str,
+        out: str | Path,
+        *,
+        budget: Budget | None = None,
+        method: str | None = None,
+        seed: int | None = None,
+    ) -> Exported:
+        """Write a subset as rows for a trainer, with the lines of its configuration.
+
+        Args:
+            trainer: trl, axolotl, llamafactory, open-instruct, torchtune or verl.
+            out: a folder or URI that is new or empty.
+            budget: as for `select`. Default: the run's own.
+            method: as for `select`.
+            seed: as for `select`.
+
+        Raises:
+            UserError: the run has no `data` or no budget, the folder is not empty, the trainer can
+                hold no row, or the subset cannot be selected.
+
+        Examples:
+            >>> print(run.export("trl", "for-trl", budget=1000).command)
+        """
+        place = Location.of(out)
+        check_known("trainer", trainer, TRAINERS)
+        destination.file_of(self.location, place / "selected.jsonl", "jsonl")
+        folder.check_new(place)
+        if self.config.data is None:
+            raise ConfigError(f"{self.path} has no `data`, so no rows to export.")
+        own = self.config.selection
+        wanted = budget if budget is not None else own.budget if own else None
+        if wanted is None:
+            raise ConfigError(f"{self.path} has no `selection`: give a budget.")
+        selection = self.select(wanted, method, seed)
+        return folder.export(selection.rows, self.config.data, trainer, place)
 
     def extend(
         self,
@@ -257,7 +293,7 @@ class Run:
         update_centroids: bool = False,
         address: str | None = None,
         say: Say = print,
-    ) -> "Extended":
+    ) -> Extended:
         """Score new data at the run's checkpoints, put it into clusters and rank it with the rest.
 
         Nothing is retrained, and nothing of the run is changed. Rows that the run or an earlier
@@ -332,65 +368,6 @@ class Run:
         return extensions.pool(self.location, [])
 
 
-@dataclass(frozen=True)
-class Extended:
-    """New data in a run.
-
-    Attributes:
-        run: the run that was extended.
-        extension: the extension of the given data; None if no extension changed.
-    """
-
-    run: Location
-    extension: Extension | None
-
-    @property
-    def summary(self) -> dict[str, str]:
-        """The lines of the terminal: new rows, their clusters, and whether these still fit."""
-        from s2l_ray.report import extensions as extension_report
-
-        return dict(extension_report.summary_lines(self.extension)) if self.extension else {}
-
-    @property
-    def selected(self) -> list[str]:
-        """The file with the subset of the whole pool; empty if the run has no selection."""
-        from s2l_ray.report import extensions as extension_report
-
-        return [str(file) for file in extension_report.subset_files(self.run)]
-
-
-def _loaded(
-    config: str | Path | RunConfig, overrides: Sequence[str] | Mapping[str, Any]
-) -> RunConfig:
-    if not isinstance(overrides, Mapping):
-        texts = list(overrides)
-    else:
-        texts = [f"{key}={json.dumps(value)}" for key, value in overrides.items()]
-    if isinstance(config, RunConfig):
-        if texts:
-            raise ConfigError("overrides go with a file; this configuration is already checked")
-        return config
-    return load_config(config, texts)
-
-
 def _through(until: str | None) -> tuple[Stage, ...]:
     """Return the stages up to `until`, or all."""
     return STAGES[: NAMES.index(until) + 1] if until else STAGES
-
-
-def _check_known(what: str, name: str | None, known: Sequence[str]) -> None:
-    if name is not None and name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        raise ConfigError(f"{what} {name!r} is unknown; {hint}")
-
-
-def _plain(budget: Budget) -> Budget:
-    """Return a budget as a Python value; text in the one spelling of its number of tokens."""
-    value = budget.item() if isinstance(budget, np.generic) else budget
-    if isinstance(value, str):
-        try:
-            return budgets.checked(value)
-        except ValueError as error:
-            raise ConfigError(str(error)) from None
-    return value

@@ -85,7 +85,7 @@ def test_select_leaves_as_many_examples_as_asked(clustered, capsys):
     out = ["--budget", "0.25", "--method", "random", "--seed", "7", "--out", "subset.parquet"]
     assert cli.main(["select", str(clustered), *out]) == 0
     assert pq.read_table("subset.parquet").num_rows == 5
-    assert capsys.readouterr().out.splitlines()[-1] == "5 examples: subset.parquet"
+    assert "selected  subset.parquet" in capsys.readouterr().out.splitlines()
 
 
 @pytest.mark.parametrize("arguments", [("select", "--budget", "5"), ("report",)])
@@ -110,7 +110,17 @@ def test_a_working_directory_that_is_gone_is_no_hindrance(clustered, tmp_path, c
     (tmp_path / "gone-soon").rmdir()
     assert cli.main(["select", str(clustered), "--budget", "5"]) == 0
     shown = capsys.readouterr().out
-    assert shown == f"5 examples: {clustered}/subsets/s2l-5-42/selected.jsonl\n"
+    assert f"selected  {clustered}/subsets/s2l-5-42/selected.jsonl\n" in shown
+
+
+def test_select_says_what_it_took(clustered, capsys):
+    assert cli.main(["select", str(clustered), "--budget", "5", "--method", "random"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "rows      5 of 20 (25.0%)"
+    assert lines[1].startswith("strata    ")
+    counted = [int(part.split()[1]) for part in lines[1][10:].split(", ")]
+    assert sum(counted) == 5 and counted == sorted(counted, reverse=True)
+    assert [line[:10].strip() for line in lines] == ["rows", "strata", "selected", "took"]
 
 
 def test_select_replaces_a_file_only_when_forced(clustered, capsys):

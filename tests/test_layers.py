@@ -153,6 +153,10 @@ FOLDERS = {  # folder: (folders that it may import, libraries that it never impo
         "storage config artifacts distributed data trajectories clusters selection report stages",
         "ray torch transformers deepspeed matplotlib",
     ),
+    "export": (
+        "storage config artifacts data",
+        "ray torch transformers deepspeed datasets matplotlib",
+    ),
     "extend": (
         "storage config artifacts data training trajectories clusters selection stages pipeline",
         "ray torch transformers deepspeed datasets matplotlib",

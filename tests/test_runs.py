@@ -158,6 +158,22 @@ def test_a_selection_is_what_the_command_writes(run, tmp_path, budget):
     assert (tmp_path / "mine.jsonl").read_bytes() == before
 
 
+def test_a_selection_says_what_it_took(run):
+    selection = run.select(9)
+    taken = [IDS.index(example_id) for example_id in selection.ids]
+    tokens = sum(handmade.NUM_TOKENS[row] for row in taken)
+    prompts = sum(handmade.NUM_PROMPT_TOKENS[row] for row in taken)
+    math = sum(handmade.STRATA[row] == "math" for row in taken)
+
+    assert selection.tokens == (tokens, tokens - prompts)
+    assert list(selection.strata.items()) == [("math", math), ("code", 9 - math)]
+    assert selection.summary() == {
+        "rows": "9 of 30 (30.0%)",
+        "tokens": f"{tokens:,}, {tokens - prompts:,} of them in responses",
+        "strata": f"math {math}, code {9 - math}",
+    }
+
+
 def test_a_selection_becomes_a_dataset_and_parquet(run, tmp_path):
     selection = run.select(8, "random")
     dataset = selection.to_datasets()

@@ -23,7 +23,7 @@ from s2l_ray.pipeline import destination
 from s2l_ray.pipeline.run import CONFIG
 from s2l_ray.pipeline.steps import arm_name
 from s2l_ray.report.declaration import REPORT
-from s2l_ray.selection import settings
+from s2l_ray.selection import columns, settings
 from s2l_ray.selection import stage as selection_stage
 from s2l_ray.selection.methods import WITHIN, method_named
 from s2l_ray.stages import STAGES
@@ -31,6 +31,10 @@ from s2l_ray.storage.location import Location
 
 if TYPE_CHECKING:
     import datasets
+
+
+SHOWN = 5
+"""Strata that a summary names."""
 
 
 def config_of(run: Location) -> sections.RunConfig:
@@ -60,6 +64,7 @@ class Selection:
         extensions: names of the extensions whose rows the pool holds.
         name: says how the subset was made: method, budget, seed, last extension.
         format: of the file in a folder, `jsonl` or `parquet`.
+        sources: the files that the pool was read from.
     """
 
     run: Location
@@ -68,7 +73,8 @@ class Selection:
     original: Parts | None
     extensions: tuple[str, ...]
     name: str
-    format: str = "jsonl"
+    format: str
+    sources: selection_stage.Sources
 
     def __len__(self) -> int:
         return len(self.order_R)
@@ -97,6 +103,41 @@ class Selection:
             return
         for rows in selection_stage.selected_rows(self.pool.key_N[self.order_R], self.original):
             yield from rows
+
+    @cached_property
+    def tokens(self) -> tuple[int, int] | None:
+        """Tokens of the subset, and those of them that carry loss; None if none were counted."""
+        names = [columns.TOKENS, columns.RESPONSE_TOKENS]
+        try:
+            counts = columns.read(names, self.pool.key_N, self.sources)
+        except DataError:
+            return None
+        tokens, responses = (int(counts[n][self.order_R].sum(dtype=np.int64)) for n in names)
+        return tokens, responses
+
+    @cached_property
+    def strata(self) -> dict[str, int]:
+        """The number of examples of each stratum that has any, the largest first."""
+        count_S = np.bincount(self.pool.stratum_N[self.order_R], minlength=len(self.pool.strata))
+        counts = zip(self.pool.strata, count_S.tolist(), strict=True)
+        return {name: count for name, count in sorted(counts, key=lambda c: -c[1]) if count}
+
+    def summary(self) -> dict[str, str]:
+        """Return what was taken, as the lines of the terminal."""
+        of_all = f"{len(self):,} of {self.pool.num_rows:,} ({len(self) / self.pool.num_rows:.1%})"
+        lines = {"rows": of_all}
+        if self.tokens is not None:
+            lines["tokens"] = f"{self.tokens[0]:,}, {self.tokens[1]:,} of them in responses"
+        if self.pool.strata != [""]:
+            named = [f"{name or '(none)'} {count:,}" for name, count in self.strata.items()]
+            missing = len(self.pool.strata) - len(named)
+            more = [f"{len(named) - SHOWN:,} more"] if len(named) > SHOWN else []
+            none = [f"none of {missing:,} others"] if missing else []
+            lines["strata"] = ", ".join([*named[:SHOWN], *more, *none])
+        if self.extensions:
+            number, last = len(self.extensions), self.extensions[-1]
+            lines["from"] = f"the run with {number:,} extension(s), the last of them {last}"
+        return lines
 
     def to_datasets(self) -> "datasets.Dataset":
         """Read the rows into memory as a Hugging Face dataset, as it reads the file of `write`.
@@ -184,6 +225,7 @@ def choose_subset(
         tuple(item.name for item in parts.extensions),
         f"{arm_name(order, budget, seed)}{parts.suffix}",
         own.format,
+        sources,
     )
 
 

@@ -1,0 +1,3 @@
+"""The names of the trainers that rows can be exported for."""
+
+NAMES = ("trl", "axolotl", "llamafactory", "open-instruct", "torchtune", "verl")
