@@ -33,6 +33,7 @@ app = typer.Typer(
     epilog="""\b
 examples:
   s2l demo                                the whole pipeline on generated data
+  s2l init pool.jsonl > mine.yaml         a configuration that reads your rows
   s2l plan configs/demo.yaml              check it; tokens, FLOPs, hours
   s2l run configs/demo.yaml --set seed=7  run it; again: go on, or do nothing
   s2l select runs/demo --budget 0.05      another subset, in seconds
@@ -86,6 +87,35 @@ def demo(
     config = load(generated.write_inputs(folder), generated.overrides(folder))
     _run(config, address=address)
     print("\n" + generated.explanation())
+
+
+@app.command(
+    short_help="Look at your rows; print a configuration that reads them.",
+    epilog="""\b
+example: s2l init pool.jsonl > mine.yaml
+example: s2l init 'pool/*.parquet' --model EleutherAI/pythia-70m-deduped
+""",
+)
+def init(
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILES",
+            help="Files, globs, directories, URIs, or hf://org/name[:split], as in data.train.",
+        ),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="M", help="The reference, a small model. Default: one is proposed."),
+    ] = None,
+) -> None:
+    """Look at the first rows of files, and print the shortest configuration that reads them, with
+    comments: which fields hold questions, answers or messages, strata and ids, and numbers of
+    clusters and checkpoints that fit the number of rows. Nothing is run and nothing is written.
+    """
+    from s2l_ray import first_config
+
+    print(first_config.text_of(files, model), end="")
 
 
 @app.command(

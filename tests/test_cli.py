@@ -17,6 +17,7 @@ from s2l_ray.stages import NAMES
 from tests.command_line import refused, tree_of, working_directory
 
 ROOT = Path(__file__).parents[1]
+DATA = "data={train: [train.jsonl], eval: {held: held.jsonl},"
 
 
 @pytest.fixture(autouse=True)
@@ -46,6 +47,10 @@ def folder(tmp_path, monkeypatch):
         ("data.eval.held=gone.jsonl", "data.eval.held: "),
         ("data.template=alpacca", "'alpacca' is neither a template nor a file"),
         ("data.template=notes.txt", "notes.txt does not contain {prompt}"),
+        (f"{DATA} template: alpaca, fields: {{messages: m}}}}", "data.template: chat"),
+        (f"{DATA} template: alpaca, chat_template: chatml}}", "chat_template has no effect"),
+        (f"{DATA} chat_template: gone}}", "'gone' is neither chatml nor a file"),
+        (f"{DATA} chat_template: notes.txt}}", "does not contain `messages`"),
         ("trajectories.path=gone/*.parquet", "reference: nothing is trained or scored beside"),
         ("reference={path: empty}", "reference.path: no step-* or checkpoint-* directories"),
         ("reference={path: gone}", "reference.path: no step-* or checkpoint-* directories"),

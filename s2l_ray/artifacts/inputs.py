@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.config.sections import NAMED_TEMPLATES, ModelSpec, RandomModel
+from s2l_ray.config.sections import CHATML, NAMED_TEMPLATES, DataConfig, ModelSpec, RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.models import adapters, origins
 from s2l_ray.storage import input_files
@@ -118,11 +118,14 @@ class Contents:
             inputs |= self.model_inputs(base_key(key), adapter.base)
         return inputs
 
-    def template_inputs(self, template: str) -> dict[str, Any]:
-        """Return the hash of a template that is a user's file; nothing for a named template."""
-        if template in NAMED_TEMPLATES or not Path(template).is_file():
-            return {}
-        return {"data.template contents": self.folder_hashes(template)}
+    def template_inputs(self, data: DataConfig) -> dict[str, Any]:
+        """Return the hashes of templates that are a user's files; nothing for named templates."""
+        templates = {"template": data.template_name, "chat_template": data.chat_template}
+        return {
+            f"data.{key} contents": self.folder_hashes(name)
+            for key, name in templates.items()
+            if name not in (*NAMED_TEMPLATES, CHATML, None) and Path(name).is_file()
+        }
 
     def folder_hashes(self, path: str) -> list[str]:
         """Return "NAME HASH" for every file below a folder, or for one local file."""

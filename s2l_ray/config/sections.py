@@ -24,6 +24,10 @@ from s2l_ray.config.selection import SelectionConfig
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 NAMED_TEMPLATES = ("alpaca", "alpaca-official", "radiology", "chat")
+CHATML = "chatml"
+"""The chat template that needs no file."""
+AUTO = "auto"
+"""The template that follows from the fields."""
 
 
 def _listed(value: Any) -> Any:
@@ -88,7 +92,7 @@ class DataConfig(Section):
     """The pool, the held-out sets, and the conversion of a row to tokens."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"max_rejected", "eval", "split"})
-    added: ClassVar[frozenset[str]] = frozenset({"turns", "date"})
+    added: ClassVar[frozenset[str]] = frozenset({"turns", "date", "chat_template"})
 
     train: Annotated[list[str], BeforeValidator(_listed)] = Field(min_length=1)
     """The pool: files, globs, directories, s3:// or gs:// URIs, or hf://org/name, with :split or
@@ -104,9 +108,13 @@ class DataConfig(Section):
     """Names of the fields of a row."""
     rows_per_part: PositiveInt = 4096
     """Input rows in one part. A part is the unit of work, of a retry and of a restart."""
-    template: str = "alpaca"
+    template: str = "auto"
     """The text around a prompt: alpaca, alpaca-official, radiology, chat (that of the tokenizer),
-    or a text file with {prompt} and {context}."""
+    or a text file with {prompt} and {context}. auto: chat for rows that hold messages or where
+    there is a `chat_template`, alpaca for other rows."""
+    chat_template: str | None = None
+    """The chat template: chatml, or a Jinja file. Default: the tokenizer's own. A target that is
+    trained with it has it in its tokenizer."""
     turns: Literal["all", "last"] = "all"
     """Turns of the assistant that carry loss in a chat: all of them, or the last. A row may exempt
     turns (`weight: 0` or `train: false` in the message)."""
@@ -120,6 +128,14 @@ class DataConfig(Section):
     """Most tokens of a row, prompt included; the end of a longer response is cut off."""
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Largest share of unusable rows; with more, the run stops."""
+
+    @property
+    def template_name(self) -> str:
+        """The name or file of the template; for auto, what the other keys stand for."""
+        if self.template != AUTO:
+            return self.template
+        is_chat = self.fields.messages is not None or self.chat_template is not None
+        return "chat" if is_chat else "alpaca"
 
 
 class WorkerRange(Section):

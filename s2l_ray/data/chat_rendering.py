@@ -44,7 +44,7 @@ def render_chat(
     learned = [i for i, message in enumerate(example.messages) if message.learned]
     if not learned:
         raise RowError(NO_TURN, "no message by the assistant carries loss")
-    messages = example.messages[: learned[-1] + 1]
+    messages = [template.dialect.adapted(m) for m in example.messages[: learned[-1] + 1]]
     notes = []
     closed = [_closed(message, template.end_marks) for message in messages]
     if any(old.content != new.content for old, new in zip(messages, closed, strict=True)):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from jinja2.exceptions import TemplateSyntaxError
 
+from s2l_ray.data.dialects import Dialect
 from s2l_ray.data.messages import Message
 from s2l_ray.data.placeholders import Marked, Slot, marked, tags_of
 from s2l_ray.data.row_errors import RowError
@@ -49,13 +50,16 @@ class ChatTemplateOfTokenizer:
         self.eos = str(tokenizer.eos_token)
         self._roles_with_parts: frozenset[str] = frozenset()
         self._roles_with_parts = self._probed_parts()
+        self.dialect = Dialect("\n".join(texts), self._takes_text_arguments())
         self.end_marks = self._probed_end_marks()
         self.excess = self._probed_excess()
         self.keeps_reasoning_in_content = self._keeps_reasoning(
             Message("assistant", f"<think>\n{_THOUGHT}\n</think>\n\n{_ANSWER.content}")
         )
         self.keeps_reasoning_field = self._keeps_reasoning(
-            Message("assistant", _ANSWER.content, fields={"reasoning_content": _THOUGHT})
+            self.dialect.adapted(
+                Message("assistant", _ANSWER.content, fields={"reasoning_content": _THOUGHT})
+            )
         )
 
     def text(self, turns: Turns, tools: list[Any] | None, *, for_answer: bool = False) -> str:
@@ -200,6 +204,21 @@ class ChatTemplateOfTokenizer:
         before = answered[0].between(answered[1])[1]
         return excess(before, asked[0].between(asked[1])[-1], self.tokens)
 
+    def _takes_text_arguments(self) -> bool:
+        """Return True if the template refuses arguments of tool calls that are objects."""
+
+        def is_refused(arguments: Any) -> bool:
+            function = {"name": "look_up", "arguments": arguments}
+            calls = [{"type": "function", "id": "call00001", "function": function}]
+            called = Message("assistant", "", fields={"tool_calls": calls})
+            try:
+                self.text([_QUESTION.turn, called.turn], None)
+            except RowError:
+                return True
+            return False
+
+        return is_refused({"word": "this"}) and not is_refused('{"word": "this"}')
+
     def _keeps_reasoning(self, answer: Message) -> bool:
         """Return True if the template writes the reasoning of the last answer."""
         probed = self._probe((_QUESTION, answer))
@@ -214,7 +233,7 @@ def check_chat_template(tokenizer: "PreTrainedTokenizerBase", source: str | None
     if not names:
         raise ConfigError(
             f"data.template: the tokenizer {tokenizer.name_or_path!r} has no chat template. "
-            f"Use a tokenizer that has one, or data.template: alpaca."
+            f"Use a tokenizer that has one, data.chat_template: chatml, or data.template: alpaca."
         )
     if isinstance(names, dict) and "default" not in names:
         raise ConfigError(

@@ -12,7 +12,14 @@ from s2l_ray.artifacts.pool_types import check_columns, pool_types
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.section import default_of
-from s2l_ray.config.sections import DataConfig, RandomModel, RunConfig
+from s2l_ray.config.sections import (
+    AUTO,
+    CHATML,
+    NAMED_TEMPLATES,
+    DataConfig,
+    RandomModel,
+    RunConfig,
+)
 from s2l_ray.errors import first
 from s2l_ray.models.adapters import tokenizer_source
 from s2l_ray.models.model_files import first_checkpoint
@@ -36,8 +43,11 @@ def pool_tokenizer(config: RunConfig) -> str | None:
 
 
 def with_absolute_template(data: DataConfig) -> DataConfig:
-    """Return the section with an absolute path of the template, for workers in other folders."""
-    return data.model_copy(update={"template": absolute_if_file(data.template)})
+    """Return the section with absolute paths of templates, for workers in other folders."""
+    named = {*NAMED_TEMPLATES, AUTO, CHATML, None}
+    paths = {"template": data.template, "chat_template": data.chat_template}
+    update = {key: absolute_if_file(path) for key, path in paths.items() if path not in named}
+    return data.model_copy(update=update)
 
 
 def template_inputs(data: DataConfig, contents: Contents) -> dict[str, Any]:
@@ -47,11 +57,13 @@ def template_inputs(data: DataConfig, contents: Contents) -> dict[str, Any]:
     instructions has one turn.
     """
     inputs = {
-        "data.template": data.template,
+        "data.template": data.template_name,
         "data.max_tokens": data.max_tokens,
-        **contents.template_inputs(data.template),
+        **contents.template_inputs(data),
         **turns_inputs(data),
     }
+    if data.chat_template is not None:
+        inputs["data.chat_template"] = data.chat_template
     if data.date != default_of(data, "date"):
         inputs["data.date"] = data.date.isoformat()
     return inputs
@@ -62,7 +74,8 @@ def turns_inputs(data: DataConfig) -> dict[str, Any]:
 
     Older versions learned the last turn of a chat alone: what they prepared is another result.
     """
-    return {} if data.fields.messages is None else {"data.turns": data.turns}
+    is_default = data.turns == default_of(data, "turns")
+    return {} if data.fields.messages is None and is_default else {"data.turns": data.turns}
 
 
 def pool_files(data: DataConfig, run: Location | None = None) -> Listing:
@@ -74,8 +87,9 @@ def pool_files(data: DataConfig, run: Location | None = None) -> Listing:
 def check_template(config: RunConfig) -> None:
     """Refuse a template that cannot be used."""
     if config.data is not None:
-        from s2l_ray.data.templates import load_template
+        from s2l_ray.data.templates import check_fields, load_template
 
+        check_fields(config.data)
         load_template(config.data)
 
 
@@ -89,10 +103,11 @@ def _task(plan: RunPlan, _: str) -> Task:
     inputs = {
         **section_inputs("data", data),
         "data.fields": fields,
+        "data.template": data.template_name,
         "data.train": plan.contents.file_hashes(files),
         "data.tokenizer": tokenizer,
         **plan.contents.model_inputs("data.tokenizer contents", tokenizer),
-        **plan.contents.template_inputs(data.template),
+        **plan.contents.template_inputs(data),
         **turns_inputs(data),
     }
     return Task(inputs, partial(_prepare, plan, data, listing), is_checked=True)

@@ -209,7 +209,9 @@ def _check_no_media(row: Mapping[str, Any]) -> None:
 def _present(row: Mapping[str, Any], name: str) -> Any:
     if row.get(name) is None:
         names = first(list(row), limit=8) or "none"
-        raise RowError("missing field", f"no {name!r}; the row's fields: {names}")
+        chat = next((key for key, value in row.items() if _holds_messages(value)), None)
+        hint = f"; data.fields: {{messages: {chat}}} reads the conversation" if chat else ""
+        raise RowError("missing field", f"no {name!r}; the row's fields: {names}{hint}")
     return row[name]
 
 

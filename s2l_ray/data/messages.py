@@ -54,6 +54,8 @@ class Message:
     """An answer that carries loss: a turn of the assistant that the row does not exempt."""
     fields: dict[str, Any] = field(default_factory=dict)
     """Every other key of the turn, for the chat template."""
+    named: str = ""
+    """The name of the role in the row, where a template may know another one than `role`."""
 
     @property
     def turn(self) -> dict[str, Any]:
@@ -135,7 +137,8 @@ def _message(turn: object, path: str) -> Message:
         content, fields = _with_tool_calls(content, fields, path, is_call=given in _CALLS)
     _check_content(role, content, fields, turn, f"{path}.{content_key or _missing_key(role_key)}")
     learned = role == "assistant" and _carries_loss(turn, path)
-    return Message(role, content, learned, fields)
+    named = given if role in ("system", "tool") and given != role else ""
+    return Message(role, content, learned, fields, named)
 
 
 def _missing_key(role_key: str) -> str:
@@ -146,15 +149,14 @@ def _check_content(
     role: str, content: str, fields: Mapping[str, Any], turn: Mapping[str, Any], path: str
 ) -> None:
     """Refuse a turn without text where something is to be said or learned."""
-    if content.strip() or role == "system":
+    if content.strip() or role in ("system", "tool"):  # a tool may well return nothing
         return
     if role == "assistant" and any(fields.get(key) for key in ("tool_calls", *REASONING_KEYS)):
         return
     parent, _, key = path.rpartition(".")
     if all(turn.get(other) is None for other in CONTENT_KEYS):
         raise RowError("missing field", f"{parent} has no {key!r}")
-    if role != "tool":  # a tool may well return nothing
-        raise RowError("empty field", f"{path} holds no text")
+    raise RowError("empty field", f"{path} holds no text")
 
 
 def _content(value: Any, path: str, role: str) -> tuple[str, str]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from s2l_ray.config.sections import NAMED_TEMPLATES, DataConfig
+from s2l_ray.config.sections import AUTO, NAMED_TEMPLATES, DataConfig
+from s2l_ray.data.chat_sources import read_chat_template
 from s2l_ray.data.examples import Example, RowError
 from s2l_ray.data.messages import REASONING_KEYS
 from s2l_ray.data.rendering import END_IN_TEXT, Rendered, Segment, without_end
@@ -46,6 +47,9 @@ class TextTemplate:
         Raises:
             RowError: the response has parts for which a text has no place, or is nothing but `eos`.
         """
+        if example.is_chat and self.name in _NAMED:
+            detail = f"the row holds messages, and the template {self.name} writes one question"
+            raise RowError("wrong type", f"{detail} and its answer: set data.template: chat")
         answer = example.messages[-1]
         parts = [key for key in (*REASONING_KEYS, "tool_calls") if answer.fields.get(key)]
         if parts:
@@ -77,12 +81,27 @@ class ChatTemplate:
     date: datetime.date
     """The day that the template takes for today."""
     source: str | None = None
-    """The text of another template, instead of the tokenizer's."""
+    """Another chat template than the tokenizer's, as `read_chat_template` returns it."""
     name: str = "chat"
     joint: bool = False
 
 
-Template = TextTemplate | ChatTemplate
+@dataclass(frozen=True)
+class AutoTemplate:
+    """The template for each kind of row."""
+
+    chat: ChatTemplate
+    """For rows that hold messages."""
+    instruction: TextTemplate
+    """For all others."""
+    name: str = AUTO
+
+    def of(self, example: Example) -> TextTemplate | ChatTemplate:
+        """Return the template of a row."""
+        return self.chat if example.is_chat else self.instruction
+
+
+Template = TextTemplate | ChatTemplate | AutoTemplate
 
 _NAMED = {
     "alpaca": TextTemplate("alpaca", _ALPACA + "\n", _ALPACA_CONTEXT + "\n"),
@@ -99,9 +118,12 @@ def load_template(data: DataConfig) -> Template:
     Raises:
         ConfigError: there is no such template or file, or the file does not contain {prompt}.
     """
-    name = data.template
+    name = data.template_name
+    chat = ChatTemplate(data.turns, data.date, read_chat_template(data))
     if name == "chat":
-        return ChatTemplate(data.turns, data.date)
+        return chat
+    if data.template == AUTO:
+        return AutoTemplate(chat, _NAMED[name])
     if name in _NAMED:
         return _NAMED[name]
     names = ", ".join(NAMED_TEMPLATES)
@@ -115,6 +137,27 @@ def load_template(data: DataConfig) -> Template:
     if "{prompt}" not in text:
         raise ConfigError(f"data.template: {name} does not contain {{prompt}}. {advice}")
     return TextTemplate(name, text, text)
+
+
+def check_fields(data: DataConfig) -> None:
+    """Refuse a template that cannot render what the fields name.
+
+    Raises:
+        ConfigError: it is a text for a question and its answer, and the rows are conversations; or
+            there is a chat template that nothing uses.
+    """
+    messages = data.fields.messages
+    if messages is not None and data.template_name in _NAMED:
+        raise ConfigError(
+            f"data.template: {data.template} writes one question and its answer, and "
+            f"data.fields.messages ({messages}) says that rows are conversations. Write "
+            "data.template: chat, or name the fields of prompt and response instead."
+        )
+    if data.chat_template is not None and data.template_name != "chat":
+        raise ConfigError(
+            f"data.chat_template has no effect with data.template: {data.template}. Write "
+            "data.template: chat, or leave it out."
+        )
 
 
 def _prompt_and_context(example: Example) -> str:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from s2l_ray.data.chat_rendering import render_chat
+from s2l_ray.data.chat_sources import jinja_source
 from s2l_ray.data.chat_templates import ChatTemplateOfTokenizer
 from s2l_ray.data.examples import Example, RowError
 from s2l_ray.data.rendering import Rendered
-from s2l_ray.data.templates import ChatTemplate, Template
+from s2l_ray.data.templates import AutoTemplate, ChatTemplate, Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -106,8 +107,11 @@ def _whole(
     examples: Sequence[Example], template: Template, tokenizer: "PreTrainedTokenizerBase"
 ) -> list[TokenisedExample | RowError]:
     """Return every example with all its tokens."""
+    if isinstance(template, AutoTemplate):
+        return _by_kind(examples, template, tokenizer)
     if isinstance(template, ChatTemplate):
-        chat = ChatTemplateOfTokenizer(tokenizer, template.source, template.date)
+        source = jinja_source(template.source, tokenizer)
+        chat = ChatTemplateOfTokenizer(tokenizer, source, template.date)
         rendered = [_outcome(lambda e: render_chat(e, chat, template.turns), e) for e in examples]
         join = _chat_tokens
     else:
@@ -116,6 +120,18 @@ def _whole(
         join = _joint_tokens if template.joint else _separate_tokens
     tokens = iter(join([row for row in rendered if isinstance(row, Rendered)], tokenizer))
     return [row if isinstance(row, RowError) else next(tokens) for row in rendered]
+
+
+def _by_kind(
+    examples: Sequence[Example], template: AutoTemplate, tokenizer: "PreTrainedTokenizerBase"
+) -> list[TokenisedExample | RowError]:
+    """Return every example with all its tokens, each rendered by the template of its kind."""
+    templates = [template.of(example) for example in examples]
+    rendered = {
+        one: iter(_whole([e for e in examples if template.of(e) == one], one, tokenizer))
+        for one in dict.fromkeys(templates)
+    }
+    return [next(rendered[one]) for one in templates]
 
 
 def _outcome(render: Callable[[Example], Rendered], example: Example) -> Rendered | RowError:

@@ -57,11 +57,12 @@ def check_unchanged(base: BaseRun, contents: Contents) -> None:
     path_key = "reference.path contents"
     now = {
         **contents.model_inputs("data.tokenizer contents", tokenizer),
-        **contents.template_inputs(data.template),
+        **contents.template_inputs(data),
         **contents.model_inputs(path_key, reference["path"]),
         **contents.model_inputs(base_key(path_key), reference.get("base")),
     }
-    keys = ("data.tokenizer contents", "data.template contents", path_key, base_key(path_key))
+    named = ("data.tokenizer", "data.template", "data.chat_template")
+    keys = (*(f"{key} contents" for key in named), path_key, base_key(path_key))
     for stage in (PREPARE.name, REFERENCE.name):
         for key in keys:
             before = base.manifests[stage].inputs.get(key)

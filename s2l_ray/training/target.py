@@ -13,6 +13,7 @@ from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import EXAMPLE_ID, part_name, row_of_subset
 from s2l_ray.artifacts.token_tables import token_table
 from s2l_ray.config.sections import DataConfig, ModelSpec, TargetConfig
+from s2l_ray.data.chat_sources import jinja_source, read_chat_template
 from s2l_ray.data.examples import RowError, read_example
 from s2l_ray.data.templates import Template, load_template
 from s2l_ray.data.tokenise import tokenise as tokenise_examples
@@ -53,6 +54,7 @@ def run(
         "num_tokens_of_longest": parts.num_tokens_of_longest,
         "plan": TrainingPlan(parts, config.model_copy(update={"model": model}), seed, total_steps),
         "model_directory": out.location / MODEL,
+        "chat_template": read_chat_template(data),
     }
     trained = ray_train.fit(
         _train_on_worker, settings, config, out, total_steps=total_steps, progress=progress
@@ -168,6 +170,9 @@ def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict
     weights = engine.gather_weights(worker.rank)
     with ray_train.shared_errors():
         if worker.rank == 0:
+            source = jinja_source(settings["chat_template"], tokenizer)
+            if source is not None:
+                tokenizer.chat_template = source  # whoever asks the model writes as it was taught
             _write_model(model, weights, tokenizer, settings["model_directory"])
     return {
         "num_tokens": history.num_tokens,

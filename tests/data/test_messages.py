@@ -284,6 +284,12 @@ def test_sharegpt_with_system_and_tools_beside_it():
     assert [turn["content"] for turn in given_turns(spoken)] == ["Be brief.", "Q", "A"]
 
 
+def test_a_row_with_a_conversation_says_how_to_read_it():
+    row = {"talk": [Q, A], "id": "a"}
+    with pytest.raises(RowError, match=r"fields: talk, id; data.fields: {messages: talk} reads"):
+        read_example(row, FieldNames())
+
+
 def test_of_a_conversational_prompt_and_completion_only_the_completion_is_learned():
     prompt = [{"role": "system", "content": "Be kind."}, Q, A, {"role": "user", "content": "Q2"}]
     answer = {"role": "assistant", "content": "A2"}

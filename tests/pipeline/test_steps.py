@@ -137,6 +137,43 @@ def test_the_evaluation_depends_on_the_template_of_its_prompts(tree, tmp_path):
         assert before[stage][key] != after[stage][key]
 
 
+@pytest.mark.parametrize(
+    ("messages", "template"), [(None, "alpaca"), ("messages", "chat"), (None, "chat")]
+)
+def test_auto_is_the_template_that_the_fields_stand_for(tree, messages, template):
+    tree = changed(tree, "data.fields", {"messages": messages} if messages else {})
+    found = different(
+        fingerprints(changed(tree, "data.template", template)),
+        fingerprints(changed(tree, "data.template", "auto")),
+    )
+    assert found == ([] if (messages, template) != (None, "chat") else AFTER["prepare"])
+
+
+def test_the_chat_template_counts_by_its_content(tree, tmp_path):
+    chat = changed(tree, "data.template", "chat")
+    (tmp_path / "mine.jinja").write_text("{{ messages }}")
+    mine = changed(chat, "data.chat_template", str(tmp_path / "mine.jinja"))
+    before = fingerprints(mine)
+    named = changed(chat, "data.chat_template", "chatml")
+
+    assert different(fingerprints(chat), before) == AFTER["prepare"]
+    assert different(fingerprints(chat), fingerprints(named)) == AFTER["prepare"]
+    (tmp_path / "mine.jinja").write_text("{{ messages[0] }}")
+    assert different(before, fingerprints(mine)) == AFTER["prepare"]
+    inputs = {step.stage: step.out.inputs for step in planned(mine)}
+    for stage in ("prepare", "target", "evaluation"):
+        assert "data.chat_template contents" in inputs[stage]
+
+
+def test_field_names_that_came_later_are_no_input_at_their_defaults(tree):
+    """Runs from before there were these names stay finished."""
+    for step in planned(tree):
+        fields = step.out.inputs.get("data.fields", {})
+        assert not {"system", "history", "tools"} & set(fields)
+    tools = changed(tree, "data.fields", {"tools": "functions"})
+    assert different(fingerprints(tree), fingerprints(tools)) == AFTER["prepare"]
+
+
 def test_another_local_tokenizer_file_is_another_tokenizer(tree, tmp_path):
     before = fingerprints(tree)
     (tmp_path / "tokenizer" / "added_tokens.json").write_text("{}")

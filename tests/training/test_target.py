@@ -89,7 +89,7 @@ def test_rows_without_response_tokens_are_named_or_refused(tmp_path, template):
 
 
 @pytest.mark.ray
-def test_two_shards_leave_the_model_that_one_replica_learns(tmp_path, template, cluster):
+def test_two_shards_leave_the_model_that_one_replica_learns(tmp_path, cluster):
     model = str(tiny.save(tmp_path / "before"))
     selected = selected_jsonl(tmp_path)
     config = TargetConfig(
@@ -105,12 +105,13 @@ def test_two_shards_leave_the_model_that_one_replica_learns(tmp_path, template, 
     )
     out = StageDir(Location.of(tmp_path) / "target", "target", {"target.model": model})
     out.begin()
+    chats = data("chat", chat_template="chatml", max_tokens=128)
 
     with Progress("target") as progress:
-        summary = target.run(config, data(template), selected, out, seed=3, progress=progress)
+        summary = target.run(config, chats, selected, out, seed=3, progress=progress)
 
     tokens = Location.of(tmp_path) / "tokens"
-    target.tokenise(selected, tokens, data(template), model)
+    target.tokenise(selected, tokens, chats, model)
     parts = TokenParts.of([tokens / name for name in tokens.names()])
     cpu = torch.device("cpu")
     before = AutoModelForCausalLM.from_pretrained(model)
@@ -121,7 +122,9 @@ def test_two_shards_leave_the_model_that_one_replica_learns(tmp_path, template, 
     out.finish(summary, seconds=1.0)
     assert out.location.names() == ["_manifest.json", "model"]
     learned = AutoModelForCausalLM.from_pretrained(f"{out.location}/model")
-    AutoTokenizer.from_pretrained(f"{out.location}/model")
+    tokenizer = AutoTokenizer.from_pretrained(f"{out.location}/model")
+    asked = tokenizer.apply_chat_template([{"role": "user", "content": "add"}], tokenize=False)
+    assert asked == f"<|im_start|>user\nadd{tiny.EOS}\n"
     for name, weight in replica.model.named_parameters():
         # A key's bias changes nothing, and Adam makes full steps out of its gradient's rounding.
         if name.endswith("query_key_value.bias"):

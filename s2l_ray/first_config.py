@@ -1,0 +1,214 @@
+"""A first configuration for files of rows: what `s2l init` prints."""
+
+import itertools
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from s2l_ray.data import shapes, sources
+from s2l_ray.data.parsers import SourceRow
+from s2l_ray.errors import DataError, ModelError, first
+from s2l_ray.models import local_models
+from s2l_ray.storage import input_files
+from s2l_ray.storage.input_files import InputFile
+
+MODEL, CHAT_MODEL, TOOLS_MODEL = (
+    "HuggingFaceTB/SmolLM2-135M",
+    "HuggingFaceTB/SmolLM2-135M-Instruct",
+    "Qwen/Qwen2.5-0.5B-Instruct",
+)
+"""Small references: for instructions, for chats, and for chats whose template must know tools."""
+MOST_FILES, ROWS_PER_FILE = 8, 200
+"""Files that are looked at, and rows of each."""
+EPOCHS, MOST_CHECKPOINTS = 3, 12
+ROWS_PER_CLUSTER = 25
+CHARACTERS_PER_TOKEN = 3
+"""A low estimate, so that rows fit into max_tokens."""
+_PLAIN = re.compile(r"[A-Za-z_][\w./-]*(?::[\w./-]+)*")
+_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the first rows of the files show."""
+
+    shape: shapes.Shape
+    num_rows: int
+    """Usable rows of all files, estimated unless `is_whole`."""
+    num_read: int
+    is_whole: bool
+
+
+def text_of(files: Sequence[str], model: str | None = None) -> str:
+    """Return a configuration that reads `files`, as YAML with comments.
+
+    Args:
+        files: as in data.train.
+        model: the reference; None to propose one.
+
+    Raises:
+        DataError: there is no such file, there are no rows, or no field of theirs is known.
+        ModelError: the model cannot be used for these rows.
+    """
+    found = look_at(files)
+    lines = _header(files, found)
+    lines += [f"run_dir: runs/{_run_name(files[0])}", "data:"]
+    lines += [f"  {line}" for line in _data(files, found, model)]
+    lines += _stages(found, model)
+    return "\n".join(lines) + "\n"
+
+
+def look_at(patterns: Sequence[str]) -> Found:
+    """Return what the first rows of `patterns` show.
+
+    Raises:
+        DataError: as for `text_of`.
+    """
+    files = input_files.expand(patterns, "FILES")
+    read = [_first_rows(file) for file in files[:MOST_FILES]]
+    rows = [row.fields for sample, _ in read for row in sample if row.fields is not None]
+    if not rows:
+        raise DataError(f"there are no rows in {first([file.uri for file in files])}")
+    shape = shapes.shape_of(rows)
+    if shape is None:
+        raise DataError(
+            f"none of the fields of {first([file.uri for file in files])} is known to hold "
+            f"questions, answers or messages: {shapes.describe_columns(rows)}. Write which ones "
+            "do: data.fields: {prompt: ..., response: ...}, or {messages: ...} for chats."
+        )
+    is_whole = len(files) <= MOST_FILES and all(whole for _, whole in read)
+    num_read = sum(len(sample) for sample, _ in read)
+    num_rows = num_read if is_whole else _num_rows(files, read)
+    return Found(shape, num_rows * shape.num_usable // num_read, num_read, is_whole)
+
+
+def _first_rows(file: InputFile) -> tuple[list[SourceRow], bool]:
+    """Return the first rows of a file, and whether these are all."""
+    rows = sources.read_rows(file)
+    return list(itertools.islice(rows, ROWS_PER_FILE)), next(rows, None) is None
+
+
+def _num_rows(files: Sequence[InputFile], read: Sequence[tuple[list[SourceRow], bool]]) -> int:
+    """Return the number of rows of all files, estimated from those that were looked at."""
+    looked_at = files[: len(read)]
+    counts = [
+        len(sample)
+        if whole
+        else sources.estimated_rows(file, [row.fields for row in sample if row.fields])
+        for file, (sample, whole) in zip(looked_at, read, strict=True)
+    ]
+    num_bytes = sum(file.size for file in looked_at)
+    share = sum(file.size for file in files) / num_bytes if num_bytes else len(files) / len(read)
+    return round(sum(counts) * share)
+
+
+def _header(files: Sequence[str], found: Found) -> list[str]:
+    about = "" if found.is_whole else f"about {found.num_rows:,} rows, of which the first "
+    seen = f"{about}{found.num_read:,} were looked at" if about else f"{found.num_read:,} rows"
+    lines = [f"# Written by `s2l init` for {first(files)}: {seen}."]
+    num_unusable = found.num_read - found.shape.num_usable
+    if num_unusable:
+        why = found.shape.problem or "they cannot be parsed"
+        lines += [
+            f"# {num_unusable:,} of these rows cannot be used (first: {' '.join(why.split())}).",
+            "# More than 1% of such rows stop a run: mend them, or raise data.max_rejected.",
+        ]
+    return lines
+
+
+def _data(files: Sequence[str], found: Found, model: str | None) -> list[str]:
+    """Return the lines of the section `data`."""
+    shape = found.shape
+    train = ", ".join(map(_scalar, files))
+    lines = [
+        f"train: [{train}]",
+        "# eval: {heldout: heldout.jsonl}   # rows for `evaluation`; no training may see them",
+    ]
+    fields = shapes.names_to_write(shape.fields)
+    if fields:
+        pairs = ", ".join(f"{key}: {_scalar(name)}" for key, name in fields.items())
+        lines.append(f"fields: {{{pairs}}}")
+    if shape.num_strata > 1:
+        lines.append(
+            f"# The rows looked at have {shape.num_strata} strata, by {shape.fields.stratum}."
+        )
+    is_chat = shape.has_chats or shape.has_earlier_turns
+    if shape.has_earlier_turns:
+        lines.append("template: chat   # the rows have a system text or earlier turns")
+    if is_chat and model is not None:
+        own = _chat_template(model)
+        if own is not None and shape.has_tools and "tool" not in own:
+            raise ModelError(
+                f"the rows have tools, and {model} has no chat template that knows them: take "
+                f"another model, such as {TOOLS_MODEL}"
+            )
+        if own == "":
+            lines.append("chat_template: chatml   # the tokenizer has no chat template of its own")
+    most = sorted(shape.num_characters)[int(0.95 * (len(shape.num_characters) - 1))]
+    max_tokens = 2 ** math.ceil(math.log2(max(most / CHARACTERS_PER_TOKEN, 512)))
+    if max_tokens > 512:
+        lines.append(f"max_tokens: {min(max_tokens, 4096)}   # longer rows lose their end")
+    return lines
+
+
+def _stages(found: Found, model: str | None) -> list[str]:
+    """Return the lines of all sections after `data`."""
+    batch_size = next(
+        (
+            size
+            for size in (128, 64, 32, 16)
+            if _steps(found.num_rows, size) >= 2 * MOST_CHECKPOINTS
+        ),
+        8,
+    )
+    steps = _steps(found.num_rows, batch_size)
+    checkpoints = min(MOST_CHECKPOINTS, max(steps * 4 // 5, 1))
+    of_stratum = found.num_rows // (ROWS_PER_CLUSTER * max(found.shape.num_strata, 1))
+    num_clusters = min(max(of_stratum, 2), 100)
+    name = _scalar(model or _proposed(found.shape))
+    each = " in each stratum" if found.shape.num_strata > 1 else ""
+    return [
+        "# A small model of the family of the target; its losses stand for the target's.",
+        f"reference: {{model: {name}, epochs: {EPOCHS}, batch_size: {batch_size}, "
+        f"checkpoints: {checkpoints}}}",
+        "trajectories: {}",
+        f"clusters: {{num_clusters: {num_clusters}}}   # at least {ROWS_PER_CLUSTER} rows for "
+        f"one{each}, where there are so many",
+        "selection: {budget: 0.1}   # a share of the rows, a number of them, or 20M tokens",
+        "# The subset is written to subset/ in run_dir. To train and compare here, add:",
+        "# target: {model: a larger one, epochs: 3}",
+        "# evaluation: {sets: [heldout]}",
+    ]
+
+
+def _steps(num_rows: int, batch_size: int) -> int:
+    return EPOCHS * math.ceil(num_rows / batch_size)
+
+
+def _proposed(shape: shapes.Shape) -> str:
+    if shape.has_tools:
+        return TOOLS_MODEL
+    return CHAT_MODEL if shape.has_chats or shape.has_earlier_turns else MODEL
+
+
+def _chat_template(model: str) -> str | None:
+    """Return the chat template of a model, "" if it has none; None if it is not on this machine."""
+    tokenizer = local_models.tokenizer(model)
+    return None if tokenizer is None else str(tokenizer.chat_template or "")
+
+
+def _run_name(pattern: str) -> str:
+    """Return a name for the folder of the run, from the name of the first file."""
+    name = pattern.removeprefix("hf://").rstrip("/").rpartition("/")[2].partition(".")[0]
+    return re.sub(r"[^\w-]+", "-", name).strip("-") or "mine"
+
+
+def _scalar(value: Any) -> str:
+    """Return a name as YAML, quoted where it would be read as something else."""
+    if value is None:
+        return "null"
+    plain = _PLAIN.fullmatch(value) and value.lower() not in _WORDS
+    return value if plain else json.dumps(value, ensure_ascii=False)
