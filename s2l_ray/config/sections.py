@@ -84,8 +84,13 @@ class FieldNames(Section):
     id: str | None = "id"
     """The example_id, which must be unique; a row without one gets a hash of its content."""
     answer: str | None = "answer"
-    """The final answer of an evaluation row. If a row has none, or this is the field of the
-    response, the answer is extracted from the response."""
+    """The final answer of an evaluation row; not read in the pool. If a row has none, or this is the
+    field of the response, the answer is extracted from the response."""
+
+    @property
+    def of_pool(self) -> "FieldNames":
+        """The fields that are read of rows of the pool, which have no answer to compare with."""
+        return self.model_copy(update={"answer": None})
 
 
 class DataConfig(Section):
@@ -239,7 +244,8 @@ class TrajectoriesConfig(ActorPool):
 
     path: str | None = None
     """A glob of existing parquet files with example_id, loss_nats and optionally stratum, instead
-    of scoring. loss_nats is a list of one loss per checkpoint, nats per token."""
+    of scoring. loss_nats is a list of one loss per checkpoint, nats per token. With `data`,
+    every row of the pool must have one, and files without a stratum get those of the pool."""
     tokens_per_batch: PositiveInt = 16_384
     """Tokens in one forward pass, padding included. Faster: 2,048 on CPUs, 65,536 on large GPUs."""
     max_response_tokens: PositiveInt | None = None

@@ -168,7 +168,7 @@ def _prepare_new(
         check_columns(faults)
     if not summary["known"]:
         return summary
-    notes = duplicates.check_ids(out.location / "staged", rows, data.fields)
+    notes = duplicates.check_ids(out.location / "staged", rows, data.fields.of_pool)
     return {**summary, "notes": [*summary.get("notes", []), *notes]} if notes else summary
 
 

@@ -98,7 +98,7 @@ class PartTokeniser:
             if row["reason"] or in_pool_P[position]:
                 continue
             fields = fields_by_row[row["row"]]
-            example = read_example(fields, self.config.fields)
+            example = read_example(fields, self.config.fields.of_pool)
             occurrence = repeats.get(position, 0)
             if example.id is not None and occurrence:
                 error = RowError("duplicate id", repr(example.id))

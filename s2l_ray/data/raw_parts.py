@@ -48,7 +48,7 @@ class FileCutter:
     """A worker that reads input files from beginning to end and cuts them into raw parts."""
 
     def __init__(self, staged: Location, fields: FieldNames, rows_per_part: int) -> None:
-        self.staged, self.fields, self.rows_per_part = staged, fields, rows_per_part
+        self.staged, self.fields, self.rows_per_part = staged, fields.of_pool, rows_per_part
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         number = unit["number"]

@@ -94,7 +94,8 @@ def pool(
         responses = summary["tokens"] - summary["prompt_tokens"]
         amount = Amount(summary["kept"], summary["tokens"], responses)
         return Pool(amount, len(summary["strata"]), len(summary["rows_per_part"]), True)
-    files = _estimate_files(pool_files(data, run).files, "data.train", data, counter)
+    found, of_pool = pool_files(data, run).files, {"fields": data.fields.of_pool}
+    files = _estimate_files(found, "data.train", data.model_copy(update=of_pool), counter)
     amount = sum((file.amount for file in files), Amount(0, 0, 0))
     parts = sum(math.ceil(file.amount.rows / data.rows_per_part) for file in files)
     if summary is None:

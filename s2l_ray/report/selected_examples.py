@@ -51,7 +51,7 @@ def selected_examples(
     row_by_id = rows_by_id(rows, list(id_by_cluster.values()))
     examples = []
     for cluster, example_id in id_by_cluster.items():
-        example = read_example(row_by_id[example_id], data.fields)
+        example = read_example(row_by_id[example_id], data.fields.of_pool)
         prompt = f"{example.prompt}\n\n{example.context}" if example.context else example.prompt
         examples.append(SelectedExample(cluster, sizes[cluster], prompt, example.response))
     return examples

@@ -34,9 +34,19 @@ def _select(plan: RunPlan, arm: str, out: StageDir, progress: Progress) -> dict[
     from s2l_ray.selection import stage
 
     rows = plan.parts(PREPARE, "rows") if plan.config.data else None
+    if plan.config.data and plan.config.imports_trajectories:
+        _check_complete(plan)
     sources = columns.Sources(plan.parts(CLUSTERS), plan.parts(TRAJECTORIES), rows)
     new_strata = extensions.strata(plan.run)
     return stage.run(plan.arms[arm], sources, out, seed=plan.config.seed, new_strata=new_strata)
+
+
+def _check_complete(plan: RunPlan) -> None:
+    """Refuse brought trajectories that lack rows of a pool prepared after they were imported."""
+    from s2l_ray.trajectories.pool_join import missing_losses
+
+    if plan.summary(CLUSTERS)["rows"] < plan.summary(PREPARE)["kept"]:
+        raise missing_losses(plan.parts(PREPARE), plan.parts(CLUSTERS))
 
 
 def _extension_task(plan: ExtensionPlan, _: Extension) -> Task:

@@ -126,7 +126,8 @@ def _tokenised(
     template: Template,
     tokenizer: Any,
 ) -> tuple[pa.Table, list[str]]:
-    examples = [read_example(row, data.fields) for _, row in rows]
+    fields = data.fields.of_pool
+    examples = [read_example(row, fields) for _, row in rows]
     outcomes = tokenise_examples(examples, template, tokenizer, data.max_tokens)
     kept, rejected = [], []
     for (example_id, _), example, item in zip(rows, examples, outcomes, strict=True):

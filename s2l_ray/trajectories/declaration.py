@@ -5,6 +5,8 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
+
 from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.extensions import Extension
 from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS, QUERIES, StageDir, section_inputs
@@ -12,10 +14,11 @@ from s2l_ray.artifacts.stage import Estimate, Extending, ExtensionPlan, RunPlan,
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import RunConfig, WorkerRange
 from s2l_ray.data.declaration import PREPARE, pool_tokenizer, with_absolute_template
+from s2l_ray.errors import StorageError
 from s2l_ray.models.flops import Shape
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile, list_files
-from s2l_ray.storage.location import absolute, absolute_if_file
+from s2l_ray.storage.location import Location, absolute, absolute_if_file
 from s2l_ray.training.declaration import REFERENCE, reference_checkpoints, reference_model
 from s2l_ray.trajectories.work import scoring_work
 
@@ -27,8 +30,10 @@ def _task(plan: RunPlan, _: str) -> Task:
     assert section is not None
     if section.path is not None:
         files = list_files([absolute(section.path)], "trajectories.path", run=plan.run).files
-        hashes = {"trajectories.path": plan.contents.file_hashes(files)}
-        return Task(hashes, partial(_import, files), is_checked=True)
+        inputs: dict[str, Any] = {"trajectories.path": plan.contents.file_hashes(files)}
+        if plan.config.data is not None and any(map(_lacks_stratum, files)):
+            inputs["strata of the pool"] = plan.after(TRAJECTORIES)[PREPARE.name]
+        return Task(inputs, partial(_import, plan, files), is_checked=True)
     patterns = [absolute(name) for name in section.queries]
     queries = list_files(patterns, QUERIES_KEY, run=plan.run).files
     inputs = {
@@ -40,10 +45,21 @@ def _task(plan: RunPlan, _: str) -> Task:
     return Task(inputs, partial(_score, plan, queries), early, repeats=False)
 
 
-def _import(files: Sequence[InputFile], out: StageDir, progress: Progress) -> dict[str, Any]:
+def _lacks_stratum(file: InputFile) -> bool:
+    """Tell whether a file has no column `stratum`; False for a file that the import will refuse."""
+    try:
+        return "stratum" not in Location(file.uri).read_schema().names
+    except (StorageError, pa.ArrowException):
+        return False
+
+
+def _import(
+    plan: RunPlan, files: Sequence[InputFile], out: StageDir, progress: Progress
+) -> dict[str, Any]:
     from s2l_ray.trajectories import import_existing
 
-    return import_existing.run([file.uri for file in files], out, progress=progress)
+    pool = plan.parts(PREPARE) if plan.config.data is not None else None
+    return import_existing.run([file.uri for file in files], out, progress=progress, pool=pool)
 
 
 def _score(

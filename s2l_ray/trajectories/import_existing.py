@@ -15,23 +15,31 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from s2l_ray.artifacts.manifest import StageDir
-from s2l_ray.artifacts.tables import part_name, trajectory_table
+from s2l_ray.artifacts.tables import Parts, part_name, trajectory_table
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, first
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
+from s2l_ray.trajectories import pool_join
 
 ROWS_PER_PART = 65_536
 
 
-def run(uris: Sequence[str], out: StageDir, *, progress: Progress) -> dict[str, Any]:
+def run(
+    uris: Sequence[str], out: StageDir, *, progress: Progress, pool: Parts | None = None
+) -> dict[str, Any]:
     """Copy the trajectories of parquet files into parts.
+
+    Args:
+        pool: the prepared parts of the pool. Its rows alone are kept, and those of files without a
+            stratum get that of the pool. None if the run has no `data`.
 
     Reads   any parquet files   example_id: string, loss_nats: list or fixed_size_list of float32
                                 or float64, optionally stratum: string; other columns are ignored
     Writes  part-*.parquet      example_id, stratum: string, loss_nats: fixed_size_list<float32>[T]
-    Raises  DataError for a missing column, unequal lengths, a null, NaN or infinite loss.
+    Raises  DataError for a missing column, unequal lengths, a null, NaN or infinite loss, or a row
+            of the pool without a loss.
     """
     rows_of_file = [_num_rows(uri) for uri in uris]
     if not sum(rows_of_file):
@@ -60,7 +68,23 @@ def run(uris: Sequence[str], out: StageDir, *, progress: Progress) -> dict[str, 
         if result["rows"]:
             uri_of_length.setdefault(result["checkpoints"], result["uri"])
     length = common_length(uri_of_length)
-    return {"steps": list(range(1, length + 1)), "rows": sum(rows_of_file)}
+    summary = {"steps": list(range(1, length + 1)), "rows": sum(rows_of_file)}
+    if pool is None:
+        return summary
+    without_stratum = {
+        part_name(part)
+        for uri, begin, num_parts in zip(uris, starts, parts_of_file, strict=False)
+        if lacks_stratum(uri)
+        for part in range(begin, begin + num_parts)
+    }
+    rows, notes = pool_join.join(Parts(out.location), pool, without_stratum)
+    return {**summary, "rows": rows, "notes": notes}
+
+
+def lacks_stratum(uri: str) -> bool:
+    """Tell whether a file has no column `stratum`."""
+    with _readable(uri):
+        return "stratum" not in _open(uri).schema_arrow.names
 
 
 def common_length(uri_of_length: Mapping[int, str]) -> int:

@@ -80,6 +80,7 @@ def _notes(num_rows: int, num_rejected: int, failures: Mapping[str, Sequence[str
 
 def _read(queries: Queries) -> Iterator[tuple[str, Example | str]]:
     """Yield the file and number of every row, and its example or the reason why it has none."""
+    fields = queries.data.fields.of_pool
     for file in queries.files:
         for row in read_rows(file):
             row_name = f"{file.uri} row {row.row}"
@@ -87,7 +88,7 @@ def _read(queries: Queries) -> Iterator[tuple[str, Example | str]]:
                 yield row_name, str(row.reason)
                 continue
             try:
-                yield row_name, read_example(row.fields, queries.data.fields)
+                yield row_name, read_example(row.fields, fields)
             except RowError as error:
                 yield row_name, error.reason
 

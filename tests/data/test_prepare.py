@@ -316,3 +316,9 @@ def test_a_tokenizer_may_lie_on_an_object_store(tmp_path, s3_bucket):
 
     worker = PartTokeniser(Location.of(tmp_path), DataConfig(train=["unused"]), place.uri)
     assert worker.tokenizer.encode("a b") == tiny.tokenizer().encode("a b")
+
+
+def test_an_answer_is_no_matter_of_the_pool(tmp_path):
+    rows = [row(0, answer=["a", "list"]), row(1, answer=3), row(2, answer=True)]
+    summary = prepare_here(tmp_path / "out", [jsonl(tmp_path / "pool.jsonl", rows)], settings())
+    assert summary["kept"] == 3 and rejected(tmp_path / "out") == []

@@ -1,0 +1,118 @@
+"""Brought trajectories against the rows of the pool: none is missing, and strata by example.
+
+Holds 13 bytes for each row of the pool. Shape letters: K rows of the pool, P rows of one part.
+"""
+
+from array import array
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from s2l_ray import hashing
+from s2l_ray.artifacts.tables import Parts
+from s2l_ray.errors import DataError, first
+
+
+@dataclass(frozen=True)
+class _Pool:
+    """The rows of a pool, in the order of their keys.
+
+    Attributes:
+        key_K: uint64 (K,), hashes of ids, sorted.
+        stratum_K: int32 (K,), indices into `strata`.
+        strata: names of strata.
+    """
+
+    key_K: np.ndarray
+    stratum_K: np.ndarray
+    strata: list[str]
+
+    def places(self, key_P: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the place of every key, int64 (P,), and whether it is there, bool (P,)."""
+        place_P = np.searchsorted(self.key_K, key_P).clip(max=max(len(self.key_K) - 1, 0))
+        return place_P, self.key_K[place_P] == key_P
+
+
+def join(
+    trajectories: Parts, prepared: Parts, without_stratum: Collection[str]
+) -> tuple[int, list[str]]:
+    """Keep the trajectories of the rows of a pool, and give them its strata where they have none.
+
+    Parts are written again one by one, each to the same content however often it is done.
+
+    Args:
+        trajectories: the parts that were brought.
+        prepared: the parts of the pool, which has at least one row.
+        without_stratum: names of the parts from files without a column `stratum`.
+
+    Returns:
+        The number of trajectories that are kept, and a note if others are left out.
+
+    Raises:
+        DataError: a row of the pool has no trajectory.
+    """
+    pool = _load(prepared)
+    seen_K = np.zeros(len(pool.key_K), bool)
+    num_kept, others, num_others = 0, list[str](), 0
+    for file in trajectories.files():
+        table = file.read_table()
+        ids = table["example_id"].to_pylist()
+        place_P, known_P = pool.places(hashing.example_keys(ids))
+        seen_K[place_P[known_P]] = True
+        joined = table.filter(pa.array(known_P))
+        if file.name in without_stratum:
+            names = pa.array(pool.strata, pa.string())
+            strata = names.take(pa.array(pool.stratum_K[place_P[known_P]]))
+            joined = joined.set_column(1, "stratum", strata)
+        if not joined.equals(table):
+            file.write_table(joined)
+        num_kept += joined.num_rows
+        num_others += int((~known_P).sum())
+        others += [ids[row] for row in np.flatnonzero(~known_P)[: 4 - len(others)]]
+    if not seen_K.all():
+        raise missing_losses(prepared, trajectories)
+    if not num_others:
+        return num_kept, []
+    return num_kept, [
+        f"{num_others:,} trajectories are left out, as the pool has no such row "
+        f"(first: {first(others)})"
+    ]
+
+
+def missing_losses(prepared: Parts, trajectories: Parts) -> DataError:
+    """Return the error that names rows of the pool without a trajectory.
+
+    Args:
+        prepared: the parts of the pool.
+        trajectories: parts with the ids of those that have one.
+    """
+    pool = _load(prepared)
+    seen_K = np.zeros(len(pool.key_K), bool)
+    for table in trajectories.tables(["example_id"]):
+        place_P, known_P = pool.places(hashing.example_keys(table["example_id"].to_pylist()))
+        seen_K[place_P[known_P]] = True
+    names: list[str] = []
+    for table in prepared.tables(["example_id"]):
+        ids = table["example_id"].to_pylist()
+        place_P, _ = pool.places(hashing.example_keys(ids))
+        names += [ids[row] for row in np.flatnonzero(~seen_K[place_P])[: 4 - len(names)]]
+    return DataError(
+        f"trajectories.path: {int((~seen_K).sum()):,} of {len(seen_K):,} rows of the pool have no "
+        f"loss there (first: {first(names)}). Bring the losses of all rows, or take the rows "
+        "without one out of data.train; the ids must be those of data.fields.id."
+    )
+
+
+def _load(prepared: Parts) -> _Pool:
+    keys, codes = array("Q"), array("i")
+    code_by_name: dict[str, int] = {}
+    for table in prepared.tables(["example_id", "stratum"]):
+        keys.frombytes(hashing.example_keys(table["example_id"].to_pylist()).tobytes())
+        names: list[Any] = table["stratum"].to_pylist()
+        codes.extend(code_by_name.setdefault(name, len(code_by_name)) for name in names)
+    key_K, stratum_K = np.frombuffer(keys, np.uint64), np.frombuffer(codes, np.int32)
+    order_K = np.argsort(key_K, kind="stable")
+    return _Pool(key_K[order_K], stratum_K[order_K], list(code_by_name))
