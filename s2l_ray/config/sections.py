@@ -84,8 +84,8 @@ class FieldNames(Section):
     id: str | None = "id"
     """The example_id, which must be unique; a row without one gets a hash of its content."""
     answer: str | None = "answer"
-    """The final answer of an evaluation row; not read in the pool. If a row has none, or this is the
-    field of the response, the answer is extracted from the response."""
+    """The final answer of an evaluation row, not read in the pool. If a row has none, or this is
+    the field of the response, the answer is extracted from the response."""
 
     @property
     def of_pool(self) -> "FieldNames":
