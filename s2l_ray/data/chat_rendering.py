@@ -99,12 +99,13 @@ class _Conversation:
         if self.spans is None:
             ranges = self._ranges_beside(extents)
         else:
-            ranges = [
+            blocks = [
                 self._generated(number, extent)
                 for number, extent in zip(self.learned, extents, strict=True)
             ]
-        for number, (start, end) in zip(self.learned, ranges, strict=True):
-            self._check_calls(number, self.text[start:end])
+            self._check_calls([(of_turn[0][0], of_turn[-1][1]) for of_turn in blocks])
+            return [block for of_turn in blocks for block in of_turn]
+        self._check_calls(ranges)
         return ranges
 
     def _located(self) -> tuple[Marked, Found]:
@@ -223,23 +224,25 @@ class _Conversation:
         known[kind] = self.marked.between(rendered)[-1].removesuffix(self.template.excess)
         return known[kind]
 
-    def _generated(self, number: int, extent: Range) -> Range:
-        """Return the stretch that the template's own generation blocks give to a turn."""
-        start, end = self.found.spans[extent[0]][0], self.found.spans[extent[1]][1]
+    def _generated(self, number: int, extent: Range) -> list[Range]:
+        """Return the stretches that the template's own generation blocks give to a turn."""
+        texts = self.found.spans[extent[0] : extent[1] + 1]
+        start, end = texts[0][0], texts[-1][1]
         blocks = [(a, b) for a, b in self.spans or [] if a < end and start < b]
-        covered = bool(blocks) and blocks[0][0] <= start and end <= blocks[-1][1]
-        if len(blocks) != 1 or not covered:
-            role = self.messages[number].role
-            detail = f"the template's generation blocks leave out a part of message {number}"
-            raise RowError(CHANGED, f"{detail} ({role})")
-        return blocks[0]
+        if all(any(a <= first and last <= b for a, b in blocks) for first, last in texts):
+            return blocks
+        role = self.messages[number].role
+        detail = f"the template's generation blocks leave out a part of message {number} ({role})"
+        raise RowError(CHANGED, detail)
 
-    def _check_calls(self, number: int, text: str) -> None:
+    def _check_calls(self, ranges: Sequence[Range]) -> None:
         """Raise RowError if an argument of a tool call is not in the learned text of its turn."""
-        for name, forms in _arguments(self.messages[number].fields.get("tool_calls")):
-            if not any(form in text for form in forms):
-                slot = Slot(number, f"argument {name!r} of a tool call", name)
-                raise self._changed("leaves out or rewrites", slot)
+        for number, (start, end) in zip(self.learned, ranges, strict=True):
+            text = self.text[start:end]
+            for name, forms in _arguments(self.messages[number].fields.get("tool_calls")):
+                if not any(form in text for form in forms):
+                    slot = Slot(number, f"argument {name!r} of a tool call", name)
+                    raise self._changed("leaves out or rewrites", slot)
 
     def _changed(self, verb: str, slot: Slot) -> RowError:
         role = self.messages[slot.message].role

@@ -168,25 +168,33 @@ class ChatTemplateOfTokenizer:
 
     def _probed_parts(self) -> frozenset[str]:
         """Return the roles whose content the template expects as a list of parts."""
-        roles = frozenset({"system", "user", "assistant", "tool"})
-        messages = (_QUESTION, _ANSWER)
-        probed = self._probe(messages)
-        missing = roles if probed is None else _roles(messages, _missing(probed))
-        if not missing:
-            return self._roles_with_parts | self._probed_system_parts()
-        self._roles_with_parts = roles
-        again = self._probe(messages)
-        better = again is not None and not _missing(again)
-        return roles if better else frozenset()
+        system, tool = Message("system", "Be brief."), Message("tool", "It is that.")
+        known: frozenset[str] = frozenset()
+        for messages, roles in (
+            ((_QUESTION, _ANSWER), {"user", "assistant", "system", "tool"}),
+            ((system, _QUESTION, _ANSWER), {"system"}),
+            ((_QUESTION, _ANSWER, tool, _ANSWER), {"tool"}),
+        ):
+            known = self._better_with_parts(messages, known, frozenset(roles))
+        return known
 
-    def _probed_system_parts(self) -> frozenset[str]:
-        system = Message("system", "Be brief.")
-        probed = self._probe((system, _QUESTION, _ANSWER))
-        if probed is None or not _missing(probed):
-            return frozenset()
-        self._roles_with_parts = frozenset({"system"})
-        again = self._probe((system, _QUESTION, _ANSWER))
-        return self._roles_with_parts if again and not _missing(again) else frozenset()
+    def _better_with_parts(
+        self, messages: Sequence[Message], known: frozenset[str], more: frozenset[str]
+    ) -> frozenset[str]:
+        """Return `known`, or the roles of `more` that make the template write all `messages`."""
+        self._roles_with_parts = known
+        probed = self._probe(messages)
+        missing = _missing(probed) if probed else []
+        if probed and not missing:
+            return known
+        roles_missing = frozenset(messages[slot.message].role for slot in missing)
+        for roles in (roles_missing & more, more):
+            self._roles_with_parts = known | roles
+            again = self._probe(messages)
+            # Text that was taken for parts is written as a list of Python.
+            if again and not _missing(again) and "{'type': 'text'" not in again[1]:
+                return known | roles
+        return known
 
     def _probed_end_marks(self) -> list[str]:
         marks = {self.eos}
@@ -257,10 +265,6 @@ def _missing(probed: tuple[Marked, str]) -> list[Slot]:
     made, text = probed
     counts = made.counts(text)
     return [slot for slot, count in zip(made.slots, counts, strict=True) if not count]
-
-
-def _roles(messages: Sequence[Message], slots: Sequence[Slot]) -> frozenset[str]:
-    return frozenset(messages[slot.message].role for slot in slots)
 
 
 def _without_nulls(turns: Turns) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from s2l_ray.artifacts.amounts import Quantities
-from s2l_ray.artifacts.extensions import PREPARED, Extension
+from s2l_ray.artifacts.extensions import PREPARED, BaseRun, Extension
 from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, section_values
 from s2l_ray.artifacts.pool_types import check_columns, pool_types
@@ -51,31 +51,30 @@ def with_absolute_template(data: DataConfig) -> DataConfig:
 
 
 def template_inputs(data: DataConfig, contents: Contents) -> dict[str, Any]:
-    """Return what shapes the tokens of a row besides its fields and the tokenizer.
-
-    The date counts where it is not the default, and `turns` only for chats, as a row of
-    instructions has one turn.
-    """
+    """Return what shapes the tokens of a row besides its fields and the tokenizer."""
     inputs = {
         "data.template": data.template_name,
         "data.max_tokens": data.max_tokens,
         **contents.template_inputs(data),
-        **turns_inputs(data),
+        **chat_inputs(data),
     }
     if data.chat_template is not None:
         inputs["data.chat_template"] = data.chat_template
-    if data.date != default_of(data, "date"):
-        inputs["data.date"] = data.date.isoformat()
     return inputs
 
 
-def turns_inputs(data: DataConfig) -> dict[str, Any]:
-    """Return the turns that are learned; nothing for rows that are no chats.
+def chat_inputs(data: DataConfig) -> dict[str, Any]:
+    """Return the turns that are learned and the date; for other rows than chats if they are set.
 
     Older versions learned the last turn of a chat alone: what they prepared is another result.
     """
-    is_default = data.turns == default_of(data, "turns")
-    return {} if data.fields.messages is None and is_default else {"data.turns": data.turns}
+    values = {"turns": data.turns, "date": data.date.isoformat()}
+    is_chat = data.fields.messages is not None
+    return {
+        f"data.{key}": value
+        for key, value in values.items()
+        if is_chat or getattr(data, key) != default_of(data, key)
+    }
 
 
 def pool_files(data: DataConfig, run: Location | None = None) -> Listing:
@@ -108,7 +107,7 @@ def _task(plan: RunPlan, _: str) -> Task:
         "data.tokenizer": tokenizer,
         **plan.contents.model_inputs("data.tokenizer contents", tokenizer),
         **plan.contents.template_inputs(data),
-        **turns_inputs(data),
+        **chat_inputs(data),
     }
     return Task(inputs, partial(_prepare, plan, data, listing), is_checked=True)
 
@@ -150,6 +149,15 @@ def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
     return Task(inputs, partial(_prepare_new, plan, extension))
 
 
+def data_of(base: BaseRun) -> DataConfig:
+    """Return the section as the pool of a run was prepared: older versions learned last turns."""
+    data = base.config.data
+    assert data is not None
+    if data.fields.messages and "data.turns" not in base.manifests[PREPARE.name].inputs:
+        return data.model_copy(update={"turns": "last"})
+    return data
+
+
 def _prepare_new(
     plan: ExtensionPlan, extension: Extension, out: StageDir, progress: Progress
 ) -> dict[str, Any]:
@@ -157,8 +165,7 @@ def _prepare_new(
     from s2l_ray.data import duplicates, prepare
 
     base, earlier = plan.base, plan.before(extension)
-    assert base.config.data is not None
-    data = with_absolute_template(base.config.data)
+    data = with_absolute_template(data_of(base))
     pool = Parts(base.run / PREPARED, more=tuple(item.folder(PREPARED) for item in earlier))
     tokenizer = base.summary(PREPARE.name)["tokenizer"]
     summary = prepare.run(data, plan.files, tokenizer, out, progress=progress, pool=pool)

@@ -146,8 +146,9 @@ def _chat_tokens(
 ) -> list[TokenisedExample]:
     """Tokenise every stretch of the text; the template has written all special tokens."""
     begun = iter(_encode(tokenizer, [row.segments[0].text for row in rows], special=False))
+    befores = [segment.text for row in rows for segment in row.segments[:-1]]
     later = [segment.text for row in rows for segment in row.segments[1:]]
-    continued = iter(_encode_continuations(tokenizer, later))
+    continued = iter(_encode_continuations(tokenizer, later, befores))
     joined = []
     for row in rows:
         first, *rest = row.segments
@@ -244,22 +245,28 @@ def _encode(
 
 
 def _encode_continuations(
-    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]
+    tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], befores: Sequence[str]
 ) -> list[list[int]]:
-    """Return the tokens of texts that follow other text.
+    """Return the tokens of texts that follow the texts `befores`.
 
-    Some tokenizers put a space before every text that they are given. It belongs to the beginning
-    of a row alone: behind a line break, which is taken off again, they put none.
+    Some tokenizers put a space before every text that they are given, which belongs to the
+    beginning of a row alone. Such a text is tokenised behind a special token or a line break, as in
+    the row, which is taken off again.
     """
     plain = _encode(tokenizer, texts, special=False)
-    first, newline, second = _encode(tokenizer, ["a", "\n", "\na"], special=False)
-    n = len(newline)
-    if second == [*newline, *first] or second[:n] != newline:
+    special = sorted(tokenizer.get_added_vocab(), key=len, reverse=True)
+    anchors = [next((s for s in special if b.endswith(s)), "\n") for b in befores]
+    names = sorted(set(anchors))
+    heads = dict(zip(names, _encode(tokenizer, names, special=False), strict=True))
+    alone, *behind = _encode(tokenizer, ["a", *(f"{name}a" for name in names)], special=False)
+    if all(ids == heads[name] + alone for name, ids in zip(names, behind, strict=True)):
         return plain
-    behind = _encode(tokenizer, [f"\n{text}" for text in texts], special=False)
-    return [
-        ids[n:] if ids[:n] == newline else alone for ids, alone in zip(behind, plain, strict=True)
-    ]
+    anchored = [anchor + text for anchor, text in zip(anchors, texts, strict=True)]
+    tokens = []
+    for i, ids in enumerate(_encode(tokenizer, anchored, special=False)):
+        head = heads[anchors[i]]
+        tokens.append(ids[len(head) :] if ids[: len(head)] == head else plain[i])
+    return tokens
 
 
 def _eos_id(tokenizer: "PreTrainedTokenizerBase") -> int:

@@ -351,6 +351,48 @@ def test_whatever_a_template_raises_refuses_the_row_in_its_words(source, words):
     assert words in said
 
 
+@pytest.mark.parametrize(
+    "source",
+    [
+        families.CHATML.replace(
+            "{{ m.content }}",
+            "{% if m.role == 'user' %}{% for p in m.content %}{{ p.text }}{% endfor %}"
+            "{% else %}{{ m.content }}{% endif %}",
+        ),
+        families.CHATML.replace(
+            "{{ m.content }}",
+            "{{ m.content[0].text if m.role == 'system' else m.content }}",
+        ),
+        families.CHATML.replace("{{ m.content }}", "{{ m.content[0]['text'] + '' }}"),
+        families.CHATML.replace(
+            "{{ m.content }}",
+            "{% if m.content is string %}{{ m.content }}{% else %}{{ 1 / 0 }}{% endif %}",
+        ),
+    ],
+)
+def test_a_template_gets_parts_for_the_roles_whose_parts_it_reads(source):
+    assert shown(source, *SAID) == shown(families.CHATML, *SAID)
+
+
+def test_what_a_template_generates_in_several_blocks_is_learned_and_nothing_else():
+    source = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}<|im_start|>assistant\n"
+        "{% generation %}{{ m.content }}{% endgeneration %} -- "
+        "{% for c in m.tool_calls or [] %}{% generation %}{{ c.function.name }}"
+        "{{ c.function.arguments | tojson }}{% endgeneration %};{% endfor %}"
+        "<|im_end|>\n{% else %}{{ m.content }}{% endif %}{% endfor %}"
+    )
+    looks = answer("I look.", tool_calls=[call("look", at="x")])
+    turns = [user("Q"), looks, tool("y"), answer("d")]
+    assert shown(source, *turns) == (
+        'Q<|im_start|>assistant\n⟦I look.⟧ -- ⟦look{"at": "x"}⟧;<|im_end|>\ny'
+        "<|im_start|>assistant\n⟦d⟧"
+    )
+    partly = source.replace("{% generation %}{{ c.function.name }}", "{{ c.function.name }}")
+    partly = partly.replace("{{ c.function.arguments", "{% generation %}{{ c.function.arguments")
+    assert "generation blocks leave out a part of message 1" in refused(partly, *turns)
+
+
 def test_a_template_that_is_no_jinja_is_an_error_of_the_configuration():
     with pytest.raises(ConfigError, match=r"is no valid Jinja: .*endfor"):
         outcome("{% for m in messages %}", chat(*SAID))

@@ -290,3 +290,25 @@ def test_a_tokenizer_without_a_chat_template_is_refused():
             ConfigError, match=r"has no chat template\. Use a tokenizer that has one"
         ):
             call([PLAIN], named("chat"), NO_BOS)
+
+
+@pytest.mark.parametrize("scheme", ["always", "first"])
+def test_a_chat_has_the_tokens_of_its_whole_text_where_texts_get_a_space(scheme):
+    pieces = [SPECIAL[0], "▁", *"\nabcdeghinorstuAQ12:."]
+    inner = Tokenizer(models.BPE({piece: i for i, piece in enumerate([*pieces, SPECIAL[1]])}, []))
+    inner.add_special_tokens(SPECIAL[:2])
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    ends = {"bos_token": SPECIAL[0], "eos_token": SPECIAL[1]}
+    made = PreTrainedTokenizerFast(tokenizer_object=inner, **ends)
+    made.chat_template = "{{ bos_token }}" + BARE.replace("}}\n", "}}{{ eos_token }}\n")
+    assert made.tokenize("a", add_special_tokens=False) == ["▁", "a"]
+
+    said = ("user", "Q1"), ("assistant", "A1"), ("user", "Q2"), ("assistant", "A2")
+    item = tokens(chat(*said), "chat", made)
+
+    whole = made.apply_chat_template(
+        [{"role": role, "content": content} for role, content in said], return_dict=False
+    )
+    assert item.input_ids == whole[: len(item.input_ids)]
+    learned = [made.convert_ids_to_tokens(item.input_ids[a:b]) for a, b in item.response_ranges]
+    assert learned == [["A", "1", "</s>"], ["A", "2", "</s>"]]
