@@ -70,6 +70,8 @@ def check_rejected_share(
     locations: Mapping[str, Sequence[str]],
     max_rejected: float,
     note: str = "",
+    *,
+    whole: bool = True,
 ) -> None:
     """Raise DataError if the share of rejected rows is above its limit, or if no row is left.
 
@@ -78,6 +80,7 @@ def check_rejected_share(
         counts: rejected rows by reason.
         locations: for each reason, at least the first three rejected rows, as file and row.
         note: a sentence that says where all of them are listed.
+        whole: whether these are all rows, not the first of more.
     """
     rejected = sum(counts.values())
     if rejected <= max_rejected * num_rows and rejected < num_rows:
@@ -87,9 +90,10 @@ def check_rejected_share(
         f"  {count:,} {reason} (first: {'; '.join(locations[reason][:3])})"
         for reason, count in by_count
     ]
+    of = f"{num_rows:,}" if whole else f"the first {num_rows:,}"
     advice = ", or raise data.max_rejected" if rejected < num_rows else ""
     raise DataError(
-        f"{where}: {rejected:,} of {num_rows:,} rows cannot be used ({rejected / num_rows:.2%}; "
+        f"{where}: {rejected:,} of {of} rows cannot be used ({rejected / num_rows:.2%}; "
         f"the limit data.max_rejected is {max_rejected:.2%}):\n"
         + "\n".join(lines)
         + f"\n{note}Correct the data or data.fields{advice}."

@@ -57,6 +57,9 @@ class Pool:
         parts: number of parts.
         counted: whether it is prepared; otherwise rows and tokens are estimates.
         whole: whether every row was read; otherwise there may be more strata.
+        rejected: how many rows cannot be used, and why; "" if all can.
+        size_by_stratum: rows of each stratum, where each row was read and its tokens were counted
+            before it is prepared; else None.
     """
 
     amount: Amount
@@ -64,6 +67,8 @@ class Pool:
     parts: int
     counted: bool
     whole: bool = True
+    rejected: str = ""
+    size_by_stratum: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True)

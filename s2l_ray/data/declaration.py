@@ -186,10 +186,12 @@ def _sizes(_: RunConfig, quantities: Quantities) -> dict[str, str]:
     amount, where = pool.amount, "" if pool.whole else " among the first rows"
     share = amount.responses / max(amount.tokens, 1)
     tokens = f"{about}{amount.tokens:,} tokens, {share:.0%} of them in responses"
-    return {
+    lines = {
         "pool": f"{about}{amount.rows:,} rows, {tokens}",
+        "rejected": pool.rejected,
         "strata": f"{pool.strata:,}{where}",
     }
+    return {name: text for name, text in lines.items() if text}
 
 
 PREPARE = Stage(

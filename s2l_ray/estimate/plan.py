@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.stage import Estimate, Stage, Step
 from s2l_ray.config.sections import ModelSpec, RunConfig
+from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import ConfigError
 from s2l_ray.estimate import costs
 from s2l_ray.estimate.costs import Cost, Hardware
@@ -18,6 +19,7 @@ from s2l_ray.progress import LABEL_WIDTH
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
 from s2l_ray.training.declaration import REFERENCE, TARGET
+from s2l_ray.trajectories.declaration import TRAJECTORIES
 
 T = TypeVar("T")
 
@@ -51,6 +53,8 @@ def lines(
     ]
     pinned = _with_pinned_models(config, run_plan.contents)
     amounts, counting = quantities(pinned, run_plan.steps, {step.stage for step in stale})
+    # Without a tokenizer, tokens are guesses, and rows may be refused by the template.
+    _check_pool(config, amounts, stale, exact=not counting)
     size_lines = _size_lines(config, amounts)
     shown += ["", *size_lines] if size_lines else []
     costly = [step for step in stale if _computes(config, step.declaration)]
@@ -58,6 +62,24 @@ def lines(
         estimated, remarks = _costs(pinned, amounts, costly, tflops)
         shown += ["", *costs.table(estimated), "", *remarks, *counting]
     return shown
+
+
+def _check_pool(
+    config: RunConfig, amounts: Quantities, stale: Sequence[Step], *, exact: bool
+) -> None:
+    """Refuse what a run would refuse once it has counted the pool, if all of it was counted here.
+
+    Raises:
+        UserError: the pool is too small for the budget, the checkpoints or bounds of strata.
+    """
+    pool, new = amounts.pool, dict[str, dict[str, Any]]()
+    if pool is not None and pool.size_by_stratum is not None and exact:
+        amount = pool.amount
+        strata = dict(pool.size_by_stratum)
+        new[PREPARE.name] = {"kept": amount.rows, "tokens": amount.tokens, "strata": strata}
+    if amounts.imported is not None:
+        new[TRAJECTORIES.name] = {"rows": amounts.imported[0]}
+    preflight.check_pool(config, {step.stage for step in stale}, new)
 
 
 def _with_pinned_models(config: RunConfig, contents: Contents) -> RunConfig:

@@ -3,8 +3,8 @@
 The pool is counted if it is prepared. Otherwise it is estimated from the first rows of every file.
 """
 
-import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,10 +12,10 @@ from typing import Any
 
 from s2l_ray.artifacts.amounts import Amount, Pool
 from s2l_ray.config.sections import DataConfig
-from s2l_ray.data import sources
+from s2l_ray.data import pool_checks, sources
 from s2l_ray.data.declaration import pool_files
-from s2l_ray.data.examples import Example, RowError, read_example
-from s2l_ray.data.sources import SourceRow
+from s2l_ray.data.examples import Example, RowError
+from s2l_ray.data.first_rows import FirstRows, Survey, rejected_line
 from s2l_ray.data.templates import load_template
 from s2l_ray.data.tokenise import tokenise
 from s2l_ray.errors import DataError, first
@@ -24,17 +24,15 @@ from s2l_ray.storage import input_files
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
-READ_ROWS, LEAST_READ = 20_000, 1_000
-"""Number of first rows that are read: from all files together, and at least from each file."""
 COUNTED_ROWS, LEAST_COUNTED = 2_000, 20
-"""Number of these rows whose tokens are counted, spread evenly: of all files, and of each."""
+"""Number of the first rows whose tokens are counted, spread evenly: of all files, and of each."""
 CHARACTERS_PER_TOKEN = 4.0
 """Characters of a token, if there is no tokenizer to count tokens."""
 TEMPLATE_TOKENS = 30
 """Tokens that a template adds to a row, if there is no tokenizer to count them."""
 
-Lengths = list[tuple[int, int]]
-"""For every row with response tokens: number of all its tokens, and of its response tokens."""
+Lengths = list[tuple[int, int] | RowError]
+"""For every row: number of all its tokens and of its response tokens, or why it has none."""
 TokenCounter = Callable[[Sequence[Example]], Lengths]
 """A function that counts the tokens of examples."""
 
@@ -67,9 +65,8 @@ def _count_by_tokenizer(
 ) -> Lengths:
     rows = tokenise(examples, template, tokenizer, max_tokens)
     return [
-        (len(row.input_ids), row.num_response_tokens)
+        row if isinstance(row, RowError) else (len(row.input_ids), row.num_response_tokens)
         for row in rows
-        if not isinstance(row, RowError)
     ]
 
 
@@ -88,19 +85,27 @@ def pool(
         run: the folder of the run, which is no input.
 
     Raises:
-        DataError: there are no rows, or none of the first rows can be used.
+        DataError: there are no rows, or too many of the first rows cannot be used.
     """
     if summary is not None and summary["tokens"]:
         responses = summary["tokens"] - summary["prompt_tokens"]
         amount = Amount(summary["kept"], summary["tokens"], responses)
-        return Pool(amount, len(summary["strata"]), len(summary["rows_per_part"]), True)
-    found, of_pool = pool_files(data, run).files, {"fields": data.fields.of_pool}
-    files = _estimate_files(found, "data.train", data.model_copy(update=of_pool), counter)
+        num_parts = len(summary["rows_per_part"])
+        rejected = rejected_line(summary.get("rejected", {}), summary.get("rows", summary["kept"]))
+        return Pool(amount, len(summary["strata"]), num_parts, True, rejected=rejected)
+    survey = Survey("data.train", data.model_copy(update={"fields": data.fields.of_pool}))
+    files = _estimate_files(pool_files(data, run).files, survey, counter)
+    survey.check_pool()
     amount = sum((file.amount for file in files), Amount(0, 0, 0))
     parts = sum(math.ceil(file.amount.rows / data.rows_per_part) for file in files)
     if summary is None:
-        strata = frozenset[str]().union(*(file.strata for file in files))
-        return Pool(amount, len(strata), parts, False, all(file.whole for file in files))
+        strata = sum((file.strata for file in files), Counter[str]())
+        exact = survey.whole and all(file.exact for file in files)
+        if survey.whole:
+            name = data.fields.stratum
+            pool_checks.check_strata(len(strata), amount.rows, name, survey.key)
+        sizes_of_strata = dict(strata) if exact else None
+        return Pool(amount, len(strata), parts, False, survey.whole, survey.line(), sizes_of_strata)
     # A pool prepared for imported trajectories: its rows are counted, its tokens are not.
     return Pool(amount.scaled_to(summary["kept"]), len(summary["strata"]), parts, True)
 
@@ -115,10 +120,11 @@ def held_out(
     """Return the size of one set of `data.eval`, up to `max_items` rows.
 
     Raises:
-        DataError: there are no rows, or none of the first rows can be used.
+        DataError: there are no rows, or too many of the first rows cannot be used.
     """
-    found = held_out_files(data, name, run).files
-    files = _estimate_files(found, f"data.eval.{name}", data, counter)
+    survey = Survey(f"data.eval.{name}", data)
+    files = _estimate_files(held_out_files(data, name, run).files, survey, counter)
+    survey.check_usable()
     amount = sum((file.amount for file in files), Amount(0, 0, 0))
     return amount if max_items is None else amount.scaled_to(min(amount.rows, max_items))
 
@@ -150,81 +156,55 @@ class _FileEstimate:
 
     Attributes:
         amount: usable rows and their tokens.
-        strata: strata of the first rows.
-        whole: whether the first rows are all rows.
+        strata: rows of each stratum among the first rows.
+        exact: whether all rows of the file were read, and the tokens of all counted.
     """
 
     amount: Amount
-    strata: frozenset[str]
-    whole: bool
+    strata: Counter[str]
+    exact: bool
 
 
 def _estimate_files(
-    files: Sequence[InputFile], key: str, data: DataConfig, counter: TokenCounter
+    files: Sequence[InputFile], survey: Survey, counter: TokenCounter
 ) -> list[_FileEstimate]:
     """Return an estimate for every file that has usable rows among its first rows.
 
+    Rows that cannot be used are counted by `survey`.
+
     Raises:
-        DataError: there is no such file, or no row has a response.
+        DataError: a file cannot be read.
     """
-    estimates, refused = [], ""
-    for file in files:
-        first_rows, whole = _first_rows(file, max(READ_ROWS // len(files), LEAST_READ))
-        if not first_rows:
-            continue
-        examples, problem = _usable(first_rows, data)
-        if examples:
-            num_rows = len(first_rows) if whole else _estimated_rows(file, first_rows)
-            usable_share = len(examples) / len(first_rows)
+    estimates = []
+    for found in survey.read(files):
+        if found.examples:
             most = max(COUNTED_ROWS // len(files), LEAST_COUNTED)
-            amount = _scaled_up(examples, num_rows, usable_share, most, counter)
-            strata = frozenset(row.stratum for row in examples)
-            estimates.append(_FileEstimate(amount, strata, whole))
-        elif not refused:
-            refused = f"{len(first_rows):,} rows of {file.uri} can be used (first: {problem})"
-    if refused and not estimates:
-        raise DataError(f"{key}: none of the first {refused}. Mend the data or data.fields.")
-    if not any(file.amount.rows for file in estimates):
-        uris = first([file.uri for file in files])
-        raise DataError(f"{key}: there are no rows with a response in {uris}.")
+            estimates.append(_estimate(found, most, counter, survey))
     return estimates
 
 
-def _first_rows(file: InputFile, most: int) -> tuple[list[SourceRow], bool]:
-    """Return at most `most` rows, and whether these are all rows of the file."""
-    rows = sources.read_rows(file)
-    return list(itertools.islice(rows, most)), next(rows, None) is None
-
-
-def _scaled_up(
-    examples: Sequence[Example],
-    num_rows: int,
-    usable_share: float,
-    most: int,
-    counter: TokenCounter,
-) -> Amount:
-    """Return the amount of a file of `num_rows` rows, from tokens of about `most` examples."""
-    spread = examples[:: math.ceil(len(examples) / most)]
-    lengths = counter(spread)
+def _estimate(found: FirstRows, most: int, counter: TokenCounter, survey: Survey) -> _FileEstimate:
+    """Return the size of a file, from tokens of about `most` of its first examples."""
+    spread = found.examples[:: math.ceil(len(found.examples) / most)]
+    counts = counter(spread)
+    lengths = [length for length in counts if not isinstance(length, RowError)]
+    reasons = Counter(error.reason for error in counts if isinstance(error, RowError))
+    for reason, number in reasons.items():
+        survey.reject(reason, found.file.uri, round(number * len(found.examples) / len(spread)))
     counted = Amount(len(lengths), sum(n for n, _ in lengths), sum(n for _, n in lengths))
-    return counted.scaled_to(round(num_rows * (usable_share * len(lengths) / len(spread))))
+    usable_share = len(found.examples) / len(found.rows) * len(lengths) / len(spread)
+    num_rows = len(found.rows) if found.whole else _estimated_rows(found)
+    usable = zip(spread, counts, strict=True)
+    return _FileEstimate(
+        counted.scaled_to(round(num_rows * usable_share)),
+        Counter(row.stratum for row, length in usable if not isinstance(length, RowError))
+        if len(spread) == len(found.examples)
+        else Counter(row.stratum for row in found.examples),
+        found.whole and len(spread) == len(found.examples),
+    )
 
 
-def _estimated_rows(file: InputFile, sample: Sequence[SourceRow]) -> int:
+def _estimated_rows(found: FirstRows) -> int:
     """Return the number of rows of a file, estimated from its size and its first rows."""
-    fields = [row.fields for row in sample if row.fields is not None]
-    return max(sources.estimated_rows(file, fields), len(sample))
-
-
-def _usable(sample: Sequence[SourceRow], data: DataConfig) -> tuple[list[Example], str]:
-    """Return the usable rows as examples, and the problem of the first unusable row."""
-    examples, problem = [], ""
-    for row in sample:
-        try:
-            if row.fields is None:
-                problem = problem or f"row {row.row}: {row.reason}"
-            else:
-                examples.append(read_example(row.fields, data.fields))
-        except RowError as error:
-            problem = problem or f"row {row.row}: {error}"
-    return examples, problem
+    fields = [row.fields for row in found.rows if row.fields is not None]
+    return max(sources.estimated_rows(found.file, fields), len(found.rows))

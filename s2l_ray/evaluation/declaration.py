@@ -9,6 +9,7 @@ from s2l_ray.artifacts.manifest import StageDir, section_inputs, section_values
 from s2l_ray.artifacts.stage import Estimate, RunPlan, Speed, Stage, Task
 from s2l_ray.config.sections import DataConfig, RunConfig
 from s2l_ray.data.declaration import check_template, template_inputs, with_absolute_template
+from s2l_ray.data.first_rows import Survey
 from s2l_ray.errors import first
 from s2l_ray.models.flops import Shape
 from s2l_ray.progress import Progress
@@ -57,6 +58,19 @@ def _evaluate(
     return stage.run(section, data, sets, model, out, progress=progress)
 
 
+def _check(config: RunConfig) -> None:
+    """Refuse a template that cannot be used, and held-out sets whose first rows show no use."""
+    section, data = config.evaluation, config.data
+    if section is None or data is None:
+        return
+    check_template(config)
+    for name in dict.fromkeys(section.sets):
+        survey = Survey(f"data.eval.{name}", data)
+        for _ in survey.read(held_out_files(data, name, Location.of(config.run_dir)).files):
+            pass
+        survey.check_usable()
+
+
 def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
     section, sets = config.evaluation, quantities.held_out
     if section is None or not sets:
@@ -81,7 +95,7 @@ EVALUATION = Stage(
     needs=(TARGET.name,),
     per_arm=True,
     advice_on_memory="Lower evaluation.rows_per_batch, or give each worker more memory.",
-    check=check_template,
+    check=_check,
     sizes=_sizes,
     estimate=Estimate(target_model, _work, Speed(0.38, 0.85, 4.0, 17.0)),
 )

@@ -86,13 +86,13 @@ def tokenizer_source(name: str) -> str:
     return tokenizer_source(adapter.base)
 
 
-def check_peft(folder: str) -> None:
-    """Raise ConfigError unless peft is installed."""
+def check_peft(needing: str) -> None:
+    """Raise ConfigError, naming what needs it, unless peft is installed."""
     try:
         import peft  # noqa: F401 - merging needs it
     except ImportError:
         raise ConfigError(
-            f"{folder} is a LoRA adapter and needs the package peft: pip install 's2l-ray[lora]'"
+            f"{needing} needs the package peft: pip install 's2l-ray[lora]'"
         ) from None
 
 
@@ -104,7 +104,7 @@ def merge(base: "PreTrainedModel", folder: Location) -> "PreTrainedModel":
     Raises:
         ModelError: some weights of the adapter have no place in the base.
     """
-    check_peft(folder.uri)
+    check_peft(f"the LoRA adapter {folder.uri}")
     import peft
 
     tensors = safetensors_header(folder / ADAPTER_WEIGHTS)

@@ -133,7 +133,7 @@ def _merged(adapter: Adapter, dtype: torch.dtype) -> PreTrainedModel:
     """Return the base of an adapter, with the adapter merged into its weights."""
     folder = Location.of(adapter.folder)
     check_model_files(folder)
-    check_peft(adapter.folder)
+    check_peft(f"the LoRA adapter {adapter.folder}")
     base = load_model(adapter.base, dtype=dtype)
     with folder.local() as path, _explained(f"adapter {adapter.folder}"):
         return merge(base, Location.of(path)).eval()
@@ -233,7 +233,7 @@ def check_model(spec: ModelSpec, *, needs_tokenizer: bool = True) -> None:
     check_model_files(folder)
     adapter = adapter_of(spec)
     if adapter is not None:
-        check_peft(adapter.folder)
+        check_peft(f"the LoRA adapter {adapter.folder}")
         check_model(adapter.base, needs_tokenizer=False)
     source = tokenizer_source(name)
     if needs_tokenizer and source == name and not has_tokenizer(folder):

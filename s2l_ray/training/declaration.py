@@ -54,7 +54,7 @@ def check_reference_path(path: str, *, needs_tokenizer: bool) -> None:
     name = check_checkpoints(folder)[0][1]
     adapter = adapter_of(f"{folder}/{name}")
     if adapter is not None:
-        check_peft(adapter.folder)
+        check_peft(f"the LoRA adapter {adapter.folder}")
     if needs_tokenizer and adapter is None and not has_tokenizer(folder / name):
         raise ModelError(
             f"reference.path: {folder}/{name} has no tokenizer. Name that of the model that was "
@@ -202,6 +202,8 @@ def _check_target(config: RunConfig) -> None:
         from s2l_ray.models.checkpoints import check_model
 
         check_model(config.target.model)
+        if config.target.lora is not None:
+            check_peft("target.lora")
 
 
 def _target_sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:

@@ -9,6 +9,7 @@ import pytest
 
 from s2l_ray.artifacts.amounts import Amount, Pool
 from s2l_ray.config.sections import DataConfig
+from s2l_ray.data import first_rows
 from s2l_ray.errors import DataError
 from s2l_ray.estimate import sizes
 from tests import tiny
@@ -57,6 +58,7 @@ def test_rows_without_a_response_token_are_no_part_of_the_pool(tmp_path):
         train=write(tmp_path / "pool.jsonl", rows),
         template=str(tmp_path / "template.txt"),
         max_tokens=10,
+        max_rejected=0.25,
     )
 
     assert pool(data, counter=sizes.by_tokenizer(data, tiny.tokenizer())).amount.rows == 15
@@ -81,7 +83,7 @@ def test_no_row_counts_more_tokens_than_it_may_have(tmp_path):
 def test_a_large_pool_is_estimated_from_its_first_rows_within_a_quarter(
     tmp_path, monkeypatch, kind
 ):
-    monkeypatch.setattr(sizes, "READ_ROWS", 1_000)
+    monkeypatch.setattr(first_rows, "READ_ROWS", 1_000)
     path = tmp_path / f"large.{kind}"
     text = "".join(f"{json.dumps(row)}\n" for row in ROWS)
     if kind == "parquet":
@@ -122,10 +124,13 @@ def test_a_prepared_pool_is_not_estimated():
         "prompt_tokens": 734,
         "strata": {"a": 10, "b": 20},
         "rows_per_part": [10, 20],
+        "rows": 32,
+        "rejected": {"empty field": 2},
     }
     found = pool(DataConfig(train="nowhere.jsonl"), summary)
 
-    assert found == Pool(Amount(30, 1_234, 500), strata=2, parts=2, counted=True)
+    rejected = "2 of 32 rows cannot be used (6.25%): 2 empty field"
+    assert found == Pool(Amount(30, 1_234, 500), 2, 2, counted=True, rejected=rejected)
 
 
 def test_rows_that_were_prepared_without_a_tokenizer_have_estimated_tokens(tmp_path):
@@ -150,7 +155,7 @@ def test_held_out_rows_are_no_more_than_are_evaluated(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ([], r"data.eval.held: there are no rows with a response in .*held.jsonl"),
+        ([], r"data.eval.held: there are no rows in its files"),
         ([{"question": "1"}], r"data.eval.held: none of the first 1 rows .* no 'instruction'"),
     ],
 )

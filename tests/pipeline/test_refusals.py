@@ -1,5 +1,7 @@
 """Refusals, before anything is done or as soon as possible; the run stays as it was."""
 
+import sys
+
 import pytest
 
 from s2l_ray.artifacts.manifest import MANIFEST, StageDir, open_run
@@ -136,6 +138,35 @@ def test_error_norms_that_nothing_would_leave_are_asked_for_before_anything_is_d
             },
             **options,
         )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('{"question": "1"}\n', "none of the first 1 rows .* no 'instruction'"),
+        ("", r"data\.eval\.held: there are no rows"),
+        (
+            '{"instruction": "1", "output": "2"}\n{\n',
+            "1 of 2 rows cannot be used",
+        ),
+    ],
+)
+def test_held_out_rows_that_cannot_be_used_cost_no_training(tree, tmp_path, rows, message):
+    (tmp_path / "held.jsonl").write_text(rows)
+
+    with pytest.raises(DataError, match=message):
+        run(tree)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_package_that_only_the_target_needs_is_asked_for_at_the_start(
+    tree, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "peft", None)
+
+    with pytest.raises(ConfigError, match=r"target\.lora needs the package peft: pip install"):
+        run(changed(tree, "target.lora", {"rank": 2}))
     assert not (tmp_path / "run").exists()
 
 
