@@ -158,6 +158,44 @@ def plan(
 
 
 @app.command(
+    epilog="""\b
+examples:
+  s2l preview mine.yaml                  three rows, and what would be rejected
+  s2l preview mine.yaml --rows 100 --json | jq .segments
+"""
+)
+def preview(
+    config: Config,
+    rows: Annotated[
+        int, typer.Option(metavar="N", min=1, help="How many of the first rows to show.")
+    ] = 3,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="A line of JSON for each row: {example_id, segments: [{text, loss}]}, or {file, "
+            "row, rejected}.",
+        ),
+    ] = False,
+    overrides: Overrides = None,
+) -> None:
+    """Show the first rows of the pool as a model reads them, with the tokens that carry loss
+    marked, and what would be rejected among the first 1,000 rows. It starts no Ray and reads no
+    weights; only the tokenizer is loaded.
+    """
+    from rich.console import Console
+
+    from s2l_ray import preview as previewing
+    from s2l_ray.config.load import load
+
+    run_config = load(config, overrides or [])
+    if not as_json:
+        return previewing.show(run_config, rows, Console(soft_wrap=True, highlight=False))
+    for line in previewing.json_lines(run_config, rows):
+        print(line)
+
+
+@app.command(
     short_help="Run what is not yet done of a configuration.",
     help=f"Run what is not yet done of a configuration. Stages, in order: {', '.join(NAMES)}. A "
     "finished stage whose inputs are unchanged is skipped; an interrupted one goes on where it "

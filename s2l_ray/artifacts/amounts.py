@@ -16,11 +16,13 @@ class Amount:
         rows: their number.
         tokens: all their tokens.
         responses: the tokens of their responses, which are among `tokens`.
+        cut: rows that lose the end of a response, because they are longer than data.max_tokens.
     """
 
     rows: int
     tokens: int
     responses: int
+    cut: int = 0
 
     @property
     def row_tokens(self) -> float:
@@ -35,16 +37,21 @@ class Amount:
     def scaled_to(self, rows: int) -> "Amount":
         """Return `rows` rows of the same mean lengths."""
         share = rows / max(self.rows, 1)
-        return Amount(rows, round(self.tokens * share), round(self.responses * share))
+        counts = (self.tokens, self.responses, self.cut)
+        return Amount(rows, *(round(count * share) for count in counts))
 
     def with_responses_of(self, limit: int | None) -> "Amount":
         """Return as many rows whose responses have on average at most `limit` tokens."""
         cut = 0 if limit is None else max(self.responses - self.rows * limit, 0)
-        return Amount(self.rows, self.tokens - cut, self.responses - cut)
+        return Amount(self.rows, self.tokens - cut, self.responses - cut, self.cut)
 
     def __add__(self, other: "Amount") -> "Amount":
-        tokens, responses = self.tokens + other.tokens, self.responses + other.responses
-        return Amount(self.rows + other.rows, tokens, responses)
+        return Amount(
+            self.rows + other.rows,
+            self.tokens + other.tokens,
+            self.responses + other.responses,
+            self.cut + other.cut,
+        )
 
 
 @dataclass(frozen=True)

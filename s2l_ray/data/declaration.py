@@ -186,8 +186,9 @@ def _sizes(_: RunConfig, quantities: Quantities) -> dict[str, str]:
     amount, where = pool.amount, "" if pool.whole else " among the first rows"
     share = amount.responses / max(amount.tokens, 1)
     tokens = f"{about}{amount.tokens:,} tokens, {share:.0%} of them in responses"
+    cut = f", {about}{amount.cut:,} rows cut at data.max_tokens" if amount.cut else ""
     lines = {
-        "pool": f"{about}{amount.rows:,} rows, {tokens}",
+        "pool": f"{about}{amount.rows:,} rows, {tokens}{cut}",
         "rejected": pool.rejected,
         "strata": f"{pool.strata:,}{where}",
     }

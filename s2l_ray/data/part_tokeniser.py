@@ -151,6 +151,7 @@ class PartTokeniser:
             "prompt_tokens": sum(len(i.input_ids) - i.num_response_tokens for i in tokens),
             "strata": Counter(row.example.stratum for row, _ in good),
             "reasons": Counter(reason for _, reason, _ in rejected),
+            "cut": sum(item.is_cut for item in tokens),
             "left_out": _notes(good),
             "fields": column_types.encoded(field_types(originals)),
             "places": _first_locations(uri, rejected),

@@ -139,6 +139,7 @@ def summarise(results: Sequence[Mapping[str, Any]], tokenizer: str | None) -> di
         **known,
         "rejected": dict(sorted(reasons.items())),
         "duplicates": sum(result["duplicates"] for result in results),
+        "cut": sum(result["cut"] for result in results),
         "tokens": totals["tokens"],
         "prompt_tokens": sum(result["prompt_tokens"] for result in results),
         "rows_per_part": [result["kept"] for result in results],

@@ -30,6 +30,8 @@ class TokenisedExample:
     response_ranges: list[tuple[int, int]]
     notes: tuple[str, ...] = ()
     """What was handled in this row and is counted."""
+    is_cut: bool = False
+    """Tokens with loss were cut off at the end."""
 
     @property
     def num_prompt_tokens(self) -> int:
@@ -283,6 +285,8 @@ def _cut(item: TokenisedExample, max_tokens: int) -> TokenisedExample | RowError
         (start, min(end, max_tokens)) for start, end in item.response_ranges if start < max_tokens
     ]
     if ranges:
-        return replace(item, input_ids=item.input_ids[:max_tokens], response_ranges=ranges)
+        ids = item.input_ids[:max_tokens]
+        is_cut = ranges != item.response_ranges
+        return replace(item, input_ids=ids, response_ranges=ranges, is_cut=is_cut)
     detail = f"the prompt alone has {item.num_prompt_tokens:,} tokens of {max_tokens:,} allowed"
     return RowError("no response tokens left", detail)

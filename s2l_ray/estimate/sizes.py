@@ -31,8 +31,9 @@ CHARACTERS_PER_TOKEN = 4.0
 TEMPLATE_TOKENS = 30
 """Tokens that a template adds to a row, if there is no tokenizer to count them."""
 
-Lengths = list[tuple[int, int] | RowError]
-"""For every row: number of all its tokens and of its response tokens, or why it has none."""
+Lengths = list[tuple[int, int, bool] | RowError]
+"""For every row: number of all its tokens, of its response tokens and whether its response is cut,
+or why it has none."""
 TokenCounter = Callable[[Sequence[Example]], Lengths]
 """A function that counts the tokens of examples."""
 
@@ -46,12 +47,13 @@ def _count_by_characters(max_tokens: int, examples: Sequence[Example]) -> Length
     return [_lengths_of_text(example, max_tokens) for example in examples]
 
 
-def _lengths_of_text(example: Example, max_tokens: int) -> tuple[int, int]:
+def _lengths_of_text(example: Example, max_tokens: int) -> tuple[int, int, bool]:
     whole = sum(len(message.content) for message in example.messages)
     response = len(example.response) / CHARACTERS_PER_TOKEN
-    num_tokens = round(min(whole / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS, max_tokens))
-    num_prompt = whole / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS - response
-    return num_tokens, max(round(num_tokens - num_prompt), 1)
+    num_whole = whole / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
+    num_tokens = round(min(num_whole, max_tokens))
+    num_response = max(round(num_tokens - (num_whole - response)), 1)
+    return num_tokens, num_response, num_whole > max_tokens
 
 
 def by_tokenizer(data: DataConfig, tokenizer: Any) -> TokenCounter:
@@ -65,7 +67,9 @@ def _count_by_tokenizer(
 ) -> Lengths:
     rows = tokenise(examples, template, tokenizer, max_tokens)
     return [
-        row if isinstance(row, RowError) else (len(row.input_ids), row.num_response_tokens)
+        row
+        if isinstance(row, RowError)
+        else (len(row.input_ids), row.num_response_tokens, row.is_cut)
         for row in rows
     ]
 
@@ -89,7 +93,8 @@ def pool(
     """
     if summary is not None and summary["tokens"]:
         responses = summary["tokens"] - summary["prompt_tokens"]
-        amount = Amount(summary["kept"], summary["tokens"], responses)
+        # Older versions did not count the rows that they cut.
+        amount = Amount(summary["kept"], summary["tokens"], responses, summary.get("cut", 0))
         num_parts = len(summary["rows_per_part"])
         rejected = rejected_line(summary.get("rejected", {}), summary.get("rows", summary["kept"]))
         return Pool(amount, len(summary["strata"]), num_parts, True, rejected=rejected)
@@ -191,7 +196,7 @@ def _estimate(found: FirstRows, most: int, counter: TokenCounter, survey: Survey
     reasons = Counter(error.reason for error in counts if isinstance(error, RowError))
     for reason, number in reasons.items():
         survey.reject(reason, found.file.uri, round(number * len(found.examples) / len(spread)))
-    counted = Amount(len(lengths), sum(n for n, _ in lengths), sum(n for _, n in lengths))
+    counted = Amount(len(lengths), *(sum(row[i] for row in lengths) for i in range(3)))
     usable_share = len(found.examples) / len(found.rows) * len(lengths) / len(spread)
     num_rows = len(found.rows) if found.whole else _estimated_rows(found)
     usable = zip(spread, counts, strict=True)

@@ -195,12 +195,14 @@ def _forget_early_work(step: Step, stages: Sequence[Stage]) -> None:
 
 
 def headline(summary: Mapping[str, Any]) -> str:
-    """Return the first four numbers of a summary as text."""
-    shown = []
+    """Return the first four numbers of a summary as text, and what was cut."""
+    shown, most = [], 4 + bool(summary.get("cut"))
     for key, value in summary.items():
+        if key == "cut" and not value:
+            continue
         name = key.removeprefix("num_").replace("_", " ")
         if isinstance(value, int) and not isinstance(value, bool):
             shown.append(f"{value:,} {name.removesuffix('s') if value == 1 else name}")
         elif isinstance(value, float):
             shown.append(f"{name} {value:,.4g}")
-    return ", ".join(shown[:4])
+    return ", ".join(shown[:most])

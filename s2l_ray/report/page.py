@@ -39,6 +39,8 @@ class PoolCounts:
     num_rejected_by_reason: Mapping[str, int]
     num_tokens: int
     num_duplicates: int | None = None
+    num_cut: int = 0
+    """Examples that lose the end of a response, because they are longer than data.max_tokens."""
 
 
 @dataclass(frozen=True)

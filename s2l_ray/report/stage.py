@@ -87,4 +87,5 @@ def _pool_counts(finished: Mapping[str, Finished]) -> page.PoolCounts | None:
         num_rejected_by_reason=counts["rejected"],
         num_tokens=counts["tokens"],
         num_duplicates=counts["duplicates"],
+        num_cut=counts.get("cut", 0),
     )

@@ -154,6 +154,7 @@ def test_tokens_are_those_of_template_response_and_end(tmp_path, template, token
         assert (item["num_prompt_tokens"], item["num_tokens"]) == (len(prompt), len(expected))
     assert [item["stratum"] for item in found] == ["a", "b", ""]
     assert summary["strata"] == {"": 1, "a": 1, "b": 1}
+    assert summary["cut"] == 1
     assert summary["tokens"] == sum(len(item["input_ids"]) for item in found)
     assert summary["prompt_tokens"] == sum(item["num_prompt_tokens"] for item in found)
 

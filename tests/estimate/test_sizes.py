@@ -35,7 +35,20 @@ def test_a_subset_of_average_rows_has_its_share_of_the_tokens():
 
 
 def test_amounts_add_up():
-    assert Amount(1, 20, 3) + Amount(4, 50, 6) == Amount(5, 70, 9)
+    assert Amount(1, 20, 3, 1) + Amount(4, 50, 6, 2) == Amount(5, 70, 9, 3)
+
+
+def test_cut_rows_are_counted_as_a_run_counts_them(tmp_path):
+    (tmp_path / "template.txt").write_text("{prompt}")
+    rows = [{"instruction": "abc", "output": "b" * (9 if n % 4 else 6)} for n in range(20)]
+    data = DataConfig(
+        train=write(tmp_path / "pool.jsonl", rows),
+        template=str(tmp_path / "template.txt"),
+        max_tokens=10,
+    )
+    assert pool(data, counter=sizes.by_tokenizer(data, tiny.tokenizer())).amount.cut == 15
+    # The same by characters, four for a token and thirty tokens of a template.
+    assert pool(data).amount.cut == 20
 
 
 def test_a_tokenizer_counts_what_a_run_would(tmp_path):
@@ -76,7 +89,7 @@ def test_no_row_counts_more_tokens_than_it_may_have(tmp_path):
     rows = [{"instruction": "a" * 40, "output": "b" * 80}] * 5
     data = DataConfig(train=write(tmp_path / "pool.jsonl", rows), max_tokens=45)
 
-    assert pool(data).amount == Amount(5, 5 * 45, 5 * 5)
+    assert pool(data).amount == Amount(5, 5 * 45, 5 * 5, cut=5)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "jsonl.gz", "csv", "parquet"])

@@ -205,6 +205,14 @@ def test_relative_paths_count_from_the_working_directory(tree, tmp_path, monkeyp
             "3,498 rows, 288 clusters, inertia 9.019, 1 lloyd sweep",
         ),
         (
+            {"rows": 9, "kept": 8, "duplicates": 1, "cut": 2, "tokens": 70, "prompt_tokens": 5},
+            "9 rows, 8 kept, 1 duplicate, 2 cut, 70 tokens",
+        ),
+        (
+            {"rows": 9, "kept": 8, "duplicates": 0, "cut": 0, "tokens": 70, "prompt_tokens": 5},
+            "9 rows, 8 kept, 0 duplicates, 70 tokens",
+        ),
+        (
             {"rows": 1, "selected": 1, "strata": {"math": 1}, "size_of_cluster": [1]},
             "1 row, 1 selected",
         ),

@@ -98,7 +98,7 @@ def full(text: str = "plain") -> ReportData:
         config={"seed": 7, "data": {"train": [text], "fields": {text: text, "id": None}}},
         versions={text: text},
         stages=[StageLine(text, 3723.0, text, {"num_rows": 12345, text: text})],
-        counts=PoolCounts(15038, 15000, {text: 38}, 3141592, num_duplicates=12),
+        counts=PoolCounts(15038, 15000, {text: 38}, 3141592, num_duplicates=12, num_cut=876),
         clusters=replace(clusters(5), stratum_K=[text, "b", text, "b", text]),
         strata=[StratumLine(text, 12000, 900), StratumLine("b", 3000, 600)],
         evaluation=[
@@ -114,7 +114,16 @@ def full(text: str = "plain") -> ReportData:
 def test_the_page_shows_every_number_it_was_given():
     shown = Page(page.render(full())).text
 
-    for number in ["15,038", "15,000", "38", "0.3%", "3,141,592", "1 h 02 min", "12,345 rows"]:
+    for number in [
+        "15,038",
+        "15,000",
+        "38",
+        "0.3%",
+        "876",
+        "3,141,592",
+        "1 h 02 min",
+        "12,345 rows",
+    ]:
         assert number in shown
     for number in ["12,000", "900", "7.5%", "1.2346", "32.7%", "1,319", "-0.0200"]:
         assert number in shown
