@@ -9,6 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from s2l_ray.config.sections import ModelSpec, RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.models.adapters import adapter_of
+from s2l_ray.models.causality import looks_ahead, refuse_looking_ahead
 from s2l_ray.models.checkpoints import (
     load_miniature,
     load_tokenizer,
@@ -22,6 +23,9 @@ from s2l_ray.storage.location import is_uri
 PREFERRED_WEIGHTS, MAX_LAYER_WEIGHTS = 1.2e8, 5e8
 """Weights of a miniature's layers, and of its embeddings: more than caches hold, so that passes are
 as slow as the whole model's. Weights of a single layer: 2 GB in float32."""
+
+TRIED_WEIGHTS, MAX_TRIED_WEIGHTS = 1e6, 5e7
+"""The same for a miniature that reads a few tokens: less than a second."""
 
 Loaded = TypeVar("Loaded")
 
@@ -50,6 +54,26 @@ def miniature(spec: ModelSpec) -> PreTrainedModel | None:
     return _if_here(
         spec, partial(load_miniature, preferred=PREFERRED_WEIGHTS, max_layer=MAX_LAYER_WEIGHTS)
     )
+
+
+def check_causal(spec: ModelSpec) -> None:
+    """Refuse a model whose architecture looks ahead, as far as that can be seen in a second.
+
+    Tried is a random model with a few of its layers. Where there is none, because the model is not
+    on this machine or its layers are large or cannot be cut, workers try the model itself.
+
+    Raises:
+        ModelError: the architecture looks ahead.
+    """
+    try:
+        small = _if_here(
+            spec, partial(load_miniature, preferred=TRIED_WEIGHTS, max_layer=MAX_TRIED_WEIGHTS)
+        )
+        if small is None or not looks_ahead(small):
+            return
+    except Exception:  # from any model's own code; the whole model may well work
+        return
+    refuse_looking_ahead(small)
 
 
 def tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase | None:

@@ -96,7 +96,7 @@ def existing(path: str, base: str | None = None) -> dict[str, Any]:
 def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict[str, Any]:
     """Train on one worker; rank 0 writes the checkpoints."""
     # Models' libraries take seconds to import; the driver of a training does without.
-    from s2l_ray.models import checkpoints, dimensions
+    from s2l_ray.models import causality, checkpoints, dimensions
     from s2l_ray.models.torch_compile import UNCOMPILED
     from s2l_ray.training import loop
 
@@ -109,6 +109,7 @@ def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict
         model = checkpoints.load_model(settings["model"], seed=plan.seed)
         num_tokens = settings["num_tokens_of_longest"]
         dimensions.check_rows_fit(model, num_tokens=num_tokens, num_ids=len(tokenizer))
+        causality.check_causal(model)
     notes = []
     if worker.device.type == "cuda":
         largest = config.micro_batch_size, num_tokens - 1

@@ -142,7 +142,7 @@ def _tokenised(
 def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict[str, Any]:
     """Train one shard; rank 0 writes the model that all shards make up."""
     # DeepSpeed takes seconds to import, and only a worker needs it.
-    from s2l_ray.models import dimensions
+    from s2l_ray.models import causality, dimensions
     from s2l_ray.training import zero
 
     plan: TrainingPlan = settings["plan"]
@@ -157,6 +157,8 @@ def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict
     engine = zero.ZeroEngine(
         model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks
     )
+    with ray_train.shared_errors():
+        causality.check_causal(model)
     shard = f"shard-{worker.rank:05d}.safetensors"
     history = ray_train.train(
         worker,

@@ -24,6 +24,7 @@ from s2l_ray.distributed.failures import is_out_of_memory
 from s2l_ray.errors import DataError, first, one_line
 from s2l_ray.models import embeddings
 from s2l_ray.models.adapters import Adapter, Loadable
+from s2l_ray.models.causality import check_causal
 from s2l_ray.models.checkpoints import DTYPES, device_for, load_model, set_precision
 from s2l_ray.models.scoring import Scorer, Scores, check_embeds
 from s2l_ray.storage.location import Location
@@ -106,6 +107,7 @@ class PartScorer:
         if index not in self.models:
             model = load_model(self.checkpoints[index].model, dtype=DTYPES[self.precision])
             self.models[index] = model.to(self.device)
+            check_causal(model)
             if self.config.embeddings:
                 # At every checkpoint: the last one alone comes after hours of scoring.
                 check_embeds(model)

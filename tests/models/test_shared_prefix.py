@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2l_ray.models import scoring, shared_prefix
 from tests import tiny
@@ -120,6 +121,62 @@ def test_a_past_that_changes_a_loss_is_not_used(monkeypatch):
     found = scores(model, input_ids, num_prompt_N, MIN_SAVED)
     assert list(found.notes) == [scoring.PROMPTS_READ_WHOLE] * 2
     np.testing.assert_allclose(found.loss_N, expected_N, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mamba", "jamba"])
+def test_models_without_keys_and_values_are_read_row_by_row(kind):
+    """Recurrent layers alone, and a hybrid none of whose layers is one of attention."""
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "vocab_size": 258}
+    changes = {
+        "mamba": {"state_size": 4, "pad_token_id": 0},
+        "jamba": {
+            "num_attention_heads": 2,
+            "num_key_value_heads": 2,
+            "attn_layer_period": 8,
+            "attn_layer_offset": 7,
+            "num_experts": 2,
+            "mamba_d_state": 4,
+            "pad_token_id": 0,
+        },
+    }
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **sizes | changes[kind])
+    model = AutoModelForCausalLM.from_config(config).eval()
+    model.config.use_cache = False  # transformers cannot make one for such a hybrid
+    input_ids, num_prompt_N = rows_of_two_templates()
+    expected_N = [
+        defined_loss(model, ids.tolist(), num)
+        for ids, num in zip(input_ids, num_prompt_N, strict=True)
+    ]
+
+    found = scores(model, input_ids, num_prompt_N, MIN_SAVED)
+
+    np.testing.assert_allclose(found.loss_N, expected_N, rtol=1e-4, atol=1e-5)
+    slow_ways = scoring.PROMPTS_READ_WHOLE, scoring.PROMPTS_NOT_SHARED
+    assert sum(note.startswith(slow_ways) for note in found.notes) == 2
+
+
+@pytest.mark.parametrize("fails_at", ["the template", "the rest of a row"])
+def test_any_failure_to_share_means_the_slow_way_and_a_note(fails_at):
+    class Broken(type(tiny.model("llama"))):
+        def forward(self, *args, use_cache=None, past_key_values=None, **inputs):
+            reads_template = use_cache and past_key_values is None
+            if use_cache and reads_template == (fails_at == "the template"):
+                raise IndexError("list index\nout of range")
+            return super().forward(
+                *args, use_cache=use_cache, past_key_values=past_key_values, **inputs
+            )
+
+    model = tiny.model("llama")
+    input_ids, num_prompt_N = rows_of_two_templates()
+    expected_N = score(model, input_ids, num_prompt_N, 10_000)
+    model.__class__ = Broken
+
+    found = scores(model, input_ids, num_prompt_N, MIN_SAVED)
+
+    np.testing.assert_allclose(found.loss_N, expected_N, rtol=1e-5, atol=1e-5)
+    note = f"{scoring.PROMPTS_NOT_SHARED} (IndexError: list index out of range)"
+    assert list(found.notes) == [note] * 2
 
 
 def test_bfloat16_shares_too():

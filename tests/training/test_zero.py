@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from s2l_ray.config.sections import LoraConfig, TargetConfig
 from s2l_ray.errors import ConfigError
+from s2l_ray.models.causality import check_causal
 from s2l_ray.training import loop as training
 from tests.training.test_loop import CPU, SEED, STEPS, plan_of, settings, tiny_model
 
@@ -49,6 +50,7 @@ def _on_rank(rank, num_ranks, folder, cases):
             return [report.loss_nats for report in itertools.islice(loop, stop - start)]
 
         whole = engine()
+        check_causal(whole.model)  # as the worker of a target does; it changes nothing
         losses = train(whole)
         weights = whole.gather_weights(rank)
 

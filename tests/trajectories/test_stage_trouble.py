@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.distributed.failures import MAX_ATTEMPTS
@@ -19,6 +20,7 @@ from s2l_ray.distributed.resources import Workers
 from s2l_ray.errors import DataError, ModelError
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories import part_scorer
+from tests import tiny
 from tests.trajectories.scored import CONFIG, at, part_bytes, scorer
 
 ROOT = Path(__file__).parents[2]
@@ -133,3 +135,15 @@ def test_a_checkpoint_that_is_missing_or_cut_short_is_named(prepared, checkpoint
         with pytest.raises(ModelError, match=message):
             scorer(prepared, at(folder), tmp_path)({"part": 0, "group": [0, index]})
     assert not list(tmp_path.glob("part-*"))
+
+
+def test_a_checkpoint_that_looks_ahead_is_refused_before_anything_is_scored(prepared, tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = AutoConfig.for_model("bert", vocab_size=tiny.NUM_TOKENS, intermediate_size=8, **sizes)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "step-1")
+    checkpoint = part_scorer.Checkpoint(1, Location.of(tmp_path / "step-1"))
+    worker = scorer(prepared, [checkpoint], tmp_path / "out")
+
+    with pytest.raises(ModelError, match=r"BertLMHeadModel \(bert\) is not causal"):
+        worker({"part": 0, "group": [0]})
+    assert not list((tmp_path / "out").rglob("losses-*"))
