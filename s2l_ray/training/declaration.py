@@ -122,13 +122,17 @@ def _check_reference(config: RunConfig) -> None:
     section, data = config.reference, config.data
     if section is None:
         return
+    from s2l_ray.models.checkpoints import check_model
+    from s2l_ray.models.local_models import check_causal
+
     own = data is None or data.tokenizer is None
     if section.path is not None:
         check_reference_path(section.path, needs_tokenizer=own)
     elif section.model is not None:
-        from s2l_ray.models.checkpoints import check_model
-
         check_model(section.model, needs_tokenizer=own)
+    model = reference_model(config)
+    if model is not None:
+        check_causal(model)
 
 
 def _check_steps(config: RunConfig, pool: PoolSize) -> None:
@@ -200,10 +204,12 @@ def _check_target(config: RunConfig) -> None:
     check_template(config)
     if config.target is not None:
         from s2l_ray.models.checkpoints import check_model
+        from s2l_ray.models.local_models import check_causal
 
         check_model(config.target.model)
         if config.target.lora is not None:
             check_peft("target.lora")
+        check_causal(config.target.model)
 
 
 def _target_sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:

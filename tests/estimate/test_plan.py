@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from s2l_ray.config.load import from_tree
-from s2l_ray.errors import ConfigError, DataError, UserError
+from s2l_ray.errors import ConfigError, DataError, ModelError, UserError
 from s2l_ray.estimate import costs
 from s2l_ray.estimate import plan as planning
 from s2l_ray.progress import duration
@@ -49,6 +49,22 @@ def cost(tree, tflops=1e-6) -> dict[str, list[str]]:
     shown = "\n".join(lines(tree, tflops)).split("\n\n")[3].splitlines()[1:]
     fields = [[field for field in line.split("  ") if field] for line in shown]
     return {label: [field.strip() for field in rest] for label, *rest in fields}
+
+
+BERT = {
+    "model_type": "bert",
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+
+
+@pytest.mark.parametrize("section", ["reference", "target"])
+def test_a_model_that_looks_ahead_is_refused(tree, section):
+    bert = changed(tree, f"{section}.model", tree[section]["model"] | {"architecture": BERT})
+    with pytest.raises(ModelError, match=r"BertLMHeadModel \(bert\) is not causal"):
+        lines(bert)
 
 
 def test_states_are_those_of_a_run(tree):
