@@ -202,11 +202,16 @@ class _Conversation:
         spans = [(0, 0), *self.found.spans, (len(self.text), len(self.text))]
         start, end = spans[first + 1][0], spans[last + 1][1]
         before = self.text[spans[first][1] : start]
-        content = self.messages[number].content
-        blank = content[len(content.rstrip()) :]
-        if self.text.startswith(blank, end):
-            end += len(blank)
+        rest = self._rest_of_content(number, last)
+        end += next(len(r) for r in (rest, rest.rstrip(), "") if self.text.startswith(r, end))
         return _Stretch(number, before, start, end, self.text[end : spans[last + 2][0]])
+
+    def _rest_of_content(self, number: int, last: int) -> str:
+        """Return the white space and marks of a content after its last text, if that is `last`."""
+        content = self.marked.turns[number].get("content")
+        if not isinstance(content, str) or self.marked.last(content) != self.found.slots[last]:
+            return ""
+        return self.marked.between(content)[-1]
 
     def _request(self, number: int, before: str, known: dict[Any, str]) -> str:
         """Return what the template writes after the last text before an answer to ask for it.

@@ -22,7 +22,7 @@ _TAG = re.compile(
     r"|◁/?\w{1,30}▷"
     r"|(?<!\w)/[a-z]+_?[a-z]+"  # /no_think
 )
-_OF_REASONING = re.compile("think|thought|reason", re.IGNORECASE)
+_END_OF_REASONING = re.compile(r"[<\[◁]/.*(think|thought|reason)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -74,6 +74,11 @@ class Marked:
     def between(self, rendered: str) -> list[str]:
         """Return the texts before, between and after the placeholders."""
         return self._pattern.split(rendered)[::2]
+
+    def last(self, text: str) -> int | None:
+        """Return the number of the last placeholder; None if there is none."""
+        numbers = self._pattern.findall(text)
+        return int(numbers[-1]) if numbers else None
 
     def find(self, rendered: str, real: str) -> Found | Slot | None:
         """Compare both renderings; return where each text stands in `real`.
@@ -164,10 +169,11 @@ def _marked_content(
     verbatim: bool,
 ) -> str:
     pieces = tags.split(content) if tags else [content]
-    closing = [i for i in range(1, len(pieces), 2) if _OF_REASONING.search(pieces[i])]
-    last_tag = closing[-1] if closing else -1
+    if not any(piece.strip() for piece in pieces[::2]):
+        pieces = [content]  # nothing but marks
+    ends = [i for i in range(1, len(pieces), 2) if _END_OF_REASONING.match(pieces[i])]
     for i in range(0, len(pieces), 2):
-        reasoning = i < last_tag
+        reasoning = verbatim and bool(ends) and i < ends[-1]
         part = "reasoning" if reasoning else "content"
         slot = Slot(number, part, pieces[i].strip(), reasoning, verbatim)
         pieces[i] = _at_edges(pieces[i], slot, placeholder)

@@ -439,6 +439,12 @@ def test_an_end_marker_within_an_answer_stays():
     assert text.endswith("⟦a<|im_end|>b<|im_end|>⟧")
 
 
+@pytest.mark.parametrize("said", ["a<|im_end|><think>", "a<think> ", "<think>", "</think><think>"])
+def test_marks_at_the_end_of_an_answer_are_learned(said):
+    text = shown(families.OPENS_THINKING, user("Q"), answer(said))
+    assert text == f"<|im_start|>user\nQ<|im_end|>\n<|im_start|>assistant\n⟦{said}<|im_end|>⟧"
+
+
 def test_a_row_without_a_learned_turn_is_refused():
     example = chat(*TURNS)
     messages = tuple(type(m)(m.role, m.content) for m in example.messages)
