@@ -216,6 +216,7 @@ class Run:
         method: str | None = None,
         seed: int | None = None,
         within: str | None = None,
+        columns: Sequence[str] | None = None,
     ) -> Selection:
         """Choose another subset of the clustered pool, in seconds; nothing is written.
 
@@ -227,6 +228,8 @@ class Run:
             method: default: the run's own, or s2l.
             seed: default: the run's own.
             within: which examples of a cluster s2l takes first. Default: the run's own.
+            columns: columns to add to the rows, of rank, cluster, stratum and tokens. Default: the
+                run's own.
 
         Raises:
             UserError: clusters are not finished, an extension does not fit them, the pool cannot
@@ -246,6 +249,7 @@ class Run:
             seed,
             within=within,
             extended=self.with_extensions,
+            columns=columns,
         )
 
     def export(
@@ -283,7 +287,7 @@ class Run:
         wanted = budget if budget is not None else own.budget if own else None
         if wanted is None:
             raise ConfigError(f"{self.path} has no `selection`: give a budget.")
-        selection = self.select(wanted, method, seed)
+        selection = self.select(wanted, method, seed, columns=())
         return folder.export(selection.rows, self.config.data, trainer, place)
 
     def extend(

@@ -10,6 +10,7 @@ from s2l_ray.errors import first
 from s2l_ray.export import names as trainers
 from s2l_ray.options import RunDir, one_of, shortest, working_directory
 from s2l_ray.progress import duration
+from s2l_ray.selection.added_columns import TYPES
 from s2l_ray.selection.methods import METHODS, WITHIN
 
 
@@ -36,6 +37,7 @@ SELECT_EXAMPLES = (
 \b
 example: s2l select runs/demo --budget 0.05
 example: s2l select runs/demo --budget "20K tokens" --within nearest
+example: s2l select runs/demo --budget 500 --columns rank,cluster
 """
 )
 
@@ -78,6 +80,13 @@ def select(
     force: Annotated[
         bool, typer.Option("--force", help="Replace the file of --out, whatever it holds.")
     ] = False,
+    columns: Annotated[
+        str | None,
+        typer.Option(
+            metavar="C,...",
+            help=f"Columns to add to the rows, of {', '.join(TYPES)}. Default: the run's.",
+        ),
+    ] = None,
     without_extensions: Annotated[
         bool,
         typer.Option(
@@ -99,7 +108,8 @@ def select(
     opened = load(run_dir, with_extensions=not without_extensions)
     if out is not None:
         check_out(opened.location, opened.config, out)
-    selection = opened.select(wanted, method, seed, within)
+    added = None if columns is None else [name.strip() for name in columns.split(",") if name]
+    selection = opened.select(wanted, method, seed, within, added)
     lines = selection.summary()
     file = selection.write(out, replace=force)
     lines |= {"selected": shortest(file, here), "took": duration(time.monotonic() - started)}

@@ -24,7 +24,9 @@ class SelectionConfig(Section):
     """How examples are ranked, and how many of them make the subset."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"baselines"})
-    added: ClassVar[frozenset[str]] = frozenset({"within", "weights", "minimum", "maximum"})
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"within", "weights", "minimum", "maximum", "columns"}
+    )
 
     method: str = "s2l"
     """How examples are ranked. `s2l select --help` lists and describes the methods."""
@@ -47,6 +49,9 @@ class SelectionConfig(Section):
     the same budget."""
     format: Literal["jsonl", "parquet"] = "jsonl"
     """File format of the subset."""
+    columns: list[Literal["rank", "cluster", "stratum", "tokens"]] = Field(default_factory=list)
+    """Columns that are added to the selected rows: rank (from 0), number of the cluster, stratum,
+    number of tokens. No row may have a field of that name."""
 
     @model_validator(mode="after")
     def _fits(self) -> "SelectionConfig":
@@ -54,6 +59,8 @@ class SelectionConfig(Section):
         methods = [self.method, *self.baselines]
         if len(set(methods)) < len(methods):
             raise ValueError("`baselines` repeats a method")
+        if len(set(self.columns)) < len(self.columns):
+            raise ValueError("`columns` repeats a column")
         self._check_bounds()
         return self
 

@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +23,10 @@ from s2l_ray.pipeline import destination
 from s2l_ray.pipeline.run import CONFIG
 from s2l_ray.pipeline.steps import arm_name
 from s2l_ray.report.declaration import REPORT
-from s2l_ray.selection import columns, settings
+from s2l_ray.selection import added_columns, settings
+from s2l_ray.selection import columns as numbers
 from s2l_ray.selection import stage as selection_stage
+from s2l_ray.selection.added_columns import AddedColumns
 from s2l_ray.selection.methods import WITHIN, method_named
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
@@ -65,6 +67,7 @@ class Selection:
         name: says how the subset was made: method, budget, seed, last extension.
         format: of the file in a folder, `jsonl` or `parquet`.
         sources: the files that the pool was read from.
+        columns: names of the columns that are added to the rows.
     """
 
     run: Location
@@ -75,6 +78,7 @@ class Selection:
     name: str
     format: str
     sources: selection_stage.Sources
+    columns: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.order_R)
@@ -92,24 +96,30 @@ class Selection:
         ]
 
     def rows(self) -> Iterator[dict[str, Any]]:
-        """Yield the original rows, their fields untouched, with example_id, in input order.
+        """Yield the original rows in input order, with example_id and the added columns.
 
         One part of the pool is in memory at a time. If the run has no `data`, the rows are
         example_id, stratum and cluster, in order of rank.
         """
         if self.original is None:
-            for table in selection_stage.tables_by_rank(self.pool, self.order_R):
+            for table in selection_stage.id_tables(self.pool, self.order_R, self._added):
                 yield from table.to_pylist()
             return
-        for rows in selection_stage.selected_rows(self.pool.key_N[self.order_R], self.original):
+        keys = self.pool.key_N[self.order_R]
+        for rows in selection_stage.selected_rows(keys, self.original, self._added):
             yield from rows
+
+    @cached_property
+    def _added(self) -> AddedColumns | None:
+        """The values of the columns that are added."""
+        return selection_stage.ranking_columns(self.columns, self.pool, self.order_R, self.sources)
 
     @cached_property
     def tokens(self) -> tuple[int, int] | None:
         """Tokens of the subset, and those of them that carry loss; None if none were counted."""
-        names = [columns.TOKENS, columns.RESPONSE_TOKENS]
+        names = [numbers.TOKENS, numbers.RESPONSE_TOKENS]
         try:
-            counts = columns.read(names, self.pool.key_N, self.sources)
+            counts = numbers.read(names, self.pool.key_N, self.sources)
         except DataError:
             return None
         tokens, responses = (int(counts[n][self.order_R].sum(dtype=np.int64)) for n in names)
@@ -173,10 +183,11 @@ class Selection:
                 if name != file.name:
                     (file.parent / name).remove()
         if self.original is not None:
-            keys = self.pool.key_N[self.order_R]
-            selection_stage.write_selected(keys, self.original, file, replace=replace)
+            keys, added = self.pool.key_N[self.order_R], self._added
+            selection_stage.write_selected(keys, self.original, file, replace=replace, added=added)
         else:
-            selection_stage.write_ids(self.pool, self.order_R, file, replace=replace)
+            order_R, added = self.order_R, self._added
+            selection_stage.write_ids(self.pool, order_R, file, replace=replace, added=added)
         return str(file)
 
 
@@ -188,6 +199,7 @@ def choose_subset(
     *,
     within: str | None = None,
     extended: bool = True,
+    columns: Sequence[str] | None = None,
 ) -> Selection:
     """Choose the subset of a clustered run for another budget, method or seed; write nothing.
 
@@ -198,6 +210,7 @@ def choose_subset(
         seed: default: the run's own.
         within: default: the run's own, for s2l.
         extended: choose from the pool with its extensions, if there are any.
+        columns: names of columns that are added to the rows. Default: the run's own.
 
     Raises:
         DataError, ConfigError: clusters are not finished or extensions do not fit them, the pool
@@ -212,6 +225,9 @@ def choose_subset(
     section = _section(own, budget, method, within)
     parts = extensions.extended_pool(run) if extended else extensions.pool(run, [])
     rows = parts.rows if known.data is not None else None
+    names = added_columns.checked(own.columns if columns is None else columns)
+    if rows is not None:
+        added_columns.check_free(names, rows)
     pool = selection_stage.load_pool(parts.clusters)
     sources = selection_stage.Sources(parts.clusters, parts.trajectories, rows)
     new_strata = extensions.strata(run)
@@ -226,6 +242,7 @@ def choose_subset(
         f"{arm_name(order, budget, seed)}{parts.suffix}",
         own.format,
         sources,
+        tuple(names),
     )
 
 

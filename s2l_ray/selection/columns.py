@@ -126,9 +126,10 @@ def token_counts_missing(where: str) -> DataError:
     """
     counting = [name for name, row in METHODS.items() if {TOKENS, RESPONSE_TOKENS} & {*row.numbers}]
     return DataError(
-        f"selection: the number of tokens of every example is needed (for a budget in tokens, or "
-        f"for {first(counting)}), and {where}. Give `data` with `data.tokenizer`, so that "
-        "`prepare` counts them, or a budget in examples (50000) or as a fraction (0.11)."
+        f"selection: the number of tokens of every example is needed (for a budget in tokens, "
+        f"for the column tokens, or for {first(counting)}), and {where}. Give `data` with "
+        "`data.tokenizer`, so that `prepare` counts them, or a budget in examples (50000) or as a "
+        "fraction (0.11)."
     )
 
 

@@ -16,7 +16,7 @@ from s2l_ray.config.sections import RunConfig, SelectionConfig
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.progress import Progress
-from s2l_ray.selection import columns, quotas, ranking
+from s2l_ray.selection import added_columns, columns, quotas, ranking
 from s2l_ray.selection.methods import METHODS
 from s2l_ray.trajectories.declaration import QUERIES_KEY, TRAJECTORIES
 
@@ -78,6 +78,9 @@ def _check(config: RunConfig) -> None:
     """Refuse a selection that needs token counts, embeddings or error norms that will not exist."""
     section = config.selection
     if section is not None:
+        if config.data is not None:
+            named = [name for name in config.data.fields.model_dump().values() if name]
+            added_columns.check_not_among(section.columns, named)
         _check_counted(config, section)
         _check_scored(config, section)
 
@@ -141,6 +144,8 @@ def _check_pool(config: RunConfig, pool: PoolSize) -> None:
         return
     if section.format == "parquet" and pool.prepared is not None:
         check_columns(pool.prepared.get("fields_of_no_type", {}))
+    if pool.prepared is not None:
+        added_columns.check_not_among(section.columns, pool.prepared.get("fields", {}))
     if isinstance(section.budget, int) and section.budget > pool.rows:
         raise DataError(
             f"selection.budget: {section.budget:,} examples are more than the pool has "

@@ -90,7 +90,8 @@ def numbers_needed(config: SelectionConfig) -> set[str]:
 def counts_tokens(config: SelectionConfig) -> bool:
     """Return True if the selection, or one of its baselines, needs the numbers of tokens."""
     sections = [config, *(settings.with_method(config, name) for name in config.baselines)]
-    return any(numbers_needed(s) & {columns.TOKENS, columns.RESPONSE_TOKENS} for s in sections)
+    counted = {columns.TOKENS, columns.RESPONSE_TOKENS}
+    return columns.TOKENS in config.columns or any(numbers_needed(s) & counted for s in sections)
 
 
 def _within_tokens(

@@ -26,7 +26,8 @@ from s2l_ray.artifacts.manifest import RANKING, SUBSET, StageDir
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.errors import DataError, first
-from s2l_ray.selection import subset_file
+from s2l_ray.selection import columns, subset_file
+from s2l_ray.selection.added_columns import AddedColumns, added_columns, check_free
 from s2l_ray.selection.columns import MISMATCH, Sources
 from s2l_ray.selection.methods import Examples
 from s2l_ray.selection.ranking import RankedPool, rank_pool
@@ -60,15 +61,19 @@ def run(
     Writes  ranking.parquet         example_id, stratum: string, cluster: int32, rank: int64
             ../subset/selected.jsonl  the chosen rows in input order, with example_id (or .parquet)
     Raises  DataError or ConfigError if the pool cannot give the budget or does not have a stratum,
-            or if numbers that the method or the budget needs are missing.
+            or if numbers that the method or the budget needs are missing, or if rows have a field
+            with the name of an added column.
     """
+    if sources.rows is not None:
+        check_free(config.columns, sources.rows)
     pool = load_pool(sources.clusters)
     ranked = rank(pool, config, sources, seed=seed, new_strata=new_strata)
     subset_R = ranked.subset_R
     _write_ranking(pool, ranked.order_N, out.location / RANKING)
     if sources.rows is not None:
         file = out.further_folder(SUBSET) / f"selected.{config.format}"
-        write_selected(pool.key_N[subset_R], sources.rows, file)
+        added = ranking_columns(config.columns, pool, subset_R, sources)
+        write_selected(pool.key_N[subset_R], sources.rows, file, added=added)
     tokens = {} if ranked.num_tokens is None else {"selected_tokens": ranked.num_tokens}
     return {
         "rows": pool.num_rows,
@@ -234,32 +239,82 @@ def _write_ranking(pool: ClusteredPool, order_N: np.ndarray, file: Location) -> 
             start += table.num_rows
 
 
+def ranking_columns(
+    names: Sequence[str], pool: ClusteredPool, order_R: np.ndarray, sources: Sources
+) -> AddedColumns | None:
+    """Return columns of the subset with these rows of the pool; None if there are no names.
+
+    Raises:
+        DataError: tokens are wanted, and were not counted.
+    """
+    if not names:
+        return None
+    values: dict[str, pa.Array] = {
+        "rank": pa.array(np.arange(len(order_R)), pa.int64()),
+        "cluster": pa.array(pool.cluster_N[order_R], pa.int32()),
+        "stratum": pa.array(pool.strata, pa.string()).take(pa.array(pool.stratum_N[order_R])),
+    }
+    if columns.TOKENS in names:
+        num_tokens_N = columns.read([columns.TOKENS], pool.key_N, sources)[columns.TOKENS]
+        values[columns.TOKENS] = pa.array(num_tokens_N[order_R], pa.int32())
+    return added_columns(pool.key_N[order_R], {name: values[name] for name in names})
+
+
 def write_ids(
-    pool: ClusteredPool, order_R: np.ndarray, file: Location, *, replace: bool = True
+    pool: ClusteredPool,
+    order_R: np.ndarray,
+    file: Location,
+    *,
+    replace: bool = True,
+    added: AddedColumns | None = None,
 ) -> None:
-    """Write ids, strata and clusters of these rows of the pool, in this order."""
+    """Write ids, strata and clusters of these rows of the pool, in this order.
+
+    Args:
+        replace: as for `Location.open_atomic`.
+        added: further columns.
+    """
+    schema = pa.unify_schemas([RANKED, added.schema]) if added else RANKED
     with file.open_atomic(replace=replace) as stream:
-        writer = _Jsonl(stream) if file.name.endswith(".jsonl") else _Parquet(stream, RANKED)
-        for table in tables_by_rank(pool, order_R):
+        writer = _Jsonl(stream) if file.name.endswith(".jsonl") else _Parquet(stream, schema)
+        for table in id_tables(pool, order_R, added):
             for batch in table.to_batches(max_chunksize=1 << 16):
                 writer.write(batch.to_pylist())
         writer.close()
 
 
+def id_tables(
+    pool: ClusteredPool, order_R: np.ndarray, added: AddedColumns | None
+) -> Iterator[pa.Table]:
+    """Yield ids, strata and clusters of these rows of the pool, and what is added to them."""
+    for table in tables_by_rank(pool, order_R):
+        extra = added.of(table) if added else pa.table({})
+        for name in extra.column_names:
+            if name not in RANKED.names:
+                table = table.append_column(name, extra[name])
+        yield table
+
+
 def write_selected(
-    selected_keys: np.ndarray, rows: Parts, file: Location, *, replace: bool = True
+    selected_keys: np.ndarray,
+    rows: Parts,
+    file: Location,
+    *,
+    replace: bool = True,
+    added: AddedColumns | None = None,
 ) -> None:
     """Write the rows with these keys, in input order, with their own fields unchanged.
 
     Args:
         replace: as for `Location.open_atomic`.
+        added: columns that are added to the rows.
 
     Raises:
         DataError: an example has no row.
     """
     num_rows = 0
     with file.open_atomic(replace=replace) as stream:
-        writer = subset_file.writer(stream, file.name, rows)
+        writer = subset_file.writer(stream, file.name, rows, added)
         for part in _selected_parts(selected_keys, rows):
             num_rows += part.num_rows
             writer.write(part)
@@ -272,10 +327,12 @@ def write_selected(
             )
 
 
-def selected_rows(selected_keys: np.ndarray, rows: Parts) -> Iterator[list[dict[str, Any]]]:
-    """Yield the rows with these keys, part by part, with their example_id added."""
+def selected_rows(
+    selected_keys: np.ndarray, rows: Parts, added: AddedColumns | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield the rows with these keys, part by part, with example_id and the added columns."""
     for part in _selected_parts(selected_keys, rows):
-        yield list(subset_file.subset_rows(part))
+        yield list(subset_file.subset_rows(part, added))
 
 
 def _selected_parts(selected_keys: np.ndarray, rows: Parts) -> Iterator[pa.Table]:
