@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from s2l_ray.artifacts.tables import row_of_subset
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data.examples import Example, read_example
 from s2l_ray.data.messages import Message
-from s2l_ray.data.templates import TextTemplate, load_template
+from s2l_ray.data.templates import AutoTemplate, Template, TextTemplate, load_template
 
 REASONING = "reasoning_content"
 
@@ -47,23 +48,27 @@ def conversations(rows: Iterator[Mapping[str, Any]], data: DataConfig) -> Iterat
     """Yield the conversation of every row, with the turns that `data` says are learned."""
     template = load_template(data)
     for row in rows:
-        fields = {name: value for name, value in row.items() if name != "example_id"}
-        example = read_example(fields, data.fields)
+        example = read_example(row_of_subset(row), data.fields)
         yield _conversation(str(row["example_id"]), example, template, data.turns)
 
 
-def _conversation(example_id: str, example: Example, template: Any, turns: str) -> Conversation:
+def _conversation(
+    example_id: str, example: Example, template: Template, turns: str
+) -> Conversation:
+    if isinstance(template, AutoTemplate):
+        template = template.of(example)
     messages = list(example.messages)
     if turns == "last":
         messages[:-1] = [replace(message, learned=False) for message in messages[:-1]]
     is_plain = not example.is_chat and len(messages) == 2
-    is_text = not example.is_chat and isinstance(template, TextTemplate)
     return Conversation(
         example_id,
         tuple(messages),
         tuple(example.tools or ()),
         (example.prompt, example.context) if is_plain else None,
-        (template.render_prompt(example), example.response) if is_text else None,
+        (template.render_prompt(example), example.response)
+        if isinstance(template, TextTemplate)
+        else None,
     )
 
 

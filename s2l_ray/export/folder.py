@@ -145,7 +145,12 @@ class _Outcome:
         if self._trainer.renders and self._written.survey.is_text:
             template = [
                 f"{self._trainer.title} writes the text around rows by its own template; the run "
-                f"has scored them with data.template {data.template}"
+                f"has scored them with data.template: {data.template_name}"
+            ]
+        if data.chat_template and not self._written.survey.is_text:
+            template = [
+                f"the run has scored rows with data.chat_template: {data.chat_template}; give "
+                f"{self._trainer.title} the same"
             ]
         return tuple([*left_out, *otherwise, *template])
 

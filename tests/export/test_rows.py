@@ -53,7 +53,7 @@ def exported(tmp_path):
 
     def export(trainer, rows, **data):
         is_chat = "messages" in rows[0]
-        fields = {"fields": {"messages": "messages"}, "template": "chat"} if is_chat else {}
+        fields = {"fields": {"messages": "messages"}} if is_chat else {}
         config = DataConfig(train=["x"], **fields, **data)
         place = Location.of(tmp_path / trainer)
         done = folder.export(lambda: iter(rows), config, trainer, place)
@@ -116,6 +116,13 @@ def test_with_the_last_turn_alone_trl_gets_its_prompt(exported):
     assert len(rows[0]["prompt"]) == 5
 
 
+def test_the_chat_template_of_the_run_is_named(exported):
+    done, _, _ = exported("trl", [chat(ASKED, ANSWERED)], chat_template="chatml")
+    assert done.notes == (
+        "the run has scored rows with data.chat_template: chatml; give TRL the same",
+    )
+
+
 def test_axolotl_learns_exactly_the_answers_that_are_learned(exported):
     done, rows, files = exported("axolotl", [SEVERAL, WITH_TOOLS])
 
@@ -153,7 +160,9 @@ def test_llamafactory_gets_alpaca_columns_for_instructions(exported):
     }
     assert files["sft.yaml"]["dataset"] == "selected"
     assert files["sft.yaml"]["dataset_dir"] == done.path
-    assert "by its own template; the run has scored them with data.template alpaca" in done.notes[0]
+    assert (
+        "by its own template; the run has scored them with data.template: alpaca" in done.notes[0]
+    )
 
 
 def test_llamafactory_gets_turns_that_alternate(exported):
