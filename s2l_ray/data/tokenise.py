@@ -284,9 +284,13 @@ def _cut(item: TokenisedExample, max_tokens: int) -> TokenisedExample | RowError
     ranges = [
         (start, min(end, max_tokens)) for start, end in item.response_ranges if start < max_tokens
     ]
+    is_cut = ranges != item.response_ranges
+    kept = replace(
+        item, input_ids=item.input_ids[:max_tokens], response_ranges=ranges, is_cut=is_cut
+    )
+    if kept.num_response_tokens:
+        return kept
     if ranges:
-        ids = item.input_ids[:max_tokens]
-        is_cut = ranges != item.response_ranges
-        return replace(item, input_ids=ids, response_ranges=ranges, is_cut=is_cut)
+        return RowError("no response tokens left", "nothing stands before the first one")
     detail = f"the prompt alone has {item.num_prompt_tokens:,} tokens of {max_tokens:,} allowed"
     return RowError("no response tokens left", detail)

@@ -40,20 +40,26 @@ TokenCounter = Callable[[Sequence[Example]], Lengths]
 
 def by_characters(data: DataConfig) -> TokenCounter:
     """Return a counter that estimates tokens from characters, without a tokenizer."""
-    return partial(_count_by_characters, data.max_tokens)
+    return partial(_count_by_characters, data)
 
 
-def _count_by_characters(max_tokens: int, examples: Sequence[Example]) -> Lengths:
-    return [_lengths_of_text(example, max_tokens) for example in examples]
+def _count_by_characters(data: DataConfig, examples: Sequence[Example]) -> Lengths:
+    return [_lengths_of_text(example, data) for example in examples]
 
 
-def _lengths_of_text(example: Example, max_tokens: int) -> tuple[int, int, bool]:
-    whole = sum(len(message.content) for message in example.messages)
-    response = len(example.response) / CHARACTERS_PER_TOKEN
-    num_whole = whole / CHARACTERS_PER_TOKEN + TEMPLATE_TOKENS
-    num_tokens = round(min(num_whole, max_tokens))
-    num_response = max(round(num_tokens - (num_whole - response)), 1)
-    return num_tokens, num_response, num_whole > max_tokens
+def _lengths_of_text(example: Example, data: DataConfig) -> tuple[int, int, bool]:
+    length = [len(message.content) / CHARACTERS_PER_TOKEN for message in example.messages]
+    turns = [i for i, message in enumerate(example.messages) if message.learned]
+    turns = turns or [len(length) - 1]
+    turns = turns[-1:] if data.turns == "last" else turns
+    first, last = turns[0], turns[-1]
+    # What follows the last answer is left out.
+    num_whole = sum(length[: last + 1]) + TEMPLATE_TOKENS
+    num_tokens = round(min(num_whole, data.max_tokens))
+    # Of what remains from the first answer on, answers have the share that they have of the whole.
+    num_from_first = num_tokens - (sum(length[:first]) + TEMPLATE_TOKENS)
+    share = sum(length[i] for i in turns) / max(sum(length[first : last + 1]), 1)
+    return num_tokens, max(round(num_from_first * share), 1), num_whole > data.max_tokens
 
 
 def by_tokenizer(data: DataConfig, tokenizer: Any) -> TokenCounter:

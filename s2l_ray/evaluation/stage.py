@@ -177,7 +177,8 @@ class Evaluator:
             **unit,
             "failures": failures,
             "tokens": sum(len(item.tokens.input_ids) for item in items if item.tokens),
-            "cut": sum(self._is_cut(item) for item in items),
+            # A part of the response, but not all of it, is beyond `max_tokens`.
+            "cut": sum(item.tokens.is_cut for item in items if item.tokens),
             "precision": self.precision,
         }
 
@@ -240,11 +241,6 @@ class Evaluator:
             rows_per_batch=self.config.rows_per_batch,
         )
         return generator.generate(prompt_ids(examples, self.template, self.tokenizer))
-
-    def _is_cut(self, item: _Item) -> bool:
-        """Return True if a part of the response, but not all of it, is beyond `max_tokens`."""
-        tokens = item.tokens
-        return tokens is not None and tokens.input_ids[-1] != self.tokenizer.eos_token_id
 
 
 def _finite(loss: float) -> bool:

@@ -211,6 +211,21 @@ def test_a_long_row_is_cut_on_the_right_and_refused_when_no_response_is_left(nam
     assert f"{n} tokens of {n} allowed" in none_left.detail
 
 
+def test_a_row_whose_only_learned_token_nothing_predicts_is_refused():
+    bare = tokenizer(chat_template="{% for m in messages %}{{ m.content }}{% endfor %}")
+    greeting = chat(("assistant", "Hello"), ("user", "hi"), ("assistant", "you"))
+
+    (two_left,) = tokenise.tokenise([greeting], named("chat"), bare, 2)
+    (one_left,) = tokenise.tokenise([greeting], named("chat"), bare, 1)
+
+    assert (two_left.response_ranges, two_left.num_response_tokens) == ([(0, 2)], 1)
+    assert isinstance(one_left, RowError)
+    assert (one_left.reason, one_left.detail) == (
+        "no response tokens left",
+        "nothing stands before the first one",
+    )
+
+
 @given(text=st.text(min_size=1).filter(str.strip), limit=st.integers(2, 80))
 @settings(max_examples=60, deadline=None)
 def test_any_text_comes_back_whole_or_cut(text, limit):

@@ -85,6 +85,42 @@ def test_without_a_tokenizer_four_characters_are_a_token(tmp_path):
     assert pool(data).amount == Amount(5, 5 * 60, 5 * 20)
 
 
+CHAT = [
+    {"role": "user", "content": "a" * 40},
+    {"role": "assistant", "content": "b" * 80},
+    {"role": "user", "content": "c" * 20},
+    {"role": "assistant", "content": "d" * 8},
+    {"role": "user", "content": "thanks"},
+]
+
+
+@pytest.mark.parametrize(("turns", "responses"), [("all", 22), ("last", 2)])
+def test_without_a_tokenizer_every_answer_of_a_chat_counts(tmp_path, turns, responses):
+    data = DataConfig(
+        train=write(tmp_path / "pool.jsonl", [{"messages": CHAT}] * 5),
+        fields={"messages": "messages"},
+        turns=turns,
+    )
+
+    # 37 tokens up to the last answer, and 30 for the template.
+    assert pool(data).amount == Amount(5, 5 * 67, 5 * responses)
+
+
+@pytest.mark.parametrize("turns", ["all", "last"])
+def test_with_a_tokenizer_the_answers_of_a_chat_are_counted_as_a_run_does(tmp_path, turns):
+    data = DataConfig(
+        train=write(tmp_path / "pool.jsonl", [{"messages": CHAT}] * 5),
+        fields={"messages": "messages"},
+        turns=turns,
+        chat_template="chatml",
+    )
+
+    found = pool(data, counter=sizes.by_tokenizer(data, tiny.tokenizer())).amount
+
+    answers = [80, 8] if turns == "all" else [8]
+    assert found.responses == 5 * sum(length + 1 for length in answers)  # and its end
+
+
 def test_no_row_counts_more_tokens_than_it_may_have(tmp_path):
     rows = [{"instruction": "a" * 40, "output": "b" * 80}] * 5
     data = DataConfig(train=write(tmp_path / "pool.jsonl", rows), max_tokens=45)
