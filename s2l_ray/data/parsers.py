@@ -96,7 +96,7 @@ def check_distinct(origin: str, names: Sequence[str]) -> None:
     if repeated:
         raise DataError(
             f"data: {origin}: {len(repeated)} of {len(names)} columns are named more than once "
-            f"(first: {first(repeated)}). Rename or drop them."
+            f"(first: {first(list(map(repr, repeated)))}). Rename or drop them."
         )
 
 
@@ -201,12 +201,17 @@ def _fault(values: Sequence[str], names: Sequence[str]) -> str | None:
 
 def _header(origin: str, records: Iterator[list[str]]) -> list[str]:
     try:
-        names = next(records, [])
+        names = next(filter(None, records), [])
     except csv.Error as error:
         raise DataError(f"data: {origin}: the header cannot be read: {error}") from None
     if _fault(names, names):
         raise DataError(f"data: {origin}: the header is not UTF-8. Convert the file.")
     check_distinct(origin, names)
+    if len(names) == 1 and (marks := [mark for mark in ",;\t|" if mark in names[0]]):
+        raise DataError(
+            f"data: {origin}: the header is one column, {names[0]!r}, with {marks[0]!r} inside. "
+            "Columns of .csv are separated by commas, and of .tsv by tabs: convert the file."
+        )
     return names
 
 

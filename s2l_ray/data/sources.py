@@ -26,6 +26,7 @@ from s2l_ray.data.parsers import (
     shortened,
     starts_array,
 )
+from s2l_ray.errors import DataError
 from s2l_ray.storage.input_files import (
     InputFile,
     format_of,
@@ -62,6 +63,10 @@ def read_rows(file: InputFile) -> Iterator[SourceRow]:
         with open_input(file.uri, compression) as stream:
             if stream.peek(3)[:3] == codecs.BOM_UTF8:
                 stream.read(3)
+            if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+                raise DataError(
+                    f"data: {file.uri} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 FILE"
+                )
             if kind in ("csv", "tsv"):
                 yield from csv_rows(file.uri, stream, "," if kind == "csv" else "\t")
             else:

@@ -179,6 +179,11 @@ def test_csv_keeps_quoted_newlines_and_rejects_single_records(write):
     assert rows[3].excerpt == '"p"q,r'
 
 
+def test_blank_lines_before_the_header_of_a_csv_are_no_header(write):
+    rows = read(write("a.csv", "\n\r\na,b\n1,2\n"))
+    assert [(row.row, row.fields) for row in rows] == [(0, {"a": "1", "b": "2"})]
+
+
 def test_a_csv_field_may_be_long(write):
     assert len(read(write("a.csv", "a\n" + "x" * 300_000))[0].fields["a"]) == 300_000
 
@@ -187,7 +192,11 @@ def test_a_csv_field_may_be_long(write):
     ("text", "message"),
     [
         ('a,b\n1,2\n"open,3\n4,5\n', "row 1 opens a quote that is not closed"),
-        ("a,b,a\n1,2,3\n", "1 of 3 columns are named more than once"),
+        ("a,b,a\n1,2,3\n", r"1 of 3 columns are named more than once \(first: 'a'\)"),
+        (",,a\n1,2,3\n", r"1 of 3 columns are named more than once \(first: ''\)"),
+        ("a;b\n1;2\n", "separated by commas, and of .tsv by tabs"),
+        ("a\tb\n1\t2\n", "separated by commas, and of .tsv by tabs"),
+        ("a,b\n1,2\n".encode("utf-16"), "is UTF-16. Convert it: iconv"),
         (b"\xff,b\n", "header is not UTF-8"),
         ('"a"b,c\n', "header cannot be read"),
     ],
