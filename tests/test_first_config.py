@@ -85,6 +85,13 @@ SHAPES = {
         lambda i: {"prompt": [asked(i)], "completion": [answered(i)]},
         {"prompt": "prompt", "response": "completion"},
     ),
+    "trl, conversational as text": (
+        lambda i: {
+            "prompt": json.dumps([asked(i)]),
+            "completion": json.dumps([answered(i)]),
+        },
+        {"prompt": "prompt", "response": "completion"},
+    ),
     "messages": (lambda i: {"messages": [asked(i), answered(i)]}, {"messages": "messages"}),
     "messages beside a prompt": (
         lambda i: {

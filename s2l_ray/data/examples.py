@@ -150,13 +150,15 @@ def _asked_and_answered(row: Mapping[str, Any], fields: FieldNames) -> list[Mess
 
 def _as_messages(row: Mapping[str, Any], name: str, role: str) -> list[Message]:
     """Return the messages of a field; a text is one message."""
-    if isinstance(row.get(name), str):
+    if isinstance(row.get(name), str) and not _holds_messages(row[name]):
         return [Message(role, _required(row, name), learned=role == "assistant")]
     return read_messages(_present(row, name), name)
 
 
 def _holds_messages(value: Any) -> bool:
-    """Tell whether a field of a prompt holds messages, not a text."""
+    """Tell whether a field of a prompt holds messages or their JSON text, not a text."""
+    if isinstance(value, str):
+        value = _parsed(value) if value.lstrip().startswith("[") else None
     if not isinstance(value, list | tuple) or not value:
         return False
     return all(isinstance(i, Mapping) and _names_role_and_content(i) for i in value)
@@ -179,7 +181,7 @@ def _history(row: Mapping[str, Any], fields: FieldNames) -> list[Message]:
     name = fields.history
     pairs = None if name is None else row.get(name)
     if isinstance(pairs, str):
-        pairs = _parsed_pairs(pairs)
+        pairs = _parsed(pairs)
     if not isinstance(pairs, list | tuple):
         return []  # a user's own field of that name
     messages = []
@@ -192,7 +194,7 @@ def _history(row: Mapping[str, Any], fields: FieldNames) -> list[Message]:
     return messages
 
 
-def _parsed_pairs(text: str) -> Any:
+def _parsed(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):

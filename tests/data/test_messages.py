@@ -297,9 +297,12 @@ def test_of_a_conversational_prompt_and_completion_only_the_completion_is_learne
 
     assert given_turns(example) == [*prompt, answer]
     assert (learned(example), example.prompt, example.is_chat) == (["A2"], "Q2", True)
+    as_json = {"prompt": json.dumps(prompt), "completion": json.dumps([answer])}
+    assert read_example(as_json, PAIR) == example
     texts = read_example({"prompt": [Q], "completion": "A"}, PAIR)
     assert given_turns(texts) == [Q, A]
-    assert not read_example({"prompt": "Q", "completion": "A"}, PAIR).is_chat
+    for text in ("A", "[1] A", "[", '["A"]', '[{"role": "user"}]'):
+        assert not read_example({"prompt": "Q", "completion": text}, PAIR).is_chat
 
 
 def test_alpaca_with_history_and_system():
