@@ -34,6 +34,18 @@ ROWS_PER_PART = 10
 NUM_TOKENS = [42 if number < 4 else 41 for number in range(NUM_ROWS)]
 NUM_PROMPT_TOKENS = [25 if number < 14 else 24 for number in range(NUM_ROWS)]
 
+TOKENIZER = {
+    "version": "1.0",
+    "added_tokens": [],
+    "normalizer": None,
+    "pre_tokenizer": {"type": "Whitespace"},
+    "post_processor": None,
+    "decoder": None,
+    "model": {"type": "WordLevel", "vocab": {"?": 0, "</s>": 1}, "unk_token": "?"},
+}
+TOKENIZER_CONFIG = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>"}
+"""Of a tokenizer that knows no word."""
+
 
 def inputs(folder: Path) -> dict[str, Any]:
     """Files for a whole pipeline in `folder`, and the configuration that names them, as a tree."""
@@ -42,9 +54,11 @@ def inputs(folder: Path) -> dict[str, Any]:
     (folder / "held.jsonl").write_text(json.dumps(ROWS[0]) + "\n")
     (folder / "template.txt").write_text("Q: {prompt} A: ")
     (folder / "tokenizer").mkdir(exist_ok=True)
-    (folder / "tokenizer" / "tokenizer.json").write_text("{}")
+    (folder / "tokenizer" / "tokenizer.json").write_text(json.dumps(TOKENIZER))
+    (folder / "tokenizer" / "tokenizer_config.json").write_text(json.dumps(TOKENIZER_CONFIG))
+    shape = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1}
     model = {
-        "architecture": {"model_type": "gpt_neox", "hidden_size": 16},
+        "architecture": {"model_type": "gpt_neox", **shape},
         "tokenizer": str(folder / "tokenizer"),
     }
     return {

@@ -148,6 +148,7 @@ class PartTokeniser:
             "kept": len(good),
             "duplicates": sum(row.occurrence > 0 for row, _ in good),
             "tokens": sum(len(item.input_ids) for item in tokens),
+            "longest_tokens": max((len(item.input_ids) for item in tokens), default=0),
             "prompt_tokens": sum(len(i.input_ids) - i.num_response_tokens for i in tokens),
             "strata": Counter(row.example.stratum for row, _ in good),
             "reasons": Counter(reason for _, reason, _ in rejected),

@@ -141,6 +141,7 @@ def summarise(results: Sequence[Mapping[str, Any]], tokenizer: str | None) -> di
         "duplicates": sum(result["duplicates"] for result in results),
         "cut": sum(result["cut"] for result in results),
         "tokens": totals["tokens"],
+        "longest_tokens": max((result["longest_tokens"] for result in results), default=0),
         "prompt_tokens": sum(result["prompt_tokens"] for result in results),
         "rows_per_part": [result["kept"] for result in results],
         "strata": dict(sorted(strata.items())),

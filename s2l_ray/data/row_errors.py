@@ -1,5 +1,6 @@
 """Reasons for which a row cannot be used."""
 
+NO_ROOM = "no response tokens left"
 REASONS = (
     "malformed JSON",
     "invalid UTF-8",
@@ -9,7 +10,7 @@ REASONS = (
     "refused by the template",
     "changed by the template",
     "no learned turn",
-    "no response tokens left",
+    NO_ROOM,
     "duplicate id",
 )
 

@@ -16,6 +16,7 @@ from s2l_ray.data.chat_sources import jinja_source
 from s2l_ray.data.chat_templates import ChatTemplateOfTokenizer
 from s2l_ray.data.examples import Example, RowError
 from s2l_ray.data.rendering import Rendered
+from s2l_ray.data.row_errors import NO_ROOM
 from s2l_ray.data.templates import AutoTemplate, ChatTemplate, Template
 
 if TYPE_CHECKING:
@@ -293,4 +294,4 @@ def _cut(item: TokenisedExample, max_tokens: int) -> TokenisedExample | RowError
     if ranges:
         return RowError("no response tokens left", "nothing stands before the first one")
     detail = f"the prompt alone has {item.num_prompt_tokens:,} tokens of {max_tokens:,} allowed"
-    return RowError("no response tokens left", detail)
+    return RowError(NO_ROOM, detail)

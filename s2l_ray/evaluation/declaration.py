@@ -7,7 +7,7 @@ from typing import Any
 from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, section_values
 from s2l_ray.artifacts.stage import Estimate, RunPlan, Speed, Stage, Task
-from s2l_ray.config.sections import DataConfig, RunConfig
+from s2l_ray.config.sections import DataConfig, ModelSpec, RunConfig
 from s2l_ray.data.declaration import check_template, template_inputs, with_absolute_template
 from s2l_ray.data.first_rows import Survey
 from s2l_ray.errors import first
@@ -60,15 +60,32 @@ def _evaluate(
 
 def _check(config: RunConfig) -> None:
     """Refuse a template that cannot be used, and held-out sets whose first rows show no use."""
-    section, data = config.evaluation, config.data
+    section, data, model = config.evaluation, config.data, target_model(config)
     if section is None or data is None:
         return
     check_template(config)
     for name in dict.fromkeys(section.sets):
+        files = held_out_files(data, name, Location.of(config.run_dir)).files
         survey = Survey(f"data.eval.{name}", data)
-        for _ in survey.read(held_out_files(data, name, Location.of(config.run_dir)).files):
+        for _ in survey.read(files):
             pass
         survey.check_usable()
+        if model is not None:
+            _check_prompts(model, data, files, survey.key)
+
+
+def _check_prompts(
+    model: ModelSpec, data: DataConfig, files: Sequence[InputFile], where: str
+) -> None:
+    """Refuse held-out rows that the target cannot read, or has no position left to answer."""
+    from s2l_ray.data.tried_rows import try_rows
+    from s2l_ray.models import local_models
+    from s2l_ray.models.suitability import check_answers
+
+    tokenizer = local_models.tokenizer(model)
+    if tokenizer is not None:
+        longest = try_rows(files, data, tokenizer, where).longest_prompt
+        check_answers(model, longest_prompt=longest, where=where)
 
 
 def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:

@@ -22,6 +22,7 @@ from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts, original_rows, part_name, rows_name
 from s2l_ray.config.sections import DataConfig, EvaluationConfig
 from s2l_ray.data.examples import Example, RowError, read_example
+from s2l_ray.data.row_errors import NO_ROOM
 from s2l_ray.data.templates import load_template
 from s2l_ray.data.tokenise import TokenisedExample, prompt_ids, tokenise
 from s2l_ray.distributed import resources
@@ -51,7 +52,6 @@ ITEMS = pa.schema(
         ("num_response_tokens", pa.int32()),
     ]
 )
-NO_ROOM = "no response tokens left"
 
 
 def run(

@@ -1,8 +1,10 @@
 """Limits and sizes of a loaded model: its longest row, its tokens, its matrices."""
 
+import sys
+
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from s2l_ray.errors import ModelError
 from s2l_ray.models.flops import Shape
@@ -30,7 +32,7 @@ def check_rows_fit(model: PreTrainedModel, *, num_tokens: int, num_ids: int = 0)
         raise ModelError(
             f"the tokenizer has {num_ids:,} tokens, the model ({kind}) knows "
             f"{known.num_embeddings:,}. Give data.tokenizer the name of the one that the model was "
-            f"trained with."
+            f"trained with, or take a model that has embeddings for them."
         )
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     tables = [part.weight for part in model.modules() if isinstance(part, nn.Embedding)]
@@ -44,6 +46,18 @@ def check_rows_fit(model: PreTrainedModel, *, num_tokens: int, num_ids: int = 0)
             f"the longest row has {num_tokens:,} tokens, the model ({kind}) has {limit:,} "
             f"positions. Use a model with more of them, or lower data.max_tokens."
         )
+
+
+def number_of_ids(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the highest id that a tokenizer gives, plus one."""
+    return 1 + max(tokenizer.get_vocab().values(), default=-1)
+
+
+def num_positions(model: PreTrainedModel) -> int:
+    """Return how many tokens a model can have before it, as its configuration says."""
+    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    # XLNet, whose positions have no end, says -1.
+    return sys.maxsize if limit is None or limit <= 0 else limit
 
 
 def shape_of(model: PreTrainedModel) -> Shape:

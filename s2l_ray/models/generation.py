@@ -8,7 +8,6 @@ batch of its prompt, but for rounding.
 Shapes: N prompts, B rows in a batch, L positions, V tokens of the vocabulary.
 """
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ import torch
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from s2l_ray.errors import ModelError, first
+from s2l_ray.models.dimensions import num_positions
 from s2l_ray.models.scoring import inference
 from s2l_ray.models.torch_compile import CLOSE
 
@@ -69,16 +69,16 @@ class Generator:
         """
         num_tokens_N = np.array([len(prompt) for prompt in prompts], dtype=np.int64)
         assert (num_tokens_N > 0).all(), "a prompt needs a token"
-        num_positions = _num_positions(self.model)
-        _refuse_too_long(num_tokens_N, num_positions)
+        positions = num_positions(self.model)
+        _refuse_too_long(num_tokens_N, positions)
         response: dict[int, str] = {}
         with (
             inference(self.model, dtype=self.dtype, device=self.device),
             _greedy(self.model, self.tokenizer) as ends,
         ):
-            longest, num_rows = self._batching(prompts, num_positions)
+            longest, num_rows = self._batching(prompts, positions)
             for row_B in plan_batches(num_tokens_N, num_rows, longest_padded=longest):
-                room = int(min(self.max_new_tokens, num_positions - num_tokens_N[row_B].max()))
+                room = int(min(self.max_new_tokens, positions - num_tokens_N[row_B].max()))
                 new_tokens = self._new_tokens([prompts[row] for row in row_B], room)
                 for row, ids in zip(row_B.tolist(), new_tokens, strict=True):
                     response[row] = _text(ids, ends, self.tokenizer)
@@ -93,21 +93,21 @@ class Generator:
         new_tokens: list[list[int]] = output_BL[:, batch["input_ids"].shape[1] :].tolist()
         return new_tokens
 
-    def _batching(self, prompts: Sequence[list[int]], num_positions: int) -> tuple[int, int]:
+    def _batching(self, prompts: Sequence[list[int]], positions: int) -> tuple[int, int]:
         """Return the longest prompt that may be beside shorter ones, and the rows of a batch.
 
         The shortest prompt beside the longest has to be continued as it is alone. If it is not,
         batches have prompts of one length; if even these disturb each other, a single prompt.
         """
         steps = min(STEPS_OF_TRIAL, self.max_new_tokens)
-        room = num_positions - steps
+        room = positions - steps
         by_length = sorted((prompt for prompt in prompts if len(prompt) <= room), key=len)
         if self.rows_per_batch == 1 or not by_length:
             return 0, 1
         shortest, longest = by_length[0], by_length[-1]
         pads = len(shortest) < len(longest) and not has_length_dependent_rotation(self.model)
         if pads and self._is_alike(shortest, longest, steps):
-            return num_positions - self.max_new_tokens, self.rows_per_batch
+            return positions - self.max_new_tokens, self.rows_per_batch
         start = longest[:TOKENS_OF_TRIAL]
         is_alike = self._is_alike(start, start[::-1], steps)
         return 0, self.rows_per_batch if is_alike else 1
@@ -170,18 +170,12 @@ def has_length_dependent_rotation(model: PreTrainedModel) -> bool:
     return any(item.get("rope_type") in ("dynamic", "longrope") for item in settings)
 
 
-def _num_positions(model: PreTrainedModel) -> int:
-    limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    # XLNet, whose positions have no end, says -1.
-    return sys.maxsize if limit is None or limit <= 0 else limit
-
-
-def _refuse_too_long(num_tokens_N: np.ndarray, num_positions: int) -> None:
-    long_N = np.flatnonzero(num_tokens_N >= num_positions)
+def _refuse_too_long(num_tokens_N: np.ndarray, positions: int) -> None:
+    long_N = np.flatnonzero(num_tokens_N >= positions)
     if len(long_N):
         raise ModelError(
             f"generation: {len(long_N):,} of {len(num_tokens_N):,} prompts fill all "
-            f"{num_positions:,} positions of the model (first, from 0: {first(long_N.tolist())}). "
+            f"{positions:,} positions of the model (first, from 0: {first(long_N.tolist())}). "
             f"Shorten them, or leave them out of the evaluation set."
         )
 

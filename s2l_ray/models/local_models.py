@@ -36,7 +36,7 @@ def shape(spec: ModelSpec) -> Shape | None:
     Raises:
         ModelError: the model is here, and its configuration cannot be used.
     """
-    model = _if_here(spec, load_without_weights)
+    model = if_here(spec, load_without_weights)
     try:
         return None if model is None else shape_of(model)
     except AttributeError:  # an architecture that names its sizes in a way of its own
@@ -51,7 +51,7 @@ def miniature(spec: ModelSpec) -> PreTrainedModel | None:
     Raises:
         ModelError: as for `shape`.
     """
-    return _if_here(
+    return if_here(
         spec, partial(load_miniature, preferred=PREFERRED_WEIGHTS, max_layer=MAX_LAYER_WEIGHTS)
     )
 
@@ -82,10 +82,15 @@ def tokenizer(spec: ModelSpec) -> PreTrainedTokenizerBase | None:
     Raises:
         ModelError: the tokenizer is here, and cannot be used.
     """
-    return _if_here(spec, partial(load_tokenizer, offline=True))
+    return if_here(spec, partial(load_tokenizer, offline=True))
 
 
-def _if_here(spec: ModelSpec, load: Callable[[ModelSpec], Loaded]) -> Loaded | None:
+def if_here(spec: ModelSpec, load: Callable[[ModelSpec], Loaded]) -> Loaded | None:
+    """Return what `load` makes of a model; None if the model is not on this machine.
+
+    Raises:
+        ModelError: the model is here, and cannot be used.
+    """
     name = spec.tokenizer if isinstance(spec, RandomModel) else spec
     if is_uri(name):
         return None

@@ -1,5 +1,6 @@
 """The stages `reference` and `target`: fine-tune the small model, and the large model."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -7,10 +8,11 @@ from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.inputs import base_key
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, subset_file
 from s2l_ray.artifacts.stage import Estimate, PoolSize, RunPlan, Speed, Stage, Task
-from s2l_ray.config.sections import ModelSpec, RunConfig
+from s2l_ray.config.sections import DataConfig, ModelSpec, RunConfig
 from s2l_ray.data.declaration import (
     PREPARE,
     check_template,
+    pool_files,
     pool_tokenizer,
     template_inputs,
     with_absolute_template,
@@ -20,6 +22,7 @@ from s2l_ray.models.adapters import adapter_of, base_of_checkpoints, check_peft
 from s2l_ray.models.flops import Shape
 from s2l_ray.models.model_files import check_checkpoints, first_checkpoint, has_tokenizer
 from s2l_ray.progress import Progress
+from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 from s2l_ray.training.schedule import checkpoint_steps, num_steps
 from s2l_ray.training.work import training_work
@@ -130,9 +133,55 @@ def _check_reference(config: RunConfig) -> None:
         check_reference_path(section.path, needs_tokenizer=own)
     elif section.model is not None:
         check_model(section.model, needs_tokenizer=own)
-    model = reference_model(config)
+    model, tokenizer = reference_model(config), pool_tokenizer(config)
     if model is not None:
         check_causal(model)
+    if model is not None and tokenizer is not None and data is not None:
+        files = pool_files(data, Location.of(config.run_dir)).files
+        check_first_rows(model, tokenizer, data, files)
+
+
+def check_first_rows(
+    model: ModelSpec, tokenised_by: ModelSpec, data: DataConfig, files: Sequence[InputFile]
+) -> None:
+    """Refuse a model that cannot read the first rows of the pool.
+
+    Args:
+        model: the model. One that is not on this machine is not refused.
+        tokenised_by: the model or tokenizer whose tokens it reads.
+        data: the section of the configuration.
+        files: the files of the pool.
+
+    Raises:
+        UserError: none of the rows can be tokenised, or the model has too few embeddings or
+            positions for them.
+    """
+    from s2l_ray.data.tried_rows import try_rows
+    from s2l_ray.models import local_models
+    from s2l_ray.models.suitability import check_reads
+
+    tokenizer = local_models.tokenizer(tokenised_by)
+    if tokenizer is not None:
+        rows = try_rows(files, data, tokenizer, "data.train")
+        check_reads(model, tokenizer, num_tokens=rows.longest)
+
+
+def _check_longest(config: RunConfig, pool: PoolSize) -> None:
+    """Refuse a target with fewer positions than the longest row has tokens.
+
+    The row was counted by the tokenizer of the pool. Under another one it may be shorter.
+    """
+    section, prepared = config.target, pool.prepared
+    longest = (prepared or {}).get("longest_tokens", 0)
+    if section is None or not longest:
+        return
+    from s2l_ray.models import local_models
+    from s2l_ray.models.suitability import check_reads
+
+    counted = local_models.tokenizer(pool_tokenizer(config) or section.model)
+    own = local_models.tokenizer(section.model)
+    if counted is not None and own is not None and counted.get_vocab() == own.get_vocab():
+        check_reads(section.model, None, num_tokens=longest)
 
 
 def _check_steps(config: RunConfig, pool: PoolSize) -> None:
@@ -202,14 +251,19 @@ def _train_target(plan: RunPlan, arm: str, out: StageDir, progress: Progress) ->
 def _check_target(config: RunConfig) -> None:
     """Refuse a target whose template or model cannot be used."""
     check_template(config)
-    if config.target is not None:
-        from s2l_ray.models.checkpoints import check_model
-        from s2l_ray.models.local_models import check_causal
+    section, data = config.target, config.data
+    if section is None:
+        return
+    from s2l_ray.models.checkpoints import check_model
+    from s2l_ray.models.local_models import check_causal
 
-        check_model(config.target.model)
-        if config.target.lora is not None:
-            check_peft("target.lora")
-        check_causal(config.target.model)
+    check_model(section.model)
+    if section.lora is not None:
+        check_peft("target.lora")
+    if data is not None:
+        files = pool_files(data, Location.of(config.run_dir)).files
+        check_first_rows(section.model, section.model, data, files)
+    check_causal(section.model)
 
 
 def _target_sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
@@ -236,6 +290,7 @@ TARGET = Stage(
     per_arm=True,
     is_costly=True,
     check=_check_target,
+    check_pool=_check_longest,
     sizes=_target_sizes,
     estimate=Estimate(target_model, _target_work, Speed(0.20, 0.32, 10.0, 25.0)),
 )

@@ -108,7 +108,8 @@ def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict
         tokenizer = checkpoints.load_tokenizer(settings["tokenizer"])
         model = checkpoints.load_model(settings["model"], seed=plan.seed)
         num_tokens = settings["num_tokens_of_longest"]
-        dimensions.check_rows_fit(model, num_tokens=num_tokens, num_ids=len(tokenizer))
+        num_ids = dimensions.number_of_ids(tokenizer)
+        dimensions.check_rows_fit(model, num_tokens=num_tokens, num_ids=num_ids)
         causality.check_causal(model)
     notes = []
     if worker.device.type == "cuda":

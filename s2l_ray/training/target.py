@@ -153,7 +153,11 @@ def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict
         dtype = checkpoints.DTYPES[precision]
         tokenizer = checkpoints.load_tokenizer(config.model)
         model = zero.load_target(config, dtype=dtype, seed=plan.seed)
-        dimensions.check_rows_fit(model, num_tokens=settings["num_tokens_of_longest"])
+        dimensions.check_rows_fit(
+            model,
+            num_tokens=settings["num_tokens_of_longest"],
+            num_ids=dimensions.number_of_ids(tokenizer),
+        )
     engine = zero.ZeroEngine(
         model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks
     )
