@@ -14,6 +14,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -147,8 +148,18 @@ def load_without_weights(spec: ModelSpec) -> PreTrainedModel:
     """
     with _explained(f"model {spec}"):
         config = _offline_config(spec)
+        _check_kind(config, spec)
         with torch.device("meta"):
             return AutoModelForCausalLM.from_config(config)
+
+
+def _check_kind(config: PreTrainedConfig, spec: ModelSpec) -> None:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        name = spec.architecture["model_type"] if isinstance(spec, RandomModel) else spec
+        raise ModelError(
+            f"model {name}: {config.model_type} is no causal language model. Take one that "
+            f"AutoModelForCausalLM of transformers knows."
+        )
 
 
 def load_miniature(
