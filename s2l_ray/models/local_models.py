@@ -66,7 +66,7 @@ def check_causal(spec: ModelSpec) -> None:
         ModelError: the architecture looks ahead.
     """
     try:
-        small = _if_here(
+        small = if_here(
             spec, partial(load_miniature, preferred=TRIED_WEIGHTS, max_layer=MAX_TRIED_WEIGHTS)
         )
         if small is None or not looks_ahead(small):

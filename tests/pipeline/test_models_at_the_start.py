@@ -60,7 +60,7 @@ def as_chats(tree, tmp_path):
         (tmp_path / name).write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     data = tree["data"] | {"fields": {"messages": "messages"}, "template": "chat"}
     tiny.tokenizer(chat_template=CHAT).save_pretrained(tmp_path / "small")
-    return tree | {"data": data}
+    return tree | {"data": data, "selection": {"budget": 2}}
 
 
 def test_what_can_be_used_is_not_refused(tree):
@@ -78,7 +78,7 @@ def test_a_target_whose_template_refuses_every_row(tree, tmp_path):
     tree = as_chats(tree, tmp_path)
     refusing = "{{ raise_exception('only tools are answered') }}"
     tiny.tokenizer(chat_template=refusing).save_pretrained(tmp_path / "large")
-    assert_refused(tree, "data.train with the tokenizer", "only tools are answered")
+    assert_refused(tree, "data.train: none of the first 3 rows", "only tools are answered")
 
 
 @pytest.mark.parametrize("key", ["reference", "target"])
@@ -128,13 +128,7 @@ def test_a_model_that_is_no_causal_language_model(tree, tmp_path):
 
 def test_held_out_rows_with_other_fields(tree, tmp_path):
     (tmp_path / "held.jsonl").write_text('{"question": "1 + 1", "answer": "2"}\n' * 3)
-    assert_refused(tree, "data.eval.held: none of the first 3 rows", "instruction", "row 0")
-
-
-def test_held_out_rows_of_which_only_some_have_other_fields_are_left_to_the_stage(tree, tmp_path):
-    with (tmp_path / "held.jsonl").open("a") as file:
-        file.write('{"question": "1 + 1", "answer": "2"}\n')
-    assert refusals(tree) == [""]
+    assert_refused(tree, "data.eval.held", "3 rows", "instruction", "row 0")
 
 
 def test_a_held_out_prompt_that_fills_the_positions_of_the_target(tree, tmp_path):
