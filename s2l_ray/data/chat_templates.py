@@ -147,10 +147,9 @@ class ChatTemplateOfTokenizer:
             try:
                 self._compiled[source] = _compile_jinja_template(source)
             except TemplateSyntaxError as error:
-                raise ConfigError(
-                    f"data.template: the chat template of {self.tokenizer.name_or_path!r} is no "
-                    f"valid Jinja: {error}"
-                ) from None
+                its_own = f"data.template: the chat template of {self.tokenizer.name_or_path!r}"
+                which = "data.chat_template" if self.source else its_own
+                raise ConfigError(f"{which} is no valid Jinja: {error}") from None
         self._compiled[source].globals["strftime_now"] = self._formatted_date
 
     def _formatted_date(self, pattern: str) -> str:

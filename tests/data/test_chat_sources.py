@@ -90,6 +90,15 @@ def test_what_is_no_chat_template_is_refused(tmp_path, content, message):
         read_chat_template(settings(chat_template=str(path)))
 
 
+def test_a_file_that_is_no_jinja_is_named_by_its_key(tmp_path):
+    path = tmp_path / "mine.jinja"
+    path.write_text("{% for m in messages %}{{ m.content }}")
+    config = settings(template="chat", chat_template=str(path))
+
+    with pytest.raises(ConfigError, match=r"data\.chat_template is no valid Jinja: .*endfor"):
+        text_of({"instruction": "Q", "output": "A"}, config, tiny.tokenizer())
+
+
 def test_auto_takes_the_chat_template_for_messages_and_alpaca_for_instructions():
     tokenizer = tiny.tokenizer(chat_template="{% for m in messages %}<{{ m.content }}>{% endfor %}")
     asked, answered = [TURNS[1]], [TURNS[2]]
