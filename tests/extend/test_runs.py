@@ -109,7 +109,7 @@ def test_a_subset_comes_from_old_and_new_rows(extended, finished, s2l, tmp_path)
         out = tmp_path / f"{flag}.jsonl"
         done = s2l("select", extended, "--budget", 0.4, "--out", out, *filter(None, [flag]))
         assert done.returncode == 0, done.stderr
-        assert ("from the run with 1 extension(s)" in done.stdout) == (flag is None)
+        assert ("the run with 1 extension(s)" in done.stdout) == (flag is None)
         places[flag] = out.read_bytes()
     assert places[None] == (folder(extended) / "subset" / "selected.jsonl").read_bytes()
     assert places["--without-extensions"] == (finished / "subset" / "selected.jsonl").read_bytes()

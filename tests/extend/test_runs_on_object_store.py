@@ -58,7 +58,7 @@ def test_a_run_on_an_object_store_is_extended_there(
 
     out = Location.of(f"{s3_bucket}/subset.jsonl")
     said = extend(s3_environment, "select", run, "--budget", 0.4, "--out", out)
-    assert "from the run with 1 extension(s)" in said
+    assert "the run with 1 extension(s)" in said
     (name,) = [name for name in (run / "extensions").names() if name.startswith("001-")]
     selected = run / "extensions" / name / "subset" / "selected.jsonl"
     assert out.read_bytes() == selected.read_bytes()
