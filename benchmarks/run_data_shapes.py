@@ -3,10 +3,10 @@
     .venv/bin/python benchmarks/run_data_shapes.py          # some minutes on two cores
     .venv/bin/python benchmarks/run_data_shapes.py --check  # compare with the table instead
 
-Each shape is previewed, and then run `--until selection` with a reference of two layers, in one Ray
-that is started for all of them. The table says how many rows are usable, what carries loss in the
-first of them, and what is rejected or refused. A shape is right if that is what was written down by
-hand for it, and if the subset holds the usable rows.
+Each shape is previewed, and then run `--until selection` with two checkpoints of a model of two
+layers, in one Ray that is started for all of them. The table says how many rows are usable, what
+carries loss in the first of them, and what is rejected or refused. A shape is right if that is what
+was written down by hand for it, and if the subset holds the usable rows.
 """
 
 import argparse
@@ -23,32 +23,20 @@ from s2l_ray.errors import UserError
 from s2l_ray.preview import PreviewedRow, Previewer
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+from tests import tiny
 from tests.data_shapes import SHAPES, Shape
 
 PAGE = Path(__file__).parent.parent / "docs" / "data-shapes.md"
 BEGIN, END = "<!-- begin: benchmarks/run_data_shapes.py -->\n", "<!-- end -->\n"
-MODEL = {
-    "model_type": "llama",
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "max_position_embeddings": 512,
-}
 
 
 def tree_of(shape: Shape, folder: Path) -> dict[str, Any]:
-    data = shape.write(folder)
+    for step in (1, 2):
+        tiny.save(folder / "checkpoints" / f"step-{step}", seed=step)
     return {
         "run_dir": str(folder / "run"),
-        "data": data,
-        "reference": {
-            "model": {"architecture": MODEL, "tokenizer": data["tokenizer"]},
-            "max_steps": 2,
-            "batch_size": 2,
-            "checkpoints": 2,
-            "precision": "fp32",
-        },
+        "data": shape.write(folder),
+        "reference": {"path": str(folder / "checkpoints")},
         "trajectories": {"precision": "fp32"},
         "clusters": {},
         "selection": {"budget": 1.0},

@@ -281,7 +281,8 @@ def _notes_on_sizes(
         where = f" in {len(capped):,} of {len(rows_by_stratum):,} strata"
         few, most = min(capped), max(capped)
         notes.append(
-            f"{few:,}{f' to {most:,}' if few < most else ''} clusters instead of {number:,}"
+            f"{few:,}{f' to {most:,}' if few < most else ''} "
+            f"cluster{'' if most == 1 else 's'} instead of {number:,}"
             f"{where if len(rows_by_stratum) > 1 else ''}: one for every {config.rows_per_cluster} "
             "rows (clusters.rows_per_cluster)"
         )
