@@ -100,6 +100,7 @@ KEYS: dict[str, tuple[Any, list[str]]] = {
         ["random"],
         [f"{stage} (random-6-42)" for stage in ("selection", "target", "evaluation")] + ["report"],
     ),
+    "selection.columns": (["rank"], AFTER["selection"]),
     "selection.format": ("parquet", AFTER["selection"]),
     **{f"target.{key}": (value, AFTER["target"]) for key, value in TRAINING.items()},
     **{f"target.{key}": (value, NOTHING) for key, value in FASTER.items()},
