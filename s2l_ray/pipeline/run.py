@@ -70,7 +70,6 @@ def run(
         preflight.check_pool(config, {step.stage for step in todo})
         with connected(todo, config, address, say):
             # Old results stay until it is known that the cluster can compute them again.
-            (folder / CONFIG).write_json(config.model_dump(mode="json"))
             do_steps(planned, todo, from_stage, say)
     return todo
 
@@ -136,7 +135,10 @@ class _RunChecks(Checks):
     def replacing(self, summary: Mapping[str, Any] | None) -> None:
         step = self.todo[0]
         new = {} if summary is None else {step.stage: summary}
-        preflight.check_pool(self.plan.config, {item.stage for item in self.todo}, new)
+        config = self.plan.config
+        preflight.check_pool(config, {item.stage for item in self.todo}, new)
+        # Until here all results are of the stored configuration, with which others read them.
+        (self.plan.run / CONFIG).write_json(config.model_dump(mode="json"))
         outdate(self.plan.steps, step, {*self.redone, *(item.label for item in self.todo)})
 
 

@@ -14,6 +14,7 @@ from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import staleness, steps
+from s2l_ray.pipeline.subset import config_of
 from s2l_ray.stages import NAMES, STAGES
 from s2l_ray.storage.location import Location
 from tests import handmade
@@ -98,6 +99,7 @@ def test_a_pool_that_cannot_be_used_costs_nothing_finished(tree, tmp_path):
     with pytest.raises(DataError, match="rows cannot be used"):
         work(other, from_stage="prepare", pool=None)
     assert made(tree) == before and todo(tree) == []
+    assert config_of(Location.of(tree["run_dir"])).data.max_tokens == 512
     with pytest.raises(ConfigError, match=r"data\.max_tokens changed"):
         work(other)
 
