@@ -147,7 +147,7 @@ def summarise(results: Sequence[Mapping[str, Any]], tokenizer: str | None) -> di
         "strata": dict(sorted(strata.items())),
         "tokenizer": tokenizer,
         **({"notes": notes} if notes else {}),
-        "fields": {field.name: str(field.type) for field in types},
+        "fields": {**{field.name: str(field.type) for field in types}, **dict.fromkeys(faults, "")},
         "fields_of_no_type": faults,
         "text_in_jsonl": {
             field.name: form for field in types if (form := column_types.becomes_text(field.type))

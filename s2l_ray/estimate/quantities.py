@@ -1,5 +1,6 @@
 """The amounts that the stages of a configuration work on, counted or estimated."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,8 +9,8 @@ from s2l_ray.artifacts.amounts import Amount, Pool, Quantities
 from s2l_ray.artifacts.stage import Step
 from s2l_ray.config import budgets
 from s2l_ray.config.sections import DataConfig, ModelSpec, RandomModel, RunConfig
-from s2l_ray.data.declaration import PREPARE
-from s2l_ray.errors import ConfigError
+from s2l_ray.data.declaration import PREPARE, pool_files
+from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.estimate import sizes
 from s2l_ray.estimate.sizes import TokenCounter
 from s2l_ray.evaluation.declaration import EVALUATION
@@ -41,9 +42,26 @@ def quantities(
     path = config.trajectories.path if config.trajectories else None
     imported = sizes.imported(path, summaries.get(TRAJECTORIES.name)) if path is not None else None
     pool, held_out, remarks = _rows(config, summaries.get(PREPARE.name), EVALUATION.name in stale)
+    if imported is not None and pool is not None:
+        assert config.data is not None, "there is a pool"
+        _check_losses(imported[0], pool, config.data.max_rejected)
     num_checkpoints = imported[1] if imported else _num_checkpoints(config, pool)
     amounts = Quantities(pool, imported, num_checkpoints, 0, held_out)
     return replace(amounts, num_selected=_num_selected(config, amounts)), remarks
+
+
+def _check_losses(num_losses: int, pool: Pool, max_rejected: float) -> None:
+    """Refuse brought trajectories that are fewer than the rows of a pool that was read whole.
+
+    Some of the rows that were read may still be rejected.
+    """
+    num_rows = pool.amount.rows
+    least = num_rows if pool.counted else math.ceil(num_rows * (1 - max_rejected))
+    if (pool.counted or pool.whole) and num_losses < least:
+        raise DataError(
+            f"trajectories.path: there are {num_losses:,} losses for {num_rows:,} rows of the pool."
+            " Bring the losses of all rows, or take the rows without one out of data.train."
+        )
 
 
 def tokenizer_of(spec: ModelSpec) -> str:
@@ -70,6 +88,7 @@ def _rows(
         counter, remarks = _counter(config, data)
     run = Location.of(config.run_dir)
     pool = sizes.pool(data, prepared, counter, run)
+    remarks = [*pool_files(data, run).notes, *remarks]
     if evaluation is not None:
         held_out = {
             name: sizes.held_out(name, data, counter, evaluation.max_items, run)

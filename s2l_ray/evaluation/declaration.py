@@ -31,7 +31,9 @@ def held_out_files(data: DataConfig, name: str, run: Location | None = None) -> 
 def _task(plan: RunPlan, arm: str) -> Task:
     section, data = plan.config.evaluation, plan.config.data
     assert section is not None and data is not None
-    sets = {name: held_out_files(data, name, plan.run).files for name in section.sets}
+    listings = {name: held_out_files(data, name, plan.run) for name in section.sets}
+    sets = {name: listing.files for name, listing in listings.items()}
+    notes = [note for listing in listings.values() for note in listing.notes]
     inputs: dict[str, Any] = {
         **section_inputs("evaluation", section),
         **{f"data.eval.{name}": plan.contents.file_hashes(files) for name, files in sets.items()},
@@ -39,13 +41,14 @@ def _task(plan: RunPlan, arm: str) -> Task:
         **template_inputs(data, plan.contents),
         **plan.after(EVALUATION, arm),
     }
-    return Task(inputs, partial(_evaluate, plan, arm, sets))
+    return Task(inputs, partial(_evaluate, plan, arm, sets, notes))
 
 
 def _evaluate(
     plan: RunPlan,
     arm: str,
     sets: Mapping[str, Sequence[InputFile]],
+    notes: Sequence[str],
     out: StageDir,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -55,7 +58,8 @@ def _evaluate(
     assert section is not None and data is not None
     model = plan.folder(TARGET, arm) / "model"
     data = with_absolute_template(data)
-    return stage.run(section, data, sets, model, out, progress=progress)
+    summary = stage.run(section, data, sets, model, out, progress=progress)
+    return {**summary, "notes": [*notes, *summary.get("notes", [])]} if notes else summary
 
 
 def _check(config: RunConfig) -> None:

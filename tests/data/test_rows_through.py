@@ -196,6 +196,7 @@ def test_what_parquet_cannot_hold_is_known_when_rows_are_prepared(
         json.loads(json.dumps(value), object_pairs_hook=list) for value in values
     ]
     assert list(summary["fields_of_no_type"]) == ["meta"]
+    assert set(summary["fields"]) == {"instruction", "output", "meta"}
     if rows_per_part == 4:
         assert cause in summary["fields_of_no_type"]["meta"]
     with pytest.raises(DataError, match=r"first: 'meta': .*selection\.format: jsonl"):

@@ -319,6 +319,13 @@ def imported(tree, tmp_path):
     return changed(tree, "trajectories.path", str(tmp_path / "losses.parquet"))
 
 
+def test_fewer_losses_than_rows_of_the_pool_are_refused(imported, tmp_path):
+    table = pq.read_table(tmp_path / "losses.parquet")
+    pq.write_table(table.slice(0, 15), tmp_path / "losses.parquet")
+    with pytest.raises(DataError, match="there are 15 losses for 30 rows of the pool"):
+        lines(imported)
+
+
 def test_imported_trajectories_have_a_size_and_no_cost(imported):
     for section in ("data", "reference", "target", "evaluation"):
         imported = changed(imported, section, None)
