@@ -29,8 +29,8 @@ REJECTED = pa.schema(
 )
 LOCATIONS_SHOWN = 3
 """Number of rejected rows of each reason that a part reports by file and row."""
-RejectedRow = tuple[int, str, str]
-"""Row number, reason and excerpt."""
+RejectedRow = tuple[int, str, str, str]
+"""Row number, reason, excerpt, and the detail if the row was rejected when it was tokenised."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ class PartTokeniser:
         outcomes = self._tokens([row.example for row in usable])
         for row, tokens in zip(usable, outcomes, strict=True):
             if isinstance(tokens, RowError):
-                rejected.append((row.number, tokens.reason, excerpt_of(tokens, row.fields)))
+                excerpt = excerpt_of(tokens, row.fields)
+                rejected.append((row.number, tokens.reason, excerpt, tokens.detail))
             else:
                 good.append((row, tokens))
         result = self._write(unit, good, sorted(rejected))
@@ -92,7 +93,9 @@ class PartTokeniser:
         """Return the rows that can be tokenised and the rejected ones; leave out the pool's."""
         fields_by_row = self._originals(unit["name"], checked)
         repeats = dict(unit["repeats"])
-        rejected = [(row["row"], row["reason"], row["excerpt"]) for row in checked if row["reason"]]
+        rejected = [
+            (row["row"], row["reason"], row["excerpt"], "") for row in checked if row["reason"]
+        ]
         usable = []
         for position, row in enumerate(checked):
             if row["reason"] or in_pool_P[position]:
@@ -102,7 +105,7 @@ class PartTokeniser:
             occurrence = repeats.get(position, 0)
             if example.id is not None and occurrence:
                 error = RowError("duplicate id", repr(example.id))
-                rejected.append((row["row"], error.reason, excerpt_of(error, fields)))
+                rejected.append((row["row"], error.reason, excerpt_of(error, fields), ""))
                 continue
             usable.append(_UsableRow(row["row"], fields, example, occurrence))
         return usable, rejected
@@ -151,7 +154,7 @@ class PartTokeniser:
             "longest_tokens": max((len(item.input_ids) for item in tokens), default=0),
             "prompt_tokens": sum(len(i.input_ids) - i.num_response_tokens for i in tokens),
             "strata": Counter(row.example.stratum for row, _ in good),
-            "reasons": Counter(reason for _, reason, _ in rejected),
+            "reasons": Counter(reason for _, reason, *_ in rejected),
             "cut": sum(item.is_cut for item in tokens),
             "left_out": _notes(good),
             "fields": column_types.encoded(field_types(originals)),
@@ -175,8 +178,10 @@ def _notes(rows: Sequence[tuple[_UsableRow, TokenisedExample]]) -> Counter[str]:
 
 def _first_locations(uri: str, rejected: Sequence[RejectedRow]) -> dict[str, list[str]]:
     locations: dict[str, list[str]] = {}
-    for row, reason, _ in rejected:
+    for row, reason, _, detail in rejected:
         of_reason = locations.setdefault(reason, [])
         if len(of_reason) < LOCATIONS_SHOWN:
-            of_reason.append(f"{uri} row {row}")
+            # What a template says is known from the template alone, so one row tells it for all.
+            words = f": {detail}" if detail and not of_reason else ""
+            of_reason.append(f"{uri} row {row}{words}")
     return locations

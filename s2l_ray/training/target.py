@@ -77,7 +77,7 @@ def tokenise(
 
     Returns:
         The number of rows, and the ids of those left out because the target's tokenizer leaves
-        them no response token.
+        them no response token, or its template refuses or changes them.
 
     Raises:
         DataError: more rows are left out than `data.max_rejected` allows, or no row remains.
@@ -85,23 +85,36 @@ def tokenise(
     template = load_template(data)
     tokenizer = checkpoints.load_tokenizer(model)
     tokens.remove()
-    num_rows, rejected = 0, []
+    num_rows = 0
+    rejected: list[tuple[str, RowError]] = []
     rows = selected_rows(selected)
     for part in itertools.count():
         chunk = list(itertools.islice(rows, data.rows_per_part))
         if not chunk:
             break
-        table, without_response = _tokenised(chunk, data, template, tokenizer)
+        table, left_out = _tokenised(chunk, data, template, tokenizer)
         (tokens / part_name(part)).write_table(table)
         num_rows += len(chunk)
-        rejected += without_response
+        rejected += left_out
     if len(rejected) > data.max_rejected * num_rows or len(rejected) == num_rows:
-        raise DataError(
-            f"target: {len(rejected):,} of {num_rows:,} selected rows have no response token left "
-            f"within {data.max_tokens} tokens of the target's tokenizer ({first(rejected)}). "
-            f"Raise data.max_tokens or data.max_rejected."
-        )
-    return num_rows, rejected
+        raise DataError(_why_rejected(rejected, num_rows, data))
+    return num_rows, [example_id for example_id, _ in rejected]
+
+
+def _why_rejected(rejected: Sequence[tuple[str, RowError]], num_rows: int, data: DataConfig) -> str:
+    """Return how many rows the target cannot use, with the first of each reason in its words."""
+    of_reason: dict[str, list[tuple[str, RowError]]] = {}
+    for example_id, error in rejected:
+        of_reason.setdefault(error.reason, []).append((example_id, error))
+    reasons = "; ".join(
+        f"{len(rows):,} {reason}: {rows[0][1].detail} ({first([name for name, _ in rows])})"
+        for reason, rows in of_reason.items()
+    )
+    return (
+        f"target: {len(rejected):,} of {num_rows:,} selected rows cannot be used with the target's "
+        f"tokenizer: {reasons}. Raise data.max_tokens (now {data.max_tokens:,}) or "
+        f"data.max_rejected, or take another template."
+    )
 
 
 def selected_rows(selected: Location) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -125,14 +138,14 @@ def _tokenised(
     data: DataConfig,
     template: Template,
     tokenizer: Any,
-) -> tuple[pa.Table, list[str]]:
+) -> tuple[pa.Table, list[tuple[str, RowError]]]:
     fields = data.fields.of_pool
     examples = [read_example(row, fields) for _, row in rows]
     outcomes = tokenise_examples(examples, template, tokenizer, data.max_tokens)
     kept, rejected = [], []
     for (example_id, _), example, item in zip(rows, examples, outcomes, strict=True):
         if isinstance(item, RowError):
-            rejected.append(example_id)
+            rejected.append((example_id, item))
         else:
             kept.append((example_id, example.stratum, item.input_ids, item.response_ranges))
     ids, strata, input_ids, ranges = zip(*kept, strict=True) if kept else ((), (), (), ())

@@ -2,8 +2,11 @@
 
 import pytest
 
+from s2l_ray.config.sections import FieldNames
 from s2l_ray.errors import DataError
 from s2l_ray.storage.location import Location
+from tests.data import chat_templates
+from tests.data.chat_templates import tokenizer_with
 from tests.data.test_prepare import jsonl, prepare_here, rejected, row, settings
 
 
@@ -45,3 +48,18 @@ def test_a_pool_without_a_usable_row_is_refused_whatever_the_limit(tmp_path):
     with pytest.raises(DataError, match=r"5 of 5 rows cannot be used") as caught:
         prepare_here(tmp_path / "out", [path], settings(max_rejected=1.0))
     assert "raise data.max_rejected" not in str(caught.value)
+
+
+def test_the_error_has_the_words_of_the_template(tmp_path):
+    made = tokenizer_with(chat_templates.GEMMA)
+    made.save_pretrained(tmp_path / "tokenizer")
+    said = [{"role": "system", "content": "S"}, {"role": "user", "content": "Q"}]
+    chat = {"messages": [*said, {"role": "assistant", "content": "A"}]}
+    path = jsonl(tmp_path / "pool.jsonl", [chat] * 3)
+    config = settings(fields=FieldNames(messages="messages"), template="chat")
+
+    with pytest.raises(DataError) as caught:
+        prepare_here(tmp_path / "out", [path], config, tokenizer=str(tmp_path / "tokenizer"))
+
+    words = "the tokenizer's chat template refuses the messages: System role not supported"
+    assert f"3 refused by the template (first: {path} row 0: {words}; " in str(caught.value)

@@ -88,6 +88,17 @@ def test_rows_without_response_tokens_are_named_or_refused(tmp_path, template):
         target.tokenise(selected, tokens, data(template), model)
 
 
+def test_rows_that_the_targets_template_refuses_are_not_said_to_be_long(tmp_path):
+    tiny.tokenizer().save_pretrained(tmp_path / "tokenizer")
+    (tmp_path / "strict.jinja").write_text("{{ raise_exception('never') or messages }}")
+    strict = data("chat", chat_template=str(tmp_path / "strict.jinja"))
+    selected, tokens = selected_jsonl(tmp_path), Location.of(tmp_path) / "tokens"
+
+    words = r"20 refused by the template: .*: never \(e0, e1, e2, \.\.\.\)\. Raise"
+    with pytest.raises(DataError, match=rf"20 of 20 selected rows cannot be used .*{words}"):
+        target.tokenise(selected, tokens, strict, str(tmp_path / "tokenizer"))
+
+
 @pytest.mark.ray
 def test_two_shards_leave_the_model_that_one_replica_learns(tmp_path, cluster):
     model = str(tiny.save(tmp_path / "before"))
