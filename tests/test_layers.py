@@ -83,7 +83,7 @@ PURE = [
     "clusters.num_clusters",
     "clusters.quality",
     "clusters.drift",
-    "clusters.compilation",
+    "compilation",
     "selection.methods",
     "selection.water_filling",
     "selection.cells",
@@ -115,7 +115,7 @@ def test_mathematics_touches_neither_ray_nor_files_nor_the_environment(name):
     assert [item for item in found if item.of(*FILES_AND_ENVIRONMENT)] == []
 
 
-LOWEST = ("errors", "progress", "background", "hashing", "intervals", "version")
+LOWEST = ("errors", "progress", "background", "compilation", "hashing", "intervals", "version")
 """Modules that every folder may import, and that import nothing of ours but each other."""
 FOLDERS = {  # folder: (folders that it may import, libraries that it never imports)
     "storage": ("", "ray torch transformers deepspeed datasets matplotlib"),

@@ -11,7 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from s2l_ray.artifacts.manifest import Manifest, centroids_file, fingerprint, read_manifest
+from s2l_ray.artifacts.manifest import (
+    SUPPLEMENT,
+    Manifest,
+    centroids_file,
+    fingerprint,
+    read_manifest,
+)
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.errors import DataError, first
@@ -22,7 +28,15 @@ SETTINGS = "settings.json"
 """The file, in the folder of an extension, that says whether it moves the centroids."""
 UPDATED = "update_centroids"
 """A key of that file, and an input of clusters whose centroids were moved."""
-INCIDENTAL = ("notes", "num_losses_before", "num_query_rows", "rejected_query_rows")
+INCIDENTAL = (
+    "notes",
+    "num_losses_before",
+    "num_query_rows",
+    "rejected_query_rows",
+    "contamination",
+    "near_duplicates",
+    SUPPLEMENT,
+)
 """Keys of a summary that do not describe the results of the stage."""
 PREPARED, SCORED, CLUSTERED = "prepared", "trajectories", "clusters"
 """Folders, in a run and in an extension, that the pool is read from."""

@@ -10,7 +10,7 @@ import importlib.metadata
 import json
 import platform
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
@@ -30,6 +30,8 @@ SUBSETS = "subsets"
 """The folder of further subsets, each in a folder of its own. Older runs have files in it."""
 RANKING, REJECTED_ROWS = "ranking.parquet", "rejected.parquet"
 """The files of all examples in order of rank, and of input rows that cannot be used."""
+CONTAMINATED_ROWS, REPEATED_ROWS = "contaminated.parquet", "near_duplicates.parquet"
+"""The lists of rows that hold a prompt of an evaluation set, and that nearly repeat another row."""
 CENTROIDS, OLD_CENTROIDS = "_centroids.npy", "centroids.npy"
 UNFINISHED = "unfinished.json"
 """The inputs of a stage that has begun; removed when it is finished."""
@@ -44,7 +46,9 @@ NORMS = "error_norms"
 """The folder of error norms, for EL2N, next to the trajectories, and the prefix of its files."""
 QUERIES = "queries"
 """The folder with the losses and embeddings of queries, next to the trajectories."""
-VERSIONED = ("s2l_ray", "ray", "torch", "transformers", "deepspeed", "numpy", "pyarrow")
+SUPPLEMENT = "supplement"
+"""The key of a summary with the fingerprint and the notes of a stage's supplement."""
+VERSIONED = ("s2l_ray", "ray", "torch", "transformers", "deepspeed", "numpy", "pyarrow", "rensa")
 """Packages whose versions a manifest records."""
 
 
@@ -270,6 +274,16 @@ class StageDir:
         for name in (*SCRATCH, UNFINISHED, OLD_MANIFEST):
             (self.location / name).remove()
         return manifest
+
+    def replace_summary(self, summary: dict[str, Any]) -> Manifest:
+        """Write the manifest of this finished stage again, with another summary."""
+        manifest = self.manifest()
+        assert manifest is not None, f"{self.location} is not finished"
+        changed = replace(manifest, summary=summary)
+        (self.location / MANIFEST).write_json(asdict(changed))
+        for name in SCRATCH:
+            (self.location / name).remove()
+        return changed
 
 
 @cache

@@ -34,6 +34,24 @@ The step continues in the background until the context that is returned ends.
 
 
 @dataclass(frozen=True)
+class Supplement:
+    """A part of a stage's results that can be made again without the rest.
+
+    It changes nothing that later stages read, so its inputs are no part of the fingerprint.
+
+    Attributes:
+        inputs: all that shapes it; none where it is not wanted.
+        work: makes it, after the rest, and returns entries of the summary. Its `notes` are kept
+            apart from those of the stage.
+        is_asked_for: whether it is made for results of an older version, too, which had none.
+    """
+
+    inputs: dict[str, Any]
+    work: Fill
+    is_asked_for: bool = False
+
+
+@dataclass(frozen=True)
 class Task:
     """The inputs and the work of one step, whose folder is not decided yet.
 
@@ -46,6 +64,7 @@ class Task:
             a GPU does not.
         is_checked: whether the work shows that the inputs cannot be used, or are too few. Then a
             finished result stays until another one is finished and fits what follows.
+        supplement: a part of the results with inputs of its own, or None.
     """
 
     inputs: dict[str, Any]
@@ -53,6 +72,7 @@ class Task:
     early: Early | None = None
     repeats: bool = True
     is_checked: bool = False
+    supplement: Supplement | None = None
 
 
 @dataclass(frozen=True)
@@ -216,6 +236,7 @@ class Step:
         early: begins the step while an earlier stage runs, as `Early` says; None if it cannot.
         repeats: as `Task.repeats` says.
         replacement: the same step in a folder below REDONE, for `Task.is_checked`; None without.
+        supplement: a part of the results with inputs of its own, or None.
     """
 
     declaration: Stage
@@ -225,6 +246,7 @@ class Step:
     early: Callable[[Progress], AbstractContextManager[None]] | None = None
     repeats: bool = True
     replacement: "Step | None" = None
+    supplement: Supplement | None = None
 
     @classmethod
     def of(cls, stage: Stage, task: Task, parent: Location, arm: str = "") -> "Step":
@@ -234,7 +256,8 @@ class Step:
         replacement = None
         if task.is_checked:
             replacement = cls.of(stage, replace(task, is_checked=False), parent / REDONE, arm)
-        return cls(stage, out, partial(task.work, out), arm, early, task.repeats, replacement)
+        work = partial(task.work, out)
+        return cls(stage, out, work, arm, early, task.repeats, replacement, task.supplement)
 
     @property
     def stage(self) -> str:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from s2l_ray.clusters.compilation import cached_njit
+from s2l_ray.compilation import cached_njit
 
 LOSS_UNIT_NATS = 2.0**-24
 SQDIST_UNIT = 2.0**-20

@@ -96,7 +96,9 @@ class FieldNames(Section):
 class DataConfig(Section):
     """The pool, the held-out sets, and the conversion of a row to tokens."""
 
-    operational: ClassVar[frozenset[str]] = frozenset({"max_rejected", "eval", "split"})
+    operational: ClassVar[frozenset[str]] = frozenset(
+        {"max_rejected", "eval", "split", "decontaminate", "near_duplicates"}
+    )
     added: ClassVar[frozenset[str]] = frozenset({"turns", "date", "chat_template"})
 
     train: Annotated[list[str], BeforeValidator(_listed)] = Field(min_length=1)
@@ -109,6 +111,12 @@ class DataConfig(Section):
     eval: dict[str, str] = Field(default_factory=dict)
     """Held-out sets: name -> file, glob, directory or URI. Of a directory with several splits, test
     is read; without one, validation."""
+    decontaminate: Literal["report", "drop", "off"] = "report"
+    """Rows of the pool that hold a prompt of a held-out set: report lists and counts them, drop
+    leaves them out. A changed held-out set makes a new list; with drop, a new pool."""
+    near_duplicates: Literal["off", "report", "drop"] = "off"
+    """Rows of the pool that repeat an earlier row but for a few words: report lists them, drop
+    leaves them out."""
     fields: FieldNames = FieldNames()
     """Names of the fields of a row."""
     rows_per_part: PositiveInt = 4096
@@ -132,7 +140,8 @@ class DataConfig(Section):
     max_tokens: Annotated[int, Field(ge=2)] = 512
     """Most tokens of a row, prompt included; the end of a longer response is cut off."""
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.01
-    """Largest share of unusable rows; with more, the run stops."""
+    """Largest share of unusable rows; with more, the run stops. Rows that decontaminate or
+    near_duplicates leaves out do not count."""
 
     @property
     def template_name(self) -> str:

@@ -1,6 +1,6 @@
 """The stage `prepare`: turn input rows into numbered parts of tokens."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,11 +20,12 @@ from s2l_ray.config.sections import (
     RandomModel,
     RunConfig,
 )
+from s2l_ray.data import cleaning
 from s2l_ray.errors import first
 from s2l_ray.models.adapters import tokenizer_source
 from s2l_ray.models.model_files import first_checkpoint
 from s2l_ray.progress import Progress
-from s2l_ray.storage.input_files import Listing, list_files
+from s2l_ray.storage.input_files import InputFile, Listing, list_files
 from s2l_ray.storage.location import Location, absolute, absolute_if_file
 
 
@@ -108,8 +109,12 @@ def _task(plan: RunPlan, _: str) -> Task:
         **plan.contents.model_inputs("data.tokenizer contents", tokenizer),
         **plan.contents.template_inputs(data),
         **chat_inputs(data),
+        **cleaning.dropping_inputs(data, plan.run, plan.contents),
     }
-    return Task(inputs, partial(_prepare, plan, data, listing), is_checked=True)
+    asked_for = cleaning.is_list_asked_for(data)
+    lists = cleaning.lists(data, plan.run, plan.contents, is_asked_for=asked_for)
+    work = partial(_prepare, plan, data, listing)
+    return Task(inputs, work, is_checked=True, supplement=lists)
 
 
 def _prepare(
@@ -122,8 +127,8 @@ def _prepare(
     from s2l_ray.data import prepare
 
     tokenizer = absolute_if_file(plan.contents.pinned(pool_tokenizer(plan.config)))
-    data = with_absolute_template(data)
-    summary = prepare.run(data, listing.files, tokenizer, out, progress=progress)
+    data, held_out = with_absolute_template(data), cleaning.compared_sets(data, plan.run)
+    summary = prepare.run(data, listing.files, tokenizer, out, progress=progress, held_out=held_out)
     selection = plan.config.selection
     notes = _notes(summary) if selection is None or selection.format == "jsonl" else []
     return {**summary, "notes": [*listing.notes, *summary.get("notes", []), *notes]}
@@ -146,7 +151,13 @@ def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
         "prepare of the run": plan.fingerprint_of_run(PREPARE),
         "earlier": plan.fingerprints(PREPARE, plan.before(extension)),
     }
-    return Task(inputs, partial(_prepare_new, plan, extension))
+    base, earlier = plan.base, plan.before(extension)
+    assert base.config.data is not None
+    pool = Parts(base.run / PREPARED, more=tuple(item.folder(PREPARED) for item in earlier))
+    data, contents = base.config.data, Contents.load(base.run)
+    reachable = cleaning.with_reachable_sets(data, base.run)
+    lists = cleaning.lists(reachable, base.run, contents, pool=pool)
+    return Task(inputs, partial(_prepare_new, base, pool, plan.files), supplement=lists)
 
 
 def data_of(base: BaseRun) -> DataConfig:
@@ -159,16 +170,22 @@ def data_of(base: BaseRun) -> DataConfig:
 
 
 def _prepare_new(
-    plan: ExtensionPlan, extension: Extension, out: StageDir, progress: Progress
+    base: BaseRun,
+    pool: Parts,
+    files: Sequence[InputFile],
+    out: StageDir,
+    progress: Progress,
 ) -> dict[str, Any]:
     """Prepare the rows that neither the run nor an earlier extension has, and check their ids."""
     from s2l_ray.data import duplicates, prepare
 
-    base, earlier = plan.base, plan.before(extension)
     data = with_absolute_template(data_of(base))
-    pool = Parts(base.run / PREPARED, more=tuple(item.folder(PREPARED) for item in earlier))
     tokenizer = base.summary(PREPARE.name)["tokenizer"]
-    summary = prepare.run(data, plan.files, tokenizer, out, progress=progress, pool=pool)
+    drops = data.decontaminate == "drop"
+    held_out = cleaning.compared_sets(data, base.run) if drops else {}
+    summary = prepare.run(
+        data, files, tokenizer, out, progress=progress, held_out=held_out, pool=pool
+    )
     rows = Parts(pool.folder, "rows", pool.more)
     if base.config.selection is not None and base.config.selection.format == "parquet":
         _, faults = pool_types(Parts(pool.folder, "rows", (*pool.more, out.location)))

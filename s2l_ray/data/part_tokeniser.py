@@ -13,6 +13,7 @@ from s2l_ray.artifacts.tables import field_types, kept_rows, original_rows, part
 from s2l_ray.artifacts.token_tables import token_table
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data import duplicates
+from s2l_ray.data.dropped_rows import load_dropped
 from s2l_ray.data.examples import Example, RowError, content_digest, read_example
 from s2l_ray.data.raw_parts import excerpt_of
 from s2l_ray.data.templates import load_template
@@ -92,7 +93,7 @@ class PartTokeniser:
     ) -> tuple[list[_UsableRow], list[RejectedRow]]:
         """Return the rows that can be tokenised and the rejected ones; leave out the pool's."""
         fields_by_row = self._originals(unit["name"], checked)
-        repeats = dict(unit["repeats"])
+        repeats, dropped = dict(unit["repeats"]), load_dropped(unit)
         rejected = [
             (row["row"], row["reason"], row["excerpt"], "") for row in checked if row["reason"]
         ]
@@ -103,8 +104,10 @@ class PartTokeniser:
             fields = fields_by_row[row["row"]]
             example = read_example(fields, self.config.fields.of_pool)
             occurrence = repeats.get(position, 0)
+            error = dropped.get(position)
             if example.id is not None and occurrence:
                 error = RowError("duplicate id", repr(example.id))
+            if error is not None:
                 rejected.append((row["row"], error.reason, excerpt_of(error, fields), ""))
                 continue
             usable.append(_UsableRow(row["row"], fields, example, occurrence))

@@ -2,11 +2,12 @@
 
 First, one reader for each file cuts it into raw parts of `rows_per_part` consecutive rows; a part
 never spans two files. Then the driver compares 16 bytes of every row to detect repeated rows and
-repeated ids. Last, the parts are tokenised independently of each other.
+repeated ids, and rows that are to be left out are found. Last, the parts are tokenised
+independently of each other.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,9 +17,11 @@ from s2l_ray.artifacts import column_types
 from s2l_ray.artifacts.manifest import REJECTED_ROWS, StageDir
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import DataConfig
-from s2l_ray.data import duplicates, pool_checks
+from s2l_ray.data import clean_pool, duplicates, pool_checks
+from s2l_ray.data.held_out import HeldOut
 from s2l_ray.data.part_tokeniser import REJECTED, PartTokeniser, rejected_name
 from s2l_ray.data.raw_parts import FileCutter, RawPart
+from s2l_ray.data.row_errors import ASKED_FOR
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, check_rejected_share, first
@@ -34,6 +37,7 @@ def run(
     out: StageDir,
     *,
     progress: Progress,
+    held_out: HeldOut | None = None,
     pool: Parts | None = None,
 ) -> dict[str, Any]:
     """Tokenise the rows part by part; every row ends in a part or in `rejected.parquet`.
@@ -41,6 +45,7 @@ def run(
     Args:
         tokenizer: a name or directory. With None the parts hold rows and ids only, and their token
             lists are empty (for trajectories that were computed by another program).
+        held_out: the evaluation sets whose prompts are not to be in the pool.
         pool: the prepared parts of the pool that `files` extend. Rows that it already holds are
             left out and counted. None if `files` are a pool of their own.
 
@@ -48,14 +53,12 @@ def run(
                                 response_ends: list<int32>; num_prompt_tokens, num_tokens: int32
             rows-*.parquet      the original fields, example_id, file, row
             rejected.parquet    file, row, reason, excerpt
+            contaminated.parquet  as `contaminated_rows.CONTAMINATED`, with `decontaminate: drop`
     Raises  DataError when the rejected share is above `max_rejected`, or no row is left.
     """
-    staged = out.location / "staged"
-    workers = resources.workers(
-        "data", resources.one_per_cpu(), cpus=1, gpus=0, advice=out.advice_on_memory
-    )
+    staged, run_units = out.location / "staged", _pool_of_workers(out)
     key = "data.train" if pool is None else "the new data"
-    parts, count = _cut(config, files, staged, workers, progress)
+    parts, count = _cut(config, files, staged, run_units, progress)
     if not parts:
         raise DataError(
             f"{key}: no rows in {len(files)} file(s) ({first([file.uri for file in files])})."
@@ -63,16 +66,13 @@ def run(
     if pool is None:
         pool_checks.check_named_fields(count, config.fields, key)
     units = tokenising_units(files, parts, staged, pool)
+    units, dropped = clean_pool.drop(
+        config, held_out or {}, units, out.location, run_units, progress=progress, pool=pool
+    )
     progress.start(sum(part.num_rows for part in parts))
     results: list[dict[str, Any]] = [{} for _ in units]
-    for result in map_units(
-        PartTokeniser,
-        units,
-        workers,
-        out.location / "attempts",
-        folder=out.location,
-        config=config,
-        tokenizer=tokenizer,
+    for result in run_units(
+        PartTokeniser, units, folder=out.location, config=config, tokenizer=tokenizer
     ):
         progress.update(result["rows"], result["tokens"])
         results[result["part"]] = result
@@ -83,7 +83,30 @@ def run(
     if pool is None:
         strata, kept = len(summary["strata"]), summary["kept"]
         pool_checks.check_strata(strata, kept, config.fields.stratum, key)
-    return summary
+    notes = [*summary.get("notes", []), *dropped.get("notes", [])]
+    return {**summary, **dropped, **({"notes": notes} if notes else {})}
+
+
+def list_rows(
+    config: DataConfig,
+    held_out: HeldOut,
+    out: StageDir,
+    *,
+    progress: Progress,
+    pool: Parts | None = None,
+) -> dict[str, Any]:
+    """Make the lists that the configuration asks for; return entries of the summary.
+
+    Args:
+        held_out: the evaluation sets whose prompts are looked for in the prepared rows.
+        pool: the prepared parts of the pool that these rows extend, or None.
+
+    Writes  as `clean_pool.report`
+    """
+    run_units = _pool_of_workers(out)
+    return clean_pool.report(
+        config, held_out, out.location, run_units, progress=progress, pool=pool
+    )
 
 
 def tokenising_units(
@@ -162,14 +185,24 @@ def check_rejected(
     folder: Location,
     key: str = "data.train",
 ) -> None:
-    """Raise DataError if more rows were rejected than `max_rejected` allows, or all of them."""
-    counts = summary["rejected"]
+    """Raise DataError if more rows cannot be used than `max_rejected` allows, or none is left.
+
+    Rows that the configuration asks to leave out are no unusable rows.
+    """
+    counts = {key: num for key, num in summary["rejected"].items() if key not in ASKED_FOR}
+    num_dropped = sum(summary["rejected"].values()) - sum(counts.values())
     locations = {
         reason: [row for result in results for row in result["places"].get(reason, [])]
         for reason in counts
     }
     note = f"All of them are listed in {folder}/rejected.parquet. "
     check_rejected_share(key, summary["rows"], counts, locations, max_rejected, note)
+    if not summary["kept"] and "known" not in summary:
+        raise DataError(
+            f"{key}: no row is left. {num_dropped:,} of {summary['rows']:,} hold a prompt of an "
+            f"evaluation set, and the others cannot be used. {note}Correct data.train, data.eval "
+            "or data.decontaminate."
+        )
 
 
 def results_of_files(
@@ -192,7 +225,7 @@ def _cut(
     config: DataConfig,
     files: Sequence[InputFile],
     staged: Location,
-    workers: resources.Workers,
+    run_units: clean_pool.RunUnits,
     progress: Progress,
 ) -> tuple[list[RawPart], pool_checks.FieldCount]:
     """Cut every file into raw parts; return them in input order, and a count of their fields."""
@@ -200,17 +233,25 @@ def _cut(
     units = [{"number": number, **asdict(file)} for number, file in enumerate(files)]
     parts_of_file: list[list[RawPart]] = [[] for _ in files]
     progress.start(len(files), "files read")
-    for result in map_units(
-        FileCutter,
-        units,
-        workers,
-        staged / "attempts",
-        staged=staged,
-        fields=config.fields,
-        rows_per_part=config.rows_per_part,
+    for result in run_units(
+        FileCutter, units, staged=staged, fields=config.fields, rows_per_part=config.rows_per_part
     ):
         number = result["number"]
         parts_of_file[number] = [RawPart(number, name, rows) for name, rows in result["parts"]]
         count.merge(result["fields"])
         progress.update(1)
     return [part for parts in parts_of_file for part in parts], count
+
+
+def _pool_of_workers(out: StageDir) -> clean_pool.RunUnits:
+    """Return a function that runs units of work on one actor for each CPU."""
+    workers = resources.workers(
+        "data", resources.one_per_cpu(), cpus=1, gpus=0, advice=out.advice_on_memory
+    )
+
+    def run_units(
+        worker: type, units: Sequence[Mapping[str, Any]], **constructor: Any
+    ) -> Iterator[dict[str, Any]]:
+        return map_units(worker, units, workers, out.location / "attempts", **constructor)
+
+    return run_units

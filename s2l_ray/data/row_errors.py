@@ -1,4 +1,4 @@
-"""Reasons for which a row cannot be used."""
+"""Reasons for which a row is rejected."""
 
 NO_ROOM = "no response tokens left"
 REASONS = (
@@ -13,13 +13,16 @@ REASONS = (
     NO_ROOM,
     "duplicate id",
 )
+IN_EVALUATION_SET, NEAR_DUPLICATE = "in an evaluation set", "near duplicate"
+ASKED_FOR = (IN_EVALUATION_SET, NEAR_DUPLICATE)
+"""Reasons of rows that can be used, and that the configuration asks to leave out."""
 
 
 class RowError(Exception):
-    """A row that cannot be used: one of REASONS, and the detail that explains it."""
+    """A row that cannot be used: the reason, and the detail that explains it."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        assert reason in REASONS, reason
+        assert reason in (*REASONS, *ASKED_FOR), reason
         super().__init__(reason, detail)
         self.reason = reason
         self.detail = detail

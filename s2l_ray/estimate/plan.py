@@ -15,6 +15,7 @@ from s2l_ray.estimate import costs
 from s2l_ray.estimate.costs import Cost, Hardware
 from s2l_ray.estimate.quantities import quantities, tokenizer_of
 from s2l_ray.pipeline import preflight, staleness, steps
+from s2l_ray.pipeline.supplements import lacks_supplement
 from s2l_ray.progress import LABEL_WIDTH
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
@@ -101,7 +102,7 @@ def _with_pinned_models(config: RunConfig, contents: Contents) -> RunConfig:
 def _state(steps: Sequence[Step], todo: Sequence[Step], step: Step) -> str:
     """Return the state of a step as text."""
     if step.label not in {item.label for item in todo}:
-        return "finished"
+        return "finished; its lists are to do" if lacks_supplement(step) else "finished"
     if step.out.manifest() is None:
         return "to do"
     changed = step.out.changed_keys()

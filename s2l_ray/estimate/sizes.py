@@ -13,13 +13,13 @@ from typing import Any
 from s2l_ray.artifacts.amounts import Amount, Pool
 from s2l_ray.config.sections import DataConfig
 from s2l_ray.data import pool_checks, sources
+from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import pool_files
 from s2l_ray.data.examples import Example, RowError
 from s2l_ray.data.first_rows import FirstRows, Survey, rejected_line
 from s2l_ray.data.templates import load_template
 from s2l_ray.data.tokenise import tokenise
 from s2l_ray.errors import DataError, first
-from s2l_ray.evaluation.declaration import held_out_files
 from s2l_ray.storage import input_files
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location

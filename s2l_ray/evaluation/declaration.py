@@ -8,24 +8,15 @@ from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, section_values
 from s2l_ray.artifacts.stage import Estimate, RunPlan, Speed, Stage, Task
 from s2l_ray.config.sections import DataConfig, ModelSpec, RunConfig
+from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import check_template, template_inputs, with_absolute_template
 from s2l_ray.data.first_rows import Survey
 from s2l_ray.errors import first
 from s2l_ray.models.flops import Shape
 from s2l_ray.progress import Progress
-from s2l_ray.storage.input_files import InputFile, Listing, list_files
-from s2l_ray.storage.location import Location, absolute
+from s2l_ray.storage.input_files import InputFile
+from s2l_ray.storage.location import Location
 from s2l_ray.training.declaration import TARGET, target_model
-
-
-def held_out_files(data: DataConfig, name: str, run: Location | None = None) -> Listing:
-    """Return the files of one set of `data.eval`; those of the run that reads them are left out."""
-    return list_files(
-        [absolute(data.eval[name])],
-        f"data.eval.{name}",
-        run=run,
-        preferred=("test", "validation", "train"),
-    )
 
 
 def _task(plan: RunPlan, arm: str) -> Task:

@@ -6,6 +6,7 @@ from s2l_ray.artifacts.extensions import PREPARED, SCORED, BaseRun, Extension
 from s2l_ray.artifacts.finished import finished_stages
 from s2l_ray.artifacts.inputs import Contents, base_key
 from s2l_ray.artifacts.tables import Parts
+from s2l_ray.data.cleaning import dropping_inputs
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import DataError, ModelError, first
 from s2l_ray.pipeline.subset import config_of
@@ -56,12 +57,13 @@ def check_unchanged(base: BaseRun, contents: Contents) -> None:
     tokenizer, reference = base.summary(PREPARE.name)["tokenizer"], base.summary(REFERENCE.name)
     path_key = "reference.path contents"
     now = {
+        **dropping_inputs(data, base.run, contents),
         **contents.model_inputs("data.tokenizer contents", tokenizer),
         **contents.template_inputs(data),
         **contents.model_inputs(path_key, reference["path"]),
         **contents.model_inputs(base_key(path_key), reference.get("base")),
     }
-    named = ("data.tokenizer", "data.template", "data.chat_template")
+    named = ("data.tokenizer", "data.template", "data.chat_template", "data.eval")
     keys = (*(f"{key} contents" for key in named), path_key, base_key(path_key))
     for stage in (PREPARE.name, REFERENCE.name):
         for key in keys:

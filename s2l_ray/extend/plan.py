@@ -20,6 +20,7 @@ from s2l_ray.extend.base_run import check_losses, check_unchanged, load_base_run
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline.staleness import stale
 from s2l_ray.pipeline.subset import config_of
+from s2l_ray.pipeline.supplements import complete, incomplete
 from s2l_ray.selection import quotas
 from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.selection.methods import METHODS
@@ -87,7 +88,7 @@ def extend(
         files = sorted(files, key=lambda file: (hashes[file], file.uri))
         steps = plan(base, given, files, moving=moving)
         refuse_outdated(steps)
-        todo = stale(steps, None)
+        todo, lacking = stale(steps, None), incomplete(steps)
         if any(UPDATED in step.out.inputs for step in todo):
             check_losses(run, extensions.list_prepared(run))
         if any(step.declaration is TRAJECTORIES for step in todo):
@@ -97,10 +98,12 @@ def extend(
             (run / extensions.FOLDER / CONTENTS).write_json(contents.cache)
         if moving is not None and not moving.is_empty:
             moving.keep_moving()
-        if todo:
-            with pipeline.connected(todo, base.config, address, say):
+        if todo or lacking:
+            with pipeline.connected([*lacking, *todo], base.config, address, say):
                 checks = _Unchanged(base, contents, patterns, given)
-                todo = carry_out(base, todo, given, say, checks)
+                for step in lacking:
+                    complete(step, say)
+                todo = [*lacking, *carry_out(base, todo, given, say, checks)]
         if moving is not None and moving.is_empty:
             moving.stop_moving()
             say("no row of the data is new: the centroids stay as they are")

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from s2l_ray.artifacts.inputs import CONTENTS
-from s2l_ray.artifacts.manifest import Manifest, check_run, open_run
+from s2l_ray.artifacts.manifest import SUPPLEMENT, Manifest, check_run, open_run
 from s2l_ray.artifacts.stage import REDONE, RunPlan, Stage, Step
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.errors import ConfigError
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.staleness import is_redone, outdate, refuse_discarding, stale
 from s2l_ray.pipeline.steps import plan
+from s2l_ray.pipeline.supplements import complete, incomplete, supplemented
 from s2l_ray.progress import LABEL_WIDTH, Progress, duration
 from s2l_ray.stages import NAMES, STAGES
 from s2l_ray.storage.location import Location
@@ -57,7 +58,7 @@ def run(
     planned = plan(config, folder)
     steps = planned.through(until)
     todo = stale(steps, from_stage)
-    if not todo:
+    if not todo and not incomplete(steps):
         return []
     preflight.check(planned, todo, from_stage)
     open_run(folder)
@@ -68,10 +69,13 @@ def run(
         preflight.check_revisions(planned.contents)
         (folder / CONTENTS).write_json(planned.contents.cache)
         preflight.check_pool(config, {step.stage for step in todo})
-        with connected(todo, config, address, say):
+        lacking = [step for step in incomplete(steps) if step not in todo]
+        with connected([*lacking, *todo], config, address, say):
             # Old results stay until it is known that the cluster can compute them again.
+            for step in lacking:
+                complete(step, say)
             do_steps(planned, todo, from_stage, say)
-    return todo
+    return [*lacking, *todo]
 
 
 def do_steps(
@@ -159,7 +163,7 @@ def carry_out(
         manifest = _do(step, following, checks)
     summary = manifest.summary
     say(f"  {step.label:<{LABEL_WIDTH}}{duration(manifest.seconds):>8}   {headline(summary)}")
-    for note in summary.get("notes", []):
+    for note in [*summary.get("notes", []), *summary.get(SUPPLEMENT, {}).get("notes", [])]:
         say(f"    {note}")
 
 
@@ -180,7 +184,7 @@ def _do(step: Step, following: Step | None, checks: Checks) -> Manifest:
         progress = stack.enter_context(Progress(step.label))
         if following is not None and following.declaration.starts_during == step.stage:
             stack.enter_context(following.early(progress) if following.early else nullcontext())
-        summary = step.work(progress)
+        summary = supplemented(step, step.work(progress), progress)
     checks.unchanged()
     return step.out.finish(summary, time.monotonic() - started)
 

@@ -4,7 +4,7 @@ from functools import partial
 from typing import Any
 
 from s2l_ray.artifacts.finished import finished_stages
-from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.manifest import StageDir, fingerprint
 from s2l_ray.artifacts.stage import RunPlan, Stage, Task
 from s2l_ray.progress import Progress
 from s2l_ray.version import __version__
@@ -12,6 +12,11 @@ from s2l_ray.version import __version__
 
 def _task(plan: RunPlan, _: str) -> Task:
     inputs = {step.label: step.out.fingerprint for step in plan.steps}
+    inputs |= {
+        f"{step.label}: lists": fingerprint(step.supplement.inputs)
+        for step in plan.steps
+        if step.supplement is not None and step.supplement.inputs
+    }
     return Task({"version": __version__, **inputs}, partial(_report, plan))
 
 

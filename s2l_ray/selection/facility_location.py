@@ -8,7 +8,7 @@ Shape letters: N examples, C of one cell, R of one block of it, H components.
 
 import numpy as np
 
-from s2l_ray.clusters.compilation import cached_njit
+from s2l_ray.compilation import cached_njit
 from s2l_ray.selection import similarity
 from s2l_ray.selection.cells import ROWS_PER_CELL, blocks, cells
 

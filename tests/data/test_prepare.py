@@ -56,7 +56,7 @@ def settings(template="alpaca", **changes):
     return DataConfig(**{"train": ["unused"], **usual, **changes})
 
 
-def prepare_here(folder, paths, config, tokenizer=None, *, num_workers=1, pool=None):
+def prepare_here(folder, paths, config, tokenizer=None, *, num_workers=1, pool=None, dropping=None):
     """The stage as its workers do it, in this process: the last unit first, taken in turns."""
     files, staged = expand(paths), Location.of(folder) / "staged"
     cutters = [FileCutter(staged, config.fields, config.rows_per_part) for _ in range(num_workers)]
@@ -72,6 +72,7 @@ def prepare_here(folder, paths, config, tokenizer=None, *, num_workers=1, pool=N
     workers = [PartTokeniser(Location.of(folder), config, tokenizer) for _ in range(num_workers)]
     results = {}
     units = prepare.tokenising_units(files, parts, staged, pool)
+    units = dropping(units) if dropping else units
     for number, unit in reversed(list(enumerate(units))):
         results[number] = workers[number % num_workers](unit)
     in_order = [results[number] for number in range(len(parts))]

@@ -1,0 +1,100 @@
+"""Which rows of the pool are compared with what: its inputs, known before anything runs.
+
+Rows to drop are a matter of the pool, so what they depend on is among the inputs of `prepare`. A
+list changes nothing in the pool; it is a supplement with inputs of its own.
+"""
+
+import contextlib
+from functools import partial
+from typing import Any
+
+from s2l_ray.artifacts.inputs import Contents
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.stage import Supplement
+from s2l_ray.artifacts.tables import Parts
+from s2l_ray.config.sections import DataConfig
+from s2l_ray.errors import UserError
+from s2l_ray.progress import Progress
+from s2l_ray.storage.input_files import InputFile, Listing, list_files
+from s2l_ray.storage.location import Location, absolute
+
+
+def held_out_files(data: DataConfig, name: str, run: Location | None = None) -> Listing:
+    """Return the files of one set of `data.eval`; those of the run that reads them are left out."""
+    return list_files(
+        [absolute(data.eval[name])],
+        f"data.eval.{name}",
+        run=run,
+        preferred=("test", "validation", "train"),
+    )
+
+
+def compared_sets(data: DataConfig, run: Location) -> dict[str, list[InputFile]]:
+    """Return the files of every held-out set that the pool of a run is compared with, by name.
+
+    Raises:
+        DataError: a file is missing.
+    """
+    if data.decontaminate == "off":
+        return {}
+    return {name: list(held_out_files(data, name, run).files) for name in data.eval}
+
+
+def dropping_inputs(data: DataConfig, run: Location, contents: Contents) -> dict[str, Any]:
+    """Return the keys and the contents of held-out sets that say which rows are dropped."""
+    inputs: dict[str, Any] = {}
+    if data.near_duplicates == "drop":
+        inputs["data.near_duplicates"] = "drop"
+    if data.decontaminate == "drop" and data.eval:
+        inputs["data.decontaminate"] = "drop"
+        inputs["data.eval contents"] = _hashes(data, run, contents)
+    return inputs
+
+
+def lists(
+    data: DataConfig,
+    run: Location,
+    contents: Contents,
+    *,
+    pool: Parts | None = None,
+    is_asked_for: bool = False,
+) -> Supplement:
+    """Return the lists of rows that hold a prompt, or that nearly repeat others.
+
+    Args:
+        pool: the prepared parts of the pool that the rows extend, or None.
+        is_asked_for: as in Supplement.
+    """
+    inputs: dict[str, Any] = {}
+    if data.decontaminate == "report" and data.eval:
+        inputs["data.eval contents"] = _hashes(data, run, contents)
+    if data.near_duplicates == "report":
+        inputs["data.near_duplicates"] = "report"
+    return Supplement(inputs, partial(_list, data, run, pool), is_asked_for)
+
+
+def is_list_asked_for(data: DataConfig) -> bool:
+    """Tell whether the configuration itself names a list, and not only the default."""
+    return data.near_duplicates == "report" or "decontaminate" in data.model_fields_set
+
+
+def with_reachable_sets(data: DataConfig, run: Location) -> DataConfig:
+    """Return the section without held-out sets that are gone; extending a run needs none."""
+    reachable = {}
+    for name, pattern in data.eval.items():
+        with contextlib.suppress(UserError):
+            held_out_files(data, name, run)
+            reachable[name] = pattern
+    return data.model_copy(update={"eval": reachable})
+
+
+def _hashes(data: DataConfig, run: Location, contents: Contents) -> dict[str, list[str]]:
+    return {name: contents.file_hashes(files) for name, files in compared_sets(data, run).items()}
+
+
+def _list(
+    data: DataConfig, run: Location, pool: Parts | None, out: StageDir, progress: Progress
+) -> dict[str, Any]:
+    from s2l_ray.data import prepare
+
+    return prepare.list_rows(data, compared_sets(data, run), out, progress=progress, pool=pool)

@@ -1,0 +1,49 @@
+"""Supplements: parts of the results of finished steps that are made again by themselves."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from s2l_ray.artifacts.manifest import SUPPLEMENT, fingerprint
+from s2l_ray.artifacts.stage import Step
+from s2l_ray.progress import LABEL_WIDTH, Progress, duration
+
+
+def incomplete(steps: Sequence[Step]) -> list[Step]:
+    """Return the steps that are current but for their supplement."""
+    return [step for step in steps if step.out.is_current() and lacks_supplement(step)]
+
+
+def lacks_supplement(step: Step) -> bool:
+    """Tell whether the supplement of a finished step is missing, or came from other inputs."""
+    manifest, supplement = step.out.manifest(), step.supplement
+    if manifest is None or supplement is None or not supplement.inputs:
+        return False
+    if SUPPLEMENT not in manifest.summary:
+        return supplement.is_asked_for
+    return bool(manifest.summary[SUPPLEMENT]["fingerprint"] != fingerprint(supplement.inputs))
+
+
+def supplemented(step: Step, summary: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Make the supplement of a step, if it has one; return `summary` with its entries."""
+    if step.supplement is None:
+        return summary
+    made = dict(step.supplement.work(step.out, progress))
+    record = {
+        "fingerprint": fingerprint(step.supplement.inputs),
+        "notes": made.pop("notes", []),
+    }
+    return {**summary, **made, SUPPLEMENT: record}
+
+
+def complete(step: Step, say: Callable[[str], None]) -> None:
+    """Make the supplement of a finished step again; the rest of its results stays."""
+    started, manifest = time.monotonic(), step.out.manifest()
+    assert manifest is not None, "the step is current"
+    with Progress(step.label) as progress:
+        summary = supplemented(step, manifest.summary, progress)
+    step.out.replace_summary(summary)
+    label = f"{step.label}: lists"
+    say(f"  {label:<{LABEL_WIDTH}}{duration(time.monotonic() - started):>8}")
+    for note in summary[SUPPLEMENT]["notes"]:
+        say(f"    {note}")
