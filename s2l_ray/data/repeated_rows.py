@@ -60,7 +60,7 @@ def find(
 ) -> RepeatedRows:
     """Return the rows that repeat an earlier one of these tables.
 
-    This process holds some 30 bytes for each row, and a temporary file 256.
+    This process holds some 45 bytes for each row, and a temporary file 256.
 
     Raises:
         StorageError: the disk for temporary files is too small.
