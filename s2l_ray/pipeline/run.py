@@ -74,6 +74,8 @@ def run(
             # Old results stay until it is known that the cluster can compute them again.
             for step in lacking:
                 complete(step, say)
+            if not stale(planned.steps, None):
+                (folder / CONFIG).write_json(config.model_dump(mode="json"))
             do_steps(planned, todo, from_stage, say)
     return [*lacking, *todo]
 
