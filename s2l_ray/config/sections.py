@@ -219,7 +219,8 @@ class ReferenceConfig(Training):
     model: ModelSpec | None = None
     """A causal language model: a hub name, a directory, a .gguf file, or an architecture."""
     path: str | None = None
-    """A directory of existing checkpoints (step-* or checkpoint-*), instead of training."""
+    """A directory of existing checkpoints (step-* or checkpoint-*), instead of training: whole
+    models, or LoRA adapters of peft, which are merged with their base when they are loaded."""
     checkpoints: PositiveInt | EverySteps = 12
     """Number of checkpoints, at even fractions of the training; or {every: 500} steps."""
 
