@@ -62,6 +62,8 @@ KEYS: dict[str, tuple[Any, list[str]]] = {
     "data.tokenizer": ("other", AFTER["prepare"]),
     "data.max_tokens": (64, AFTER["prepare"]),
     "data.max_rejected": (0.5, NOTHING),
+    "data.decontaminate": ("drop", AFTER["prepare"]),
+    "data.near_duplicates": ("drop", AFTER["prepare"]),
     **{f"data.fields.{key}": (name, AFTER["prepare"]) for key, name in OF_ROWS.items()},
     "data.fields.messages": ("m", AFTER["prepare"]),
     "data.fields.answer": ("a", AFTER["evaluation"]),
@@ -198,6 +200,11 @@ PATHS = {"reference": {"path": "checkpoints"}}
 FILES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     "pool": ("pool.jsonl", {}, AFTER["prepare"]),
     "held-out rows": ("held.jsonl", {}, AFTER["evaluation"]),
+    "held-out rows that are left out of the pool": (
+        "held.jsonl",
+        {"data.decontaminate": "drop"},
+        AFTER["prepare"],
+    ),
     "template": ("template.txt", {}, AFTER["prepare"]),
     "chat template": (
         "chat.jinja",
