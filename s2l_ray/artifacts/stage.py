@@ -14,7 +14,7 @@ from typing import Any
 from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.extensions import BaseRun, Extension
 from s2l_ray.artifacts.inputs import Contents
-from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.manifest import SUPPLEMENT, StageDir, fingerprint
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import ModelSpec, RunConfig, SelectionConfig
 from s2l_ray.models.flops import Shape
@@ -50,6 +50,14 @@ class Supplement:
     work: Fill
     is_asked_for: bool = False
 
+    def added_to(
+        self, summary: dict[str, Any], out: StageDir, progress: Progress
+    ) -> dict[str, Any]:
+        """Make it in the folder of the stage, and return the summary with its entries."""
+        made = dict(self.work(out, progress))
+        record = {"fingerprint": fingerprint(self.inputs), "notes": made.pop("notes", [])}
+        return {**summary, **made, SUPPLEMENT: record}
+
 
 @dataclass(frozen=True)
 class Task:
@@ -73,6 +81,11 @@ class Task:
     repeats: bool = True
     is_checked: bool = False
     supplement: Supplement | None = None
+
+    def fill(self, out: StageDir, progress: Progress) -> dict[str, Any]:
+        """Do the work and make the supplement, if there is one; return the summary."""
+        summary = self.work(out, progress)
+        return self.supplement.added_to(summary, out, progress) if self.supplement else summary
 
 
 @dataclass(frozen=True)
@@ -256,7 +269,7 @@ class Step:
         replacement = None
         if task.is_checked:
             replacement = cls.of(stage, replace(task, is_checked=False), parent / REDONE, arm)
-        work = partial(task.work, out)
+        work = partial(task.fill, out)
         return cls(stage, out, work, arm, early, task.repeats, replacement, task.supplement)
 
     @property

@@ -67,7 +67,8 @@ def lists(
     """
     inputs: dict[str, Any] = {}
     if data.decontaminate == "report" and data.eval:
-        inputs["data.eval contents"] = _hashes(data, run, contents)
+        # A copy: which files have changed is a matter of the steps that depend on them.
+        inputs["data.eval contents"] = _hashes(data, run, Contents(dict(contents.cache)))
     if data.near_duplicates == "report":
         inputs["data.near_duplicates"] = "report"
     return Supplement(inputs, partial(_list, data, run, pool), is_asked_for)

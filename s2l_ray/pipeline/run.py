@@ -19,7 +19,7 @@ from s2l_ray.errors import ConfigError
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.staleness import is_redone, outdate, refuse_discarding, stale
 from s2l_ray.pipeline.steps import plan
-from s2l_ray.pipeline.supplements import complete, incomplete, supplemented
+from s2l_ray.pipeline.supplements import complete, incomplete
 from s2l_ray.progress import LABEL_WIDTH, Progress, duration
 from s2l_ray.stages import NAMES, STAGES
 from s2l_ray.storage.location import Location
@@ -186,7 +186,7 @@ def _do(step: Step, following: Step | None, checks: Checks) -> Manifest:
         progress = stack.enter_context(Progress(step.label))
         if following is not None and following.declaration.starts_during == step.stage:
             stack.enter_context(following.early(progress) if following.early else nullcontext())
-        summary = supplemented(step, step.work(progress), progress)
+        summary = step.work(progress)
     checks.unchanged()
     return step.out.finish(summary, time.monotonic() - started)
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from s2l_ray.artifacts.manifest import SUPPLEMENT, fingerprint
 from s2l_ray.artifacts.stage import Step
@@ -24,24 +23,12 @@ def lacks_supplement(step: Step) -> bool:
     return bool(manifest.summary[SUPPLEMENT]["fingerprint"] != fingerprint(supplement.inputs))
 
 
-def supplemented(step: Step, summary: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Make the supplement of a step, if it has one; return `summary` with its entries."""
-    if step.supplement is None:
-        return summary
-    made = dict(step.supplement.work(step.out, progress))
-    record = {
-        "fingerprint": fingerprint(step.supplement.inputs),
-        "notes": made.pop("notes", []),
-    }
-    return {**summary, **made, SUPPLEMENT: record}
-
-
 def complete(step: Step, say: Callable[[str], None]) -> None:
     """Make the supplement of a finished step again; the rest of its results stays."""
     started, manifest = time.monotonic(), step.out.manifest()
-    assert manifest is not None, "the step is current"
+    assert manifest is not None and step.supplement is not None, "the step is incomplete"
     with Progress(step.label) as progress:
-        summary = supplemented(step, manifest.summary, progress)
+        summary = step.supplement.added_to(manifest.summary, step.out, progress)
     step.out.replace_summary(summary)
     label = f"{step.label}: lists"
     say(f"  {label:<{LABEL_WIDTH}}{duration(time.monotonic() - started):>8}")
