@@ -7,13 +7,11 @@ program stored has all keys, with their defaults, so it is not checked.
 from collections.abc import Iterator
 
 from s2l_ray.config.section import Section
-from s2l_ray.config.sections import DataConfig, RunConfig
+from s2l_ray.config.sections import RunConfig
 from s2l_ray.errors import ConfigError
 
 OF_TEXTS = frozenset({"prompt", "context", "response", "history"})
 """Fields of rows that are no conversations."""
-OF_TOKENS = frozenset({"template", "turns", "date", "max_tokens"})
-"""Keys of `data` that only the making of tokens reads."""
 
 
 def check(config: RunConfig) -> None:
@@ -43,21 +41,11 @@ def _unread(config: RunConfig) -> Iterator[tuple[list[str], str]]:
             _set_beside("trajectories", trajectories, "path"),
             "nothing is scored beside `trajectories.path`",
         )
-    if config.data is not None:
-        yield from _unread_of_data(config, config.data)
-
-
-def _unread_of_data(config: RunConfig, data: DataConfig) -> Iterator[tuple[list[str], str]]:
-    if data.fields.messages is not None:
+    if config.data is not None and config.data.fields.messages is not None:
+        fields = config.data.fields
         yield (
-            _in_order("data.fields", data.fields, _given(data.fields) & OF_TEXTS),
+            _in_order("data.fields", fields, _given(fields) & OF_TEXTS),
             "all of a conversation is in `data.fields.messages`",
-        )
-    trains = config.reference is not None and not config.imports_trajectories
-    if data.tokenizer is None and not trains and config.target is None:
-        yield (
-            _in_order("data", data, _given(data) & OF_TOKENS),
-            "without `data.tokenizer`, a reference or a target, rows are not tokenised",
         )
 
 

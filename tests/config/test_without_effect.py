@@ -67,10 +67,6 @@ def test_no_key_of_scoring_goes_with_existing_trajectories(tmp_path, key):
             {**SCORED, "data": {**POOL, "fields": {"messages": "m", "prompt": "q"}}},
             r"data\.fields\.prompt: all of a conversation is in",
         ),
-        (
-            {**IMPORTED, "data": {**POOL, "max_tokens": 9, "template": "chat"}},
-            r"data\.template, data\.max_tokens: without `data\.tokenizer`",
-        ),
     ],
 )
 def test_keys_without_effect_are_named_with_the_reason(tmp_path, tree, message):
