@@ -28,23 +28,33 @@ def python_rows(rows: pa.RecordBatch | pa.Table) -> Iterator[dict[str, Any] | No
     A value that Python has no object for, such as a date after the year 9999, comes as text.
     """
     try:
-        yield from rows.to_pylist()
+        values = _values(rows)
     except UnicodeDecodeError:
+        if rows.num_rows == 1:
+            yield None
+            return
         for position in range(rows.num_rows):
-            try:
-                [values] = rows.slice(position, 1).to_pylist()
-            except UnicodeDecodeError:
-                values = None
-            yield values
+            yield from python_rows(rows.slice(position, 1))
+    else:
+        yield from values
+
+
+def _values(rows: pa.RecordBatch | pa.Table) -> list[dict[str, Any]]:
+    try:
+        return list(rows.to_pylist())
+    except UnicodeDecodeError:
+        raise
     except (ValueError, OverflowError):
         columns = [_python_values(column) for column in rows.columns]
-        for values in zip(*columns, strict=True):
-            yield dict(zip(rows.schema.names, values, strict=True))
+        names = rows.schema.names
+        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def _python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
     try:
         return list(column.to_pylist())
+    except UnicodeDecodeError:
+        raise
     except (ValueError, OverflowError):
         return [_python_value(value) for value in column]
 
@@ -52,7 +62,13 @@ def _python_values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
 def _python_value(value: pa.Scalar) -> Any:
     try:
         return value.as_py()
+    except UnicodeDecodeError:
+        raise
     except (ValueError, OverflowError):
+        if isinstance(value, pa.StructScalar):
+            return {name: _python_value(inner) for name, inner in value.items()}
+        if isinstance(value, pa.ListScalar):
+            return [_python_value(inner) for inner in value.values]
         return value.cast(pa.string()).as_py()
 
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pyarrow as pa
+from pyarrow import fs
 
 from s2l_ray.errors import DataError, first
 from s2l_ray.storage import splits
@@ -150,6 +151,7 @@ def _expand_one(
     if not matches:
         resolved = "" if prefix + path == pattern else f" ({prefix}{path})"
         raise DataError(f"{key}: {pattern} matches no file{resolved}. {ALLOWED}")
+    _check_regular(matches, f"{key}: {pattern}")
     files = {
         info.path: InputFile(prefix + info.path, info.size, str(info.mtime_ns or ""))
         for info in matches
@@ -195,6 +197,16 @@ def _check_start(walk: Walk, pattern: str, path: str, key: str) -> None:
         raise DataError(
             f"{key}: {pattern} is the folder of a run. Name its files of rows, such as "
             f"{pattern.rstrip('/')}/subset/selected.jsonl."
+        )
+
+
+def _check_regular(matches: Sequence[fs.FileInfo], where: str) -> None:
+    """Refuse links to nothing, pipes and devices, which would be left out in silence."""
+    others = [info.path for info in matches if info.type != fs.FileType.File]
+    if others:
+        raise DataError(
+            f"{where}: {len(others):,} of {len(matches):,} are links to files that are not there, "
+            f"or no regular files (first: {first(others)}). Restore the files, or remove the links."
         )
 
 

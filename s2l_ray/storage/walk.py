@@ -34,10 +34,14 @@ class Walk:
         """Return the files that a file, a directory or a glob names, each once.
 
         In a glob, `**` matches any number of directories. Of a file that several links lead to, one
-        path is returned: its own, or else the first one.
+        path is returned: its own, or else the first one. A link to nothing is returned as well, and
+        whatever else is neither a file nor a directory; their type says so.
+
+        Raises:
+            OSError: a directory cannot be read.
         """
         info = self.filesystem.get_file_info(path)
-        if info.type == fs.FileType.File:
+        if info.type in (fs.FileType.File, fs.FileType.Unknown) or self._is_link_to_nothing(info):
             return [info]
         if info.type == fs.FileType.Directory:
             return self._each_once(self._glob(path, ["**", "*"], (self.real(path),)))
@@ -84,8 +88,7 @@ class Walk:
         name, rest = parts[0], parts[1:] or ["*"]
         if name == "**":
             yield from self._glob(directory, rest, above)
-        selector = fs.FileSelector(directory, allow_not_found=True)
-        infos = self.filesystem.get_file_info(selector)
+        infos = self._entries(directory)
         described = {info.base_name for info in infos} & {*DESCRIPTIONS}
         for info in infos:
             if not fnmatchcase(info.base_name, name) or _is_aside(info.base_name, name):
@@ -99,10 +102,32 @@ class Walk:
                     continue
                 below = parts if name == "**" else rest
                 yield from self._glob(info.path, below, [*above, real])
-            elif info.type == fs.FileType.File and len(parts) == 1 and name != "**":
+            elif info.type != fs.FileType.Directory and len(parts) == 1 and name != "**":
                 is_state = bool(described) and info.base_name == "state.json"
                 if not (is_state or info.base_name in DESCRIPTIONS or self.is_own(info.path)):
                     yield info
+
+    def _entries(self, directory: str) -> list[fs.FileInfo]:
+        """Return what is in a directory, also links to nothing, which pyarrow leaves out."""
+        try:
+            infos = self.filesystem.get_file_info(fs.FileSelector(directory, allow_not_found=True))
+            known = {info.base_name for info in infos}
+        except UnicodeDecodeError:
+            names = [os.fsencode(name) for name in os.listdir(directory)]
+            strange = [name for name in names if name.decode(errors="replace").encode() != name]
+            raise OSError(
+                f"{len(strange):,} of {len(names):,} names in {directory} are not UTF-8 (first: "
+                f"{strange[0]!r}): rename them"
+            ) from None
+        if isinstance(self.filesystem, fs.LocalFileSystem) and os.path.isdir(directory):
+            with os.scandir(directory) as entries:
+                links = sorted(e.path for e in entries if e.is_symlink() and e.name not in known)
+            infos += [fs.FileInfo(link, fs.FileType.NotFound) for link in links]
+        return list(infos)
+
+    def _is_link_to_nothing(self, info: fs.FileInfo) -> bool:
+        is_local = isinstance(self.filesystem, fs.LocalFileSystem)
+        return is_local and info.type == fs.FileType.NotFound and os.path.islink(info.path)
 
 
 def _is_aside(base_name: str, pattern: str) -> bool:

@@ -103,3 +103,22 @@ def test_a_date_that_python_does_not_know_comes_as_text():
     assert [row["n"] for row in rows] == [1, 2, 3]
     assert rows[0]["day"] == datetime.date(1970, 1, 1) and rows[2]["day"] is None
     assert rows[1]["day"] == str(np.datetime64(3_000_000, "D"))
+
+
+def test_a_date_that_python_does_not_know_comes_as_text_inside_lists_and_structs_too():
+    kind = pa.list_(pa.struct([("day", pa.date32()), ("n", pa.int8())]))
+    days = pa.array([[{"day": 3_000_000, "n": 1}], None, []], kind)
+    far = str(np.datetime64(3_000_000, "D"))
+    rows = list(column_types.python_rows(pa.table({"days": days})))
+    assert rows == [{"days": [{"day": far, "n": 1}]}, {"days": None}, {"days": []}]
+
+
+def test_rows_beside_a_date_that_python_does_not_know_may_have_bad_text():
+    text = pa.array([b"a", b"\xff", b"c"]).view(pa.string())
+    dates = pa.array([0, 1, 3_000_000], pa.date32())
+    for names in (["day", "text"], ["text", "day"]):
+        table = pa.table({"day": dates, "text": text}).select(names)
+        first, bad, last = column_types.python_rows(table)
+        assert bad is None
+        assert (first["text"], last["text"]) == ("a", "c")
+        assert last["day"] == str(np.datetime64(3_000_000, "D"))

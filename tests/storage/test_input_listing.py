@@ -208,3 +208,29 @@ def test_names_on_the_hub_have_a_configuration_and_a_split(uri, parts):
     assert input_files.list_files([uri], split="dev").files[0].uri == (
         uri if ":" in uri.removeprefix("hf://") else f"{uri}:dev"
     )
+
+
+@pytest.mark.parametrize("pattern", ["", "*.jsonl", "**/*.jsonl", "b.jsonl", "pipe.jsonl"])
+def test_a_link_to_nothing_and_a_pipe_are_not_left_out_in_silence(tree, pattern):
+    root = tree("a.jsonl")
+    if pattern == "pipe.jsonl":
+        os.mkfifo(root / pattern)
+    else:
+        (root / "b.jsonl").symlink_to(root / "gone.jsonl")
+    with pytest.raises(DataError, match=r"1 of [12] are links .*\.jsonl\)\. Restore"):
+        listed(root, pattern)
+
+
+def test_a_link_to_nothing_that_is_no_data_is_passed_by(tree):
+    root = tree("a.jsonl")
+    (root / "notes.txt").symlink_to(root / "gone.txt")
+    (root / ".hidden.jsonl").symlink_to(root / "gone.txt")
+    assert listed(root)[0] == ["a.jsonl"]
+
+
+def test_a_name_that_is_not_utf_8_is_an_error_of_the_user(tree):
+    root = tree("a.jsonl")
+    with open(os.path.join(os.fsencode(root), b"b\xff.jsonl"), "wb"):
+        pass
+    with pytest.raises(DataError, match=r"1 of 2 names .* not UTF-8 \(first: b'b.xff"):
+        listed(root)
