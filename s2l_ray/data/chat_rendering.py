@@ -74,6 +74,8 @@ class _Stretch:
     end: int
     after: str
     """The text between them and the message after."""
+    own_tail: str | None
+    """The text after them if the conversation ended there; None if it is that of the last turn."""
 
 
 class _Conversation:
@@ -189,7 +191,8 @@ class _Conversation:
         for turn in stretches:
             request = self._request(turn.number, turn.before, requests)
             start = start_of_answer(turn.before, request, self.template.tokens)
-            end = end_of_answer(turn.after, tail, befores, self.template.eos, self.template.tokens)
+            own = tail if turn.own_tail is None else turn.own_tail
+            end = end_of_answer(turn.after, own, befores, self.template.eos, self.template.tokens)
             if turn is stretches[-1] and self.template.eos not in tail:
                 end = len(tail)  # an end-of-sequence follows all that closes the conversation
             ranges.append((turn.start - len(turn.before) + start, turn.end + end))
@@ -200,11 +203,36 @@ class _Conversation:
     def _stretch(self, number: int, first: int, last: int) -> "_Stretch":
         """Return the stretch between two places in `found`, with the text beside it."""
         spans = [(0, 0), *self.found.spans, (len(self.text), len(self.text))]
+        last, own_tail = self._close(number, last)
         start, end = spans[first + 1][0], spans[last + 1][1]
         before = self.text[spans[first][1] : start]
         rest = self._rest_of_content(number, last)
-        end += next(len(r) for r in (rest, rest.rstrip(), "") if self.text.startswith(r, end))
-        return _Stretch(number, before, start, end, self.text[end : spans[last + 2][0]])
+        rest = next(r for r in (rest, rest.rstrip(), "") if self.text.startswith(r, end))
+        end += len(rest)
+        own_tail = own_tail and own_tail.removeprefix(rest)
+        return _Stretch(number, before, start, end, self.text[end : spans[last + 2][0]], own_tail)
+
+    def _close(self, number: int, last: int) -> tuple[int, str | None]:
+        """Return the place of the last text of a turn, and what the template closes it with.
+
+        A turn that calls tools may be closed otherwise than an answer, and name a function twice.
+        How is seen where the conversation ends there; None stands for what closes the last turn.
+        """
+        final, places = self.learned[-1], self.found.slots
+        calling = [i for i in (number, final) if self.messages[i].fields.get("tool_calls")]
+        if not calling:
+            return last, None
+        if number == final:
+            is_own = self.marked.slots[places[-1]].message == number
+            return (len(places) - 1 if is_own else last), None
+        try:
+            rendered = self.template.text(self.marked.turns[: number + 1], self.tools)
+        except RowError:  # such a conversation may not end here
+            return last, None
+        until = [slot for slot in self.marked.order(rendered) if slot in places]
+        if until != places[: len(until)] or len(until) <= last:
+            return last, None
+        return len(until) - 1, self.marked.between(rendered)[-1]
 
     def _rest_of_content(self, number: int, last: int) -> str:
         """Return the white space and marks of a content after its last text, if that is `last`."""

@@ -67,18 +67,22 @@ class Marked:
     def counts(self, rendered: str) -> list[int]:
         """Return how often each placeholder stands in the rendered conversation."""
         counts = [0] * len(self.slots)
-        for number in self._pattern.findall(rendered):
-            counts[int(number)] += 1
+        for number in self.order(rendered):
+            counts[number] += 1
         return counts
 
     def between(self, rendered: str) -> list[str]:
         """Return the texts before, between and after the placeholders."""
         return self._pattern.split(rendered)[::2]
 
+    def order(self, rendered: str) -> list[int]:
+        """Return the numbers of the placeholders in the rendered conversation."""
+        return [int(number) for number in self._pattern.findall(rendered)]
+
     def last(self, text: str) -> int | None:
         """Return the number of the last placeholder; None if there is none."""
-        numbers = self._pattern.findall(text)
-        return int(numbers[-1]) if numbers else None
+        numbers = self.order(text)
+        return numbers[-1] if numbers else None
 
     def find(self, rendered: str, real: str) -> Found | Slot | None:
         """Compare both renderings; return where each text stands in `real`.

@@ -49,13 +49,15 @@ def end_of_answer(
 
     Args:
         after: the text between the last text of the turn and the next message.
-        tail: the same of the last turn, after which nothing follows.
+        tail: the same of this turn, or of the last one, where nothing follows.
         befores: texts between a message and the answer to it.
         eos: the text of the end-of-sequence token, the usual end marker.
         tokens: the tokens that the tokenizer never splits; None if it has none.
     """
     if eos in after:
         return after.index(eos) + len(eos)
+    if tail.strip() and after.startswith(tail.rstrip()):
+        return len(tail.rstrip())
     of_tail = tokens.findall(tail) if tokens else []
     closing = next((token for token in reversed(of_tail) if token in after), tail.strip())
     if closing and closing in after:

@@ -133,6 +133,18 @@ CHANNELS = (  # the last answer ends otherwise than the ones before
     "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
 )
+CALLS = (  # closes a call with a token of its own, and names the function twice
+    "{% for m in messages %}{% if m.reasoning_content and loop.last %}"
+    "<|start|>think<|message|>{{ m.reasoning_content }}<|end|>{% endif %}{% if m.tool_calls %}"
+    "{% for c in m.tool_calls %}<|start|>assistant to={{ c.function.name }}<|message|>"
+    "<f={{ c.function.name }}>{{ c.function.arguments | tojson }}</f>{% endfor %}<|call|>"
+    "{% elif m.role == 'tool' %}"
+    "<|start|>{{ messages[loop.index0 - 1].tool_calls[0].function.name }}"
+    "<|message|>{{ m.content }}<|end|>"
+    "{% elif m.role == 'assistant' %}<|start|>assistant<|message|>{{ m.content }}<|return|>"
+    "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant{% endif %}"
+)
 PHI = (  # closes turns with one token and the whole with another
     "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}<|end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>\n{% else %}{{ eos_token }}{% endif %}"
@@ -151,13 +163,14 @@ SPECIAL = [
     *("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"),
     *("<start_of_turn>", "<end_of_turn>", "[INST]", "[/INST]", "<|User|>", "<|Assistant|>"),
     *("<|start_of_role|>", "<|end_of_role|>", "<|end_of_text|>"),
-    *("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>"),
+    *("<|start|>", "<|channel|>", "<|message|>", "<|end|>", "<|return|>", "<|call|>"),
     *("<|user|>", "<|assistant|>", "<|system|>", "[gMASK]"),
 ]
 ENDS = {
     LLAMA: "<|eot_id|>",
     GRANITE: "<|end_of_text|>",
     CHANNELS: "<|return|>",
+    CALLS: "<|return|>",
     GEMMA: "</s>",
     MISTRAL: "</s>",
     DEEPSEEK: "</s>",

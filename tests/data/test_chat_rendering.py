@@ -1,6 +1,7 @@
 """Which text of a chat is learned, with templates as those of well-known families."""
 
 import datetime
+import json
 
 import pytest
 
@@ -252,6 +253,24 @@ def test_tool_calls_are_learned_and_results_are_read():
     ) in text
     assert '"{\\"t\\": 21}"<|eot_id|>' in text
     assert text.endswith(f"{header}⟦21 degrees<|eot_id|>⟧")
+
+
+@pytest.mark.parametrize("thought", [{}, {"reasoning_content": "Look it up."}])
+@pytest.mark.parametrize("arguments", [{}, {"at": "Rome"}, {"at": {"days": [1, "x", 2.5]}, "n": 3}])
+def test_a_call_is_learned_to_its_own_end_wherever_it_stands(arguments, thought):
+    asked = [user("Q"), answer("", tool_calls=[call("look", **arguments)], **thought)]
+    given = [*asked, tool("sun"), answer("Sunny.")]
+    made = tokenizer_with(families.CALLS)
+    prompt = "<|start|>user<|message|>Q<|end|><|start|>assistant"
+    said = f" to=look<|message|><f=look>{json.dumps(arguments)}</f><|call|>"
+
+    if not thought:
+        assert shown(families.CALLS, *asked, made=made) == f"{prompt}⟦{said}<|return|>⟧"
+    whole = shown(families.CALLS, *given, made=made)
+    assert whole == (
+        f"{prompt}⟦{said}⟧<|start|>look<|message|>sun<|end|>"
+        "<|start|>assistant⟦<|message|>Sunny.<|return|>⟧"
+    )
 
 
 def test_a_call_that_the_template_leaves_out_is_refused():
