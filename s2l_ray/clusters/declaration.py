@@ -20,6 +20,8 @@ def _task(plan: RunPlan, _: str) -> Task:
         "seed": plan.config.seed,
         **plan.after(CLUSTERS),
     }
+    if not section.may_make_fewer:
+        inputs.pop("clusters.rows_per_cluster", None)
     return Task(inputs, partial(_cluster, plan))
 
 

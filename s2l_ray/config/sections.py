@@ -320,9 +320,14 @@ class ClustersConfig(Section):
 
     def clusters_of(self, num_rows: int) -> "int | Literal['auto']":
         """Return how many clusters `num_rows` rows get, of a stratum or of all."""
-        if self.num_clusters == "auto" or self.method == "authors":
+        if self.num_clusters == "auto" or not self.may_make_fewer:
             return self.num_clusters
         return min(self.num_clusters, max(num_rows // self.rows_per_cluster, 1))
+
+    @property
+    def may_make_fewer(self) -> bool:
+        """Tell whether `rows_per_cluster` has an effect."""
+        return self.num_clusters != "auto" and self.method != "authors"
 
     @property
     def sample_size(self) -> int:

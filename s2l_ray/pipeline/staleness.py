@@ -6,8 +6,11 @@ configuration and the data that it came from, it is current.
 """
 
 from collections.abc import Collection, Sequence
+from typing import get_args
 
 from s2l_ray.artifacts.stage import Step
+from s2l_ray.config.section import Section
+from s2l_ray.config.sections import RunConfig
 from s2l_ray.errors import ConfigError, first
 from s2l_ray.progress import duration
 from s2l_ray.stages import NAMES
@@ -54,7 +57,7 @@ def refuse_discarding(steps: Sequence[Step], todo: Sequence[Step], from_stage: s
 def reason(steps: Sequence[Step], todo: Sequence[Step], step: Step) -> str:
     """Return why a finished step is to be done again."""
     if changed := _root_changes(steps, step):
-        return f"{first(changed)} changed"
+        return f"{first(changed)} changed{_as_it_was(changed, steps)}"
     earlier = [item.label for item in todo if item.label in step.out.inputs]
     if earlier:
         return f"{first(earlier)} will be done again"
@@ -118,6 +121,20 @@ def _root_changes(steps: Sequence[Step], step: Step) -> list[str]:
         else:
             changes.append(key)
     return list(dict.fromkeys(changes))
+
+
+def _as_it_was(changed: Sequence[str], steps: Sequence[Step]) -> str:
+    """Return the values of changed keys that older versions had not, with which nothing changes."""
+    known = {key for step in steps if (manifest := step.out.manifest()) for key in manifest.inputs}
+    values = {
+        f"{name}.{key}": value
+        for name, field in RunConfig.model_fields.items()
+        for kind in get_args(field.annotation)
+        if isinstance(kind, type) and issubclass(kind, Section)
+        for key, value in kind.as_before.items()
+    }
+    new = [f"`{key}: {values[key]}`" for key in changed if key in values and key not in known]
+    return f" (results of older versions stay with {first(new)})" if new else ""
 
 
 def _manifest_seconds(step: Step) -> float:

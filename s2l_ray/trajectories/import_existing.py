@@ -207,10 +207,14 @@ def _with_stratum(table: pa.Table, uri: str) -> pa.Table:
 
 def _text(table: pa.Table, name: str, uri: str) -> pa.ChunkedArray:
     try:
-        return table[name].cast(pa.string())
+        text = table[name].cast(pa.string())
+        text.validate(full=True)
     except pa.ArrowException:
         kind = table[name].type
-        raise DataError(f"trajectories.path: {name} in {uri} is {kind}, not text.") from None
+        raise DataError(
+            f"trajectories.path: {name} in {uri} is {kind}, not text in UTF-8."
+        ) from None
+    return text
 
 
 def _losses(table: pa.Table, row_before: int, uri: str) -> np.ndarray:

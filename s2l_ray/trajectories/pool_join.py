@@ -52,7 +52,7 @@ def join(
         The number of trajectories that are kept, and a note if others are left out.
 
     Raises:
-        DataError: a row of the pool has no trajectory.
+        DataError: a row of the pool has no trajectory, or several.
     """
     pool = _load(prepared)
     seen_K = np.zeros(len(pool.key_K), bool)
@@ -74,6 +74,8 @@ def join(
         others += [ids[row] for row in np.flatnonzero(~known_P)[: 4 - len(others)]]
     if not seen_K.all():
         raise missing_losses(prepared, trajectories)
+    if num_kept > len(seen_K):
+        raise _repeated_losses(pool, trajectories)
     if not num_others:
         return num_kept, []
     return num_kept, [
@@ -103,6 +105,27 @@ def missing_losses(prepared: Parts, trajectories: Parts) -> DataError:
         f"trajectories.path: {int((~seen_K).sum()):,} of {len(seen_K):,} rows of the pool have no "
         f"loss there (first: {first(names)}). Bring the losses of all rows, or take the rows "
         "without one out of data.train; the ids must be those of data.fields.id."
+    )
+
+
+def _repeated_losses(pool: _Pool, trajectories: Parts) -> DataError:
+    """Return the error that names rows of the pool with several trajectories."""
+    seen_K = np.zeros(len(pool.key_K), bool)
+    num_repeated, names = 0, list[str]()
+    for table in trajectories.tables(["example_id"]):
+        ids = table["example_id"].to_pylist()
+        place_P, known_P = pool.places(hashing.example_keys(ids))
+        row_P = np.flatnonzero(known_P)
+        _, first_F = np.unique(place_P[row_P], return_index=True)
+        again_P = seen_K[place_P[row_P]]
+        again_P[np.setdiff1d(np.arange(len(row_P)), first_F)] = True
+        seen_K[place_P[row_P]] = True
+        num_repeated += int(again_P.sum())
+        names += [ids[row] for row in row_P[again_P][: 4 - len(names)]]
+    return DataError(
+        f"trajectories.path: {num_repeated:,} trajectories repeat the example_id of another one "
+        f"(first: {first(names)}). Bring one for each row; if they come from several trainings, "
+        "name the files of one."
     )
 
 

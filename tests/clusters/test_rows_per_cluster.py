@@ -6,7 +6,9 @@ import pytest
 
 from s2l_ray.artifacts.manifest import section_inputs
 from s2l_ray.storage.location import Location
+from tests import handmade
 from tests.clusters.test_stage import SEVEN_PARTS, STRATA, clustered, settings, write_parts
+from tests.handmade import changed
 
 
 @pytest.fixture
@@ -52,3 +54,13 @@ def test_the_cap_stays_out_of_fingerprints_where_it_changes_nothing():
     assert "clusters.rows_per_cluster" not in section_inputs("clusters", settings())
     capped = section_inputs("clusters", settings(rows_per_cluster=25))
     assert capped["clusters.rows_per_cluster"] == 25
+
+
+@pytest.mark.parametrize(
+    "clusters", [{"num_clusters": "auto"}, {"num_clusters": 3, "method": "authors"}]
+)
+def test_the_cap_is_no_input_of_clusters_that_it_does_not_touch(tmp_path, clusters):
+    tree = changed(handmade.inputs(tmp_path), "clusters", clusters)
+    (step,) = (step for step in handmade.planned(tree) if step.stage == "clusters")
+    assert "clusters.num_clusters" in step.out.inputs
+    assert "clusters.rows_per_cluster" not in step.out.inputs

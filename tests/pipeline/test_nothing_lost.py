@@ -231,3 +231,14 @@ def test_wherever_it_stops_what_counts_as_finished_fits_together(
         assert len(made(config)) == len(NAMES) - 2 and todo(config) == []
         shutil.rmtree(tree["run_dir"])
         shutil.copytree(kept, tree["run_dir"])
+
+
+def test_the_value_with_which_results_of_older_versions_stay_is_named(tree):
+    handmade.finish(tree)  # as before there was `rows_per_cluster`: at 1 it is no input
+    with pytest.raises(ConfigError) as error:
+        work(changed(tree, "clusters", {"num_clusters": 3}))
+    expected = "(results of older versions stay with `clusters.rows_per_cluster: 1`)"
+    assert f"clusters.rows_per_cluster changed {expected}" in str(error.value)
+    with pytest.raises(ConfigError) as error:
+        work(changed(tree, "clusters.num_clusters", 4))
+    assert "clusters.num_clusters changed. Redoing" in str(error.value)

@@ -174,6 +174,9 @@ WRONG = {
     r"stratum in .* is list<.*>, not text": {"stratum": [["s"]] * 23},
     r"example_id in .* is struct<.*>, not text": {"example_id": [{"id": 1}] * 23},
     "example_id in .* is binary, not text": {"example_id": [b"\xff"] * 23},
+    "example_id in .* not text in UTF-8": {
+        "example_id": pa.array([b"\xff"] * 23).view(pa.string())
+    },
 }
 
 

@@ -70,3 +70,16 @@ def test_losses_of_other_rows_are_left_out_and_counted(tmp_path, prepared):
     kept, [note] = pool_join.join(parts, prepared, set())
     assert kept == 30 and [row["example_id"] for row in rows(parts)] == IDS
     assert note.startswith("21 trajectories are left out") and "e90, e100, e101, ..." in note
+
+
+@pytest.mark.parametrize(
+    ("ids", "number", "names"),
+    [([*IDS, "e29", "e90", "e90"], 1, "e29"), ([*IDS, *IDS], 30, r"e0, e1, e2, \.\.\.")],
+)
+def test_a_second_trajectory_of_a_row_is_an_error_that_names_it(
+    tmp_path, prepared, ids, number, names
+):
+    parts = brought(tmp_path / "t", ids)
+    message = rf"{number} trajectories repeat the example_id of another one \(first: {names}\)"
+    with pytest.raises(DataError, match=message):
+        pool_join.join(parts, prepared, set())
