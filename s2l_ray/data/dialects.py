@@ -26,7 +26,8 @@ class Dialect:
         if message.named and self._knows(message.named):
             role = message.named
         fields = self._with_known_reasoning(message.fields)
-        if self.takes_text_arguments and "tool_calls" in fields:
+        is_call = message.role == "assistant" and "tool_calls" in fields
+        if self.takes_text_arguments and is_call:  # another role's key of that name is its own
             fields = fields | {
                 "tool_calls": [_with_text_arguments(c) for c in fields["tool_calls"]]
             }

@@ -65,7 +65,7 @@ class Message:
     @property
     def text(self) -> str:
         """The content, or the tool calls as JSON text where there is no content."""
-        if self.content or "tool_calls" not in self.fields:
+        if self.content or self.role != "assistant" or "tool_calls" not in self.fields:
             return self.content
         return json.dumps(self.fields["tool_calls"], ensure_ascii=False)
 
@@ -222,6 +222,10 @@ def _with_tool_calls(
         calls = tool_calls_of(given)
         if calls is None:
             raise RowError("wrong type", f"{path}: its tool calls have no name of a function")
+        try:
+            json.dumps(calls)
+        except (TypeError, ValueError) as error:  # a table holds dates and bytes
+            raise RowError("wrong type", f"{path}: its tool calls are no JSON: {error}") from None
         return content, rest | {"tool_calls": calls}
     calls = tool_calls_of(content) if is_call else None
     return ("", rest | {"tool_calls": calls}) if calls else (content, rest)

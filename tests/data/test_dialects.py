@@ -1,5 +1,7 @@
 """Rows and templates that name the same thing differently."""
 
+import datetime
+
 import pytest
 
 from s2l_ray.config.sections import DataConfig, FieldNames
@@ -70,3 +72,17 @@ def test_arguments_have_the_form_that_the_template_expects(written, arguments):
     assert '<assistant>weather {"city": "Oslo"}' in text(
         [{"role": "user", "content": "Q"}, said], template
     )
+
+
+@pytest.mark.parametrize("value", ["", "x", 1, ["x"], {"a": 1}, datetime.date(2025, 1, 1)])
+@pytest.mark.parametrize("role", ["user", "tool"])
+def test_only_the_assistant_calls_tools(role, value):
+    others = {"role": role, "content": "" if role == "tool" else "x", "tool_calls": value}
+    asked, answered = {"role": "user", "content": "Q"}, {"role": "assistant", "content": "A"}
+    template = GENERIC.replace(
+        "{{ m.content }}",
+        "{{ m.content }}{% if m.role == 'assistant' %}{% for c in m.tool_calls or [] %}"
+        "{{ '' + c.function.arguments }}{% endfor %}{% endif %}",
+    )
+
+    assert text([others, asked, answered], template).endswith("<assistant>A</s><|end|>")

@@ -1,5 +1,6 @@
 """Conversations as people store them, and the messages that templates get of them."""
 
+import datetime
 import json
 
 import pyarrow as pa
@@ -342,3 +343,11 @@ def test_fields_and_tools_enter_the_digest():
         chat(Q, A | {"tool_calls": [CALL]}),
     ]
     assert len({plain, *map(content_digest, others)}) == 4
+
+
+@pytest.mark.parametrize("value", [datetime.date(2025, 1, 1), b"\x89PNG"])
+def test_a_call_that_json_cannot_hold_rejects_its_row(value):
+    call = {"name": "weather", "arguments": {"on": value}}
+
+    with pytest.raises(RowError, match=r"messages\[1\]: its tool calls are no JSON"):
+        chat(Q, {"role": "assistant", "content": "", "tool_calls": [call]}, Q, A)
