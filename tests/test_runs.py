@@ -11,6 +11,7 @@ import pytest
 
 import s2l_ray as s2l
 from s2l_ray.artifacts.tables import rows_name, rows_table
+from s2l_ray.config.load import from_tree
 from s2l_ray.storage.location import Location
 from tests import extended_by_hand, handmade
 from tests.handmade import IDS, NUM_ROWS, ROWS, changed, finish, write_subset
@@ -88,7 +89,7 @@ def test_an_unknown_column_is_refused(run):
 
 
 def test_a_ranking_begins_with_every_subset(tree, run):
-    s2l.run(run.config, until="selection", say=silent)
+    handmade.run(tree, until="selection")
     ranking = run.ranking().to_pandas()
     assert ranking["rank"].tolist() == list(range(NUM_ROWS))
     assert run.select(9).ids == run.ranking().to_numpy()[:9].tolist()
@@ -256,7 +257,8 @@ def test_a_run_says_what_it_does_and_that_there_is_nothing_to_do(tree):
 
 
 def handmade_config(tree):
-    return s2l.load(tree["run_dir"]).config
+    """The configuration as a file has it: a stored one names every key."""
+    return from_tree(tree, "test")
 
 
 @pytest.mark.parametrize("as_mapping", [True, False])

@@ -38,8 +38,8 @@ def expected(ids) -> list[dict]:
     return [row | {"example_id": row["id"]} for row in ROWS if row["id"] in set(ids)]
 
 
-def test_each_subset_of_a_run_opens_as_one_data_set(run, tmp_path):
-    run = s2l.run(run.config, until="selection", say=lambda line: None)
+def test_each_subset_of_a_run_opens_as_one_data_set(run, tree, tmp_path):
+    handmade.run(tree, until="selection")
     for budget in (4, 9):
         run.select(budget).write()
 

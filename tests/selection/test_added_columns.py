@@ -65,9 +65,9 @@ def test_without_columns_rows_are_as_they_were(run):
 
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_the_run_s_own_columns_are_in_its_subset_and_in_those_of_select(tree, suffix):
-    section = {"budget": 8, "columns": ALL, "format": suffix}
-    run = s2l.load(finish(changed(tree, "selection", section), until="clusters").uri)
-    s2l.run(run.config, until="selection", say=lambda line: None)
+    tree = changed(tree, "selection", {"budget": 8, "columns": ALL, "format": suffix})
+    run = s2l.load(finish(tree, until="clusters").uri)
+    handmade.run(tree, until="selection")
 
     file = f"{run.path}/subset/selected.{suffix}"
     found = lines(file) if suffix == "jsonl" else pq.read_table(file).to_pylist()
