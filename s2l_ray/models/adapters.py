@@ -44,7 +44,8 @@ def adapter_of(name: ModelSpec) -> Adapter | None:
     """Return the adapter in the folder `name`, with the base that it names; None for a model.
 
     Raises:
-        ModelError: its configuration cannot be read, or the base is a folder that is not here.
+        ModelError: its configuration cannot be read, or the base is a folder that is not here, or
+            its own.
     """
     if isinstance(name, RandomModel) or is_hub_name(name):
         return None
@@ -61,6 +62,11 @@ def adapter_of(name: ModelSpec) -> Adapter | None:
         raise ModelError(
             f"{folder} is an adapter of the model {base}, which is not here; correct "
             f"base_model_name_or_path in its {ADAPTER_CONFIG}"
+        )
+    if Location.of(absolute_if_file(base)) == folder:
+        raise ModelError(
+            f"{folder}/{ADAPTER_CONFIG} names its own folder as base_model_name_or_path; name the "
+            "model that the adapter was trained on"
         )
     if revision and is_hub_name(base) and "@" not in base:
         base = f"{base}@{revision}"

@@ -48,6 +48,7 @@ def check_model_files(folder: Location) -> None:
             f"{folder} has no {CONFIG}; expected a Hugging Face model directory. Copy the "
             f"{CONFIG} of the model that was trained into it."
         )
+    read_settings(folder / CONFIG)
     for name in [WEIGHTS] if WEIGHTS in names else _shards(folder / INDEX):
         if name not in names:
             raise ModelError(f"{folder}/{name} is missing, though the index in its folder names it")

@@ -198,6 +198,16 @@ def test_an_adapter_that_cannot_be_merged_is_refused(folder, change, message):
             read(str(folder / "checkpoint-2"))
 
 
+def test_an_adapter_that_names_itself_as_its_base_is_refused(folder):
+    last = folder / "checkpoint-2"
+    file = last / "adapter_config.json"
+    settings = json.loads(file.read_text()) | {"base_model_name_or_path": f"{last}/"}
+    file.write_text(json.dumps(settings))
+    for read in (checkpoints.check_model, checkpoints.load_model):
+        with pytest.raises(ModelError, match="names its own folder as base_model_name_or_path"):
+            read(str(last))
+
+
 def test_a_prompt_that_was_tuned_is_no_lora(tmp_path):
     base = tiny.save(tmp_path / "base", "llama")
     config = PromptTuningConfig(num_virtual_tokens=2, task_type="CAUSAL_LM")

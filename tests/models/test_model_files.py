@@ -202,3 +202,17 @@ def test_an_index_that_names_nothing_is_refused(tmp_path):
     tiny.model().config.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {}}))
     assert "has no weight_map" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(b"{", "is not JSON"), (b"\xff\xfe", "is not JSON"), (b"[1]", "holds no settings")],
+)
+def test_a_configuration_that_cannot_be_read_is_refused_before_anything_runs(
+    tmp_path, content, message
+):
+    folder = tiny.save(tmp_path / "model", "llama")
+    checkpoints.check_model(str(folder))
+    (Path(folder) / "config.json").write_bytes(content)
+    with pytest.raises(ModelError, match=rf"config\.json {message}"):
+        checkpoints.check_model(str(folder))
