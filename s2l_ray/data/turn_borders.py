@@ -1,7 +1,8 @@
 """Where the learned text of a turn begins and ends, beside the texts of its message.
 
 The prompt ends where a template's request for an answer (its generation prompt) ends, or where
-it begins to differ from what the template writes before a given answer:
+it begins to differ from what the template writes before a given answer (white space aside, which
+some templates write otherwise into the request):
 
 * the text goes on after the request (a block for thinking, a channel): the model writes that
   itself, so it is learned;
@@ -20,6 +21,8 @@ from collections.abc import Sequence
 
 def excess(before: str, request: str, tokens: re.Pattern[str] | None) -> str:
     """Return the end of `request` that does not precede a given answer."""
+    if _respaced(before, request):
+        return ""
     return request[start_of_answer(before, request, tokens) :]
 
 
@@ -35,6 +38,8 @@ def start_of_answer(before: str, request: str, tokens: re.Pattern[str] | None) -
         return len(request)
     if request.startswith(before):
         return len(before)
+    if respaced := _respaced(before, request):
+        return respaced
     return _whole(before, _num_common(before, request), tokens) or len(before)
 
 
@@ -70,6 +75,17 @@ def end_of_answer(
     if first and befores and all(first[0] in before for before in befores):
         return first.end()
     return 0
+
+
+def _respaced(before: str, request: str) -> int:
+    """Return where `request` ends in `before` with other white space; 0 if it does not."""
+    characters = "".join(request.split())
+    if not characters:
+        return 0
+    num_spaces = len(request) - len(request.rstrip())  # more of them are those of the answer
+    pattern = r"\s*" + r"\s*".join(map(re.escape, characters)) + rf"\s{{0,{num_spaces}}}"
+    found = re.match(pattern, before)
+    return found.end() if found else 0
 
 
 def _num_common(one: str, other: str) -> int:

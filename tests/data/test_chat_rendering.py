@@ -122,6 +122,22 @@ def test_short_answers_and_answers_that_occur_elsewhere_are_found(family, said):
     assert text == shown(source, user("Q one"), answer("unusual")).replace("unusual", said)
 
 
+@pytest.mark.parametrize(
+    "request_text", ["### A:\n", "\n### A:\n", "\n\n\n\n### A:\n", "\n###A:\n"]
+)
+@pytest.mark.parametrize("said", ["A one", "\n A one"])
+def test_a_request_with_other_white_space_is_no_part_of_the_answer(request_text, said):
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}### Q:\n{{ m.content }}\n\n"
+        "{% else %}{{ '\n### A:\n' + m.content }}</s>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '" + request_text + "' }}{% endif %}"
+    )
+    made = tokenizer_with(source, eos="</s>")
+
+    text = shown(source, user("Q one"), answer(said), made=made)
+    assert text == f"### Q:\nQ one\n\n\n### A:\n⟦{said}</s>⟧"
+
+
 @pytest.mark.parametrize("family", sorted(set(EXPECTED) - {"GEMMA"}))
 def test_a_closing_question_is_left_out_and_earlier_answers_are_learned(family):
     source = getattr(families, family)
