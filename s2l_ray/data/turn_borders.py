@@ -78,12 +78,12 @@ def end_of_answer(
 
 
 def _respaced(before: str, request: str) -> int:
-    """Return where `request` ends in `before` with other white space; 0 if it does not."""
+    """Return where `request` ends in `before`, with other white space in it; 0 if it does not."""
     characters = "".join(request.split())
     if not characters:
         return 0
-    num_spaces = len(request) - len(request.rstrip())  # more of them are those of the answer
-    pattern = r"\s*" + r"\s*".join(map(re.escape, characters)) + rf"\s{{0,{num_spaces}}}"
+    spaces_at_end = request[len(request.rstrip()) :]  # others would be those of an answer
+    pattern = r"\s*" + r"\s*".join(map(re.escape, characters)) + re.escape(spaces_at_end)
     found = re.match(pattern, before)
     return found.end() if found else 0
 

@@ -138,6 +138,20 @@ def test_a_request_with_other_white_space_is_no_part_of_the_answer(request_text,
     assert text == f"### Q:\nQ one\n\n\n### A:\n⟦{said}</s>⟧"
 
 
+def test_answers_with_and_without_a_thought_follow_one_prompt():
+    source = (
+        "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{{ m.content }}<|im_end|>"
+        "{% else %}<|im_start|>assistant\n<think>"
+        "{% if m.reasoning_content %}{{ '\n' + m.reasoning_content + '\n' }}{% endif %}"
+        "</think>{{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n<think>{{ '\n' }}{% endif %}"
+    )
+
+    plain = shown(source, user("Q"), answer("A"))
+    thoughtful = shown(source, user("Q"), answer("A", reasoning_content="Hm."))
+    assert thoughtful.split("⟦")[0] == plain.split("⟦")[0]
+
+
 @pytest.mark.parametrize("family", sorted(set(EXPECTED) - {"GEMMA"}))
 def test_a_closing_question_is_left_out_and_earlier_answers_are_learned(family):
     source = getattr(families, family)
