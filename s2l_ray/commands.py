@@ -158,11 +158,12 @@ def plan(
 
 
 @app.command(
+    short_help="Show the first rows as a model reads them; mark what carries loss.",
     epilog="""\b
 examples:
   s2l preview mine.yaml                  three rows, and what would be rejected
   s2l preview mine.yaml --rows 100 --json | jq .segments
-"""
+""",
 )
 def preview(
     config: Config,
@@ -180,8 +181,8 @@ def preview(
     overrides: Overrides = None,
 ) -> None:
     """Show the first rows of the pool as a model reads them, with the tokens that carry loss
-    marked, and what would be rejected among the first 1,000 rows. It starts no Ray and reads no
-    weights; only the tokenizer is loaded.
+    marked, and what would be rejected among the first 1,000 rows. Rows of a file are numbered
+    from 0. It starts no Ray and reads no weights; only the tokenizer is loaded.
     """
     from rich.console import Console
 

@@ -37,9 +37,14 @@ class Found:
 
     shape: shapes.Shape
     num_rows: int
-    """Usable rows of all files, estimated unless `is_whole`."""
+    """Rows of all files, estimated unless `is_whole`."""
     num_read: int
     is_whole: bool
+
+    @property
+    def num_usable(self) -> int:
+        """Rows of all files that can be used, estimated by the share among those looked at."""
+        return self.num_rows * self.shape.num_usable // self.num_read
 
 
 def text_of(files: Sequence[str], model: str | None = None) -> str:
@@ -81,8 +86,8 @@ def look_at(patterns: Sequence[str]) -> Found:
         )
     is_whole = len(files) <= MOST_FILES and all(whole for _, whole in read)
     num_read = sum(len(sample) for sample, _ in read)
-    num_rows = num_read if is_whole else _num_rows(files, read)
-    return Found(shape, num_rows * shape.num_usable // num_read, num_read, is_whole)
+    num_rows = num_read if is_whole else max(_num_rows(files, read), num_read)
+    return Found(shape, num_rows, num_read, is_whole)
 
 
 def _first_rows(file: InputFile) -> tuple[list[SourceRow], bool]:
@@ -160,13 +165,13 @@ def _stages(found: Found, model: str | None) -> list[str]:
         (
             size
             for size in (128, 64, 32, 16)
-            if _steps(found.num_rows, size) >= 2 * MOST_CHECKPOINTS
+            if _steps(found.num_usable, size) >= 2 * MOST_CHECKPOINTS
         ),
         8,
     )
-    steps = _steps(found.num_rows, batch_size)
+    steps = _steps(found.num_usable, batch_size)
     checkpoints = min(MOST_CHECKPOINTS, max(steps * 4 // 5, 1))
-    of_stratum = found.num_rows // (ROWS_PER_CLUSTER * max(found.shape.num_strata, 1))
+    of_stratum = found.num_usable // (ROWS_PER_CLUSTER * max(found.shape.num_strata, 1))
     num_clusters = min(max(of_stratum, 2), 100)
     name = _scalar(model or _proposed(found.shape))
     each = " in each stratum" if found.shape.num_strata > 1 else ""

@@ -5,7 +5,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -45,6 +45,7 @@ class PreviewedRow:
         stratum: its stratum.
         tokens: its tokens; None if it is rejected.
         rejected: why it is.
+        left_out: messages left out of it: what they are -> their number.
     """
 
     file: str
@@ -54,6 +55,7 @@ class PreviewedRow:
     stratum: str = ""
     tokens: TokenisedExample | None = None
     rejected: str = ""
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 class Previewer:
@@ -100,7 +102,9 @@ class Previewer:
                 raise item
         except RowError as error:
             return PreviewedRow(uri, row.row, row.fields, rejected=str(error))
-        return PreviewedRow(uri, row.row, row.fields, example_id, example.stratum, item)
+        return PreviewedRow(
+            uri, row.row, row.fields, example_id, example.stratum, item, left_out=example.left_out
+        )
 
     def segments(self, tokens: TokenisedExample) -> list[tuple[str, bool]]:
         """Return the text that a model reads in pieces, each with whether it carries loss."""
@@ -131,7 +135,7 @@ def show(config: RunConfig, num_rows: int, console: Console) -> None:
     previewer, data = Previewer(config), config.data
     assert data is not None
     count = pool_checks.FieldCount()
-    reasons, num_read, num_cut = Counter[str](), 0, 0
+    reasons, left_out, num_read, num_cut = Counter[str](), Counter[str](), 0, 0
     first_place: dict[str, str] = {}
     rows = previewer.rows()
     for number, row in enumerate(itertools.islice(rows, max(ROWS_SCANNED, num_rows))):
@@ -141,15 +145,24 @@ def show(config: RunConfig, num_rows: int, console: Console) -> None:
         if row.fields is not None:
             count.add([row.fields], data.fields)
         if row.tokens is None:
-            reason = row.rejected.partition(":")[0]
+            reason, _, detail = row.rejected.partition(": ")
             reasons[reason] += 1
-            first_place.setdefault(reason, f"{row.file} row {row.row}: {row.rejected}")
+            first_place.setdefault(reason, f"{row.file} row {row.row}: {detail or reason}")
         else:
             num_cut += row.tokens.is_cut
+            left_out.update(row.left_out)
+            left_out.update(row.tokens.notes)
     among = "" if next(rows, None) is None else " first"
     for note in previewer.listing.notes:
         console.print(Text(_visible(note)))
     _print_summary(console, f"{num_read:,}{among} rows", reasons, first_place)
+    if reasons.total() > data.max_rejected * num_read:
+        console.print(
+            f"That is more than data.max_rejected ({data.max_rejected:.2%}), so `s2l run` would "
+            "stop."
+        )
+    for what, number in sorted(left_out.items()):
+        console.print(Text(f"{number:,} {_visible(what)}"))
     if num_cut:
         console.print(
             f"{num_cut:,} of them are longer than data.max_tokens ({data.max_tokens:,}) and lose "
@@ -171,6 +184,7 @@ def _print_row(row: PreviewedRow, previewer: Previewer, console: Console) -> Non
         f"{len(tokens.input_ids):,} tokens, {tokens.num_response_tokens:,} with loss",
         *(["cut at data.max_tokens"] if tokens.is_cut else []),
         *tokens.notes,
+        *(f"{number} {what}" for what, number in row.left_out.items()),
     ]
     console.print(Text(_visible(" · ".join(facts)), style="dim"))
     text = Text()

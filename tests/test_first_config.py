@@ -297,6 +297,19 @@ def test_rows_that_cannot_be_used_are_counted_in_a_comment(tmp_path):
     )
 
 
+def test_no_fewer_rows_are_announced_than_were_looked_at(tmp_path):
+    chats = [SHAPES["messages"][0](i) for i in range(first_config.ROWS_PER_FILE + 1)]
+    others = [SHAPES["gsm8k"][0](i) for i in range(150)]
+    (tmp_path / "others").mkdir()
+    files = [written(tmp_path, chats, "parquet"), written(tmp_path / "others", others, "jsonl")]
+
+    found = first_config.look_at(files)
+
+    assert (found.num_rows, found.num_read) == (351, 350)
+    assert found.num_usable == 351 * 200 // 350
+    assert "about 351 rows, of which the first 350 were looked at" in first_config.text_of(files)
+
+
 def test_what_the_fields_mean_is_not_guessed(tmp_path, capsys):
     file = written(tmp_path, [{"text": "Once upon a time", "label": i} for i in range(9)], "jsonl")
 

@@ -61,13 +61,29 @@ def test_a_rejected_row_is_named(tmp_path):
 
 
 def test_without_colour_the_loss_is_in_brackets(tmp_path):
-    done = called("preview", configured(tmp_path, CHATS), "--rows", "2")
+    limit = ("--set", "data.max_rejected=0.1")
+    done = called("preview", configured(tmp_path, CHATS), "--rows", "2", *limit)
 
     assert done.returncode == 0, done.stderr
     assert f"0 + 1?{END}\n<|assistant|>\n[[1{END}]]\n" in done.stdout
     assert f"[[2{END}]]" in done.stdout and f"[[3{END}]]" not in done.stdout
     assert "2 with loss" in done.stdout  # the digit and the end
     assert "1 of the 5 rows would be rejected:\n  1 malformed JSON (first: " in done.stdout
+    assert "a.jsonl row 4: {oops)\n" in done.stdout  # the reason once
+    assert "more than data.max_rejected (10.00%)" in done.stdout
+
+
+def test_what_is_left_out_of_rows_is_counted(tmp_path):
+    turns = ("user", "1 + 1?"), ("assistant", "2"), ("user", "Thanks!")
+    thanks = Shape("thanks", {"a.jsonl": lines(chat(*turns), chat(*turns, turns[0]))}, CHATS.data)
+    done = called("preview", configured(tmp_path, thanks))
+
+    assert done.returncode == 0, done.stderr
+    assert (
+        "row 0 · " in done.stdout and "· 1 messages after the last answer left out" in done.stdout
+    )
+    assert "\n3 messages after the last answer left out\n" in done.stdout
+    assert "max_rejected" not in done.stdout
 
 
 def test_rows_cannot_rule_the_terminal(tmp_path):

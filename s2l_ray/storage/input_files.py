@@ -30,6 +30,7 @@ ALLOWED = (
     f".{', .'.join(COMPRESSIONS)} added."
 )
 SCHEMES = ("s3", "gs", "file")
+LFS_POINTER = b"version https://git-lfs.github.com/"
 _HUB = re.compile(r"hf://(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<split>.+))?")
 
 
@@ -248,10 +249,24 @@ def naming(file: InputFile) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
+        if _is_lfs_pointer(file):
+            raise DataError(
+                f"data: {file.uri} is a pointer of Git LFS, not the rows themselves. Fetch them "
+                "with `git lfs pull`, or leave the file out."
+            ) from None
         raise DataError(
             f"data: {file.uri} is missing, truncated or damaged, so its rows cannot be counted: "
-            f"{one_line(error)}. Restore the file or leave it out."
+            f"{one_line(error).rstrip('.')}. Restore the file or leave it out."
         ) from None
+
+
+def _is_lfs_pointer(file: InputFile) -> bool:
+    """Tell whether a file holds the few lines that stand for its content in a clone without LFS."""
+    try:
+        with open_input(file.uri, None) as stream:
+            return stream.read(len(LFS_POINTER)) == LFS_POINTER
+    except (OSError, pa.ArrowException):
+        return False
 
 
 def one_line(error: Exception) -> str:

@@ -301,6 +301,13 @@ def test_a_pattern_that_names_nothing_readable_is_refused(tree, pattern, message
         input_files.expand([f"{tree}/{pattern}"])
 
 
+def test_a_pointer_of_git_lfs_is_called_one(write):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:ab\nsize 3\n"
+    file = write("a.parquet", pointer)
+    with pytest.raises(DataError, match=r"pointer of Git LFS.*`git lfs pull`"):
+        list(sources.read_rows(*input_files.expand([str(file)])))
+
+
 def test_a_compressed_parquet_file_and_an_empty_directory_are_refused(write, tmp_path):
     write("a.parquet.gz", "x")
     (tmp_path / "empty").mkdir()
