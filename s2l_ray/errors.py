@@ -92,9 +92,12 @@ def check_rejected_share(
     ]
     of = f"{num_rows:,}" if whole else f"the first {num_rows:,}"
     advice = ", or raise data.max_rejected" if rejected < num_rows else ""
+    if any("template" in reason for reason in counts):
+        advice = f", take another chat template (data.chat_template, or another model){advice}"
     raise DataError(
         f"{where}: {rejected:,} of {of} rows cannot be used ({rejected / num_rows:.2%}; "
         f"the limit data.max_rejected is {max_rejected:.2%}):\n"
         + "\n".join(lines)
         + f"\n{note}Correct the data or data.fields{advice}."
+        + ("" if note else " `s2l preview` shows such rows.")
     )

@@ -68,11 +68,12 @@ def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
     elif pool is None or quantities.imported is not None:
         text += " in each stratum"
     else:
-        most = min(number * pool.strata, quantities.num_rows)
-        if section.clusters_of(1) != section.num_clusters:
-            # Every stratum has one, however few its rows are.
-            most = min(most, quantities.num_rows // section.rows_per_cluster + pool.strata)
-        text += f" in each of {pool.strata:,} strata, at most {most:,} clusters"
+        most, rule = min(number * pool.strata, quantities.num_rows), ""
+        # Every stratum has one, however few its rows are.
+        capped = quantities.num_rows // section.rows_per_cluster + pool.strata
+        if section.clusters_of(1) != section.num_clusters and capped < most:
+            most, rule = capped, f", one for every {section.rows_per_cluster} rows"
+        text += f" in each of {pool.strata:,} strata, at most {most:,} clusters{rule}"
     return {"clusters": text}
 
 

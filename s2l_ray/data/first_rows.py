@@ -28,12 +28,14 @@ class FirstRows:
         rows: the rows, as they were read.
         whole: whether these are all rows of the file.
         examples: the usable ones.
+        numbers: the row numbers of the examples.
     """
 
     file: InputFile
     rows: list[SourceRow]
     whole: bool
     examples: list[Example]
+    numbers: list[int]
 
 
 @dataclass
@@ -121,11 +123,13 @@ class Survey:
 
     def _sorted(self, file: InputFile, rows: list[SourceRow], whole: bool) -> FirstRows:
         """Return the rows with the usable ones as examples."""
-        examples, problem, reasons = list[Example](), "", Counter[str]()
+        examples, numbers = list[Example](), list[int]()
+        problem, reasons = "", Counter[str]()
         for row in rows:
             example, reason, detail = self._looked_at(row)
             if example is not None:
                 examples.append(example)
+                numbers.append(row.row)
                 continue
             problem = problem or f"row {row.row}: {detail}"
             reasons[reason] += 1
@@ -135,7 +139,7 @@ class Survey:
             self._files.append(FileResult(file.uri, len(rows), len(examples), reasons))
         if not examples and not self._refused:
             self._refused = f"{len(rows):,} rows of {file.uri} can be used (first: {problem})"
-        return FirstRows(file, rows, whole, examples)
+        return FirstRows(file, rows, whole, examples, numbers)
 
     def _looked_at(self, row: SourceRow) -> tuple[Example | None, str, str]:
         """Return a row as an example; None, the reason and more of it if it cannot be used."""

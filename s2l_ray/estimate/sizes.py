@@ -196,12 +196,18 @@ def _estimate_files(
 
 def _estimate(found: FirstRows, most: int, counter: TokenCounter, survey: Survey) -> _FileEstimate:
     """Return the size of a file, from tokens of about `most` of its first examples."""
-    spread = found.examples[:: math.ceil(len(found.examples) / most)]
+    step = math.ceil(len(found.examples) / most)
+    spread = found.examples[::step]
     counts = counter(spread)
     lengths = [length for length in counts if not isinstance(length, RowError)]
-    reasons = Counter(error.reason for error in counts if isinstance(error, RowError))
-    for reason, number in reasons.items():
-        survey.reject(reason, found.file.uri, round(number * len(found.examples) / len(spread)))
+    reasons, first_row = Counter[str](), dict[str, str]()
+    for number, error in zip(found.numbers[::step], counts, strict=True):
+        if isinstance(error, RowError):
+            reasons[error.reason] += 1
+            first_row.setdefault(error.reason, f"{found.file.uri} row {number}: {error.detail}")
+    for reason, count in reasons.items():
+        share = len(found.examples) / len(spread)
+        survey.reject(reason, first_row[reason], round(count * share))
     counted = Amount(len(lengths), *(sum(row[i] for row in lengths) for i in range(3)))
     usable_share = len(found.examples) / len(found.rows) * len(lengths) / len(spread)
     num_rows = len(found.rows) if found.whole else _estimated_rows(found)

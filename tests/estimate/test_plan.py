@@ -118,7 +118,10 @@ def test_clusters_are_no_more_than_rows_and_may_be_over_all(tree):
     assert sized(many)["clusters"] == "20 in each of 2 strata, at most 30 clusters"
     assert sized(changed(many, "clusters.per_stratum", False))["clusters"] == "20 over all"
     capped = changed(many, "clusters.rows_per_cluster", 6)
-    assert sized(capped)["clusters"] == "20 in each of 2 strata, at most 7 clusters"
+    assert (
+        sized(capped)["clusters"]
+        == "20 in each of 2 strata, at most 7 clusters, one for every 6 rows"
+    )
     assert sized(changed(capped, "clusters.per_stratum", False))["clusters"] == "5 over all"
     auto = changed(tree, "clusters.num_clusters", "auto")
     assert sized(auto)["clusters"] == "up to 256 in each of 2 strata, at most 30 clusters"
@@ -181,8 +184,10 @@ def test_rows_that_leave_no_tokens_to_learn_are_counted_as_well(tree, tmp_path):
     tree = changed(changed(tree, "data.max_tokens", 13), "data.max_rejected", 1.0)
     # "Q: add 10 A: " has 13 tokens, and ten prompts one less.
     assert sized(tree)["rejected"].startswith("20 of 30 rows cannot be used (66.67%): 20 no resp")
-    with pytest.raises(DataError, match="20 of 30 rows cannot be used"):
+    with pytest.raises(DataError, match="20 of 30 rows cannot be used") as caught:
         lines(changed(tree, "data.max_rejected", 0.5))
+    # Which row, and what is wrong with it; the first ten have a token left.
+    assert "pool.jsonl row 10: the prompt alone has 13 tokens of 13 allowed" in str(caught.value)
 
 
 def test_repeated_ids_named_fields_and_useless_files_are_refused_as_by_a_run(tree, tmp_path):
