@@ -18,7 +18,7 @@ from pyarrow import fs
 from s2l_ray.errors import DataError, first
 from s2l_ray.storage import splits
 from s2l_ray.storage.location import Location, open_uri
-from s2l_ray.storage.walk import Walk
+from s2l_ray.storage.walk import INPUTS, Walk
 
 CHUNK_BYTES = 1 << 20
 """Number of bytes that are read at once."""
@@ -81,7 +81,8 @@ def list_files(
     Args:
         patterns: absolute paths or URIs.
         key: the key of the configuration that has the patterns, for messages.
-        run: the run that reads the files; what is below it is never input.
+        run: the run that reads the files; what is below it is never input, but for files in its
+            folder `inputs`, where that is named.
         split: the split to read of directories, globs and data sets on the hub that have several.
         preferred: kinds of splits that are read of a directory if `split` is None.
 
@@ -192,7 +193,7 @@ def _check_start(walk: Walk, pattern: str, path: str, key: str) -> None:
     if walk.is_own(path):
         raise DataError(
             f"{key}: {pattern} is below run_dir, and results of a run are never its input. Name "
-            "other files, or another run_dir."
+            f"other files, move them to {INPUTS}/ in run_dir, or name another run_dir."
         )
     if walk.is_run(path):
         raise DataError(

@@ -14,6 +14,8 @@ from pyarrow import fs
 
 RUN_MARK = "run.json"
 """The file that marks a folder as a run."""
+INPUTS = "inputs"
+"""The folder below a run where its user may keep files that it reads; no stage writes there."""
 DESCRIPTIONS = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json")
 """What `datasets` writes beside rows; `state.json` as well, where one of these is."""
 
@@ -24,7 +26,8 @@ class Walk:
 
     Attributes:
         filesystem: the file system.
-        own_run: the path of the run that reads the files, which is never entered; "" for none.
+        own_run: the path of the run that reads the files, which is never entered but for its
+            folder `INPUTS`, where that is named; "" for none.
     """
 
     filesystem: fs.FileSystem
@@ -61,9 +64,9 @@ class Walk:
             return b'"s2l_ray"' in stream.read(1000)
 
     def is_own(self, path: str) -> bool:
-        """Tell whether a path is the folder of the own run, or below it."""
-        own = self.real(self.own_run) if self.own_run else ""
-        return bool(own) and f"{self.real(path)}/".startswith(f"{own}/")
+        """Tell whether a path is the folder of the own run, or below it and not in `INPUTS`."""
+        own, real = self.real(self.own_run) if self.own_run else "", f"{self.real(path)}/"
+        return bool(own) and real.startswith(f"{own}/") and not real.startswith(f"{own}/{INPUTS}/")
 
     def real(self, path: str) -> str:
         """Return a path without links; only local files have any."""

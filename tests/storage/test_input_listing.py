@@ -75,6 +75,14 @@ def test_a_whole_run_and_files_of_the_own_run_are_refused(tree):
         listed(root, "runs/mine/subset/selected.jsonl", run=Location.of(root / "runs/mine"))
 
 
+@pytest.mark.parametrize("pattern", ["runs/mine/inputs/a.jsonl", "runs/mine/inputs"])
+def test_the_inputs_folder_of_the_own_run_is_read_where_it_is_named(tree, pattern):
+    root = tree(*[f"runs/mine/{name}" for name in RUN], "runs/mine/inputs/a.jsonl", "b.jsonl")
+    run = Location.of(root / "runs/mine")
+    assert listed(root, pattern, run=run)[0] == ["runs/mine/inputs/a.jsonl"]
+    assert listed(root, "**/*.jsonl", run=run)[0] == ["b.jsonl"]
+
+
 def test_what_programs_leave_beside_rows_is_left_out(tree):
     root = tree(
         "a.json",
