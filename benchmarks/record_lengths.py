@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from s2l_ray.config.sections import DataConfig, FieldNames
+from s2l_ray.config.data import DataConfig, FieldNames
 from s2l_ray.data import sources
 from s2l_ray.data.examples import RowError, read_example
 from s2l_ray.data.templates import load_template

@@ -8,7 +8,7 @@ made configs/tokenizers/math-4k from the pool of configs/math-mix-cpu.yaml.
 import argparse
 from collections.abc import Iterator
 
-from s2l_ray.config.sections import DataConfig, FieldNames
+from s2l_ray.config.data import DataConfig, FieldNames
 from s2l_ray.data import sources
 from s2l_ray.data.examples import read_example
 from s2l_ray.data.templates import load_template

@@ -70,13 +70,11 @@ def cluster(
         >>> losses[clusters.labels == 0].mean(axis=0)     # nearly clusters.centroids[0]
     """
     checked = _checked(losses, ids, strata)
-    config = _section(num_clusters, seed, rows_per_sample=rows_per_sample, rows_per_cluster=1)
-    return _clustered(*checked, config, seed)
+    config = _section(num_clusters, seed, rows_per_sample=rows_per_sample)
+    return _clustered(*checked, config.model_copy(update={"rows_per_cluster": 1}), seed)
 
 
-def _section(
-    num_clusters: int, seed: int, *, rows_per_sample: int | None = None, rows_per_cluster: int = 25
-) -> ClustersConfig:
+def _section(num_clusters: int, seed: int, *, rows_per_sample: int | None = None) -> ClustersConfig:
     """Return the settings of k-means; refuse numbers that make no sense."""
     for name, value in (("num_clusters", num_clusters), ("seed", seed)):
         if not isinstance(value, int | np.integer):
@@ -85,11 +83,7 @@ def _section(
         raise ConfigError(f"num_clusters must be at least 1, not {num_clusters}")
     if rows_per_sample is not None and rows_per_sample < num_clusters:
         raise ConfigError(f"rows_per_sample ({rows_per_sample}) is below num_clusters")
-    return ClustersConfig(
-        num_clusters=int(num_clusters),
-        rows_per_sample=rows_per_sample,
-        rows_per_cluster=rows_per_cluster,
-    )
+    return ClustersConfig(num_clusters=int(num_clusters), rows_per_sample=rows_per_sample)
 
 
 def _clustered(

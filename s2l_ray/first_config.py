@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from s2l_ray.config.sections import ClustersConfig
 from s2l_ray.data import shapes, sources
 from s2l_ray.data.parsers import SourceRow
 from s2l_ray.errors import DataError, ModelError, first
@@ -24,7 +25,6 @@ MODEL, CHAT_MODEL, TOOLS_MODEL = (
 MOST_FILES, ROWS_PER_FILE = 8, 200
 """Files that are looked at, and rows of each."""
 EPOCHS, MOST_CHECKPOINTS = 3, 12
-ROWS_PER_CLUSTER = 25
 CHARACTERS_PER_TOKEN = 3
 """A low estimate, so that rows fit into max_tokens."""
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*(?::[\w./-]+)*")
@@ -171,17 +171,16 @@ def _stages(found: Found, model: str | None) -> list[str]:
     )
     steps = _steps(found.num_usable, batch_size)
     checkpoints = min(MOST_CHECKPOINTS, max(steps * 4 // 5, 1))
-    of_stratum = found.num_usable // (ROWS_PER_CLUSTER * max(found.shape.num_strata, 1))
-    num_clusters = min(max(of_stratum, 2), 100)
     name = _scalar(model or _proposed(found.shape))
-    each = " in each stratum" if found.shape.num_strata > 1 else ""
+    where = " in each stratum" if found.shape.num_strata > 1 else ""
+    defaults = ClustersConfig()
     return [
         "# A small model of the family of the target; its losses stand for the target's.",
         f"reference: {{model: {name}, epochs: {EPOCHS}, batch_size: {batch_size}, "
         f"checkpoints: {checkpoints}}}",
         "trajectories: {}",
-        f"clusters: {{num_clusters: {num_clusters}}}   # at least {ROWS_PER_CLUSTER} rows for "
-        f"one{each}, where there are so many",
+        f"clusters: {{}}   # {defaults.num_clusters}{where}, or one for every "
+        f"{defaults.rows_per_cluster} rows if that is fewer",
         "selection: {budget: 0.1}   # a share of the rows, a number of them, or 20M tokens",
         "# The subset is written to subset/ in run_dir. To train and compare here, add:",
         "# target: {model: a larger one, epochs: 3}",

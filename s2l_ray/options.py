@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from s2l_ray.selection.methods import METHODS
 from s2l_ray.stages import NAMES
 
 
@@ -40,6 +41,22 @@ FromStage = Annotated[
     str | None,
     typer.Option(
         "--from", metavar="STAGE", callback=one_of(NAMES), help="Redo STAGE and all after it."
+    ),
+]
+Method = Annotated[
+    str | None,
+    typer.Option(
+        metavar="M",
+        callback=one_of(METHODS),
+        help="One of those of `s2l select --help`. Default: the run's.",
+    ),
+]
+Seed = Annotated[int | None, typer.Option(metavar="S", help="A whole number. Default: the run's.")]
+WithoutExtensions = Annotated[
+    bool,
+    typer.Option(
+        "--without-extensions",
+        help="Rank the run's own rows alone. Default: with those that `s2l extend` added.",
     ),
 ]
 RunDir = Annotated[str, typer.Argument(metavar="RUN_DIR", help="The directory or URI of a run.")]

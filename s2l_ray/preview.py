@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
-from s2l_ray.config.sections import DataConfig, RunConfig
+from s2l_ray.config.data import DataConfig
+from s2l_ray.config.sections import RunConfig
 from s2l_ray.data import pool_checks, sources
 from s2l_ray.data.declaration import check_template, pool_files, pool_tokenizer
-from s2l_ray.data.examples import content_digest, read_example
+from s2l_ray.data.examples import example_id, read_example
 from s2l_ray.data.row_errors import RowError
 from s2l_ray.data.sources import SourceRow
 from s2l_ray.data.templates import Template, load_template
@@ -91,19 +92,23 @@ class Previewer:
             return PreviewedRow(uri, row.row, None, rejected=f"{row.reason}: {row.excerpt}")
         try:
             example = read_example(row.fields, self.data.fields)
-            example_id = example.id or content_digest(example)
-            occurrence, known[example_id] = known[example_id], known[example_id] + 1
-            if occurrence:
-                if example.id is not None:
-                    raise RowError("duplicate id", repr(example.id))
-                example_id = f"{example_id}-{occurrence}"
+            first_id = example_id(example, 0)
+            occurrence, known[first_id] = known[first_id], known[first_id] + 1
+            if occurrence and example.id is not None:
+                raise RowError("duplicate id", repr(example.id))
             (item,) = tokenise([example], self.template, self.tokenizer, self.data.max_tokens)
             if isinstance(item, RowError):
                 raise item
         except RowError as error:
             return PreviewedRow(uri, row.row, row.fields, rejected=str(error))
         return PreviewedRow(
-            uri, row.row, row.fields, example_id, example.stratum, item, left_out=example.left_out
+            uri,
+            row.row,
+            row.fields,
+            example_id(example, occurrence),
+            example.stratum,
+            item,
+            left_out=example.left_out,
         )
 
     def segments(self, tokens: TokenisedExample) -> list[tuple[str, bool]]:

@@ -8,7 +8,15 @@ import typer
 
 from s2l_ray.errors import first
 from s2l_ray.export import names as trainers
-from s2l_ray.options import RunDir, one_of, shortest, working_directory
+from s2l_ray.options import (
+    Method,
+    RunDir,
+    Seed,
+    WithoutExtensions,
+    one_of,
+    shortest,
+    working_directory,
+)
 from s2l_ray.progress import duration
 from s2l_ray.selection.added_columns import TYPES
 from s2l_ray.selection.methods import METHODS, WITHIN
@@ -51,12 +59,7 @@ def select(
             help='Examples (50000), a fraction (0.11), or tokens ("20M tokens"; K, M, B or none).',
         ),
     ],
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="M", callback=one_of(METHODS), help="One of those below. Default: the run's."
-        ),
-    ] = None,
+    method: Method = None,
     within: Annotated[
         str | None,
         typer.Option(
@@ -66,9 +69,7 @@ def select(
             "Default: the run's.",
         ),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="S", help="A whole number. Default: the run's.")
-    ] = None,
+    seed: Seed = None,
     out: Annotated[
         str | None,
         typer.Option(
@@ -87,13 +88,7 @@ def select(
             help=f"Columns to add to the rows, of {', '.join(TYPES)}. Default: the run's.",
         ),
     ] = None,
-    without_extensions: Annotated[
-        bool,
-        typer.Option(
-            "--without-extensions",
-            help="Rank the run's own rows alone. Default: with those that `s2l extend` added.",
-        ),
-    ] = False,
+    without_extensions: WithoutExtensions = False,
 ) -> None:
     """Write the subset for another budget, method or seed, spread over strata as the run's own
     (selection.stratify, weights, minimum, maximum). Subsets of one method, order and seed are
@@ -141,21 +136,9 @@ def export(
         str | None,
         typer.Option(metavar="B", help="As for `s2l select`. Default: the run's own."),
     ] = None,
-    method: Annotated[
-        str | None,
-        typer.Option(
-            metavar="M",
-            callback=one_of(METHODS),
-            help="As for `s2l select`. Default: the run's own.",
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None, typer.Option(metavar="S", help="A whole number. Default: the run's.")
-    ] = None,
-    without_extensions: Annotated[
-        bool,
-        typer.Option("--without-extensions", help="As for `s2l select`."),
-    ] = False,
+    method: Method = None,
+    seed: Seed = None,
+    without_extensions: WithoutExtensions = False,
 ) -> None:
     """Write a subset of a finished run as rows that a trainer reads, with the few lines of its
     configuration and the command that trains. Prompts, answers, roles, tools, reasoning, and

@@ -242,7 +242,7 @@ def test_csv_is_read_with_its_messages_as_text(tmp_path):
 
 @pytest.mark.parametrize(
     ("num_rows", "batch_size", "checkpoints", "num_clusters"),
-    [(5, 8, 2, 2), (150, 16, 12, 6), (2600, 128, 12, 100)],
+    [(5, 8, 2, 1), (150, 16, 12, 6), (2600, 128, 12, 100)],
 )
 def test_numbers_fit_the_size_of_the_pool(
     tmp_path, num_rows, batch_size, checkpoints, num_clusters
@@ -252,7 +252,7 @@ def test_numbers_fit_the_size_of_the_pool(
 
     assert config.reference.batch_size == batch_size
     assert config.reference.checkpoints == checkpoints
-    assert config.clusters.num_clusters == num_clusters
+    assert config.clusters.clusters_of(num_rows) == num_clusters
 
 
 def test_long_rows_get_the_tokens_that_they_need(tmp_path):

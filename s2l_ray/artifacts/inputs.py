@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.config.sections import CHATML, NAMED_TEMPLATES, DataConfig, ModelSpec, RandomModel
+from s2l_ray.config.data import CHATML, NAMED_TEMPLATES, DataConfig
+from s2l_ray.config.sections import ModelSpec, RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.models import adapters, origins
 from s2l_ray.storage import input_files

@@ -1,9 +1,9 @@
 """The base class of every section of a run file."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 class Section(BaseModel):
@@ -27,3 +27,11 @@ class Section(BaseModel):
 
 def default_of(section: Section, key: str) -> Any:
     return type(section).model_fields[key].get_default(call_default_factory=True)
+
+
+def _listed(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Listed = Annotated[list[str], BeforeValidator(_listed)]
+"""A list of texts; a single text becomes a list of one."""

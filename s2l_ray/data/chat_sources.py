@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from s2l_ray.config.sections import CHATML, DataConfig
+from s2l_ray.config.data import CHATML, DataConfig
 from s2l_ray.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,15 +27,29 @@ def read_chat_template(data: DataConfig) -> str | None:
     if name is None or name == CHATML:
         return name
     advice = "Give chatml, or a file with a chat template in Jinja."
-    if not Path(name).is_file():
-        raise ConfigError(f"data.chat_template: {name!r} is neither chatml nor a file. {advice}")
-    try:
-        text = Path(name).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"data.chat_template: cannot read {name}: {error}. {advice}") from None
+    text = template_text("data.chat_template", name, "chatml", advice)
     if "messages" not in text:
         raise ConfigError(f"data.chat_template: {name} does not contain `messages`. {advice}")
     return text
+
+
+def template_text(key: str, name: str, named: str, advice: str) -> str:
+    """Return the text of a file with a template, to its last character.
+
+    Args:
+        key: the key of the configuration that names it.
+        named: what `name` could be instead of a file.
+        advice: what to give instead.
+
+    Raises:
+        ConfigError: there is no such file, or it cannot be read.
+    """
+    if not Path(name).is_file():
+        raise ConfigError(f"{key}: {name!r} is neither {named} nor a file. {advice}")
+    try:
+        return Path(name).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{key}: cannot read {name}: {error}. {advice}") from None
 
 
 def jinja_source(template: str | None, tokenizer: "PreTrainedTokenizerBase") -> str | None:

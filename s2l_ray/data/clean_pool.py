@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from s2l_ray.artifacts.manifest import CONTAMINATED_ROWS, REPEATED_ROWS
 from s2l_ray.artifacts.tables import Parts
-from s2l_ray.config.sections import DataConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.data import contaminated_rows, dropped_rows, repeated_rows
 from s2l_ray.data.compared_tables import ComparedTable, finished_tables, raw_tables
 from s2l_ray.data.contamination import SAME_PROMPT

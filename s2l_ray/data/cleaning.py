@@ -5,6 +5,7 @@ list changes nothing in the pool; it is a supplement with inputs of its own.
 """
 
 import contextlib
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,7 @@ from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.stage import Supplement
 from s2l_ray.artifacts.tables import Parts
-from s2l_ray.config.sections import DataConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.errors import UserError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile, Listing, list_files
@@ -58,12 +59,14 @@ def lists(
     *,
     pool: Parts | None = None,
     is_asked_for: bool = False,
+    gone: Sequence[str] = (),
 ) -> Supplement:
     """Return the lists of rows that hold a prompt, or that nearly repeat others.
 
     Args:
         pool: the prepared parts of the pool that the rows extend, or None.
         is_asked_for: as in Supplement.
+        gone: names of held-out sets that the rows cannot be compared with.
     """
     inputs: dict[str, Any] = {}
     if data.decontaminate == "report" and data.eval:
@@ -71,7 +74,7 @@ def lists(
         inputs["data.eval contents"] = _hashes(data, run, Contents(dict(contents.cache)))
     if data.near_duplicates == "report":
         inputs["data.near_duplicates"] = "report"
-    return Supplement(inputs, partial(_list, data, run, pool), is_asked_for)
+    return Supplement(inputs, partial(_list, data, run, pool, gone), is_asked_for)
 
 
 def is_list_asked_for(data: DataConfig) -> bool:
@@ -79,14 +82,18 @@ def is_list_asked_for(data: DataConfig) -> bool:
     return data.near_duplicates == "report" or "decontaminate" in data.model_fields_set
 
 
-def with_reachable_sets(data: DataConfig, run: Location) -> DataConfig:
-    """Return the section without held-out sets that are gone; extending a run needs none."""
+def with_reachable_sets(data: DataConfig, run: Location) -> tuple[DataConfig, list[str]]:
+    """Return the section without held-out sets that are gone, and their names.
+
+    Extending a run needs none of them.
+    """
     reachable = {}
     for name, pattern in data.eval.items():
         with contextlib.suppress(UserError):
             held_out_files(data, name, run)
             reachable[name] = pattern
-    return data.model_copy(update={"eval": reachable})
+    gone = [name for name in data.eval if name not in reachable]
+    return data.model_copy(update={"eval": reachable}), gone
 
 
 def _hashes(data: DataConfig, run: Location, contents: Contents) -> dict[str, list[str]]:
@@ -94,8 +101,16 @@ def _hashes(data: DataConfig, run: Location, contents: Contents) -> dict[str, li
 
 
 def _list(
-    data: DataConfig, run: Location, pool: Parts | None, out: StageDir, progress: Progress
+    data: DataConfig,
+    run: Location,
+    pool: Parts | None,
+    gone: Sequence[str],
+    out: StageDir,
+    progress: Progress,
 ) -> dict[str, Any]:
     from s2l_ray.data import prepare
 
-    return prepare.list_rows(data, compared_sets(data, run), out, progress=progress, pool=pool)
+    sets = compared_sets(data, run)
+    summary = prepare.list_rows(data, sets, out, progress=progress, pool=pool)
+    missing = [f"data.eval.{name} is gone: no row is compared with it" for name in gone]
+    return {**summary, "notes": [*missing, *summary.get("notes", [])]}

@@ -11,15 +11,9 @@ from s2l_ray.artifacts.manifest import StageDir, section_inputs, section_values
 from s2l_ray.artifacts.pool_types import check_columns, pool_types
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
 from s2l_ray.artifacts.tables import Parts
+from s2l_ray.config.data import AUTO, CHATML, NAMED_TEMPLATES, DataConfig
 from s2l_ray.config.section import default_of
-from s2l_ray.config.sections import (
-    AUTO,
-    CHATML,
-    NAMED_TEMPLATES,
-    DataConfig,
-    RandomModel,
-    RunConfig,
-)
+from s2l_ray.config.sections import RandomModel, RunConfig
 from s2l_ray.data import cleaning
 from s2l_ray.errors import first
 from s2l_ray.models.adapters import tokenizer_source
@@ -155,8 +149,9 @@ def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
     assert base.config.data is not None
     pool = Parts(base.run / PREPARED, more=tuple(item.folder(PREPARED) for item in earlier))
     data, contents = base.config.data, Contents.load(base.run)
-    reachable = cleaning.with_reachable_sets(data, base.run)
-    lists = cleaning.lists(reachable, base.run, contents, pool=pool)
+    reachable, gone = cleaning.with_reachable_sets(data, base.run)
+    gone = gone if data.decontaminate == "report" else []
+    lists = cleaning.lists(reachable, base.run, contents, pool=pool, gone=gone)
     return Task(inputs, partial(_prepare_new, base, pool, plan.files), supplement=lists)
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from s2l_ray import hashing
 from s2l_ray.artifacts.tables import Parts, original_rows
-from s2l_ray.config.sections import FieldNames
+from s2l_ray.config.data import FieldNames
 from s2l_ray.data.examples import content_digest, read_example
 from s2l_ray.data.raw_parts import RawPart, digest_of_id
 from s2l_ray.errors import DataError, first

@@ -6,13 +6,21 @@ from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any
 
-from s2l_ray.config.sections import FieldNames
+from s2l_ray.config.data import FieldNames
 from s2l_ray.data.messages import CONTENT_KEYS, ROLE_KEYS, Message, context_of, read_messages
 from s2l_ray.data.row_errors import REASONS, RowError, checked_text, kind_of
 from s2l_ray.data.tools import tools_of
 from s2l_ray.errors import first
 
-__all__ = ["REASONS", "Example", "Message", "RowError", "content_digest", "read_example"]
+__all__ = [
+    "REASONS",
+    "Example",
+    "Message",
+    "RowError",
+    "content_digest",
+    "example_id",
+    "read_example",
+]
 
 BLANK_SYSTEM = "system messages without text left out"
 AFTER_LAST_ANSWER = "messages after the last answer left out"
@@ -66,6 +74,18 @@ def read_example(row: Mapping[str, Any], fields: FieldNames) -> Example:
     else:
         example = _instruction(row, fields)
     return replace(example, stratum=stratum, id=example_id, answer=answer)
+
+
+def example_id(example: Example, occurrence: int) -> str:
+    """Return the user's id of an example, or a hash of its content and of its place among equals.
+
+    Args:
+        occurrence: the number of equal rows before it.
+    """
+    if example.id is not None:
+        return example.id
+    digest = content_digest(example)
+    return f"{digest}-{occurrence}" if occurrence else digest
 
 
 def content_digest(example: Example) -> str:

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from s2l_ray.config.sections import DataConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.data import pool_checks, sources
 from s2l_ray.data.examples import Example, RowError, read_example
 from s2l_ray.data.pool_checks import FieldCount, FileResult
@@ -15,6 +15,8 @@ from s2l_ray.storage.input_files import InputFile
 
 READ_ROWS, LEAST_READ = 20_000, 1_000
 """Number of first rows that are read: from all files together, and at least from each file."""
+MOST_IDS = 1_000_000
+"""Ids that are remembered to tell repeated ones; of very many files, those of the first rows."""
 LOCATIONS_KEPT = 3
 """Rows of each reason that are named."""
 
@@ -151,7 +153,8 @@ class Survey:
             return None, error.reason, str(error)
         if example.id is not None and example.id in self._ids:
             return None, "duplicate id", f"duplicate id: {example.id!r}"
-        self._ids.update([example.id] if example.id is not None else [])
+        if example.id is not None and len(self._ids) < MOST_IDS:
+            self._ids.add(example.id)
         return example, "", ""
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from s2l_ray.config.sections import FieldNames
+from s2l_ray.config.data import FieldNames
 from s2l_ray.data.contamination import PROMPTS, user_turns
 from s2l_ray.data.examples import RowError, read_example
 from s2l_ray.data.sources import read_rows

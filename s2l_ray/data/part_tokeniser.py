@@ -11,10 +11,10 @@ import pyarrow as pa
 from s2l_ray.artifacts import column_types
 from s2l_ray.artifacts.tables import field_types, kept_rows, original_rows, part_name, rows_name
 from s2l_ray.artifacts.token_tables import token_table
-from s2l_ray.config.sections import DataConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.data import duplicates
 from s2l_ray.data.dropped_rows import load_dropped
-from s2l_ray.data.examples import Example, RowError, content_digest, read_example
+from s2l_ray.data.examples import Example, RowError, example_id, read_example
 from s2l_ray.data.raw_parts import excerpt_of
 from s2l_ray.data.templates import load_template
 from s2l_ray.data.tokenise import TokenisedExample, tokenise
@@ -45,10 +45,7 @@ class _UsableRow:
 
     @property
     def example_id(self) -> str:
-        if self.example.id is not None:
-            return self.example.id
-        digest = content_digest(self.example)
-        return f"{digest}-{self.occurrence}" if self.occurrence else digest
+        return example_id(self.example, self.occurrence)
 
 
 class PartTokeniser:
@@ -65,7 +62,8 @@ class PartTokeniser:
             self.template = load_template(config)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        done = self.staged / f"done-{unit['part']:06d}.json"
+        # Older versions wrote less into done-*.json, from other tokens: what they left is redone.
+        done = self.staged / f"tokenised-{unit['part']:06d}.json"
         if not done.exists():
             done.write_json(self._tokenise(unit))
         result: dict[str, Any] = done.read_json()

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from s2l_ray.artifacts import column_types
 from s2l_ray.artifacts.manifest import REJECTED_ROWS, StageDir
 from s2l_ray.artifacts.tables import Parts
-from s2l_ray.config.sections import DataConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.data import clean_pool, duplicates, pool_checks
 from s2l_ray.data.held_out import HeldOut
 from s2l_ray.data.part_tokeniser import REJECTED, PartTokeniser, rejected_name

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from s2l_ray.artifacts.tables import rows_table, typed_rows_table
-from s2l_ray.config.sections import FieldNames
+from s2l_ray.config.data import FieldNames
 from s2l_ray.data.examples import Example, RowError, content_digest, read_example
 from s2l_ray.data.pool_checks import FieldCount
 from s2l_ray.data.sources import SourceRow, read_rows
@@ -52,7 +52,8 @@ class FileCutter:
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         number = unit["number"]
-        done = self.staged / f"file-{number:06d}.json"
+        # Older versions wrote less into file-*.json, of other rows: what they left is redone.
+        done = self.staged / f"cut-{number:06d}.json"
         if not done.exists():
             rows = read_rows(InputFile(unit["uri"], unit["size"], unit["modified"]))
             parts, count = [], FieldCount()

@@ -21,7 +21,8 @@ from s2l_ray.data import near_duplicates
 from s2l_ray.data.compared_tables import NAMES, ComparedTable
 from s2l_ray.data.near_duplicates import NUM_BANDS, NUM_SLOTS
 from s2l_ray.data.row_comparer import signatures_name
-from s2l_ray.storage.location import Location, temporary_space
+from s2l_ray.storage.failures import temporary_space
+from s2l_ray.storage.location import Location
 
 REPEATED = pa.schema(
     [

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray.artifacts.tables import original_rows
-from s2l_ray.config.sections import FieldNames
+from s2l_ray.config.data import FieldNames
 from s2l_ray.data import duplicates, near_duplicates
 from s2l_ray.data.contamination import Match, PromptIndex
 from s2l_ray.data.examples import Example, read_example

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from s2l_ray.config.data import FieldNames
 from s2l_ray.config.section import default_of
-from s2l_ray.config.sections import FieldNames
 from s2l_ray.data.examples import Example, read_example
 from s2l_ray.data.row_errors import RowError
 

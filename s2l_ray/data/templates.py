@@ -3,11 +3,10 @@
 import datetime
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from s2l_ray.config.sections import AUTO, NAMED_TEMPLATES, DataConfig
-from s2l_ray.data.chat_sources import read_chat_template
+from s2l_ray.config.data import AUTO, NAMED_TEMPLATES, DataConfig
+from s2l_ray.data.chat_sources import read_chat_template, template_text
 from s2l_ray.data.examples import Example, RowError
 from s2l_ray.data.messages import REASONING_KEYS
 from s2l_ray.data.rendering import END_IN_TEXT, Rendered, Segment, without_end
@@ -128,12 +127,7 @@ def load_template(data: DataConfig) -> Template:
         return _NAMED[name]
     names = ", ".join(NAMED_TEMPLATES)
     advice = f"Use one of {names}, or a text file with {{prompt}} and, if wanted, {{context}}."
-    if not Path(name).is_file():
-        raise ConfigError(f"data.template: {name!r} is neither a template nor a file. {advice}")
-    try:
-        text = Path(name).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"data.template: cannot read {name}: {error}. {advice}") from None
+    text = template_text("data.template", name, "a template", advice)
     if "{prompt}" not in text:
         raise ConfigError(f"data.template: {name} does not contain {{prompt}}. {advice}")
     return TextTemplate(name, text, text)

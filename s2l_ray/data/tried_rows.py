@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from s2l_ray.config.sections import DataConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.data.examples import Example, RowError, read_example
 from s2l_ray.data.row_errors import NO_ROOM
 from s2l_ray.data.sources import read_rows

@@ -8,7 +8,8 @@ from typing import Any
 from s2l_ray.artifacts.amounts import Amount, Pool, Quantities
 from s2l_ray.artifacts.stage import Step
 from s2l_ray.config import budgets
-from s2l_ray.config.sections import DataConfig, ModelSpec, RandomModel, RunConfig
+from s2l_ray.config.data import DataConfig
+from s2l_ray.config.sections import ModelSpec, RandomModel, RunConfig
 from s2l_ray.data.declaration import PREPARE, pool_files
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.estimate import sizes

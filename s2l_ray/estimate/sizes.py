@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from s2l_ray.artifacts.amounts import Amount, Pool
-from s2l_ray.config.sections import DataConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.data import pool_checks, sources
 from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import pool_files

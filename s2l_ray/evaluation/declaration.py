@@ -7,7 +7,8 @@ from typing import Any
 from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, section_values
 from s2l_ray.artifacts.stage import Estimate, RunPlan, Speed, Stage, Task
-from s2l_ray.config.sections import DataConfig, ModelSpec, RunConfig
+from s2l_ray.config.data import DataConfig
+from s2l_ray.config.sections import ModelSpec, RunConfig
 from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import check_template, template_inputs, with_absolute_template
 from s2l_ray.data.first_rows import Survey

@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from s2l_ray import hashing
 from s2l_ray.artifacts.tables import rows_name, rows_table
-from s2l_ray.config.sections import DataConfig, EvaluationConfig, FieldNames
+from s2l_ray.config.data import DataConfig, FieldNames
+from s2l_ray.config.sections import EvaluationConfig
 from s2l_ray.data.examples import RowError, content_digest, read_example
 from s2l_ray.data.sources import read_rows
 from s2l_ray.errors import DataError, check_rejected_share

@@ -20,7 +20,8 @@ import torch
 
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts, original_rows, part_name, rows_name
-from s2l_ray.config.sections import DataConfig, EvaluationConfig
+from s2l_ray.config.data import DataConfig
+from s2l_ray.config.sections import EvaluationConfig
 from s2l_ray.data.examples import Example, RowError, read_example
 from s2l_ray.data.row_errors import NO_ROOM
 from s2l_ray.data.templates import load_template

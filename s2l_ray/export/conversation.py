@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from s2l_ray.artifacts.tables import row_of_subset
-from s2l_ray.config.sections import DataConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.data.examples import Example, read_example
 from s2l_ray.data.messages import Message
 from s2l_ray.data.templates import AutoTemplate, Template, TextTemplate, load_template

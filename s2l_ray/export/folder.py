@@ -9,7 +9,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s2l_ray.config.sections import DataConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.export.conversation import CannotHold, as_json, conversations, survey
 from s2l_ray.export.rows import Row

@@ -38,15 +38,26 @@ TEXT_BESIDE_CALLS = "text beside calls of tools, which versions before 0.9.5 may
 JOINED = "messages of one side in succession, which are joined"
 
 
-def trl(conversation: Conversation, survey: Survey) -> tuple[Row, Notes]:
-    """Prompt and completion, or messages if a row has several answers that are learned."""
+def _as_scored(conversation: Conversation) -> Row:
+    """Return prompt and completion, the texts as the run has scored them."""
+    assert conversation.text is not None
+    prompt, response = conversation.text
+    return {"example_id": conversation.example_id, "prompt": prompt, "completion": response}
+
+
+def _named(conversation: Conversation, survey: Survey) -> Row:
+    """Return the id and, if any row has tools, the tools as JSON text."""
     own: Row = {"example_id": conversation.example_id}
-    if survey.is_text:
-        assert conversation.text is not None
-        prompt, response = conversation.text
-        return own | {"prompt": prompt, "completion": response}, []
     if survey.has_tools:
         own["tools"] = as_json(conversation.tools) if conversation.tools else None
+    return own
+
+
+def trl(conversation: Conversation, survey: Survey) -> tuple[Row, Notes]:
+    """Prompt and completion, or messages if a row has several answers that are learned."""
+    if survey.is_text:
+        return _as_scored(conversation), []
+    own = _named(conversation, survey)
     turns = [message.turn for message in conversation.messages]
     if not survey.has_several_answers:
         return {"prompt": turns[:-1], "completion": turns[-1:]} | own, []
@@ -55,13 +66,9 @@ def trl(conversation: Conversation, survey: Survey) -> tuple[Row, Notes]:
 
 def axolotl(conversation: Conversation, survey: Survey) -> tuple[Row, Notes]:
     """Texts as they were scored, or messages of which each says whether it is learned."""
-    own: Row = {"example_id": conversation.example_id}
     if survey.is_text:
-        assert conversation.text is not None
-        prompt, response = conversation.text
-        return own | {"prompt": prompt, "completion": response}, []
-    if survey.has_tools:
-        own["tools"] = as_json(conversation.tools) if conversation.tools else None
+        return _as_scored(conversation), []
+    own = _named(conversation, survey)
     turns = [message.turn | {"train": message.learned} for message in conversation.messages]
     return {"messages": turns} | own, []
 

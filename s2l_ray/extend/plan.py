@@ -71,13 +71,14 @@ def extend(
         UserError: the user can correct it; nothing of the stage that failed is visible.
     """
     # Before the lock, which would write into a folder that is no run.
-    config = config_of(run)
-    split = config.data.split if config.data is not None else None
+    data = config_of(run).data
     patterns = [absolute(name) for name in patterns]
-    listing = input_files.list_files(patterns, "DATA", run=run, split=split)
-    files = listing.files
+    listing = input_files.list_files(
+        patterns, "DATA", run=run, split=data.split if data is not None else None
+    )
     for note in listing.notes:
         say(note)
+    files = listing.files
     with exclusive(run):
         base = load_base_run(run)
         contents = cached_contents(run)

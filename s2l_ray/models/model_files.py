@@ -13,7 +13,8 @@ from typing import Any
 
 from s2l_ray.errors import DataError, ModelError, StorageError, UserError, first
 from s2l_ray.models.origins import list_checkpoints
-from s2l_ray.storage.location import Location, explained
+from s2l_ray.storage.failures import explained
+from s2l_ray.storage.location import Location
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -13,7 +13,7 @@ from s2l_ray.artifacts.finished import Finished
 from s2l_ray.artifacts.manifest import RANKING
 from s2l_ray.artifacts.tables import Parts, original_rows
 from s2l_ray.clusters.declaration import CLUSTERS
-from s2l_ray.config.sections import DataConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.data.examples import read_example
 from s2l_ray.selection.declaration import SELECTION

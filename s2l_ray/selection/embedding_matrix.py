@@ -25,7 +25,7 @@ from s2l_ray.selection.columns import (
     refuse_repeated,
     scored_parts,
 )
-from s2l_ray.storage.location import temporary_space
+from s2l_ray.storage.failures import temporary_space
 
 REDO = "Set `trajectories.embeddings: true` and redo them with `--from trajectories`"
 

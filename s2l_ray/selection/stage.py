@@ -31,7 +31,8 @@ from s2l_ray.selection.added_columns import AddedColumns, added_columns, check_f
 from s2l_ray.selection.columns import MISMATCH, Sources
 from s2l_ray.selection.methods import Examples
 from s2l_ray.selection.ranking import RankedPool, rank_pool
-from s2l_ray.storage.location import Location, temporary_space
+from s2l_ray.storage.failures import temporary_space
+from s2l_ray.storage.location import Location
 
 ROWS_PER_TABLE = 1 << 18
 """Examples whose ids are in memory at once; more if there would be more than MAX_TABLES tables."""

@@ -5,7 +5,6 @@ store, an object becomes visible only when its upload is complete.
 """
 
 import contextlib
-import errno
 import io
 import json
 import os
@@ -24,6 +23,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from s2l_ray.errors import StorageError
+from s2l_ray.storage.failures import explained
 
 
 def is_uri(path: str) -> bool:
@@ -355,50 +355,3 @@ def open_uri(uri: str) -> tuple[pafs.FileSystem, str, str]:
 def _bucket_filesystem(bucket: str) -> pafs.FileSystem:
     """Return the file system of `bucket`, opened once in a process: its region takes a request."""
     return pafs.FileSystem.from_uri(bucket)[0]
-
-
-@contextlib.contextmanager
-def temporary_space(*failures: type[Exception]) -> Iterator[None]:
-    """Report an OSError, or one of `failures`, inside the block as a problem of temporary files.
-
-    Raises:
-        StorageError: the disk for temporary files is full, or cannot be written.
-    """
-    kinds: tuple[type[Exception], ...] = (OSError, *failures)
-    try:
-        yield
-    except kinds as error:
-        raise StorageError(
-            f"cannot write into {tempfile.gettempdir()} on this machine or worker: {error}. Free "
-            f"some space, or set TMPDIR to a larger disk; the same command then goes on from here."
-        ) from error
-
-
-@contextlib.contextmanager
-def explained(location: Location, verb: str) -> Iterator[None]:
-    """Turn an error of the system into a StorageError that says what to do.
-
-    Args:
-        location: the file or folder that the block uses.
-        verb: what the block does with it, such as "read".
-    """
-    try:
-        yield
-    except (OSError, pa.ArrowInvalid) as error:
-        raise StorageError(f"cannot {verb} {location}: {_cause(error, verb)}") from error
-
-
-def _cause(error: Exception, verb: str) -> str:
-    """Return the cause of an error, and the remedy where one is known."""
-    code = getattr(error, "errno", None)
-    if code in (errno.ENOSPC, errno.EDQUOT):
-        return "no space left. Free some, then run the same command again: it goes on from here."
-    if code == errno.EROFS:
-        return "the file system is read-only. Choose another run_dir."
-    if code in (errno.EACCES, errno.EPERM):
-        return "permission denied. Choose another run_dir, or change the permissions."
-    if verb == "write" and isinstance(error, FileNotFoundError | NotADirectoryError):
-        return "its folder cannot be made. Choose another run_dir."
-    if isinstance(error, FileNotFoundError):
-        return "there is no such file."
-    return " ".join(str(error).split())

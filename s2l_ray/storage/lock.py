@@ -12,7 +12,8 @@ from pathlib import Path
 
 from s2l_ray.background import running_thread
 from s2l_ray.errors import StorageError
-from s2l_ray.storage.location import Location, explained
+from s2l_ray.storage.failures import explained
+from s2l_ray.storage.location import Location
 
 LEASE_SECONDS = 60.0
 """Seconds until a lease ends that its holder no longer renews."""

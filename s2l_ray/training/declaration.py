@@ -8,7 +8,8 @@ from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.inputs import base_key
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, subset_file
 from s2l_ray.artifacts.stage import Estimate, PoolSize, RunPlan, Speed, Stage, Task
-from s2l_ray.config.sections import DataConfig, ModelSpec, RunConfig
+from s2l_ray.config.data import DataConfig
+from s2l_ray.config.sections import ModelSpec, RunConfig
 from s2l_ray.data.declaration import (
     PREPARE,
     check_template,

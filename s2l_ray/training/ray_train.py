@@ -32,7 +32,8 @@ from s2l_ray.distributed import failures, resources, session
 from s2l_ray.errors import DataError, StorageError, UserError, as_message, from_message, one_line
 from s2l_ray.models.adapters import Adapter
 from s2l_ray.progress import Progress
-from s2l_ray.storage.location import is_uri, temporary_space
+from s2l_ray.storage.failures import temporary_space
+from s2l_ray.storage.location import is_uri
 from s2l_ray.training.batches import TrainingPlan
 
 if TYPE_CHECKING:

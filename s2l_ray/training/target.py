@@ -12,7 +12,8 @@ from s2l_ray.artifacts import column_types
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import EXAMPLE_ID, part_name, row_of_subset
 from s2l_ray.artifacts.token_tables import token_table
-from s2l_ray.config.sections import DataConfig, ModelSpec, TargetConfig
+from s2l_ray.config.data import DataConfig
+from s2l_ray.config.sections import ModelSpec, TargetConfig
 from s2l_ray.data.chat_sources import jinja_source, read_chat_template
 from s2l_ray.data.examples import RowError, read_example
 from s2l_ray.data.templates import Template, load_template

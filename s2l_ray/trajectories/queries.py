@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.artifacts.token_tables import token_table
-from s2l_ray.config.sections import DataConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.data.examples import Example, RowError, read_example
 from s2l_ray.data.sources import read_rows
 from s2l_ray.data.templates import load_template

@@ -6,7 +6,8 @@ import pytest
 
 from s2l_ray.artifacts.extensions import BaseRun
 from s2l_ray.artifacts.manifest import Manifest
-from s2l_ray.config.sections import DataConfig, FieldNames, RunConfig
+from s2l_ray.config.data import DataConfig, FieldNames
+from s2l_ray.config.sections import RunConfig
 from s2l_ray.data.declaration import chat_inputs, data_of
 from s2l_ray.storage.location import Location
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from s2l_ray.config.sections import DataConfig, FieldNames
+from s2l_ray.config.data import DataConfig, FieldNames
 from s2l_ray.data.chat_sources import jinja_source, read_chat_template
 from s2l_ray.data.examples import RowError, read_example
 from s2l_ray.data.templates import check_fields, load_template

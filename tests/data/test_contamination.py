@@ -5,7 +5,7 @@ import random
 import pyarrow as pa
 import pytest
 
-from s2l_ray.config.sections import FieldNames
+from s2l_ray.config.data import FieldNames
 from s2l_ray.data.contamination import OVERLAP, PROMPTS, SAME_PROMPT, PromptIndex
 from s2l_ray.data.examples import read_example
 from s2l_ray.data.words import words

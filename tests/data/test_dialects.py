@@ -4,7 +4,7 @@ import datetime
 
 import pytest
 
-from s2l_ray.config.sections import DataConfig, FieldNames
+from s2l_ray.config.data import DataConfig, FieldNames
 from s2l_ray.data.examples import read_example
 from s2l_ray.data.templates import load_template
 from s2l_ray.data.tokenise import TokenisedExample, tokenise

@@ -5,7 +5,7 @@ import pickle
 
 import pytest
 
-from s2l_ray.config.sections import FieldNames
+from s2l_ray.config.data import FieldNames
 from s2l_ray.data.examples import REASONS, Message, RowError, content_digest, read_example
 
 FIELDS = FieldNames()

@@ -6,7 +6,7 @@ import json
 import pyarrow as pa
 import pytest
 
-from s2l_ray.config.sections import FieldNames
+from s2l_ray.config.data import FieldNames
 from s2l_ray.data.examples import (
     AFTER_LAST_ANSWER,
     BLANK_SYSTEM,

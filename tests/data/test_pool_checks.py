@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from s2l_ray.config.sections import FieldNames
+from s2l_ray.config.data import FieldNames
 from s2l_ray.data.pool_checks import (
     FieldCount,
     FileResult,

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from s2l_ray import hashing
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts, original_rows
-from s2l_ray.config.sections import DataConfig, FieldNames
+from s2l_ray.config.data import DataConfig, FieldNames
 from s2l_ray.data import prepare
 from s2l_ray.data.examples import REASONS
 from s2l_ray.data.part_tokeniser import PartTokeniser

@@ -2,7 +2,7 @@
 
 import pytest
 
-from s2l_ray.config.sections import FieldNames
+from s2l_ray.config.data import FieldNames
 from s2l_ray.errors import DataError
 from s2l_ray.storage.location import Location
 from tests.data import chat_templates
@@ -63,3 +63,12 @@ def test_the_error_has_the_words_of_the_template(tmp_path):
 
     words = "the tokenizer's chat template refuses the messages: System role not supported"
     assert f"3 refused by the template (first: {path} row 0: {words}; " in str(caught.value)
+
+
+def test_what_an_older_version_left_of_a_part_is_done_again(tmp_path):
+    path = jsonl(tmp_path / "pool.jsonl", [row(0), row(1)])
+    staged = Location.of(tmp_path / "out" / "staged")
+    (staged / "file-000000.json").write_json({"number": 0, "parts": []})
+    (staged / "done-000000.json").write_json({"part": 0, "rows": 9, "kept": 9})
+
+    assert prepare_here(tmp_path / "out", [path], settings())["kept"] == 2

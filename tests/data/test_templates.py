@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ray.config.sections import NAMED_TEMPLATES
+from s2l_ray.config.data import NAMED_TEMPLATES
 from s2l_ray.errors import ConfigError
 from tests.data.test_tokenise import BOS, PLAIN, WITH_INPUT, masked, named, tokens
 

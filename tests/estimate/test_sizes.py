@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from s2l_ray.artifacts.amounts import Amount, Pool
-from s2l_ray.config.sections import DataConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.data import first_rows
 from s2l_ray.errors import DataError
 from s2l_ray.estimate import sizes

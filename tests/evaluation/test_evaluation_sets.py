@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from s2l_ray.artifacts.tables import original_rows, rows_name
-from s2l_ray.config.sections import DataConfig, EvaluationConfig
+from s2l_ray.config.data import DataConfig
+from s2l_ray.config.sections import EvaluationConfig
 from s2l_ray.errors import DataError
 from s2l_ray.evaluation.evaluation_sets import check_usable, chosen, staged_units
 from s2l_ray.storage.input_files import expand

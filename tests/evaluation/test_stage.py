@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import part_name
-from s2l_ray.config.sections import DataConfig, EvaluationConfig
+from s2l_ray.config.data import DataConfig
+from s2l_ray.config.sections import EvaluationConfig
 from s2l_ray.errors import DataError, UserError
 from s2l_ray.evaluation import answers
 from s2l_ray.evaluation import stage as evaluation

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from s2l_ray.config.sections import DataConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.errors import DataError
 from s2l_ray.export import folder
 from s2l_ray.export.names import NAMES

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2l_ray.artifacts.manifest import StageDir
-from s2l_ray.config.sections import DataConfig, TargetConfig
+from s2l_ray.config.data import DataConfig
+from s2l_ray.config.sections import TargetConfig
 from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
