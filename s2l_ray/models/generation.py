@@ -18,6 +18,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from s2l_ray.errors import ModelError, first
 from s2l_ray.models.dimensions import num_positions
+from s2l_ray.models.rotations import regimes
 from s2l_ray.models.scoring import inference
 from s2l_ray.models.torch_compile import CLOSE
 
@@ -105,7 +106,7 @@ class Generator:
         if self.rows_per_batch == 1 or not by_length:
             return 0, 1
         shortest, longest = by_length[0], by_length[-1]
-        pads = len(shortest) < len(longest) and not has_length_dependent_rotation(self.model)
+        pads = len(shortest) < len(longest) and not regimes(self.model.config).depend_on_length
         if pads and self._is_alike(shortest, longest, steps):
             return positions - self.max_new_tokens, self.rows_per_batch
         start = longest[:TOKENS_OF_TRIAL]
@@ -160,14 +161,6 @@ def plan_batches(
         for group in groups
         for start in range(0, len(group), rows_per_batch)
     ]
-
-
-def has_length_dependent_rotation(model: PreTrainedModel) -> bool:
-    """Tell whether the rotation of positions depends on the length of the longest row."""
-    config = model.config.get_text_config()
-    found = getattr(config, "rope_parameters", None) or {}
-    settings = [found, *(item for item in found.values() if isinstance(item, dict))]
-    return any(item.get("rope_type") in ("dynamic", "longrope") for item in settings)
 
 
 def _refuse_too_long(num_tokens_N: np.ndarray, positions: int) -> None:

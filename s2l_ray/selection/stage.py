@@ -12,7 +12,7 @@ import json
 import math
 import tempfile
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -275,13 +275,18 @@ def write_ids(
         replace: as for `Location.open_atomic`.
         added: further columns.
     """
-    schema = pa.unify_schemas([RANKED, added.schema]) if added else RANKED
+    tables = id_tables(pool, order_R, added)
     with file.open_atomic(replace=replace) as stream:
-        writer = _Jsonl(stream) if file.name.endswith(".jsonl") else _Parquet(stream, schema)
-        for table in id_tables(pool, order_R, added):
+        if file.name.endswith(".parquet"):
+            schema = pa.unify_schemas([RANKED, added.schema]) if added else RANKED
+            with pq.ParquetWriter(stream, schema) as writer:
+                for table in tables:
+                    writer.write_table(table.cast(schema))
+            return
+        for table in tables:
             for batch in table.to_batches(max_chunksize=1 << 16):
-                writer.write(batch.to_pylist())
-        writer.close()
+                for row in batch.to_pylist():
+                    stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
 def id_tables(
@@ -341,34 +346,6 @@ def _selected_parts(selected_keys: np.ndarray, rows: Parts) -> Iterator[pa.Table
     sorted_keys = np.sort(selected_keys)
     for table in rows.tables():
         yield _with_keys(table, sorted_keys)
-
-
-class _Jsonl:
-    """Writes one JSON object per line."""
-
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        for row in rows:
-            self._stream.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
-
-    def close(self) -> None:
-        pass
-
-
-class _Parquet:
-    """Writes a parquet file with a schema that all rows fit."""
-
-    def __init__(self, stream: Any, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._writer = pq.ParquetWriter(stream, schema)
-
-    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
-
-    def close(self) -> None:
-        self._writer.close()
 
 
 def _counts(code_R: np.ndarray, names: Sequence[str]) -> dict[str, int]:
