@@ -153,14 +153,14 @@ class Evaluator:
         gpus: float,
     ) -> None:
         torch.set_num_threads(config.cpus_per_worker)
-        self.config, self.data, self.staged = config, data, staged
-        self.device = device_for(gpus)
-        self.precision = set_precision(config.precision, self.device)
-        self.dtype = DTYPES[self.precision]
-        self.template = load_template(data)
+        self.staged = staged
+        device = device_for(gpus)
+        self.precision = set_precision(config.precision, device)
         with model.local() as path:
-            self.model = load_model(str(path), dtype=self.dtype)
-            self.tokenizer = load_tokenizer(str(path))
+            loaded = load_model(str(path), dtype=DTYPES[self.precision])
+            tokenizer = load_tokenizer(str(path))
+        dtype = loaded.dtype
+        self.evaluator = UnitEvaluator(loaded, tokenizer, config, data, device=device, dtype=dtype)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         done = self.staged / f"done-{unit['unit']:06d}.json"
@@ -170,18 +170,63 @@ class Evaluator:
         return {**done.read_json(), "fresh": fresh}
 
     def _evaluate(self, unit: Mapping[str, Any]) -> dict[str, Any]:
-        items, failures = self._read(self.staged / rows_name(unit["unit"]))
-        losses, completions = self._losses(unit["set"], items), self._completions(items)
-        table = _items_table(unit["set"], items, losses, completions)
-        (self.staged / part_name(unit["unit"])).write_table(table)
+        evaluated = self.evaluator(unit["set"], self.staged / rows_name(unit["unit"]))
+        (self.staged / part_name(unit["unit"])).write_table(evaluated.items)
         return {
             **unit,
-            "failures": failures,
-            "tokens": sum(len(item.tokens.input_ids) for item in items if item.tokens),
-            # A part of the response, but not all of it, is beyond `max_tokens`.
-            "cut": sum(item.tokens.is_cut for item in items if item.tokens),
+            "failures": evaluated.failures,
+            "tokens": evaluated.tokens,
+            "cut": evaluated.cut,
             "precision": self.precision,
         }
+
+
+@dataclass(frozen=True)
+class EvaluatedUnit:
+    """The items of one unit, with the schema ITEMS.
+
+    Attributes:
+        items: one row for each.
+        failures: rows that the tokenizer's chat template refuses.
+        tokens: all tokens that were scored.
+        cut: items that lose a part of the response, but not all of it, because of `max_tokens`.
+    """
+
+    items: pa.Table
+    failures: list[Failure]
+    tokens: int
+    cut: int
+
+
+class UnitEvaluator:
+    """A model in memory that scores and answers the rows of units."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        config: EvaluationConfig,
+        data: DataConfig,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """Hold `model`; `dtype` is its own, or bfloat16 to run float32 weights under autocast."""
+        self.model, self.tokenizer = model, tokenizer
+        self.config, self.data, self.device, self.dtype = config, data, device, dtype
+        self.template = load_template(data)
+
+    def __call__(self, name: str, rows: Location) -> EvaluatedUnit:
+        """Evaluate the rows in a file of `staged_units`, which are of the set `name`."""
+        items, failures = self._read(rows)
+        losses, completions = self._losses(name, items), self._completions(items)
+        scored = [item.tokens for item in items if item.tokens]
+        return EvaluatedUnit(
+            _items_table(name, items, losses, completions),
+            failures,
+            tokens=sum(len(tokens.input_ids) for tokens in scored),
+            cut=sum(tokens.is_cut for tokens in scored),
+        )
 
     def _read(self, file: Location) -> tuple[list[_Item], list[Failure]]:
         """Return the items of a unit, and the rows that the tokenizer's chat template refuses."""
