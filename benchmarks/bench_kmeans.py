@@ -31,7 +31,7 @@ from threadpoolctl import threadpool_limits
 
 from s2l_ray.clusters import kmeans
 from s2l_ray.clusters import minibatch as fitting
-from s2l_ray.config.sections import ClustersConfig
+from s2l_ray.config.clusters import ClustersConfig
 
 ACCURATE = 3e-5
 OURS = ("ours", "ours-accurate")

@@ -21,7 +21,7 @@ from bench_kmeans import of_run, synthetic
 from bench_scoring import record
 
 from s2l_ray.clusters import kmeans, num_clusters, quality
-from s2l_ray.config.sections import MOST_CLUSTERS
+from s2l_ray.config.clusters import MOST_CLUSTERS
 
 AGREEMENT = 0.9
 ROWS_IN_SILHOUETTE = 1_000

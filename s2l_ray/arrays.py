@@ -13,7 +13,7 @@ import numpy as np
 from s2l_ray import hashing
 from s2l_ray.clusters import kmeans, minibatch, sampling
 from s2l_ray.clusters.worker import SAMPLE, START
-from s2l_ray.config.sections import ClustersConfig
+from s2l_ray.config.clusters import ClustersConfig
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.selection import methods, summaries
 

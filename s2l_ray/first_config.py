@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from s2l_ray.config.sections import ClustersConfig
+from s2l_ray.config.clusters import ClustersConfig
 from s2l_ray.data import shapes, sources
 from s2l_ray.data.parsers import SourceRow
 from s2l_ray.errors import DataError, ModelError, first

@@ -7,7 +7,8 @@ from s2l_ray.artifacts.amounts import Quantities
 from s2l_ray.artifacts.extensions import CLUSTERED, UPDATED, Extension
 from s2l_ray.artifacts.manifest import StageDir, section_inputs
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
-from s2l_ray.config.sections import MOST_CLUSTERS, RunConfig
+from s2l_ray.config.clusters import MOST_CLUSTERS
+from s2l_ray.config.sections import RunConfig
 from s2l_ray.progress import Progress
 from s2l_ray.trajectories.declaration import TRAJECTORIES
 

@@ -23,7 +23,7 @@ from s2l_ray.clusters.minibatch import Centroids, KMeansResult, Limits, Sums
 from s2l_ray.clusters.num_clusters import Trials
 from s2l_ray.clusters.scaling import Moments
 from s2l_ray.clusters.worker import ClusterWorker, MomentsWorker, Scales
-from s2l_ray.config.sections import ClustersConfig
+from s2l_ray.config.clusters import ClustersConfig
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.fleet import RayFleet
 from s2l_ray.errors import DataError

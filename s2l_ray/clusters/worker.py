@@ -18,7 +18,7 @@ from s2l_ray.clusters import kmeans, quality, sampling, scaling
 from s2l_ray.clusters.minibatch import Centroids, Sums
 from s2l_ray.clusters.num_clusters import Trials, try_ladder
 from s2l_ray.clusters.scaling import Moments, Scale
-from s2l_ray.config.sections import MOST_CLUSTERS, ClustersConfig
+from s2l_ray.config.clusters import MOST_CLUSTERS, ClustersConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.storage.location import Location
 

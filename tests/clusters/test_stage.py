@@ -15,7 +15,7 @@ from s2l_ray.clusters import kmeans
 from s2l_ray.clusters import stage as clusters
 from s2l_ray.clusters import worker as clustering
 from s2l_ray.clusters.worker import ClusterWorker
-from s2l_ray.config.sections import ClustersConfig
+from s2l_ray.config.clusters import ClustersConfig
 from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location

@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from s2l_ray.artifacts.manifest import section_inputs
-from s2l_ray.config import sections, selection
+from s2l_ray.config import clusters, selection
 from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError
 from s2l_ray.selection.methods import WITHIN
@@ -144,30 +144,30 @@ def test_trajectories_from_elsewhere_need_nothing_before_them():
 
 
 def test_a_sample_has_rows_enough_for_its_clusters_unless_told_otherwise():
-    size = {k: sections.ClustersConfig(num_clusters=k).sample_size for k in (5, 800, 2_000)}
+    size = {k: clusters.ClustersConfig(num_clusters=k).sample_size for k in (5, 800, 2_000)}
     assert size == {5: 25_600, 800: 25_600, 2_000: 50_000}
-    assert sections.ClustersConfig(num_clusters=1_000, method="authors").sample_size == 25_600
-    assert sections.ClustersConfig(num_clusters=100, rows_per_sample=300).sample_size == 300
+    assert clusters.ClustersConfig(num_clusters=1_000, method="authors").sample_size == 25_600
+    assert clusters.ClustersConfig(num_clusters=100, rows_per_sample=300).sample_size == 300
     with pytest.raises(ValueError, match=r"rows_per_sample \(300\) is below num_clusters \(301\)"):
-        sections.ClustersConfig(num_clusters=301, rows_per_sample=300)
+        clusters.ClustersConfig(num_clusters=301, rows_per_sample=300)
 
 
 def test_a_number_of_clusters_that_is_chosen_has_rows_for_the_largest_or_those_given():
-    assert sections.ClustersConfig(num_clusters="auto").sample_size >= 25 * sections.MOST_CLUSTERS
-    assert sections.ClustersConfig(num_clusters="auto", rows_per_sample=30).sample_size == 30
+    assert clusters.ClustersConfig(num_clusters="auto").sample_size >= 25 * clusters.MOST_CLUSTERS
+    assert clusters.ClustersConfig(num_clusters="auto", rows_per_sample=30).sample_size == 30
 
 
 @pytest.mark.parametrize(
     "changes", [{"scaling": "shape"}, {"scaling": "standardised"}, {"num_clusters": "auto"}]
 )
 def test_the_authors_k_means_scales_and_chooses_nothing(changes):
-    sections.ClustersConfig(**changes)
+    clusters.ClustersConfig(**changes)
     with pytest.raises(ValueError, match="`method: authors` is the k-means of the authors' code"):
-        sections.ClustersConfig(method="authors", **changes)
+        clusters.ClustersConfig(method="authors", **changes)
 
 
 def test_a_scaling_that_is_left_raw_is_no_input_of_what_was_finished_without_it():
-    plain = section_inputs("clusters", sections.ClustersConfig())
+    plain = section_inputs("clusters", clusters.ClustersConfig())
     assert "clusters.scaling" not in plain and plain["clusters.num_clusters"] == 100
-    shaped = section_inputs("clusters", sections.ClustersConfig(scaling="shape"))
+    shaped = section_inputs("clusters", clusters.ClustersConfig(scaling="shape"))
     assert shaped == {**plain, "clusters.scaling": "shape"}
