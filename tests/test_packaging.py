@@ -18,7 +18,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-OPTIONAL = {"reasoning-gym": "demo", "gguf": "gguf", "peft": "lora"}
+OPTIONAL = {
+    "reasoning-gym": "demo",
+    "gguf": "gguf",
+    "peft": "lora",
+    "bert-score": "bertscore",
+}
 
 
 def normalised(name):

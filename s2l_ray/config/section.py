@@ -29,9 +29,10 @@ def default_of(section: Section, key: str) -> Any:
     return type(section).model_fields[key].get_default(call_default_factory=True)
 
 
-def _listed(value: Any) -> Any:
+def listed(value: Any) -> Any:
+    """Return a single text as a list of one."""
     return [value] if isinstance(value, str) else value
 
 
-Listed = Annotated[list[str], BeforeValidator(_listed)]
+Listed = Annotated[list[str], BeforeValidator(listed)]
 """A list of texts; a single text becomes a list of one."""

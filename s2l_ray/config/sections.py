@@ -8,6 +8,7 @@ leaves behind, so they are no part of its fingerprint.
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    BeforeValidator,
     Field,
     NonNegativeFloat,
     PositiveFloat,
@@ -17,7 +18,7 @@ from pydantic import (
 
 from s2l_ray.config.clusters import ClustersConfig
 from s2l_ray.config.data import DataConfig
-from s2l_ray.config.section import Listed, Section
+from s2l_ray.config.section import Listed, Section, listed
 from s2l_ray.config.selection import SelectionConfig
 
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
@@ -192,8 +193,26 @@ class TargetConfig(Training):
     """Train adapters instead of all weights. Default: all weights."""
 
 
+MetricName = Literal["exact-match", "rouge-l", "bleu", "bertscore"]
+
+Metrics = Annotated[list[MetricName], BeforeValidator(listed)]
+EXACT_MATCH: tuple[MetricName, ...] = ("exact-match",)
+
+
+class BertScoreConfig(Section):
+    """The model behind BERTScore (arXiv:1904.09675)."""
+
+    model: str = "roberta-large"
+    """A model that reads texts in both directions: a hub name or a directory. roberta-large is the
+    choice of bert_score for English."""
+    layer: PositiveInt | None = None
+    """The layer whose states are compared. Default: the one that bert_score recommends."""
+
+
 class EvaluationConfig(ActorPool):
     """Evaluation of the target on held-out rows."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"metrics", "bertscore"})
 
     sets: Listed = Field(min_length=1)
     """Held-out sets that are evaluated, by their names in data.eval."""
@@ -203,6 +222,29 @@ class EvaluationConfig(ActorPool):
     """Most rows of each set; they are chosen by a hash of the row. Default: all."""
     rows_per_batch: PositiveInt = 32
     """Rows that are completed in one batch."""
+    metrics: Metrics | dict[str, Metrics] = Field(default_factory=lambda: [*EXACT_MATCH])
+    """What is measured beside the loss: a list for all sets, or one for each by its name, where a
+    set without one has exact-match. rouge-l, bleu and bertscore compare the completion with the
+    response; bertscore needs `s2l-ray[bertscore]`."""
+    bertscore: BertScoreConfig = BertScoreConfig()
+
+    def metrics_of(self, name: str) -> list[MetricName]:
+        """Return the metrics of a set."""
+        if isinstance(self.metrics, list):
+            return self.metrics
+        return self.metrics.get(name, [*EXACT_MATCH])
+
+    def asks_for(self, metric: MetricName) -> bool:
+        """Tell whether a metric is measured on some set."""
+        return any(metric in self.metrics_of(name) for name in self.sets)
+
+    @model_validator(mode="after")
+    def _names_its_sets(self) -> "EvaluationConfig":
+        named = [] if isinstance(self.metrics, list) else list(self.metrics)
+        unknown = [name for name in named if name not in self.sets]
+        if unknown:
+            raise ValueError(f"metrics: {unknown[0]!r} is not one of `sets`")
+        return self
 
 
 class RunConfig(Section):

@@ -47,6 +47,11 @@ def _unread(config: RunConfig) -> Iterator[tuple[list[str], str]]:
             _in_order("data.fields", fields, _given(fields) & OF_TEXTS),
             "all of a conversation is in `data.fields.messages`",
         )
+    evaluation = config.evaluation
+    if evaluation is not None and not evaluation.asks_for("bertscore"):
+        unread = {"bertscore"} & evaluation.model_fields_set
+        reason = "no set has bertscore in `evaluation.metrics`"
+        yield _in_order("evaluation", evaluation, frozenset(unread)), reason
 
 
 def _set_beside(name: str, section: Section, key: str) -> list[str]:

@@ -6,7 +6,7 @@ Shapes: N items of a set, G strata.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,6 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from s2l_ray.evaluation import metrics
+from s2l_ray.evaluation.metrics import Metric
 from s2l_ray.intervals import (
     Interval,
     combined,
@@ -25,40 +27,53 @@ from s2l_ray.intervals import (
 )
 
 CONFIDENCE = 0.95
-METHODS = {
-    "loss_nats": "mean over items, Student's t interval",
-    "exact_match": "share of items whose final answer is right, Wilson score interval",
-    "macro.loss_nats": "mean over strata, each counting the same; t interval from the variance "
-    "inside each stratum",
-    "macro.exact_match": "mean over strata, each counting the same; the strata's Wilson intervals "
-    "combined by MOVER",
-}
-"""The method behind each number of `measure`. Paired differences use Student's t for losses, and
-Newcombe's interval (his method 10) for exact match, combined over strata by MOVER."""
-
-Metric = Literal["loss", "exact match"]
 Weighting = Literal["items", "strata"]
 KEYS = ["set", "file", "item"]
-MEASURED = ["stratum", "loss_nats", "correct"]
+_OVER_STRATA = {
+    "mean": "mean over strata, each counting the same; t interval from the variance inside each "
+    "stratum",
+    "rate": "mean over strata, each counting the same; the strata's Wilson intervals combined by "
+    "MOVER",
+}
+
+
+def methods(of: Sequence[Metric]) -> dict[str, str]:
+    """Return the method behind each number of `measure`.
+
+    Paired differences use Student's t, and for rates Newcombe's interval (his method 10), combined
+    over strata by MOVER.
+    """
+    over_items = {metric.key: metric.summary for metric in of}
+    return over_items | {f"macro.{metric.key}": _OVER_STRATA[metric.statistic] for metric in of}
 
 
 def measure(items: pa.Table) -> dict[str, Any]:
-    """Return loss and exact match of one set: over its items, over strata equally, and by stratum.
+    """Return the metrics of one set: over its items, over strata equally, and by stratum.
 
     Args:
-        items: stratum, loss_nats (null if an item has none), correct; at least one row.
+        items: stratum, and the columns of metrics, loss_nats among them, null where an item has no
+            number; at least one row. A metric without any number is left out, but the loss.
 
     Returns:
         JSON values; None if nothing was measured, or the items do not show their spread.
     """
-    scores = _Scores.of(items)
-    groups = scores.by_stratum()
+    found = [m for m in metrics.of_columns(items.column_names) if metrics.has_values(m, items)]
+    strata = np.array(items["stratum"].to_pylist(), str)
+    name_G, group_N, size_G = np.unique(strata, return_inverse=True, return_counts=True)
+    values = {metric: _values(items, metric) for metric in found}
     return {
-        "items": len(scores.correct_N),
-        **scores.plain(),
-        "macro": {"strata": len(groups), **scores.macro()},
+        "items": items.num_rows,
+        **{m.key: _described(m, value_N) for m, value_N in values.items()},
+        "macro": {
+            "strata": len(name_G),
+            **{m.key: _macro(m, value_N, group_N) for m, value_N in values.items()},
+        },
         "strata": {
-            name: {"items": len(group.correct_N), **group.plain()} for name, group in groups.items()
+            name: {
+                "items": int(size),
+                **{m.key: _described(m, v_N[group_N == g]) for m, v_N in values.items()},
+            }
+            for g, (name, size) in enumerate(zip(name_G.tolist(), size_G, strict=True))
         },
     }
 
@@ -68,7 +83,7 @@ class PairedDifference:
     """The mean of a - b over the items that both targets were evaluated on, with its interval.
 
     Attributes:
-        metric: loss in nats per token, exact match as a share.
+        metric: the name of a metric: loss in nats per token, the others as shares.
         over: whether every item or every stratum counts the same.
         num_items: pairs in the mean.
         num_unpaired: items of the set without a value from both.
@@ -76,7 +91,7 @@ class PairedDifference:
     """
 
     set: str
-    metric: Metric
+    metric: str
     over: Weighting
     num_items: int
     num_unpaired: int
@@ -88,92 +103,96 @@ class PairedDifference:
 def compare(items_a: pa.Table, items_b: pa.Table) -> list[PairedDifference]:
     """Return the differences of `items_a` minus `items_b` for each set, in the order of `items_a`.
 
-    Items are paired by set, file and row. A metric without a pair is left out.
+    Items are paired by set, file and row. All metrics are compared that both tables have columns
+    of; one without a pair is left out.
 
     Args:
-        items_a: set, file, item, stratum, loss_nats, correct; other columns are ignored.
+        items_a: set, file, item, stratum, and the columns of metrics; others are ignored.
         items_b: the same; its strata are ignored.
     """
+    found = [
+        m for m in metrics.of_columns(items_a.column_names) if m.column in items_b.column_names
+    ]
+    columns = [*KEYS, "stratum", *(metric.column for metric in found)]
+    items_a, items_b = items_a.select(columns), items_b.select(columns)
     return [
         difference
         for name in pc.unique(items_a["set"]).to_pylist()
-        for difference in _compare_set(name, _of_set(items_a, name), _of_set(items_b, name))
+        for difference in _compare_set(name, _of_set(items_a, name), _of_set(items_b, name), found)
     ]
 
 
-@dataclass(frozen=True)
-class _Scores:
-    """The columns of some items; loss_N is NaN for an item without a loss."""
-
-    loss_N: np.ndarray
-    correct_N: np.ndarray
-    stratum_N: np.ndarray
-
-    @classmethod
-    def of(cls, items: pa.Table) -> "_Scores":
-        loss = pc.fill_null(items["loss_nats"].cast(pa.float64()), math.nan)
-        strata = items["stratum"].to_pylist()
-        return cls(loss.to_numpy(), items["correct"].to_numpy(), np.array(strata, object))
-
-    def where(self, keep_N: np.ndarray) -> "_Scores":
-        return _Scores(self.loss_N[keep_N], self.correct_N[keep_N], self.stratum_N[keep_N])
-
-    def by_stratum(self) -> dict[str, "_Scores"]:
-        return {name: self.where(self.stratum_N == name) for name in sorted(set(self.stratum_N))}
-
-    def plain(self) -> dict[str, Any]:
-        loss_N = self.loss_N[~np.isnan(self.loss_N)]
-        mean = mean_interval(loss_N, CONFIDENCE) if len(loss_N) else None
-        rate = wilson_interval(int(self.correct_N.sum()), len(self.correct_N), CONFIDENCE)
-        return _described(mean, len(loss_N), rate)
-
-    def macro(self) -> dict[str, Any]:
-        with_loss = self.where(~np.isnan(self.loss_N))
-        loss_N, stratum_N = with_loss.loss_N, with_loss.stratum_N.astype(str)
-        mean = macro_mean(loss_N, stratum_N, CONFIDENCE) if len(loss_N) else None
-        groups = [group.correct_N for group in self.by_stratum().values()]
-        rates = [wilson_interval(int(group.sum()), len(group), CONFIDENCE) for group in groups]
-        return _described(mean, len(loss_N), combined(rates))
+def _values(items: pa.Table, metric: Metric) -> np.ndarray:
+    """Return the numbers of a metric, NaN where an item has none: float64 (N,)."""
+    return np.asarray(pc.fill_null(items[metric.column].cast(pa.float64()), math.nan))
 
 
-def _described(mean: Interval | None, num_losses: int, rate: Interval) -> dict[str, Any]:
+def _described(metric: Metric, value_N: np.ndarray) -> dict[str, Any]:
+    value_N = value_N[~np.isnan(value_N)]
+    if not len(value_N):
+        return _as_json(metric, None, 0)
+    return _as_json(metric, _interval(metric, value_N), len(value_N))
+
+
+def _macro(metric: Metric, value_N: np.ndarray, group_N: np.ndarray) -> dict[str, Any]:
+    """Describe the mean over the strata that have numbers."""
+    has_N = ~np.isnan(value_N)
+    value_N, group_N = value_N[has_N], group_N[has_N]
+    if not len(value_N):
+        return _as_json(metric, None, 0)
+    if metric.is_rate:
+        groups = [value_N[group_N == g] for g in np.unique(group_N)]
+        interval = combined([_interval(metric, group) for group in groups])
+    else:
+        interval = macro_mean(value_N, group_N, CONFIDENCE)
+    return _as_json(metric, interval, len(value_N))
+
+
+def _interval(metric: Metric, value_N: np.ndarray) -> Interval:
+    if metric.is_rate:
+        return wilson_interval(int(value_N.sum()), len(value_N), CONFIDENCE)
+    return mean_interval(value_N, CONFIDENCE)
+
+
+def _as_json(metric: Metric, interval: Interval | None, num_items: int) -> dict[str, Any]:
     return {
-        "loss_nats": {
-            "mean": mean and mean.estimate,
-            "low": mean and mean.low,
-            "high": mean and mean.high,
-            "items": num_losses,
-        },
-        "exact_match": {"rate": rate.estimate, "low": rate.low, "high": rate.high},
+        metric.statistic: interval and interval.estimate,
+        "low": interval and interval.low,
+        "high": interval and interval.high,
+        "items": num_items,
     }
 
 
 def _of_set(items: pa.Table, name: str) -> pa.Table:
-    return items.select(KEYS + MEASURED).filter(pc.equal(items["set"], name))
+    return items.filter(pc.equal(items["set"], name))
 
 
-def _compare_set(name: str, items_a: pa.Table, items_b: pa.Table) -> list[PairedDifference]:
+def _compare_set(
+    name: str, items_a: pa.Table, items_b: pa.Table, found: Sequence[Metric]
+) -> list[PairedDifference]:
     pairs = items_a.join(
         items_b.drop_columns("stratum"), KEYS, join_type="inner", right_suffix="_b"
     ).sort_by([(key, "ascending") for key in KEYS])
     num_items = items_a.num_rows + items_b.num_rows - pairs.num_rows
-    with_loss = pairs.filter(
-        pc.and_(pairs["loss_nats"].is_valid(), pairs["loss_nats_b"].is_valid())
-    )
     return [
-        *_differences(name, "loss", with_loss, "loss_nats", num_items),
-        *_differences(name, "exact match", pairs, "correct", num_items),
+        difference
+        for metric in found
+        for difference in _differences(name, metric, pairs, num_items)
     ]
 
 
 def _differences(
-    name: str, metric: Metric, pairs: pa.Table, column: str, num_items: int
+    name: str, metric: Metric, pairs: pa.Table, num_items: int
 ) -> Iterator[PairedDifference]:
     """Yield the difference over items and the one over strata; nothing if there is no pair."""
+    sides = (metric.column, f"{metric.column}_b")
+    pairs = pairs.filter(pc.and_(*(pairs[side].is_valid() for side in sides)))
     if not pairs.num_rows:
         return
-    a_N, b_N = (pairs[side].to_numpy() for side in (column, f"{column}_b"))
-    interval_of = paired_rate_difference if metric == "exact match" else paired_difference
+    a_N, b_N = (pairs[side].to_numpy() for side in sides)
+    interval_of: Callable[..., Interval] = paired_difference
+    if metric.is_rate:
+        a_N, b_N, interval_of = a_N.astype(bool), b_N.astype(bool), paired_rate_difference
     stratum_N = np.array(pairs["stratum"].to_pylist(), str)
     weightings: list[tuple[Weighting, np.ndarray | None]] = [
         ("items", None),
@@ -183,7 +202,7 @@ def _differences(
         interval = interval_of(a_N, b_N, group_N, CONFIDENCE)
         yield PairedDifference(
             set=name,
-            metric=metric,
+            metric=metric.name,
             over=over,
             num_items=pairs.num_rows,
             num_unpaired=num_items - pairs.num_rows,

@@ -19,6 +19,8 @@ from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 from s2l_ray.training.declaration import TARGET, target_model
 
+BERTSCORE_CONTENTS = "evaluation.bertscore contents"
+
 
 def _task(plan: RunPlan, arm: str) -> Task:
     section, data = plan.config.evaluation, plan.config.data
@@ -33,6 +35,8 @@ def _task(plan: RunPlan, arm: str) -> Task:
         **template_inputs(data, plan.contents),
         **plan.after(EVALUATION, arm),
     }
+    if section.asks_for("bertscore"):
+        inputs |= plan.contents.model_inputs(BERTSCORE_CONTENTS, section.bertscore.model)
     return Task(inputs, partial(_evaluate, plan, arm, sets, notes))
 
 
@@ -60,6 +64,10 @@ def _check(config: RunConfig) -> None:
     if section is None or data is None:
         return
     check_template(config)
+    if section.asks_for("bertscore"):
+        from s2l_ray.evaluation import bertscore
+
+        bertscore.check(section.bertscore)
     for name in dict.fromkeys(section.sets):
         files = held_out_files(data, name, Location.of(config.run_dir)).files
         survey = Survey(f"data.eval.{name}", data)

@@ -22,37 +22,22 @@ from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts, original_rows, part_name, rows_name
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig
-from s2l_ray.data.examples import Example, RowError, read_example
+from s2l_ray.data.examples import RowError, read_example
 from s2l_ray.data.row_errors import NO_ROOM
 from s2l_ray.data.templates import load_template
-from s2l_ray.data.tokenise import TokenisedExample, prompt_ids, tokenise
+from s2l_ray.data.tokenise import tokenise
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, first
-from s2l_ray.evaluation import answers, comparison
+from s2l_ray.evaluation import comparison, metrics
 from s2l_ray.evaluation.evaluation_sets import Failure, check_usable, staged_units
+from s2l_ray.evaluation.item_tables import RESPONSE, items_table, schema
+from s2l_ray.evaluation.items import Item, Target
+from s2l_ray.evaluation.text_overlap import corpus_bleu
 from s2l_ray.models.checkpoints import DTYPES, device_for, load_model, load_tokenizer, set_precision
-from s2l_ray.models.generation import Generator
-from s2l_ray.models.scoring import Scorer
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
-
-ITEMS = pa.schema(
-    [
-        ("set", pa.string()),
-        ("item", pa.int64()),
-        ("file", pa.string()),
-        ("stratum", pa.string()),
-        ("prompt", pa.string()),
-        ("gold", pa.string()),
-        ("completion", pa.string()),
-        ("predicted", pa.string()),
-        ("correct", pa.bool_()),
-        ("loss_nats", pa.float32()),
-        ("num_response_tokens", pa.int32()),
-    ]
-)
 
 
 def run(
@@ -71,8 +56,10 @@ def run(
         model: a Hugging Face directory with its tokenizer.
 
     Writes  items.parquet   set, file, stratum, prompt, gold, completion, predicted: string,
-                            item: int64 (row in the file), correct: bool, loss_nats: float32 (null
-                            where no response token fits), num_response_tokens: int32
+                            item: int64 (row in the file), correct: bool (null in a set that is not
+                            asked for exact match), loss_nats: float32 (null where no response token
+                            fits), num_response_tokens: int32; a float64 for each further metric,
+                            and response: string if one compares texts
             metrics.json    means with intervals by set, over strata equally, and by stratum
     Raises  DataError when too many rows of a set cannot be used, a loss is not finite, or a unit
             killed its worker too often.
@@ -84,8 +71,8 @@ def run(
         for name, counts in plan["sets"].items():
             failures = counts["failures"] + _failures(results, name)
             check_usable(name, counts["rows"], failures, data.max_rejected)
-        numbers = _merge_items(staged, len(results), out.location / "items.parquet")
-        metrics_file.write_json(_metrics(plan["sets"], results, numbers))
+        numbers = _merge_items(config, staged, len(results), out.location / "items.parquet")
+        metrics_file.write_json(_metrics(config, plan["sets"], results, numbers))
     return _summary(metrics_file.read_json())
 
 
@@ -121,24 +108,6 @@ def _evaluated(
         progress.update(result["rows"], result["tokens"] if result["fresh"] else 0)
         results[result["unit"]] = result
     return results
-
-
-@dataclass(frozen=True)
-class _Item:
-    """A row that is evaluated; `tokens` is None if no response token fits."""
-
-    file: str
-    number: int
-    example: Example
-    tokens: TokenisedExample | None
-
-    @property
-    def location(self) -> str:
-        return f"{self.file} row {self.number}"
-
-    @property
-    def num_response_tokens(self) -> int:
-        return self.tokens.num_response_tokens if self.tokens else 0
 
 
 class Evaluator:
@@ -183,10 +152,10 @@ class Evaluator:
 
 @dataclass(frozen=True)
 class EvaluatedUnit:
-    """The items of one unit, with the schema ITEMS.
+    """The items of one unit.
 
     Attributes:
-        items: one row for each.
+        items: one row for each, with the columns of `item_tables.schema`.
         failures: rows that the tokenizer's chat template refuses.
         tokens: all tokens that were scored.
         cut: items that lose a part of the response, but not all of it, because of `max_tokens`.
@@ -212,58 +181,51 @@ class UnitEvaluator:
         dtype: torch.dtype,
     ) -> None:
         """Hold `model`; `dtype` is its own, or bfloat16 to run float32 weights under autocast."""
-        self.model, self.tokenizer = model, tokenizer
-        self.config, self.data, self.device, self.dtype = config, data, device, dtype
-        self.template = load_template(data)
+        self.config, self.data = config, data
+        template, rows_per_batch = load_template(data), config.rows_per_batch
+        self.target = Target(
+            model, tokenizer, template, device, dtype, data.max_tokens, rows_per_batch
+        )
 
     def __call__(self, name: str, rows: Location) -> EvaluatedUnit:
         """Evaluate the rows in a file of `staged_units`, which are of the set `name`."""
         items, failures = self._read(rows)
-        losses, completions = self._losses(name, items), self._completions(items)
+        losses, completions = self._losses(name, items), self._completions(name, items)
+        answered = metrics.Answers(items, completions, self.target, self.config)
         scored = [item.tokens for item in items if item.tokens]
         return EvaluatedUnit(
-            _items_table(name, items, losses, completions),
+            items_table(name, answered, losses),
             failures,
             tokens=sum(len(tokens.input_ids) for tokens in scored),
             cut=sum(tokens.is_cut for tokens in scored),
         )
 
-    def _read(self, file: Location) -> tuple[list[_Item], list[Failure]]:
+    def _read(self, file: Location) -> tuple[list[Item], list[Failure]]:
         """Return the items of a unit, and the rows that the tokenizer's chat template refuses."""
         table = file.read_table()
         examples = [read_example(row, self.data.fields) for row in original_rows(table)]
-        tokens = tokenise(examples, self.template, self.tokenizer, self.data.max_tokens)
+        target = self.target
+        tokens = tokenise(examples, target.template, target.tokenizer, target.max_tokens)
         items, failures = [], []
         for uri, number, example, outcome in zip(
             table["file"].to_pylist(), table["row"].to_pylist(), examples, tokens, strict=True
         ):
             if not isinstance(outcome, RowError):
-                items.append(_Item(uri, number, example, outcome))
+                items.append(Item(uri, number, example, outcome))
             elif outcome.reason == NO_ROOM:
-                items.append(_Item(uri, number, example, None))
+                items.append(Item(uri, number, example, None))
             else:
                 failures.append((outcome.reason, f"{uri} row {number}"))
         return items, failures
 
-    def _losses(self, name: str, items: Sequence[_Item]) -> list[float | None]:
+    def _losses(self, name: str, items: Sequence[Item]) -> list[float | None]:
         """Return the mean loss of each item's response; None if no response token fits.
 
         Raises:
             DataError: a loss is not finite.
         """
         scored = [item for item in items if item.tokens]
-        if not scored:
-            return [None] * len(items)
-        scorer = Scorer(
-            self.model,
-            dtype=self.dtype,
-            device=self.device,
-            tokens_per_batch=self.config.rows_per_batch * self.data.max_tokens,
-        )
-        loss_N = scorer.score(
-            [np.array(item.tokens.input_ids, np.int32) for item in scored if item.tokens],
-            [item.tokens.learned for item in scored if item.tokens],
-        ).loss_N
+        loss_N = self.target.losses([item.tokens for item in scored if item.tokens])
         bad = [
             item.location for item, loss in zip(scored, loss_N, strict=True) if not _finite(loss)
         ]
@@ -276,77 +238,51 @@ class UnitEvaluator:
         losses = iter(loss_N.tolist())
         return [next(losses) if item.tokens else None for item in items]
 
-    def _completions(self, items: Sequence[_Item]) -> list[str]:
+    def _completions(self, name: str, items: Sequence[Item]) -> list[str]:
+        """Return what the target says to each prompt; nothing if no metric of the set needs it."""
+        if not metrics.need_completions(self.config, name):
+            return [""] * len(items)
         examples = [item.example for item in items]
-        generator = Generator(
-            self.model,
-            self.tokenizer,
-            dtype=self.dtype,
-            device=self.device,
-            max_new_tokens=self.config.max_new_tokens,
-            rows_per_batch=self.config.rows_per_batch,
-        )
-        return generator.generate(prompt_ids(examples, self.template, self.tokenizer))
+        return self.target.completions(examples, self.config.max_new_tokens)
 
 
 def _finite(loss: float) -> bool:
     return bool(np.isfinite(loss))
 
 
-def _items_table(
-    name: str,
-    items: Sequence[_Item],
-    losses: Sequence[float | None],
-    completions: Sequence[str],
-) -> pa.Table:
-    rows = []
-    for item, loss, completion in zip(items, losses, completions, strict=True):
-        example = item.example
-        gold = example.answer or answers.extract(example.response)
-        predicted = answers.extract(completion)
-        rows.append(
-            {
-                "set": name,
-                "item": item.number,
-                "file": item.file,
-                "stratum": example.stratum,
-                "prompt": example.prompt,
-                "gold": gold,
-                "completion": completion,
-                "predicted": predicted,
-                "correct": answers.equal(predicted, gold),
-                "loss_nats": loss,
-                "num_response_tokens": item.num_response_tokens,
-            }
-        )
-    return pa.Table.from_pylist(rows, schema=ITEMS)
-
-
 def _failures(results: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
     return [failure for r in results if r["set"] == name for failure in r["failures"]]
 
 
-def _merge_items(staged: Location, num_units: int, file: Location) -> pa.Table:
+def _merge_items(
+    config: EvaluationConfig, staged: Location, num_units: int, file: Location
+) -> pa.Table:
     """Write all items to `file` in order; return the columns that the metrics are made from."""
-    parts = Parts(staged)
+    parts, columns = Parts(staged), schema(config)
     assert len(parts.files()) == num_units, "every unit leaves one part"
+    measured = ["set", "stratum", *(metric.column for metric in metrics.of_columns(columns.names))]
+    if config.asks_for("bleu"):
+        measured += ["completion", RESPONSE]
     numbers = []
     with (
         file.open_atomic() as stream,
-        pq.ParquetWriter(stream, ITEMS, compression="zstd") as writer,
+        pq.ParquetWriter(stream, columns, compression="zstd") as writer,
     ):
         for table in parts.tables():
             writer.write_table(table)
-            numbers.append(table.select(["set", *comparison.MEASURED]))
+            numbers.append(table.select(measured))
     return pa.concat_tables(numbers)
 
 
 def _metrics(
-    counts: Mapping[str, Any], results: Sequence[Mapping[str, Any]], numbers: pa.Table
+    config: EvaluationConfig,
+    counts: Mapping[str, Any],
+    results: Sequence[Mapping[str, Any]],
+    numbers: pa.Table,
 ) -> dict[str, Any]:
     return {
         "confidence": comparison.CONFIDENCE,
-        "method": comparison.METHODS,
+        "method": comparison.methods(metrics.of_columns(numbers.column_names)),
         "precision": results[0]["precision"],
         "tokens": sum(result["tokens"] for result in results),
         "sets": {
@@ -356,29 +292,45 @@ def _metrics(
                     reason for reason, _ in of_set["failures"] + _failures(results, name)
                 ),
                 "cut": sum(result["cut"] for result in results if result["set"] == name),
-                **comparison.measure(numbers.filter(pc.equal(numbers["set"], name))),
+                **comparison.measure(items := numbers.filter(pc.equal(numbers["set"], name))),
+                **_of_all_texts(config, name, items),
             }
             for name, of_set in counts.items()
         },
     }
 
 
-def _summary(metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _of_all_texts(config: EvaluationConfig, name: str, items: pa.Table) -> dict[str, float]:
+    """Return the numbers that all texts of a set have together, and no item has alone."""
+    if "bleu" not in config.metrics_of(name):
+        return {}
+    completions, references = (items[text].to_pylist() for text in ("completion", RESPONSE))
+    return {"corpus_bleu": corpus_bleu(completions, references)}
+
+
+def _summary(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the summary for the manifest: one number of each kind for every set."""
-    sets = metrics["sets"]
+    sets = found["sets"]
     return {
         "rows": sum(of_set["items"] for of_set in sets.values()),
-        "tokens": metrics["tokens"],
-        "precision": metrics["precision"],
+        "tokens": found["tokens"],
+        "precision": found["precision"],
         "sets": {
             name: {
                 "items": of_set["items"],
                 "unusable": sum(of_set["unusable"].values()),
-                "loss_nats": of_set["loss_nats"]["mean"],
-                "exact_match": of_set["exact_match"]["rate"],
-                "macro_loss_nats": of_set["macro"]["loss_nats"]["mean"],
-                "macro_exact_match": of_set["macro"]["exact_match"]["rate"],
+                **_estimates(of_set),
+                **{f"macro_{key}": value for key, value in _estimates(of_set["macro"]).items()},
             }
             for name, of_set in sets.items()
         },
+    }
+
+
+def _estimates(measured: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the mean or the rate of every metric."""
+    return {
+        metric.key: measured[metric.key][metric.statistic]
+        for metric in metrics.METRICS
+        if metric.key in measured
     }

@@ -9,13 +9,11 @@ import pyarrow as pa
 from s2l_ray.artifacts.finished import Finished
 from s2l_ray.config import budgets
 from s2l_ray.config.sections import RunConfig
-from s2l_ray.evaluation.comparison import compare
+from s2l_ray.evaluation.comparison import KEYS, compare
 from s2l_ray.evaluation.declaration import EVALUATION
+from s2l_ray.evaluation.metrics import EXACT_MATCH, LOSS, METRICS
 from s2l_ray.report.page import ArmScore, Comparison
 from s2l_ray.training.declaration import TARGET
-
-COMPARED = ("set", "file", "item", "stratum", "correct", "loss_nats")
-"""Columns of items.parquet that a comparison reads."""
 
 
 @dataclass(frozen=True)
@@ -31,8 +29,11 @@ class EvaluatedArm:
         return self.stages[EVALUATION.name].arm == ""
 
     def items(self) -> pa.Table:
+        """Return the columns of items.parquet that a comparison reads."""
         file = self.stages[EVALUATION.name].folder / "items.parquet"
-        return file.read_table(list(COMPARED))
+        sets = self.metrics["sets"].values()
+        measured = [m.column for m in METRICS if any(m.key in of_set for of_set in sets)]
+        return file.read_table([*KEYS, "stratum", *measured])
 
 
 def comparable_arms(finished: Mapping[str, Finished], config: RunConfig) -> list[EvaluatedArm]:
@@ -105,7 +106,8 @@ def _settings(arm: EvaluatedArm) -> dict[str, Any]:
 
 def _score(arm: str, name: str, of_set: Mapping[str, Any]) -> ArmScore:
     numbers = of_set["macro"] if _has_strata(of_set) else of_set
-    loss, rate = numbers["loss_nats"], numbers["exact_match"]
+    loss, rate = numbers["loss_nats"], numbers.get("exact_match", {})
+    further = {m.name: m for m in METRICS if m not in (LOSS, EXACT_MATCH) and m.key in numbers}
     return ArmScore(
         set=name,
         arm=arm,
@@ -113,9 +115,13 @@ def _score(arm: str, name: str, of_set: Mapping[str, Any]) -> ArmScore:
         loss_nats=loss["mean"],
         loss_low=loss["low"],
         loss_high=loss["high"],
-        exact_match=rate["rate"],
-        exact_match_low=rate["low"],
-        exact_match_high=rate["high"],
+        exact_match=rate.get("rate"),
+        exact_match_low=rate.get("low"),
+        exact_match_high=rate.get("high"),
+        further={
+            name: tuple(numbers[m.key][part] for part in (m.statistic, "low", "high"))
+            for name, m in further.items()
+        },
         num_strata=len(of_set["strata"]),
     )
 

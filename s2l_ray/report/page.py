@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
-from typing import Any, Literal
+from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 
@@ -43,6 +43,10 @@ class PoolCounts:
     """Examples that lose the end of a response, because they are longer than data.max_tokens."""
 
 
+Measured = tuple[float | None, float | None, float | None]
+"""A mean and the ends of its interval; None means not measured."""
+
+
 @dataclass(frozen=True)
 class ArmScore:
     """One arm on one set: means with the ends of their intervals; None means not measured."""
@@ -58,14 +62,16 @@ class ArmScore:
     exact_match_high: float | None = None
     num_strata: int = 1
     """If above one, the means are over strata, each of which counts the same."""
+    further: Mapping[str, Measured] = field(default_factory=dict)
+    """Shares by the names of their metrics."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The mean over items of `arm` minus `baseline`, and its interval (exact match as a share)."""
+    """The mean of `arm` minus `baseline` over items, and its interval: of losses, or of shares."""
 
     set: str
-    metric: Literal["loss", "exact match"]
+    metric: str
     arm: str
     baseline: str
     difference: float
@@ -175,7 +181,7 @@ def verdict(comparison: Comparison, confidence: float) -> str:
         f"{confidence:.0%} interval, {numbers[1]} to {numbers[2]},"
     )
     if comparison.low <= 0 <= comparison.high:
-        return f"{metric.capitalize()} shows no better arm: {difference} includes zero."
+        return f"{metric[0].upper()}{metric[1:]} shows no better arm: {difference} includes zero."
     arm_wins = (comparison.difference < 0) == (metric == "loss")
     better, worse = (arm, baseline) if arm_wins else (baseline, arm)
     return f"By {metric}, {better} is better than {worse}: {difference} excludes zero."

@@ -13,20 +13,32 @@ def lines(
     for name in dict.fromkeys(score.set for score in scores):
         mine = [score for score in scores if score.set == name]
         text += [*([""] if text else []), set_title(name, mine)]
-        text += _aligned([_header(confidence), *map(_row, mine)])
+        text += _aligned(_table(mine, confidence))
         text += _differences([pair for pair in comparisons if pair.set == name], confidence)
     return text
 
 
-def _header(confidence: float) -> tuple[str, ...]:
-    interval = f"({confidence:.0%} interval)"
-    return "arm", "items", f"loss, nats per token {interval}", f"exact match {interval}"
+def _columns(scores: Sequence[ArmScore]) -> list[tuple[str, list[str]]]:
+    """Return heading and cells of each metric that some arm was measured by, and of the loss."""
+    loss = [_interval(nats, s.loss_nats, s.loss_low, s.loss_high) for s in scores]
+    rate = [_interval(share, s.exact_match, s.exact_match_low, s.exact_match_high) for s in scores]
+    columns = [("loss, nats per token", loss)]
+    if any(score.exact_match is not None for score in scores):
+        columns.append(("exact match", rate))
+    for name in dict.fromkeys(name for score in scores for name in score.further):
+        measured = [score.further.get(name, (None, None, None)) for score in scores]
+        columns.append((name, [_interval(share, *ends) for ends in measured]))
+    return columns
 
 
-def _row(score: ArmScore) -> tuple[str, ...]:
-    loss = _interval(nats, score.loss_nats, score.loss_low, score.loss_high)
-    rate = _interval(share, score.exact_match, score.exact_match_low, score.exact_match_high)
-    return score.arm, count(score.num_items), loss, rate
+def _table(scores: Sequence[ArmScore], confidence: float) -> list[tuple[str, ...]]:
+    columns = _columns(scores)
+    headings = [f"{heading} ({confidence:.0%} interval)" for heading, _ in columns]
+    rows = zip(*(cells for _, cells in columns), strict=True)
+    return [
+        ("arm", "items", *headings),
+        *((s.arm, count(s.num_items), *row) for s, row in zip(scores, rows, strict=True)),
+    ]
 
 
 def _interval(
@@ -60,8 +72,9 @@ def _differences(pairs: Sequence[Comparison], confidence: float) -> list[str]:
     if not pairs:
         return []
     metrics = list(dict.fromkeys(pair.metric for pair in pairs))
-    unit = {"loss": "loss, nats per token", "exact match": "exact match, points"}
-    rows = [(f"{pairs[0].arm} minus", *(unit[metric] for metric in metrics))]
+    units = ["nats per token" if metric == "loss" else "points" for metric in metrics]
+    headings = (f"{metric}, {unit}" for metric, unit in zip(metrics, units, strict=True))
+    rows = [(f"{pairs[0].arm} minus", *headings)]
     for baseline in dict.fromkeys(pair.baseline for pair in pairs):
         cells = {
             pair.metric: _difference_and_relation(pair)

@@ -16,6 +16,7 @@ from s2l_ray.errors import DataError, UserError
 from s2l_ray.evaluation import answers
 from s2l_ray.evaluation import stage as evaluation
 from s2l_ray.evaluation.evaluation_sets import staged_units
+from s2l_ray.evaluation.item_tables import ITEMS
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile, expand
 from s2l_ray.storage.location import Location
@@ -98,7 +99,7 @@ def expected_completion(prompt: str) -> str:
 def test_every_item_has_the_loss_and_the_greedy_answer_of_the_target(tmp_path, model):
     _, items = evaluate_all(evaluator(tmp_path, model, ROWS))
 
-    assert items.schema.equals(evaluation.ITEMS)
+    assert items.schema.equals(ITEMS)
     assert items["item"].to_pylist() == list(range(20))
     assert items["stratum"].to_pylist() == [row["source"] for row in ROWS]
     for item, row in zip(items.to_pylist(), ROWS, strict=True):

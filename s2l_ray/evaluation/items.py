@@ -1,0 +1,76 @@
+"""Items: the rows that are evaluated, and the model that they are put to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from s2l_ray.data.examples import Example
+from s2l_ray.data.templates import Template
+from s2l_ray.data.tokenise import TokenisedExample, prompt_ids
+from s2l_ray.models.generation import Generator
+from s2l_ray.models.scoring import Scorer
+
+
+@dataclass(frozen=True)
+class Item:
+    """A row that is evaluated; `tokens` is None if no response token fits."""
+
+    file: str
+    number: int
+    example: Example
+    tokens: TokenisedExample | None
+
+    @property
+    def location(self) -> str:
+        return f"{self.file} row {self.number}"
+
+    @property
+    def num_response_tokens(self) -> int:
+        return self.tokens.num_response_tokens if self.tokens else 0
+
+
+@dataclass(frozen=True, eq=False)
+class Target:
+    """A model in memory, with what a row needs to become its tokens.
+
+    Attributes:
+        dtype: the model's own, or bfloat16 to run float32 weights under autocast.
+        max_tokens: most tokens of a row, prompt included.
+        rows_per_batch: rows that are answered, or of `max_tokens` scored, in one batch.
+    """
+
+    model: Any
+    tokenizer: Any
+    template: Template
+    device: torch.device
+    dtype: torch.dtype
+    max_tokens: int
+    rows_per_batch: int
+
+    def losses(self, rows: Sequence[TokenisedExample]) -> np.ndarray:
+        """Return the mean loss of each row's response, end-of-sequence included: float32 (N,)."""
+        if not rows:
+            return np.zeros(0, np.float32)
+        scorer = Scorer(
+            self.model,
+            dtype=self.dtype,
+            device=self.device,
+            tokens_per_batch=self.rows_per_batch * self.max_tokens,
+        )
+        ids = [np.array(row.input_ids, np.int32) for row in rows]
+        return scorer.score(ids, [row.learned for row in rows]).loss_N
+
+    def completions(self, examples: Sequence[Example], max_new_tokens: int) -> list[str]:
+        """Return the greedy answer to each example's prompt."""
+        generator = Generator(
+            self.model,
+            self.tokenizer,
+            dtype=self.dtype,
+            device=self.device,
+            max_new_tokens=max_new_tokens,
+            rows_per_batch=self.rows_per_batch,
+        )
+        return generator.generate(prompt_ids(examples, self.template, self.tokenizer))
