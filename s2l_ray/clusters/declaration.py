@@ -69,12 +69,16 @@ def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
     elif pool is None or quantities.imported is not None:
         text += " in each stratum"
     else:
-        most, rule = min(number * pool.strata, quantities.num_rows), ""
+        is_found, strata = section.strata == "auto", pool.strata
+        if is_found:
+            strata = section.strata_of(quantities.num_rows)
+        most, rule = min(number * strata, quantities.num_rows), ""
         # Every stratum has one, however few its rows are.
-        capped = quantities.num_rows // section.rows_per_cluster + pool.strata
+        capped = quantities.num_rows // section.rows_per_cluster + strata
         if section.clusters_of(1) != section.num_clusters and capped < most:
             most, rule = capped, f", one for every {section.rows_per_cluster} rows"
-        text += f" in each of {pool.strata:,} strata, at most {most:,} clusters{rule}"
+        kind = "found strata" if is_found else "strata"
+        text += f" in each of {strata:,} {kind}, at most {most:,} clusters{rule}"
     return {"clusters": text}
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.extensions import CLUSTERED, SCORED, BaseRun, Extension
-from s2l_ray.artifacts.manifest import StageDir, centroids_file
+from s2l_ray.artifacts.manifest import STRATA, StageDir, centroids_file
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters import extension_drift
 from s2l_ray.clusters.scaling import UNIT, Scale
@@ -35,6 +35,9 @@ def place(
     stored = stored_centroids(folder, known["stratum_of_cluster"])
     scales = {name: Scale.of_json(value) for name, value in known.get("scales", {}).items()}
     rows_fitted = extension_drift.rows_fitted_by_stratum(fitted, known["stratum_of_cluster"])
+    strata_GH = None
+    if section.strata == "auto":
+        strata_GH = (base.run / CLUSTERED / STRATA).read_npy()
     old, pool = extensions.pool(base.run, list(before)), extensions.pool(base.run, list(chain))
     summary = clusters.run(
         section,
@@ -42,7 +45,7 @@ def place(
         out,
         seed=base.config.seed,
         progress=progress,
-        stored=clusters.StoredClusters(stored, scales, rows_fitted if moves else None),
+        stored=clusters.StoredClusters(stored, scales, rows_fitted if moves else None, strata_GH),
     )
     strata, num_known = summary["stratum_of_cluster"], known["num_clusters"]
     unseen, unit = Counter(strata[num_known:]), UNIT[section.scaling]

@@ -46,23 +46,28 @@ def silhouette(loss_ST: np.ndarray, label_S: np.ndarray) -> float:
     return total / len(label_S)
 
 
-def adjusted_rand_index(label_S: np.ndarray, other_S: np.ndarray) -> float:
+def adjusted_rand_index(
+    label_S: np.ndarray, other_S: np.ndarray, count_S: np.ndarray | None = None
+) -> float:
     """Return the share of pairs of rows that two clusterings treat alike, corrected for chance.
 
     1 means equal clusterings; 0 is what independent clusterings give on average.
 
     Args:
         label_S, other_S: integer arrays (S,), the clusters of the same rows.
+        count_S: how many rows each entry stands for; None for one.
 
     Source:
         Hubert and Arabie (1985), doi:10.1007/BF01908075.
     """
+    count_S = np.ones(len(label_S)) if count_S is None else count_S
     _, label_S = np.unique(label_S, return_inverse=True)
     _, other_S = np.unique(other_S, return_inverse=True)
-    _, count_AB = np.unique(label_S * np.int64(len(other_S)) + other_S, return_counts=True)
-    together = _pairs(count_AB)
-    first, second = _pairs(np.bincount(label_S)), _pairs(np.bincount(other_S))
-    chance = first * second / max(_pairs(np.array([len(label_S)])), 1.0)
+    _, both_S = np.unique(label_S * np.int64(len(other_S)) + other_S, return_inverse=True)
+    together, first, second = (
+        _pairs(np.bincount(group_S, count_S)) for group_S in (both_S, label_S, other_S)
+    )
+    chance = first * second / max(_pairs(np.array([count_S.sum()])), 1.0)
     most = (first + second) / 2
     return float((together - chance) / (most - chance)) if most != chance else 1.0
 

@@ -18,7 +18,8 @@ import numpy as np
 
 from s2l_ray.artifacts.manifest import CENTROIDS, StageDir
 from s2l_ray.artifacts.tables import Parts
-from s2l_ray.clusters import kmeans, minibatch, num_clusters
+from s2l_ray.clusters import found_strata, kmeans, minibatch, num_clusters
+from s2l_ray.clusters.found_strata import StrataWorker
 from s2l_ray.clusters.minibatch import Centroids, KMeansResult, Limits, Sums
 from s2l_ray.clusters.num_clusters import Trials
 from s2l_ray.clusters.scaling import Moments
@@ -44,11 +45,13 @@ class StoredClusters:
         rows_fitted: by stratum, how many rows the centroids were fitted to, if they are to be moved
             to fit all rows. A centroid that is left without rows then stays where it was. None if
             the centroids stay as they are.
+        strata_GH: centroids of found strata, float32 (G, H); None finds new ones where asked for.
     """
 
     centroids: Centroids = field(default_factory=dict)
     scales: Scales = field(default_factory=dict)
     rows_fitted: Mapping[str, int] | None = None
+    strata_GH: np.ndarray | None = None
 
 
 NO_CLUSTERS = StoredClusters()
@@ -68,7 +71,8 @@ def run(
     Reads   trajectories part-*     example_id, stratum: string, loss_nats: float32[T]
     Writes  part-*.parquet          example_id, stratum: string, cluster: int32, sqdist: float32
             _centroids.npy          float32 (K, T), strata in the order of names
-    Raises  DataError when there is no trajectory, or one is not finite.
+            _strata.npy             with `strata: auto`, unless they are stored: float32 (G, H)
+    Raises  DataError when there is no trajectory, or one is not finite, or embeddings are missing.
 
     Centroids are in the space that rows are compared in: nats per token, or the unit of `scaling`.
     Distances and the inertia are in the square of that unit. The scales of standardised
@@ -77,15 +81,22 @@ def run(
     wanted = resources.workers(
         out.stage, config.workers, cpus=1, gpus=0, advice=out.advice_on_memory
     )
-    files, scales = trajectories.files(), Scales()
+    files, scales, strata = trajectories.files(), Scales(), None
+    # Workers end and free their memory before the next ones read the same rows.
+    if config.strata == "auto":
+        vectors = found_strata.embedding_files(trajectories)
+        fleet = RayFleet.start(StrataWorker, files, wanted, vectors, seed)
+        strata = found_strata.find(fleet, config, out.location, stored.strata_GH)
+    found, of_strata = strata or (None, {})
     if config.scaling == "standardised":
-        # These workers end and free their memory before the others read the same rows.
-        scales = scales_of(RayFleet.start(MomentsWorker, files, wanted, config, seed))
+        scales = scales_of(RayFleet.start(MomentsWorker, files, wanted, config, seed, found))
         scales |= stored.scales
-    fleet = RayFleet.start(ClusterWorker, files, wanted, config, seed, scales)
+    fleet = RayFleet.start(ClusterWorker, files, wanted, config, seed, scales, found)
     summary = cluster(fleet, config, out.location, progress=progress, stored=stored)
     if not summary["rows"]:
         raise DataError(f"clusters: there are no trajectories in {trajectories.folder}.")
+    if found is not None and stored.strata_GH is None:
+        summary = found_strata.told(summary, found, of_strata, out.location)
     as_json = {name: scale.as_json() for name, scale in sorted(scales.items())}
     return {**summary, "scales": as_json} if scales else summary
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from s2l_ray import hashing
 from s2l_ray.artifacts.tables import part_name
 from s2l_ray.clusters import kmeans, quality, sampling, scaling
+from s2l_ray.clusters.found_strata import FoundStrata
 from s2l_ray.clusters.minibatch import Centroids, Sums
 from s2l_ray.clusters.num_clusters import Trials, try_ladder
 from s2l_ray.clusters.scaling import Moments, Scale
@@ -58,14 +59,20 @@ class _StratumRows:
 class MomentsWorker:
     """Sums up the trajectories of some parts, one part after the other."""
 
-    def __init__(self, files: dict[int, Location], config: ClustersConfig, seed: int) -> None:
-        self.files, self.config, self.seed = files, config, seed
+    def __init__(
+        self,
+        files: dict[int, Location],
+        config: ClustersConfig,
+        seed: int,
+        found: FoundStrata | None = None,
+    ) -> None:
+        self.files, self.config, self.seed, self.found = files, config, seed, found
 
     def moments(self) -> dict[str, Moments]:
         """Return, by stratum, the sums that its scale follows from."""
         moments: dict[str, Moments] = {}
-        for file in self.files.values():
-            for name, rows in _read(file, per_stratum=self.config.per_stratum, seed=self.seed):
+        for part in self.files:
+            for name, rows in _read(self, part):
                 of_part = Moments.of(rows.loss_NT)
                 moments[name] = moments[name].merge(of_part) if name in moments else of_part
         return moments
@@ -77,6 +84,7 @@ class ClusterWorker:
     Args:
         files: the parts, by part number.
         scales: the scale of every stratum, if trajectories are standardised.
+        found: the strata that take the place of those of the rows, if any.
     """
 
     def __init__(
@@ -85,8 +93,9 @@ class ClusterWorker:
         config: ClustersConfig,
         seed: int,
         scales: Scales | None = None,
+        found: FoundStrata | None = None,
     ) -> None:
-        self.files, self.config, self.seed = files, config, seed
+        self.files, self.config, self.seed, self.found = files, config, seed, found
         self._scales = scales or {}
         self._rows: dict[str, _StratumRows] | None = None
 
@@ -235,7 +244,7 @@ class ClusterWorker:
         inertia: dict[int, float] = {}
         start = 0
         for number, file in self.files.items():
-            table = file.read_table(["example_id", "stratum"])
+            table = _with_strata(file.read_table(["example_id", "stratum"]), number, self.found)
             part = slice(start, start + table.num_rows)
             start += table.num_rows
             inertia[number] = float(sqdist_N[part].sum())
@@ -248,9 +257,9 @@ class ClusterWorker:
         if self._rows is None:
             pieces: dict[str, list[_PartRows]] = {}
             start = 0
-            for file in self.files.values():
+            for part in self.files:
                 num_rows = 0
-                for name, rows in _read(file, per_stratum=self.config.per_stratum, seed=self.seed):
+                for name, rows in _read(self, part):
                     rows.position_N[:] += start
                     num_rows += len(rows.key_N)
                     pieces.setdefault(name, []).append(rows)
@@ -305,12 +314,13 @@ def _num_below(key_N: np.ndarray, share: float) -> int:
     return int(np.searchsorted(key_N, np.uint64(share * 2.0**64)))
 
 
-def _read(file: Location, *, per_stratum: bool, seed: int) -> Iterator[tuple[str, _PartRows]]:
+def _read(worker: MomentsWorker | ClusterWorker, part: int) -> Iterator[tuple[str, _PartRows]]:
     """Yield the rows of a part, stratum by stratum.
 
     Raises:
         DataError: a loss is not finite, or above `kmeans.MAX_LOSS_NATS`.
     """
+    file = worker.files[part]
     table = file.read_table(["example_id", "stratum", "loss_nats"])
     ids = table["example_id"].to_pylist()
     losses = table["loss_nats"].combine_chunks()
@@ -323,9 +333,14 @@ def _read(file: Location, *, per_stratum: bool, seed: int) -> Iterator[tuple[str
             f"or above {kmeans.MAX_LOSS_NATS:,.0f} nats (first: "
             f"{first([ids[row] for row in bad[:4]])}). Redo them with `--from trajectories`."
         )
-    key_N = hashing.mixed(hashing.example_keys(ids), seed, SAMPLE)
-    for name, row_N in _rows_by_stratum(table, per_stratum).items():
+    key_N = hashing.mixed(hashing.example_keys(ids), worker.seed, SAMPLE)
+    table = _with_strata(table, part, worker.found)
+    for name, row_N in _rows_by_stratum(table, worker.config.per_stratum).items():
         yield name, _PartRows(key_N[row_N], row_N.astype(np.int32), loss_NT.take(row_N, axis=0))
+
+
+def _with_strata(table: pa.Table, part: int, found: FoundStrata | None) -> pa.Table:
+    return table if found is None else found.replace(table, part)
 
 
 def _rows_by_stratum(table: pa.Table, per_stratum: bool) -> dict[str, np.ndarray]:

@@ -9,13 +9,21 @@ from s2l_ray.config.section import Section
 
 MOST_CLUSTERS = 256
 """The largest number that `clusters.num_clusters: auto` chooses, in one stratum or over all."""
+ROWS_PER_STRATUM = 100
+"""Rows for each of the strata that `clusters.strata: auto` finds, on average and at least: four
+clusters of the default `rows_per_cluster`."""
+
+
+def found_name(number: int) -> str:
+    """Return the name of the found stratum with this number, from 0: found-01, found-02, ..."""
+    return f"found-{number + 1:02d}"
 
 
 class ClustersConfig(Section):
     """Groups of loss trajectories, made by k-means (S2L, arXiv:2403.07384)."""
 
     operational: ClassVar[frozenset[str]] = frozenset({"workers"})
-    added: ClassVar[frozenset[str]] = frozenset({"scaling"})
+    added: ClassVar[frozenset[str]] = frozenset({"scaling", "strata", "num_strata"})
     as_before: ClassVar[Mapping[str, Any]] = {"rows_per_cluster": 1}
 
     method: Literal["minibatch", "authors"] = "minibatch"
@@ -25,6 +33,12 @@ class ClustersConfig(Section):
     """The form in which trajectories are compared. raw: their losses, as in the paper.
     standardised: losses of each checkpoint with mean 0 and variance 1, in each stratum or over
     all. shape: each trajectory without its level and size."""
+    strata: Literal["field", "auto"] = "field"
+    """field: the strata of `data.fields.stratum`. auto: strata that k-means finds in the embeddings
+    of the last checkpoint (`trajectories.embeddings: true`), where no field says what is alike.
+    They replace those of the field in all later stages; held-out rows keep theirs."""
+    num_strata: PositiveInt = 24
+    """Strata that `strata: auto` finds; fewer in a pool with less than 100 rows for each."""
     num_clusters: PositiveInt | Literal["auto"] = 100
     """Clusters over all, or in each stratum; fewer if fewer trajectories differ, or if
     `rows_per_cluster` asks for it. auto: as many, up to 256, as still tell trajectories apart."""
@@ -50,6 +64,10 @@ class ClustersConfig(Section):
         if self.num_clusters == "auto" or not self.may_make_fewer:
             return self.num_clusters
         return min(self.num_clusters, max(num_rows // self.rows_per_cluster, 1))
+
+    def strata_of(self, num_rows: int) -> int:
+        """Return how many strata `strata: auto` finds in so many rows."""
+        return min(self.num_strata, max(num_rows // ROWS_PER_STRATUM, 1))
 
     @property
     def may_make_fewer(self) -> bool:

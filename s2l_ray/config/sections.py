@@ -16,7 +16,7 @@ from pydantic import (
     model_validator,
 )
 
-from s2l_ray.config.clusters import ClustersConfig
+from s2l_ray.config.clusters import ClustersConfig, found_name
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.section import Listed, Section, listed
 from s2l_ray.config.selection import SelectionConfig
@@ -278,6 +278,8 @@ class RunConfig(Section):
             raise ValueError("`trajectories` needs `reference`, or a `path` to existing ones")
         if self.clusters is not None and self.trajectories is None:
             raise ValueError("`clusters` needs `trajectories`")
+        if self.clusters is not None and self.clusters.strata == "auto":
+            self._check_found_strata(self.clusters.num_strata)
         if self.selection is not None and self.clusters is None:
             raise ValueError("`selection` needs `clusters`")
         if self.target is not None and (self.selection is None or self.data is None):
@@ -290,3 +292,27 @@ class RunConfig(Section):
             if missing:
                 raise ValueError(f"evaluation.sets: {missing[0]!r} is not a set of `data.eval`")
         return self
+
+    def _check_found_strata(self, most: int) -> None:
+        """Refuse found strata without embeddings, and names that they will not have."""
+        if self.imports_trajectories:
+            raise ValueError(
+                "`clusters.strata: auto` finds strata in embeddings, which come with scoring; "
+                "existing trajectories have none: leave out `clusters.strata`"
+            )
+        if self.trajectories is not None and not self.trajectories.embeddings:
+            raise ValueError(
+                "`clusters.strata: auto` finds strata in embeddings: set "
+                "`trajectories.embeddings: true`, too; where losses are there already, redo them "
+                "with `--from trajectories`"
+            )
+        names = {found_name(number) for number in range(most)}
+        for key in ("weights", "minimum", "maximum"):
+            bound = getattr(self.selection, key, None)
+            others = sorted(set(bound) - names) if isinstance(bound, dict) else []
+            if others:
+                raise ValueError(
+                    f"`selection.{key}` names {others[0]!r}, which is no stratum that "
+                    f"`clusters.strata: auto` finds (these are {found_name(0)} to "
+                    f"{found_name(most - 1)})"
+                )

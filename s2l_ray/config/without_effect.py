@@ -41,6 +41,12 @@ def _unread(config: RunConfig) -> Iterator[tuple[list[str], str]]:
             _set_beside("trajectories", trajectories, "path"),
             "nothing is scored beside `trajectories.path`",
         )
+    clusters = config.clusters
+    if clusters is not None and clusters.strata == "field":
+        yield (
+            _in_order("clusters", clusters, _given(clusters) & {"num_strata"}),
+            "strata are those of `data.fields.stratum` unless `clusters.strata: auto` finds others",
+        )
     if config.data is not None and config.data.fields.messages is not None:
         fields = config.data.fields
         yield (

@@ -275,6 +275,8 @@ def check_strata(base: BaseRun) -> None:
     section = base.config.selection
     if section is None or METHODS[section.method].ignores_strata:
         return
+    if base.config.clusters is not None and base.config.clusters.strata == "auto":
+        return  # how many rows of each there are shows when they are placed
     sizes = Counter(base.summary(PREPARE.name)["strata"])
     for item in extensions.list_prepared(base.run):
         sizes.update(item.strata)

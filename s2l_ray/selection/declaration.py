@@ -155,7 +155,9 @@ def _check_pool(config: RunConfig, pool: PoolSize) -> None:
     if prepared is not None and wanted is not None and wanted > prepared["tokens"]:
         of = f"of {prepared['kept']:,} examples"
         raise budgets.too_many_tokens(wanted, prepared["tokens"], of)
-    if prepared is not None and prepared["strata"] and not config.imports_trajectories:
+    is_found = config.clusters is not None and config.clusters.strata == "auto"
+    is_known = not config.imports_trajectories and not is_found
+    if prepared is not None and prepared["strata"] and is_known:
         quotas.check_strata(section, prepared["strata"], pool.new_strata)
 
 

@@ -84,6 +84,8 @@ KEYS: dict[str, tuple[Any, list[str]]] = {
     "trajectories.queries": (["held.jsonl"], AFTER["trajectories"]),
     "clusters.method": ("authors", AFTER["clusters"]),
     "clusters.scaling": ("shape", AFTER["clusters"]),
+    "clusters.strata": ("auto", AFTER["clusters"]),
+    "clusters.num_strata": (3, AFTER["clusters"]),
     "clusters.num_clusters": (4, AFTER["clusters"]),
     "clusters.rows_per_cluster": (2, AFTER["clusters"]),
     "clusters.per_stratum": (False, AFTER["clusters"]),
@@ -129,6 +131,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "reference.epochs": {"reference.max_steps": None},
     "target.epochs": {"target.max_steps": None},
     "trajectories.queries": {"trajectories.embeddings": True},
+    "clusters.strata": {"trajectories.embeddings": True},
     "data.turns": {"data.fields": {"messages": "m"}, "data.template": "chat"},
     "data.date": {"data.fields": {"messages": "m"}, "data.template": "chat"},
 }
