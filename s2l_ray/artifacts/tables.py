@@ -17,6 +17,8 @@ from s2l_ray.errors import first
 from s2l_ray.storage.location import Location
 
 EXAMPLE_ID = "example_id"
+WITHOUT_PROMPT = "loss_without_prompt_nats"
+"""The column of trajectories with the loss of a response that is read without its prompt."""
 
 
 def part_name(part: int, prefix: str = "part") -> str:
@@ -70,12 +72,21 @@ class Parts:
 
 
 def trajectory_table(
-    example_ids: pa.ChunkedArray, strata: pa.ChunkedArray, loss_NT: np.ndarray
+    example_ids: pa.ChunkedArray,
+    strata: pa.ChunkedArray,
+    loss_NT: np.ndarray,
+    without_prompt_N: np.ndarray | None = None,
 ) -> pa.Table:
-    """Return one part of trajectories: example_id, stratum and loss_nats (T floats in 32 bits)."""
+    """Return one part of trajectories: example_id, stratum and loss_nats (T floats in 32 bits).
+
+    With `without_prompt_N` it has the column WITHOUT_PROMPT, too (a float in 32 bits).
+    """
     flat = pa.array(np.ascontiguousarray(loss_NT, np.float32).ravel())
     losses = pa.FixedSizeListArray.from_arrays(flat, loss_NT.shape[1])
-    return pa.table({"example_id": example_ids, "stratum": strata, "loss_nats": losses})
+    table = pa.table({"example_id": example_ids, "stratum": strata, "loss_nats": losses})
+    if without_prompt_N is None:
+        return table
+    return table.append_column(WITHOUT_PROMPT, pa.array(without_prompt_N, pa.float32()))
 
 
 def embedding_table(example_ids: pa.ChunkedArray, embedding_NH: np.ndarray) -> pa.Table:

@@ -134,7 +134,9 @@ class ActorPool(Section):
 class TrajectoriesConfig(ActorPool):
     """The loss of every example at every checkpoint: computed, or read from existing files."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"embeddings", "error_norms", "queries"})
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"embeddings", "error_norms", "queries", "without_prompt"}
+    )
 
     path: str | None = None
     """A glob of existing parquet files with example_id, loss_nats and optionally stratum, instead
@@ -149,6 +151,9 @@ class TrajectoriesConfig(ActorPool):
     """Store one vector of each example, from the last checkpoint, for methods that compare them."""
     error_norms: bool = False
     """Store the mean error norm of each example at the first checkpoint, for the method el2n."""
+    without_prompt: bool = False
+    """Store the loss of each response that is read without its prompt, at the last checkpoint, for
+    the method ifd. A further pass over the responses alone."""
     queries: Listed = Field(default_factory=list)
     """Files of rows that a selection should resemble, named and read as data.train. They are
     embedded, too, for the method rds-plus."""
@@ -159,6 +164,8 @@ class TrajectoriesConfig(ActorPool):
             raise ValueError("`embeddings` come with scoring; existing trajectories have none")
         if self.error_norms and self.path is not None:
             raise ValueError("`error_norms` come with scoring; existing trajectories have none")
+        if self.without_prompt and self.path is not None:
+            raise ValueError("`without_prompt` comes with scoring; existing trajectories lack it")
         if self.queries and not self.embeddings:
             raise ValueError("`queries` are compared with examples: set `embeddings: true`, too")
         return self

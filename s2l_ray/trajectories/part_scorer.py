@@ -17,11 +17,11 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS
-from s2l_ray.artifacts.tables import Parts
+from s2l_ray.artifacts.tables import WITHOUT_PROMPT, Parts
 from s2l_ray.artifacts.token_tables import rows_of_tokens
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.distributed.failures import is_out_of_memory
-from s2l_ray.errors import DataError, first, one_line
+from s2l_ray.errors import DataError, ModelError, first, one_line
 from s2l_ray.models import embeddings
 from s2l_ray.models.adapters import Adapter, Loadable
 from s2l_ray.models.causality import check_causal
@@ -79,7 +79,9 @@ class PartScorer:
         self.device = device_for(gpus)
         self.precision = set_precision(config.precision, self.device)
         steps = [checkpoint.step for checkpoint in checkpoints]
-        self.files = ScoredFiles(folder, steps, self.precision)
+        self.files = ScoredFiles(
+            folder, steps, self.precision, without_prompt=config.without_prompt
+        )
         self.tokens_per_batch = config.tokens_per_batch
         self.models: OrderedDict[int, PreTrainedModel] = OrderedDict()
 
@@ -111,6 +113,8 @@ class PartScorer:
             if self.config.embeddings:
                 # At every checkpoint: the last one alone comes after hours of scoring.
                 check_embeds(model)
+            if self.config.without_prompt:
+                start_token(model)
             held = len(self.models) * _num_bytes(model)
             if held > MODEL_CACHE_BYTES and len(self.models) > 1:
                 self.models.popitem(last=False)
@@ -137,7 +141,10 @@ class PartScorer:
         """
         if not table.num_rows:
             return np.empty(0, np.float32), {}
-        scores = self._scores(table, rows, index)
+        embeds = self.config.embeddings and self._is_last(index)
+        # EL2N is a score of models that have learned for a short time only.
+        norms = self.config.error_norms and index == 0
+        scores = self._scores(table, rows, index, embeds=embeds, error_norms=norms)
         for note in dict.fromkeys(scores.notes):
             self.files.note(note)
         others = {}
@@ -145,9 +152,13 @@ class PartScorer:
             others[EMBEDDINGS] = scores.embedding_NH.cpu().numpy()
         if scores.error_norm_N is not None:
             others[NORMS] = scores.error_norm_N
+        if self.config.without_prompt and self._is_last(index):
+            alone = _responses(rows, start_token(self.model(index)))
+            others[WITHOUT_PROMPT] = self._scores(table, alone, index).loss_N
         self._check_finite("loss", scores.loss_N, table, index)
         for name, value_N in others.items():
-            self._check_finite(name.removesuffix("s").replace("_", " "), value_N, table, index)
+            what = name.removesuffix("_nats").removesuffix("s").replace("_", " ")
+            self._check_finite(what, value_N, table, index)
         return scores.loss_N, others
 
     def _check_finite(self, what: str, value_N: np.ndarray, table: pa.Table, index: int) -> None:
@@ -162,14 +173,25 @@ class PartScorer:
                 "trajectories.precision=fp32."
             )
 
-    def _scores(self, table: pa.Table, rows: _Rows, index: int) -> Scores:
+    def _is_last(self, index: int) -> bool:
+        return index == len(self.checkpoints) - 1
+
+    def _scores(
+        self,
+        table: pa.Table,
+        rows: _Rows,
+        index: int,
+        *,
+        embeds: bool = False,
+        error_norms: bool = False,
+    ) -> Scores:
         """Score the part in the largest batches that fit the memory.
 
         Raises:
             DataError: memory does not suffice for the longest row alone.
         """
         while True:
-            scorer = self._scorer(index)
+            scorer = self._scorer(index, embeds=embeds, error_norms=error_norms)
             _postpone_exit()
             try:
                 return scorer.score(rows.token_ids, rows.learned, on_batch=_postpone_exit)
@@ -183,16 +205,14 @@ class PartScorer:
             if self.device.type == "cuda":
                 torch.cuda.empty_cache()
 
-    def _scorer(self, index: int) -> Scorer:
-        # EL2N is a score of models that have learned for a short time only.
-        embeds = self.config.embeddings and index == len(self.checkpoints) - 1
+    def _scorer(self, index: int, *, embeds: bool, error_norms: bool) -> Scorer:
         return Scorer(
             self.model(index),
             dtype=DTYPES[self.precision],
             device=self.device,
             tokens_per_batch=self.tokens_per_batch,
             compiled=self.device.type == "cuda",
-            error_norms=self.config.error_norms and index == 0,
+            error_norms=error_norms,
             embed=embeddings.unit if embeds else None,
         )
 
@@ -212,6 +232,34 @@ class PartScorer:
             f"memory did not suffice for batches of {self.config.tokens_per_batch:,} "
             f"tokens; some have {self.tokens_per_batch:,}"
         )
+
+
+def start_token(model: PreTrainedModel) -> int:
+    """Return the token after which a text begins: beginning-of-sequence, or else end-of-sequence.
+
+    Raises:
+        ModelError: the configuration of the model names neither.
+    """
+    config = model.config.get_text_config()
+    for named in (config.bos_token_id, config.eos_token_id):
+        token = named[0] if isinstance(named, list) and named else named
+        if isinstance(token, int):
+            return token
+    raise ModelError(
+        f"{type(model).__name__}: its configuration names neither a beginning-of-sequence nor an "
+        "end-of-sequence token (bos_token_id, eos_token_id), after one of which responses are "
+        "read without their prompts. Set trajectories.without_prompt: false, or add one."
+    )
+
+
+def _responses(rows: _Rows, start: int) -> _Rows:
+    """Return the tokens of each row that have a loss, after the token `start`, which has none."""
+    first = np.array([start])
+    token_ids = [
+        np.concatenate([first, ids[is_learned]])
+        for ids, is_learned in zip(rows.token_ids, rows.learned, strict=True)
+    ]
+    return _Rows(token_ids, [np.arange(len(ids)) > 0 for ids in token_ids])
 
 
 def _postpone_exit(_num_rows: int = 0) -> None:

@@ -8,7 +8,7 @@ completes a part's last checkpoint joins its files into the final part.
 With `embeddings`, the forward pass at the last checkpoint also leaves an embedding of each example,
 in a folder of its own: whoever reads losses does not pass over embeddings, which are larger. With
 `error_norms`, the pass at the first checkpoint leaves these, because EL2N is meant for models early
-in their training.
+in their training. With `without_prompt`, the last checkpoint reads the responses once more, alone.
 
 Shapes: T checkpoints, H hidden size of the reference.
 """
@@ -48,6 +48,8 @@ def run(
 
     Reads   prepared part-*     example_id, stratum, input_ids, response_starts, response_ends
     Writes  part-*.parquet      example_id, stratum: string, loss_nats: fixed_size_list<float32>[T]
+                                with `without_prompt` also loss_without_prompt_nats: float32, at the
+                                last checkpoint
             ../embeddings/      with `embeddings`: example_id: string, embedding:
                                 fixed_size_list<float16>[H], of length one
             ../error_norms/     with `error_norms`: example_id: string, error_norm: float32, at the
@@ -140,7 +142,7 @@ def embed_queries(
     Raises:
         DataError: a worker computes in another precision than `precision`, that of the pool.
     """
-    config = config.model_copy(update={"error_norms": False})
+    config = config.model_copy(update={"error_norms": False, "without_prompt": False})
     units = [{"part": part, "group": [0]} for part in range(len(rows.files()))]
     for _ in _scored(config, rows, [checkpoint], out, units, precision):
         pass

@@ -29,6 +29,7 @@ VALUES = {
     "queries": ["q.jsonl"],
     "embeddings": True,
     "error_norms": True,
+    "without_prompt": True,
 }
 
 

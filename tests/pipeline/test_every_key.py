@@ -81,6 +81,7 @@ KEYS: dict[str, tuple[Any, list[str]]] = {
     "trajectories.max_response_tokens": (9, AFTER["trajectories"]),
     "trajectories.embeddings": (True, AFTER["trajectories"]),
     "trajectories.error_norms": (True, AFTER["trajectories"]),
+    "trajectories.without_prompt": (True, AFTER["trajectories"]),
     "trajectories.queries": (["held.jsonl"], AFTER["trajectories"]),
     "clusters.method": ("authors", AFTER["clusters"]),
     "clusters.scaling": ("shape", AFTER["clusters"]),
