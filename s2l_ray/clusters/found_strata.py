@@ -12,7 +12,7 @@ stratum of the rows and a found one.
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +21,10 @@ from s2l_ray import hashing
 from s2l_ray.artifacts.manifest import EMBEDDINGS, STRATA, pass_folder
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters import kmeans, quality
+from s2l_ray.clusters.fleet import Fleet
 from s2l_ray.config.clusters import ClustersConfig, found_name
 from s2l_ray.errors import DataError, first
 from s2l_ray.storage.location import Location
-
-if TYPE_CHECKING:
-    from s2l_ray.clusters.stage import Fleet
 
 SAMPLE, START = 5, 6
 """Salts: each use of the seed gets other random numbers (`worker` has those below)."""
@@ -91,7 +89,7 @@ def embedding_files(trajectories: Parts) -> list[Location | None]:
 
 
 def find(
-    fleet: "Fleet",
+    fleet: Fleet,
     config: ClustersConfig,
     folder: Location,
     stored_GH: np.ndarray | None = None,

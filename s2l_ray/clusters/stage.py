@@ -9,16 +9,17 @@ Shape letters: T checkpoints, K clusters of one stratum, or of all.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial, reduce
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from s2l_ray.artifacts.manifest import CENTROIDS, StageDir
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters import found_strata, kmeans, minibatch, num_clusters
+from s2l_ray.clusters.fleet import Fleet
 from s2l_ray.clusters.found_strata import StrataWorker
 from s2l_ray.clusters.minibatch import Centroids, KMeansResult, Limits, Sums
 from s2l_ray.clusters.num_clusters import Trials
@@ -101,7 +102,7 @@ def run(
     return {**summary, "scales": as_json} if scales else summary
 
 
-def scales_of(fleet: "Fleet") -> Scales:
+def scales_of(fleet: Fleet) -> Scales:
     """Return the scale of every stratum; of all rows, named "", if they are clustered together."""
     merged: dict[str, Moments] = {}
     for of_worker in fleet.call_all("moments"):
@@ -111,7 +112,7 @@ def scales_of(fleet: "Fleet") -> Scales:
 
 
 def cluster(
-    fleet: "Fleet",
+    fleet: Fleet,
     config: ClustersConfig,
     folder: Location,
     *,
@@ -167,7 +168,7 @@ def cluster(
 
 
 def _fit_samples(
-    fleet: "Fleet", rows_by_stratum: Mapping[str, int], config: ClustersConfig, progress: Progress
+    fleet: Fleet, rows_by_stratum: Mapping[str, int], config: ClustersConfig, progress: Progress
 ) -> tuple[KMeansResult, dict[str, Trials]]:
     """Fit the centroids of each stratum to its sample alone, as the authors do."""
     progress.start(config.lloyd_sweeps + 1, "sweeps")
@@ -179,7 +180,7 @@ def _fit_samples(
 
 
 def _fit_all(
-    fleet: "Fleet", rows_by_stratum: Mapping[str, int], config: ClustersConfig, progress: Progress
+    fleet: Fleet, rows_by_stratum: Mapping[str, int], config: ClustersConfig, progress: Progress
 ) -> tuple[KMeansResult, dict[str, Trials]]:
     """Fit centroids to all rows: a k-means++ start on samples, then sweeps.
 
@@ -200,7 +201,7 @@ def _fit_all(
 
 
 def _sweep(
-    fleet: "Fleet",
+    fleet: Fleet,
     start: Centroids,
     rows_in_start: Mapping[str, int],
     rows_by_stratum: Mapping[str, int],
@@ -222,7 +223,7 @@ def _sweep(
 
 
 def _quality(
-    fleet: "Fleet", rows_by_stratum: Mapping[str, int], centroids: Centroids
+    fleet: Fleet, rows_by_stratum: Mapping[str, int], centroids: Centroids
 ) -> dict[str, Any]:
     """Return the silhouette, and the agreement with a clustering from another seed.
 
@@ -244,7 +245,7 @@ def _quality(
 
 
 def _assign(
-    fleet: "Fleet", centroids: Centroids, numbers: Mapping[str, int], folder: Location
+    fleet: Fleet, centroids: Centroids, numbers: Mapping[str, int], folder: Location
 ) -> tuple[np.ndarray, float]:
     """Write the labels of every part; return the sizes of all clusters, and the inertia."""
     totals = fleet.call_all("assign", centroids, dict(numbers), folder)
@@ -306,22 +307,10 @@ def _notes_on_sizes(
     return notes
 
 
-def _merged(fleet: "Fleet", centroids: Centroids, shares: Mapping[str, float]) -> Sums:
+def _merged(fleet: Fleet, centroids: Centroids, shares: Mapping[str, float]) -> Sums:
     """Return the sums over the rows of all workers, by stratum."""
     merged: dict[str, list[kmeans.ClusterSums]] = {}
     for of_worker in fleet.call_all("sums", centroids, dict(shares)):
         for name, sums in of_worker.items():
             merged.setdefault(name, []).append(sums)
     return {name: reduce(kmeans.ClusterSums.merge, merged[name]) for name in sorted(merged)}
-
-
-class Fleet(Protocol):
-    """Workers that each hold a share of the parts: `RayFleet`, or objects in this process."""
-
-    def call_all(self, method: str, *arguments: Any) -> list[Any]:
-        """Return what `method` returns on every worker."""
-
-    def shuffle(
-        self, names: Sequence[str], mapper: str, reducer: str, *arguments: Any
-    ) -> dict[str, Any]:
-        """Map on all workers, and reduce each name on one of them."""
