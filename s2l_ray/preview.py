@@ -91,7 +91,7 @@ class Previewer:
         if row.fields is None:
             return PreviewedRow(uri, row.row, None, rejected=f"{row.reason}: {row.excerpt}")
         try:
-            example = read_example(row.fields, self.data.fields)
+            example = read_example(row.fields, self.data.fields.of_pool)
             first_id = example_id(example, 0)
             occurrence, known[first_id] = known[first_id], known[first_id] + 1
             if occurrence and example.id is not None:

@@ -124,9 +124,8 @@ def test_the_entrypoint_runs_a_configuration_that_loads_with_what_it_sets():
     overrides = [word for flag, word in pairwise(words) if flag == "--set"]
     run = load(ROOT / Path(words[4]).relative_to("/home/ray/s2l_ray"), overrides)
     assert run.run_dir.startswith("s3://")
-    assert all(
-        uri.startswith(("s3://", "hf://")) for uri in [*run.data.train, *run.data.eval.values()]
-    )
+    held_out = [uri for name in run.data.eval for uri in run.data.files_of(name)]
+    assert all(uri.startswith(("s3://", "hf://")) for uri in [*run.data.train, *held_out])
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt
+from pydantic import BeforeValidator, Field, PositiveInt, field_serializer
 
 from s2l_ray.config.section import Listed, Section
 
@@ -27,7 +27,9 @@ def _dated(value: Any) -> Any:
 class FieldNames(Section):
     """Names of the fields of an input row; only prompt and response must be in every row."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"system", "history", "tools"})
+    added: ClassVar[frozenset[str]] = frozenset(
+        {"system", "history", "tools", "choices", "right_choice"}
+    )
 
     prompt: str = "instruction"
     """The question or instruction. Prompt and response may also be lists of messages."""
@@ -54,10 +56,33 @@ class FieldNames(Section):
     """The final answer of an evaluation row, not read in the pool. If a row has none, or this is
     the field of the response, the answer is extracted from the response."""
 
+    choices: str | None = None
+    """The choices of an evaluation row, for multiple-choice: a list, or {text: ..., label: ...}. A
+    row of choices needs no response: the right choice is one. Default: none."""
+    right_choice: str = "answer"
+    """Which of the `choices` is right: its label, its text, its letter, or its number from 0 on."""
+
     @property
     def of_pool(self) -> "FieldNames":
         """The fields that are read of rows of the pool, which have no answer to compare with."""
-        return self.model_copy(update={"answer": None})
+        return self.model_copy(update={"answer": None, "choices": None})
+
+
+OF_EVALUATION = frozenset({"answer", "choices", "right_choice"})
+"""Keys of the fields of rows that are evaluated, and never of the pool."""
+
+
+class HeldOutSet(Section):
+    """A held-out set whose rows have fields of other names."""
+
+    files: Listed = Field(min_length=1)
+    """Files, globs, directories or URIs."""
+    fields: FieldNames = FieldNames()
+    """Names of fields where they are others than those of data.fields."""
+
+    @field_serializer("fields")
+    def _that_are_given(self, fields: FieldNames) -> dict[str, Any]:
+        return fields.model_dump(exclude_unset=True)
 
 
 class DataConfig(Section):
@@ -75,9 +100,10 @@ class DataConfig(Section):
     split: str | None = None
     """The split to read of directories and data sets on the hub that have several; all: every
     split of a directory. Default: train."""
-    eval: dict[str, str] = Field(default_factory=dict)
-    """Held-out sets: name -> file, glob, directory or URI. Of a directory with several splits, test
-    is read; without one, validation."""
+    eval: dict[str, str | HeldOutSet] = Field(default_factory=dict)
+    """Held-out sets: name -> file, glob, directory or URI; or {files: [...], fields: {...}} with
+    names of fields that differ from `fields`. Of a directory with several splits, test is read;
+    without one, validation."""
     decontaminate: Literal["report", "drop", "off"] = "report"
     """Rows of the pool that hold a prompt of a held-out set: report lists and counts them, drop
     leaves them out. A changed held-out set makes a new list; with drop, a new pool."""
@@ -109,6 +135,28 @@ class DataConfig(Section):
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Largest share of unusable rows; with more, the run stops. Rows that decontaminate or
     near_duplicates leaves out do not count."""
+
+    @property
+    def of_pool(self) -> "DataConfig":
+        """The section with the fields that are read of rows of the pool."""
+        return self.model_copy(update={"fields": self.fields.of_pool})
+
+    def files_of(self, name: str) -> list[str]:
+        """Return the files of a held-out set, as they are given."""
+        held_out = self.eval[name]
+        return [held_out] if isinstance(held_out, str) else held_out.files
+
+    def own_fields_of(self, name: str) -> dict[str, str | None]:
+        """Return the names of fields that a held-out set has for itself."""
+        held_out = self.eval.get(name)
+        if not isinstance(held_out, HeldOutSet):
+            return {}
+        return held_out.fields.model_dump(exclude_unset=True)
+
+    def of_set(self, name: str) -> "DataConfig":
+        """Return the section with the names of fields of a held-out set."""
+        fields = self.fields.model_copy(update=self.own_fields_of(name))
+        return self.model_copy(update={"fields": fields})
 
     @property
     def template_name(self) -> str:

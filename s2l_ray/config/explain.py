@@ -80,7 +80,8 @@ def _section_at(parents: Sequence[str], root: type[BaseModel]) -> type[BaseModel
     """Return the section class at the path `parents`."""
     section = root
     for name in parents:
-        section = next(_sections_in(section.model_fields[name].annotation), section)
+        if name in section.model_fields:  # else the user's own name in a mapping
+            section = next(_sections_in(section.model_fields[name].annotation), section)
     return section
 
 

@@ -13,7 +13,9 @@ def paths_of(config: RunConfig) -> dict[str, Sequence[str]]:
     paths: dict[str, Sequence[str]] = {"run_dir": [config.run_dir]}
     if config.data is not None:
         paths["data.train"] = config.data.train
-        paths["data.eval"] = list(config.data.eval.values())
+        paths["data.eval"] = [
+            path for name in config.data.eval for path in config.data.files_of(name)
+        ]
     if config.reference is not None and config.reference.path is not None:
         paths["reference.path"] = [config.reference.path]
     if config.trajectories is not None:

@@ -200,7 +200,7 @@ class TargetConfig(Training):
     """Train adapters instead of all weights. Default: all weights."""
 
 
-MetricName = Literal["exact-match", "rouge-l", "bleu", "bertscore"]
+MetricName = Literal["exact-match", "rouge-l", "bleu", "bertscore", "multiple-choice"]
 
 Metrics = Annotated[list[MetricName], BeforeValidator(listed)]
 EXACT_MATCH: tuple[MetricName, ...] = ("exact-match",)
@@ -232,8 +232,12 @@ class EvaluationConfig(ActorPool):
     metrics: Metrics | dict[str, Metrics] = Field(default_factory=lambda: [*EXACT_MATCH])
     """What is measured beside the loss: a list for all sets, or one for each by its name, where a
     set without one has exact-match. rouge-l, bleu and bertscore compare the completion with the
-    response; bertscore needs `s2l-ray[bertscore]`."""
+    response; multiple-choice compares the losses of the choices that `fields.choices` of the data
+    names. bertscore needs `s2l-ray[bertscore]`."""
     bertscore: BertScoreConfig = BertScoreConfig()
+    """The model behind BERTScore, a hub name or a directory that reads texts in both directions,
+    and the layer whose states are compared; default: roberta-large, which bert_score takes for
+    English, and the layer that it recommends."""
 
     def metrics_of(self, name: str) -> list[MetricName]:
         """Return the metrics of a set."""
@@ -298,6 +302,7 @@ class RunConfig(Section):
             missing = [name for name in self.evaluation.sets if name not in known]
             if missing:
                 raise ValueError(f"evaluation.sets: {missing[0]!r} is not a set of `data.eval`")
+            self._check_choices()
         return self
 
     def _check_found_strata(self, most: int) -> None:
@@ -322,4 +327,14 @@ class RunConfig(Section):
                     f"`selection.{key}` names {others[0]!r}, which is no stratum that "
                     f"`clusters.strata: auto` finds (these are {found_name(0)} to "
                     f"{found_name(most - 1)})"
+                )
+
+    def _check_choices(self) -> None:
+        assert self.data is not None and self.evaluation is not None
+        for name in self.evaluation.sets:
+            asked = "multiple-choice" in self.evaluation.metrics_of(name)
+            if asked and self.data.of_set(name).fields.choices is None:
+                raise ValueError(
+                    f"evaluation.metrics: multiple-choice on {name} needs the field of the "
+                    f"choices: write data.eval.{name}: {{files: ..., fields: {{choices: ...}}}}"
                 )

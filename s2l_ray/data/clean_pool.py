@@ -56,7 +56,7 @@ def drop(
         return list(units), {}
     old = _rows_of_pool(comparison, pool)
     tables = [*old, *raw_tables(units, staged)]
-    compared = _compare(comparison, held_out, tables, run_units, progress)
+    compared = _compare(comparison, config, held_out, tables, run_units, progress)
     contamination = compared.list_contaminated(folder) if comparison.with_prompts else {}
     repeated = compared.repeated() if comparison.with_signatures else None
     with_drops = []
@@ -91,7 +91,7 @@ def report(
     # An interrupted list may be of other evaluation sets.
     scratch.remove()
     tables = [*_rows_of_pool(comparison, pool), *finished_tables(Parts(folder, "rows"))]
-    compared = _compare(comparison, held_out, tables, run_units, progress)
+    compared = _compare(comparison, config, held_out, tables, run_units, progress)
     summary = compared.list_contaminated(folder) if comparison.with_prompts else {}
     if comparison.with_signatures:
         repeated = compared.repeated()
@@ -181,7 +181,7 @@ def _comparison(
     if not with_prompts and not with_signatures:
         return None
     drops_matches = with_prompts and mode == "drop"
-    return Comparison(folder, config.fields, with_prompts, with_signatures, drops_matches)
+    return Comparison(folder, config.fields.of_pool, with_prompts, with_signatures, drops_matches)
 
 
 def _rows_of_pool(comparison: Comparison, pool: Parts | None) -> list[ComparedTable]:
@@ -193,13 +193,14 @@ def _rows_of_pool(comparison: Comparison, pool: Parts | None) -> list[ComparedTa
 
 def _compare(
     comparison: Comparison,
+    config: DataConfig,
     held_out: HeldOut,
     tables: Sequence[ComparedTable],
     run_units: RunUnits,
     progress: Progress,
 ) -> _Compared:
     sets = held_out if comparison.with_prompts else {}
-    prompts, num_unusable = read_prompts(sets, comparison.fields)
+    prompts, num_unusable = read_prompts(sets, config)
     (comparison.folder / PROMPTS_FILE).write_table(prompts)
     units = [table.unit(number) for number, table in enumerate(tables)]
     progress.start(len(units), "parts compared")

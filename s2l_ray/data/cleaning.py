@@ -23,7 +23,7 @@ from s2l_ray.storage.location import Location, absolute
 def held_out_files(data: DataConfig, name: str, run: Location | None = None) -> Listing:
     """Return the files of one set of `data.eval`; those of the run that reads them are left out."""
     return list_files(
-        [absolute(data.eval[name])],
+        [absolute(path) for path in data.files_of(name)],
         f"data.eval.{name}",
         run=run,
         preferred=("test", "validation", "train"),
@@ -88,16 +88,19 @@ def with_reachable_sets(data: DataConfig, run: Location) -> tuple[DataConfig, li
     Extending a run needs none of them.
     """
     reachable = {}
-    for name, pattern in data.eval.items():
+    for name, held_out in data.eval.items():
         with contextlib.suppress(UserError):
             held_out_files(data, name, run)
-            reachable[name] = pattern
+            reachable[name] = held_out
     gone = [name for name in data.eval if name not in reachable]
     return data.model_copy(update={"eval": reachable}), gone
 
 
 def _hashes(data: DataConfig, run: Location, contents: Contents) -> dict[str, list[str]]:
-    return {name: contents.file_hashes(files) for name, files in compared_sets(data, run).items()}
+    return {
+        name: [*contents.file_hashes(files), *map(str, data.own_fields_of(name).items())]
+        for name, files in compared_sets(data, run).items()
+    }
 
 
 def _list(

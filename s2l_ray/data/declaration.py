@@ -11,7 +11,7 @@ from s2l_ray.artifacts.manifest import StageDir, section_inputs, section_values
 from s2l_ray.artifacts.pool_types import check_columns, pool_types
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
 from s2l_ray.artifacts.tables import Parts
-from s2l_ray.config.data import AUTO, CHATML, NAMED_TEMPLATES, DataConfig
+from s2l_ray.config.data import AUTO, CHATML, NAMED_TEMPLATES, OF_EVALUATION, DataConfig
 from s2l_ray.config.section import default_of
 from s2l_ray.config.sections import RandomModel, RunConfig
 from s2l_ray.data import cleaning
@@ -93,7 +93,8 @@ def _task(plan: RunPlan, _: str) -> Task:
     listing = pool_files(data, plan.run)
     files = listing.files
     tokenizer = pool_tokenizer(plan.config)
-    fields = {key: name for key, name in section_values(data.fields).items() if key != "answer"}
+    named = section_values(data.fields)
+    fields = {key: name for key, name in named.items() if key not in OF_EVALUATION}
     inputs = {
         **section_inputs("data", data),
         "data.fields": fields,

@@ -7,6 +7,7 @@ from hashlib import blake2b
 from typing import Any
 
 from s2l_ray.config.data import FieldNames
+from s2l_ray.data.choices import read_choices
 from s2l_ray.data.messages import CONTENT_KEYS, ROLE_KEYS, Message, context_of, read_messages
 from s2l_ray.data.row_errors import REASONS, RowError, checked_text, kind_of
 from s2l_ray.data.tools import tools_of
@@ -46,6 +47,10 @@ class Example:
     """Schemas of the tools that the conversation offers, for the chat template."""
     is_chat: bool = False
     """The row holds messages, not fields of text."""
+    choices: tuple[str, ...] = ()
+    """Answers to choose from, of a row of an evaluation."""
+    right_choice: int | None = None
+    """The number of the right one, from 0 on."""
     left_out: dict[str, int] = field(default_factory=dict)
     """Messages that were left out: what they are -> their number."""
 
@@ -54,6 +59,7 @@ def read_example(row: Mapping[str, Any], fields: FieldNames) -> Example:
     """Return the example that `row` holds.
 
     Text stays as it is, whitespace included. A required text of whitespace alone counts as empty.
+    The response of a row of choices without one is its right choice.
 
     Raises:
         RowError: a field does not fit; the error names it.
@@ -65,6 +71,9 @@ def read_example(row: Mapping[str, Any], fields: FieldNames) -> Example:
     # A response holds the final answer among other words.
     own_answer = fields.answer if fields.answer != fields.response else None
     answer = _label(row, own_answer, (str, int, float))
+    choices, right = read_choices(row, fields)
+    if right is not None and row.get(fields.response) is None:
+        row = {**row, fields.response: choices[right]}
     if fields.messages is not None:
         given = read_messages(_present(row, fields.messages), fields.messages)
         example = _chat(row, given, fields, fields.messages)
@@ -73,7 +82,14 @@ def read_example(row: Mapping[str, Any], fields: FieldNames) -> Example:
         example = _chat(row, given, fields, fields.response)
     else:
         example = _instruction(row, fields)
-    return replace(example, stratum=stratum, id=example_id, answer=answer)
+    return replace(
+        example,
+        stratum=stratum,
+        id=example_id,
+        answer=answer,
+        choices=choices,
+        right_choice=right,
+    )
 
 
 def example_id(example: Example, occurrence: int) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 
-from s2l_ray.config.data import FieldNames
+from s2l_ray.config.data import DataConfig
 from s2l_ray.data.contamination import PROMPTS, user_turns
 from s2l_ray.data.examples import RowError, read_example
 from s2l_ray.data.sources import read_rows
@@ -14,7 +14,7 @@ HeldOut = Mapping[str, Sequence[InputFile]]
 """The files of each evaluation set, by name."""
 
 
-def read_prompts(sets: HeldOut, fields: FieldNames) -> tuple[pa.Table, dict[str, int]]:
+def read_prompts(sets: HeldOut, config: DataConfig) -> tuple[pa.Table, dict[str, int]]:
     """Return the prompts of all sets, and for each set the number of rows that cannot be used.
 
     Raises:
@@ -22,6 +22,7 @@ def read_prompts(sets: HeldOut, fields: FieldNames) -> tuple[pa.Table, dict[str,
     """
     prompts, unusable = [], dict.fromkeys(sets, 0)
     for name, files in sets.items():
+        fields = config.of_set(name).fields
         for file in files:
             for row in read_rows(file):
                 try:

@@ -104,7 +104,7 @@ def pool(
         num_parts = len(summary["rows_per_part"])
         rejected = rejected_line(summary.get("rejected", {}), summary.get("rows", summary["kept"]))
         return Pool(amount, len(summary["strata"]), num_parts, True, rejected=rejected)
-    survey = Survey("data.train", data.model_copy(update={"fields": data.fields.of_pool}))
+    survey = Survey("data.train", data.of_pool)
     files = _estimate_files(pool_files(data, run).files, survey, counter)
     survey.check_pool()
     amount = sum((file.amount for file in files), Amount(0, 0, 0))
@@ -133,7 +133,7 @@ def held_out(
     Raises:
         DataError: there are no rows, or too many of the first rows cannot be used.
     """
-    survey = Survey(f"data.eval.{name}", data)
+    survey = Survey(f"data.eval.{name}", data.of_set(name))
     files = _estimate_files(held_out_files(data, name, run).files, survey, counter)
     survey.check_usable()
     amount = sum((file.amount for file in files), Amount(0, 0, 0))

@@ -35,6 +35,8 @@ def _task(plan: RunPlan, arm: str) -> Task:
         **template_inputs(data, plan.contents),
         **plan.after(EVALUATION, arm),
     }
+    own_fields = {name: data.own_fields_of(name) for name in section.sets}
+    inputs |= {f"data.eval.{name} fields": own for name, own in own_fields.items() if own}
     if section.asks_for("bertscore"):
         inputs |= plan.contents.model_inputs(BERTSCORE_CONTENTS, section.bertscore.model)
     return Task(inputs, partial(_evaluate, plan, arm, sets, notes))
@@ -70,12 +72,13 @@ def _check(config: RunConfig) -> None:
         bertscore.check(section.bertscore)
     for name in dict.fromkeys(section.sets):
         files = held_out_files(data, name, Location.of(config.run_dir)).files
-        survey = Survey(f"data.eval.{name}", data)
+        of_set = data.of_set(name)
+        survey = Survey(f"data.eval.{name}", of_set)
         for _ in survey.read(files):
             pass
         survey.check_usable()
         if model is not None:
-            _check_prompts(model, data, files, survey.key)
+            _check_prompts(model, of_set, files, survey.key)
 
 
 def _check_prompts(

@@ -48,10 +48,11 @@ def staged_units(
         units: list[dict[str, Any]] = []
         counts: dict[str, Any] = {}
         for name in dict.fromkeys(config.sets):
-            survey = _survey(sets[name], data.fields)
+            fields = data.of_set(name).fields
+            survey = _survey(sets[name], fields)
             check_usable(name, survey.num_rows, survey.failures, data.max_rejected)
             counts[name] = {"rows": survey.num_rows, "failures": survey.failures}
-            usable = (row for row in _checked(sets[name], data.fields) if row.digest)
+            usable = (row for row in _checked(sets[name], fields) if row.digest)
             chosen_N = chosen(survey.digests, config.max_items)
             sampled = (row for row, keep in zip(usable, chosen_N, strict=True) if keep)
             for rows in _units_of(sampled, BATCHES_PER_UNIT * config.rows_per_batch):

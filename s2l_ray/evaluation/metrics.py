@@ -94,6 +94,12 @@ def _bertscore(answers: Answers) -> list[float | None]:
     return bertscore.f1(answers.completions, answers.references, answers.config.bertscore, device)
 
 
+def _multiple_choice(answers: Answers) -> list[float | None]:
+    from s2l_ray.evaluation import multiple_choice
+
+    return multiple_choice.right(answers.items, answers.target)
+
+
 T_INTERVAL = "mean over items, Student's t interval"
 WILSON = "Wilson score interval"
 LOSS = Metric(
@@ -128,6 +134,15 @@ ASKED_FOR: Mapping[MetricName, Metric] = {
         "bertscore",
         f"F1 of completion and response by bert_score, not rescaled; {T_INTERVAL}",
         score=_bertscore,
+    ),
+    "multiple-choice": Metric(
+        "multiple choice",
+        "multiple_choice",
+        "multiple_choice",
+        f"share of items whose right choice has the lowest mean loss per token, {WILSON}",
+        is_rate=True,
+        score=_multiple_choice,
+        needs_completions=False,
     ),
 }
 """By their names in `evaluation.metrics`, in the order of columns and tables."""

@@ -189,7 +189,7 @@ class UnitEvaluator:
 
     def __call__(self, name: str, rows: Location) -> EvaluatedUnit:
         """Evaluate the rows in a file of `staged_units`, which are of the set `name`."""
-        items, failures = self._read(rows)
+        items, failures = self._read(name, rows)
         losses, completions = self._losses(name, items), self._completions(name, items)
         answered = metrics.Answers(items, completions, self.target, self.config)
         scored = [item.tokens for item in items if item.tokens]
@@ -200,10 +200,11 @@ class UnitEvaluator:
             cut=sum(tokens.is_cut for tokens in scored),
         )
 
-    def _read(self, file: Location) -> tuple[list[Item], list[Failure]]:
+    def _read(self, name: str, file: Location) -> tuple[list[Item], list[Failure]]:
         """Return the items of a unit, and the rows that the tokenizer's chat template refuses."""
         table = file.read_table()
-        examples = [read_example(row, self.data.fields) for row in original_rows(table)]
+        fields = self.data.of_set(name).fields
+        examples = [read_example(row, fields) for row in original_rows(table)]
         target = self.target
         tokens = tokenise(examples, target.template, target.tokenizer, target.max_tokens)
         items, failures = [], []

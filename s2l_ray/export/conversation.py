@@ -48,7 +48,7 @@ def conversations(rows: Iterator[Mapping[str, Any]], data: DataConfig) -> Iterat
     """Yield the conversation of every row, with the turns that `data` says are learned."""
     template = load_template(data)
     for row in rows:
-        example = read_example(row_of_subset(row), data.fields)
+        example = read_example(row_of_subset(row), data.fields.of_pool)
         yield _conversation(str(row["example_id"]), example, template, data.turns)
 
 

@@ -163,7 +163,7 @@ def check_first_rows(
 
     tokenizer = local_models.tokenizer(tokenised_by)
     if tokenizer is not None:
-        rows = try_rows(files, data, tokenizer, "data.train")
+        rows = try_rows(files, data.of_pool, tokenizer, "data.train")
         check_reads(model, tokenizer, num_tokens=rows.longest)
 
 

@@ -67,6 +67,8 @@ KEYS: dict[str, tuple[Any, list[str]]] = {
     **{f"data.fields.{key}": (name, AFTER["prepare"]) for key, name in OF_ROWS.items()},
     "data.fields.messages": ("m", AFTER["prepare"]),
     "data.fields.answer": ("a", AFTER["evaluation"]),
+    "data.fields.choices": ("c", AFTER["evaluation"]),
+    "data.fields.right_choice": ("c", AFTER["evaluation"]),
     **{f"reference.{key}": (value, AFTER["reference"]) for key, value in TRAINING.items()},
     **{f"reference.{key}": (value, NOTHING) for key, value in FASTER.items()},
     # The tokenizer of the first checkpoint is that of the pool.
