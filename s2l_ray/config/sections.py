@@ -97,6 +97,8 @@ class Training(Section):
 class ReferenceConfig(Training):
     """The small model whose loss trajectories stand for the large model's gradients."""
 
+    added: ClassVar[frozenset[str]] = frozenset({"perturbations", "scale"})
+
     workers: PositiveInt | WorkerRange = 1
     """Processes that train together. {min: 1, max: 8} follows the size of the cluster; only a fixed
     number repeats exactly."""
@@ -107,12 +109,29 @@ class ReferenceConfig(Training):
     models, or LoRA adapters of peft, which are merged with their base when they are loaded."""
     checkpoints: PositiveInt | EverySteps = 12
     """Number of checkpoints, at even fractions of the training; or {every: 500} steps."""
+    perturbations: PositiveInt | None = None
+    """Randomly perturbed copies of the pretrained `model` that rows are scored with, and with the
+    model itself, instead of training it (arXiv:2606.26797); 6, for example. Set
+    `trajectories.max_response_tokens: 1000` beside it. Default: `model` is trained."""
+    scale: PositiveFloat = 0.1
+    """Standard deviation of the noise of `perturbations`, as a share of that of the weights of each
+    matrix."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "ReferenceConfig":
         if (self.model is None) == (self.path is None):
             raise ValueError("give either `model` (to train one) or `path` (existing checkpoints)")
+        if self.perturbations is not None and isinstance(self.model, RandomModel):
+            raise ValueError(
+                "`perturbations` are made of a pretrained model: name one in `model`, a hub name "
+                "or a directory"
+            )
         return self
+
+    @property
+    def is_trained(self) -> bool:
+        """Tell whether `model` is trained."""
+        return self.path is None and self.perturbations is None
 
 
 class ActorPool(Section):

@@ -36,6 +36,17 @@ def _unread(config: RunConfig) -> Iterator[tuple[list[str], str]]:
             _set_beside("reference", reference, "path"),
             "nothing is trained beside `reference.path`, and all its checkpoints are used",
         )
+    elif reference is not None and reference.perturbations is not None:
+        kept = {"model", "perturbations", "scale"}
+        yield (
+            _in_order("reference", reference, _given(reference) - kept),
+            "nothing is trained beside `reference.perturbations`",
+        )
+    elif reference is not None:
+        yield (
+            _in_order("reference", reference, _given(reference) & {"scale"}),
+            "it is that of the noise of `reference.perturbations`, which is not set",
+        )
     if trajectories is not None and trajectories.path is not None:
         yield (
             _set_beside("trajectories", trajectories, "path"),

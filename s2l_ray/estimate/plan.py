@@ -122,8 +122,10 @@ def _size_lines(config: RunConfig, amounts: Quantities) -> list[str]:
 
 def _computes(config: RunConfig, stage: Stage) -> bool:
     """Tell whether a stage computes with a model; it does not if its results are given."""
-    is_given = getattr(stage.section_of(config), "path", None) is not None
-    return stage.estimate is not None and not is_given
+    section = stage.section_of(config)
+    is_given = getattr(section, "path", None) is not None
+    is_copied = getattr(section, "perturbations", None) is not None
+    return stage.estimate is not None and not is_given and not is_copied
 
 
 def _costs(

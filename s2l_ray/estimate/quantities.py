@@ -119,6 +119,8 @@ def _num_checkpoints(config: RunConfig, pool: Pool | None) -> int:
         return 0
     if reference.path is not None:
         return len(list_checkpoints(Location.of(reference.path).names()))
+    if reference.perturbations is not None:
+        return 1 + reference.perturbations
     num_steps = schedule.num_steps(pool.amount.rows, reference)
     try:
         return len(schedule.checkpoint_steps(num_steps, reference.checkpoints))

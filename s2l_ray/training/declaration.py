@@ -102,7 +102,7 @@ def _reference_task(plan: RunPlan, _: str) -> Task:
         inputs |= {"seed": plan.config.seed, **plan.after(REFERENCE)}
     elif (base := reference_base(section.path)) is not None:
         inputs |= plan.contents.model_inputs(base_key("reference.path contents"), base)
-    return Task(inputs, partial(_train_reference, plan), repeats=section.path is not None)
+    return Task(inputs, partial(_train_reference, plan), repeats=not section.is_trained)
 
 
 def _train_reference(plan: RunPlan, out: StageDir, progress: Progress) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _check_longest(config: RunConfig, pool: PoolSize) -> None:
 def _check_steps(config: RunConfig, pool: PoolSize) -> None:
     """Refuse fewer optimizer steps than checkpoints."""
     section = config.reference
-    if section is not None and section.model is not None and pool.prepared is not None:
+    if section is not None and section.is_trained and pool.prepared is not None:
         checkpoint_steps(num_steps(pool.rows, section), section.checkpoints)
 
 
@@ -196,6 +196,9 @@ def _reference_sizes(config: RunConfig, quantities: Quantities) -> dict[str, str
     section, pool = config.reference, quantities.pool
     if section is None or section.model is None or pool is None:
         return {}
+    if section.perturbations is not None:
+        copies = "copy" if section.perturbations == 1 else "copies"
+        return {"reference": f"the model and {section.perturbations:,} perturbed {copies} of it"}
     steps = num_steps(pool.amount.rows, section)
     return {"reference": f"{quantities.about}{steps:,} steps of {section.batch_size}"}
 

@@ -10,7 +10,7 @@ from s2l_ray.config.sections import ReferenceConfig, WorkerRange
 from s2l_ray.models.model_files import check_checkpoints
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
-from s2l_ray.training import ray_train, schedule
+from s2l_ray.training import perturbed, ray_train, schedule
 from s2l_ray.training.batches import TrainingPlan
 from s2l_ray.training.token_parts import TokenParts
 
@@ -30,7 +30,8 @@ def run(
     Reads   prepared.files    input_ids, response_starts, response_ends: list<int32>
     Writes  reference/step-*  Hugging Face directories with the weights as trained, in float32
     Returns path (of existing checkpoints; None for those written here), names and steps of the
-            checkpoints in numeric order, and the course of the training.
+            checkpoints in numeric order, and the course of the training, or of perturbed copies
+            their `noise`.
     Raises  ConfigError if there are fewer steps than checkpoints, ModelError if the model or
             an existing checkpoint cannot be used, or the loss is not finite.
 
@@ -39,6 +40,8 @@ def run(
     """
     if config.path is not None:
         return existing(config.path, base)
+    if config.perturbations is not None:
+        return perturbed.run(config, prepared, out, seed=seed, tokenizer=tokenizer)
     parts = TokenParts.of(prepared.files())
     num_rows = sum(parts.num_rows)
     total_steps = schedule.num_steps(num_rows, config)

@@ -1,9 +1,9 @@
 """The stage `trajectories`: compute the loss of every example at every checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -21,6 +21,9 @@ from s2l_ray.storage.input_files import InputFile, list_files
 from s2l_ray.storage.location import Location, absolute, absolute_if_file
 from s2l_ray.training.declaration import REFERENCE, reference_checkpoints, reference_model
 from s2l_ray.trajectories.work import scoring_work
+
+if TYPE_CHECKING:
+    from s2l_ray.trajectories.part_scorer import Checkpoint
 
 QUERIES_KEY = "trajectories.queries"
 
@@ -74,14 +77,28 @@ def _score(
     if queries:
         tokenizer = absolute_if_file(plan.contents.pinned(pool_tokenizer(plan.config)))
         rows = Queries(queries, with_absolute_template(data), tokenizer)
-    reference = plan.summary(REFERENCE)
-    checkpoints = [
-        stage.Checkpoint(step, folder, reference.get("base"))
-        for step, folder in reference_checkpoints(plan.run, reference).items()
-    ]
+    checkpoints = _checkpoints(plan.run, plan.summary(REFERENCE))
     return stage.run(
         section, plan.parts(PREPARE), checkpoints, out, progress=progress, queries=rows
     )
+
+
+def _checkpoints(run: Location, reference: Mapping[str, Any]) -> list["Checkpoint"]:
+    """Return the checkpoints of a finished reference, given its summary."""
+    from s2l_ray.models.perturbation import Noise
+    from s2l_ray.trajectories.part_scorer import Checkpoint
+
+    folders, noise = reference_checkpoints(run, dict(reference)), reference.get("noise")
+    last = max(folders)
+    return [
+        Checkpoint(
+            step,
+            folder,
+            reference.get("base"),
+            None if noise is None or step == last else Noise(**noise, number=step),
+        )
+        for step, folder in folders.items()
+    ]
 
 
 def _can_begin_early(config: RunConfig) -> bool:
@@ -90,7 +107,7 @@ def _can_begin_early(config: RunConfig) -> bool:
     With an elastic number, scoring would take the machines that training could grow by.
     """
     reference = config.reference
-    if reference is None or reference.path is not None:
+    if reference is None or not reference.is_trained:
         return False
     return not isinstance(reference.workers, WorkerRange)
 
@@ -132,11 +149,7 @@ def _score_new(
     assert base.config.trajectories is not None
     precision = base.summary(TRAJECTORIES.name)["precision"]
     section = base.config.trajectories.model_copy(update={"precision": precision})
-    reference = base.summary(REFERENCE.name)
-    checkpoints = [
-        stage.Checkpoint(step, folder, reference.get("base"))
-        for step, folder in reference_checkpoints(base.run, reference).items()
-    ]
+    checkpoints = _checkpoints(base.run, base.summary(REFERENCE.name))
     rows = Parts(extension.folder(PREPARE.folder))
     return stage.run(section, rows, checkpoints, out, progress=progress)
 

@@ -26,6 +26,7 @@ from s2l_ray.models import embeddings
 from s2l_ray.models.adapters import Adapter, Loadable
 from s2l_ray.models.causality import check_causal
 from s2l_ray.models.checkpoints import DTYPES, device_for, load_model, set_precision
+from s2l_ray.models.perturbation import Noise, perturb
 from s2l_ray.models.scoring import Scorer, Scores, check_embeds
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories.scored_files import ScoredFiles
@@ -43,11 +44,13 @@ class Checkpoint:
 
     Attributes:
         base: the model that the directory holds an adapter of; None for whole weights.
+        noise: what is added to the weights, if anything.
     """
 
     step: int
     folder: Location
     base: str | None = None
+    noise: Noise | None = None
 
     @property
     def model(self) -> Loadable:
@@ -107,7 +110,10 @@ class PartScorer:
     def model(self, index: int) -> PreTrainedModel:
         """Return the model of a checkpoint, by its position, on the worker's device."""
         if index not in self.models:
-            model = load_model(self.checkpoints[index].model, dtype=DTYPES[self.precision])
+            checkpoint = self.checkpoints[index]
+            model = load_model(checkpoint.model, dtype=DTYPES[self.precision])
+            if checkpoint.noise is not None:
+                perturb(model, checkpoint.noise)
             self.models[index] = model.to(self.device)
             check_causal(model)
             if self.config.embeddings:
@@ -169,7 +175,7 @@ class PartScorer:
             raise DataError(
                 f"trajectories: {len(bad):,} examples have no finite {what} at step "
                 f"{self.checkpoints[index].step} (first: {first(names)}). The reference diverged, "
-                "or bf16 overflows: lower reference.learning_rate, or set "
+                "or bf16 overflows: lower reference.learning_rate or reference.scale, or set "
                 "trajectories.precision=fp32."
             )
 

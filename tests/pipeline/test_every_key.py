@@ -74,6 +74,8 @@ KEYS: dict[str, tuple[Any, list[str]]] = {
     # The tokenizer of the first checkpoint is that of the pool.
     "reference.path": ("checkpoints", AFTER["prepare"]),
     "reference.checkpoints": (2, AFTER["reference"]),
+    "reference.perturbations": (2, AFTER["reference"]),
+    "reference.scale": (0.5, AFTER["reference"]),
     "trajectories.precision": ("tf32", AFTER["trajectories"]),
     "trajectories.workers": (3, NOTHING),
     "trajectories.cpus_per_worker": (3, AFTER["trajectories"]),
@@ -135,6 +137,8 @@ BESIDE: dict[str, dict[str, Any]] = {
     "target.epochs": {"target.max_steps": None},
     "trajectories.queries": {"trajectories.embeddings": True},
     "clusters.strata": {"trajectories.embeddings": True},
+    "reference.perturbations": {"reference.model": "checkpoints/step-2"},
+    "reference.scale": {"reference.model": "checkpoints/step-2", "reference.perturbations": 2},
     "data.turns": {"data.fields": {"messages": "m"}, "data.template": "chat"},
     "data.date": {"data.fields": {"messages": "m"}, "data.template": "chat"},
 }
