@@ -23,7 +23,7 @@ MATH_MIX = Path(
         (r"\boxed{1} or rather $\boxed{ \left\{ 2 \right\} }$", r"\left\{ 2 \right\}"),
         (r"\boxed{1} and then cut off \boxed{\frac{2", "1"),
         (r"\boxed{} The answer is 3.", "3"),
-        (r"Hence \fbox{4} and \boxed 5.", "5"),
+        (r"Hence \fbox{4}, no: \boxed 5.", "5"),
         ("She makes 9 * 2 = $18.\nThe answer is 18.", "18"),
         ("The answer is 3.\nNo, the final answer is 4.", "4"),
         ("The answer is **5**.", "5"),
@@ -34,11 +34,11 @@ MATH_MIX = Path(
         ("The answer is 3 + 4 = 7.", "7"),
         ("The answer to the question is 7", "7"),
         ("The answer is 5. Note that 6 is wrong.", "5"),
-        ("The answer is 18 dollars because she sells nine eggs for two each.", "18"),
+        ("The answer is 18 dollars because she sells nine eggs for two each.", "18 dollars"),
         ("16 - 3 = 13\n#### 1,200", "1,200"),
         ("ANSWER: -3", "-3"),
         ("Answer: a line", "a line"),
-        ("The answer is (B) 12 cm.", "B"),
+        ("The answer is (B) 12 cm.", "(B) 12 cm"),
         ("The answer is B", "B"),
         ("the correct answer is a .", "a"),
         ("x = 17 hr answer : option d", "d"),
@@ -46,7 +46,7 @@ MATH_MIX = Path(
         ("= 36 km / hr option b", "b"),
         ("the answer is 1050 ( e )", "e"),
         ("Therefore (C).", "C"),
-        ("It is long.\nB) 12 cm", "B"),
+        ("It is long.\nB) 12 cm", "B) 12 cm"),
         ("B", "B"),
         ("x^2 + 3x", "x^2 + 3x"),
         (r"\frac{1}{2}\pi", r"\frac{1}{2}\pi"),
@@ -124,6 +124,13 @@ def test_a_text_without_content_has_no_answer(text):
         ("option d", "(D)"),
         (r"\textbf{(A)}", "A"),
         ("1/0", "1/0"),
+        ("x + y = 3", "y = 3 - x"),
+        ("2 < x", "x > 2"),
+        ("1 < x < 3", "3 > x > 1"),
+        (r"(x+1)^2 \ge 0", r"0 \le x^2+2x+1"),
+        ("one hundred and five", "105"),
+        ("minus two thousand", "-2,000"),
+        ("a third", "1/3"),
     ],
 )
 def test_two_ways_to_write_an_answer_are_equal(one, other):
@@ -154,8 +161,12 @@ def test_two_ways_to_write_an_answer_are_equal(one, other):
         ("x=1", "y=1"),
         ("x^2", "x2"),
         ("A", "B"),
-        ("five", "5"),
+        ("five", "15"),
         ("1/0", "2/0"),
+        ("x + y = 3", "y = 3 + x"),
+        ("1 < x < 3", "1 < x < 4"),
+        ("one and two", "3"),
+        ("twenty one hundred", "21"),
         (r"\sqrt{3}", "3"),
         ("", ""),
         ("$", ""),
@@ -189,7 +200,7 @@ def test_an_announced_number_comes_back(value):
 def test_no_text_is_too_strange(text):
     answer = extract(text)
 
-    assert answer is None or answer in text
+    assert answer is None or answer.strip()
     assert isinstance(equal(answer, text), bool)
 
 
