@@ -24,6 +24,7 @@ from s2l_ray.clusters import kmeans, quality
 from s2l_ray.clusters.fleet import Fleet
 from s2l_ray.config.clusters import ClustersConfig, found_name
 from s2l_ray.errors import DataError, first
+from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 
 SAMPLE, START = 5, 6
@@ -93,6 +94,8 @@ def find(
     config: ClustersConfig,
     folder: Location,
     stored_GH: np.ndarray | None = None,
+    *,
+    progress: Progress,
 ) -> tuple[FoundStrata, dict[str, Any]] | None:
     """Find the strata of all rows, and write their numbers into `folder`.
 
@@ -109,13 +112,16 @@ def find(
     num_rows, width = sum(fleet.call_all("num_rows")), max(fleet.call_all("width"))
     if not num_rows:
         return None
+    progress.start(2 if stored_GH is None else 1, "passes over embeddings")
     if stored_GH is None:
         wanted = config.strata_of(num_rows)
         size = max(min(ROWS_IN_SAMPLE, NUMBERS_IN_SAMPLE // width), LEAST_ROWS_PER_STRATUM * wanted)
         fits = fleet.shuffle([""], "samples", "centroids", min(size / num_rows, 1.0), wanted)
         stored_GH = fits[""]
+        progress.update(1)
     found = FoundStrata(stored_GH, folder / STAGED)
     counts = sum(fleet.call_all("label", stored_GH, found.folder), Counter[tuple[str, int]]())
+    progress.update(1)
     return found, _summary(counts, len(stored_GH))
 
 

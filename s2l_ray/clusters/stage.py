@@ -87,7 +87,7 @@ def run(
     if config.strata == "auto":
         vectors = found_strata.embedding_files(trajectories)
         fleet = RayFleet.start(StrataWorker, files, wanted, vectors, seed)
-        strata = found_strata.find(fleet, config, out.location, stored.strata_GH)
+        strata = found_strata.find(fleet, config, out.location, stored.strata_GH, progress=progress)
     found, of_strata = strata or (None, {})
     if config.scaling == "standardised":
         scales = scales_of(RayFleet.start(MomentsWorker, files, wanted, config, seed, found))

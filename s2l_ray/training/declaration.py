@@ -205,6 +205,8 @@ def _reference_sizes(config: RunConfig, quantities: Quantities) -> dict[str, str
 
 def _reference_work(config: RunConfig, quantities: Quantities, shape: Shape | None) -> Work:
     assert config.reference is not None and quantities.pool is not None
+    if config.reference.perturbations is not None:
+        return Work(0, 0.0, quantities.pool.amount.scaled_to(1), None)
     return training_work(config.reference, quantities.pool.amount, shape)
 
 

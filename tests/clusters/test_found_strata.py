@@ -75,11 +75,11 @@ def shares(files, shards=None):
     return [{part: files[part] for part in shard} for shard in shards or [range(len(files))]]
 
 
-def found_in(trajectories, folder, config, shards=None, stored_GH=None):
+def found_in(trajectories, folder, config, shards=None):
     vectors = found_strata.embedding_files(trajectories)
     held = shares(trajectories.files(), shards)
     fleet = InProcess([StrataWorker(share, vectors, 3) for share in held])
-    return found_strata.find(fleet, config, folder, stored_GH)
+    return found_strata.find(fleet, config, folder, progress=Progress("clusters"))
 
 
 def clustered(trajectories, folder, config, shards=None):

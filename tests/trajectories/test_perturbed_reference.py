@@ -12,6 +12,7 @@ from s2l_ray.config.load import from_tree
 from s2l_ray.config.sections import ReferenceConfig
 from s2l_ray.errors import ConfigError
 from s2l_ray.models.checkpoints import load_model
+from s2l_ray.models.flops import Shape
 from s2l_ray.models.perturbation import Noise, perturb
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
@@ -102,6 +103,8 @@ def test_a_plan_counts_checkpoints_and_no_training(tmp_path):
     assert REFERENCE.sizes(config, Quantities(pool)) == {
         "reference": "the model and 6 perturbed copies of it"
     }
+    shape = Shape(body=1000, output=100, attention=0, width=10)
+    assert REFERENCE.estimate.work(config, Quantities(pool), shape).flops == 0
     assert not declaration._can_begin_early(config)
 
 
