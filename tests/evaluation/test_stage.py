@@ -13,7 +13,7 @@ from s2l_ray.artifacts.tables import part_name
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig
 from s2l_ray.errors import DataError, UserError
-from s2l_ray.evaluation import answers
+from s2l_ray.evaluation import answers, text_overlap
 from s2l_ray.evaluation import stage as evaluation
 from s2l_ray.evaluation.evaluation_sets import staged_units
 from s2l_ray.evaluation.item_tables import ITEMS
@@ -188,6 +188,7 @@ def test_a_loss_that_is_not_finite_names_the_item(tmp_path):
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_leaves_all_items_in_order_and_metrics_and_repeats_nothing(tmp_path, model):
     config, data = settings(tmp_path, ["words", "sums"], max_rejected=0.1)
+    config = config.model_copy(update={"metrics": {"words": ["rouge-l", "bleu"]}})
     words = [{"instruction": "say hi", "output": "hi"}, {"instruction": "say ho", "output": "ho"}]
     bad = [{"instruction": "no answer"}]
     sets = {
@@ -217,6 +218,14 @@ def test_a_run_leaves_all_items_in_order_and_metrics_and_repeats_nothing(tmp_pat
     )
     assert sorted(metrics["sets"]["sums"]["strata"]) == ["kind 0", "kind 1", "kind 2"]
     assert summary["sets"]["words"]["items"] == 2
+    told, wanted = (items[name][:2].to_pylist() for name in ("completion", "response"))
+    assert items["rouge_l"][:2].to_pylist() == text_overlap.rouge_l(told, wanted)
+    assert items["rouge_l"][2:].null_count == 20 and items["correct"].null_count == 2
+    assert metrics["sets"]["words"]["corpus_bleu"] == text_overlap.corpus_bleu(told, wanted)
+    assert "exact_match" not in metrics["sets"]["words"]
+    assert "rouge_l" in metrics["method"] and "corpus_bleu" not in metrics["sets"]["sums"]
+    assert summary["sets"]["words"]["macro_sentence_bleu"] is not None
+    assert summary["sets"]["sums"]["exact_match"] is not None
     assert summary["rows"] == 22
     assert summary == again
     out.finish(summary, seconds=1.0)
