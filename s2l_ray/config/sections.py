@@ -238,7 +238,7 @@ class BertScoreConfig(Section):
 class EvaluationConfig(ActorPool):
     """Evaluation of the target on held-out rows."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"metrics", "bertscore"})
+    added: ClassVar[frozenset[str]] = frozenset({"engine", "metrics", "bertscore"})
 
     sets: Listed = Field(min_length=1)
     """Held-out sets that are evaluated, by their names in data.eval."""
@@ -248,6 +248,9 @@ class EvaluationConfig(ActorPool):
     """Most rows of each set; they are chosen by a hash of the row. Default: all."""
     rows_per_batch: PositiveInt = 32
     """Rows that are completed in one batch."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """What completes the prompts. vllm answers through ray.data.llm, with one GPU for each of
+    `workers`, and needs `s2l-ray[vllm]`; losses are computed as ever. It is untested on GPUs."""
     metrics: Metrics | dict[str, Metrics] = Field(default_factory=lambda: [*EXACT_MATCH])
     """What is measured beside the loss: a list for all sets, or one for each by its name, where a
     set without one has exact-match. rouge-l, bleu and bertscore compare the completion with the

@@ -66,6 +66,10 @@ def _check(config: RunConfig) -> None:
     if section is None or data is None:
         return
     check_template(config)
+    if section.engine == "vllm":
+        from s2l_ray.evaluation import vllm_answers
+
+        vllm_answers.check(config.run_dir)
     if section.asks_for("bertscore"):
         from s2l_ray.evaluation import bertscore
 

@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from s2l_ray.data.examples import Example
+from s2l_ray.artifacts.tables import original_rows
+from s2l_ray.config.data import DataConfig
+from s2l_ray.data.examples import Example, RowError, read_example
+from s2l_ray.data.row_errors import NO_ROOM
 from s2l_ray.data.templates import Template
-from s2l_ray.data.tokenise import TokenisedExample, prompt_ids
+from s2l_ray.data.tokenise import TokenisedExample, prompt_ids, tokenise
+from s2l_ray.evaluation.evaluation_sets import Failure
 from s2l_ray.models.generation import Generator
 from s2l_ray.models.scoring import Scorer
+from s2l_ray.storage.location import Location
 
 
 @dataclass(frozen=True)
@@ -74,3 +79,28 @@ class Target:
             rows_per_batch=self.rows_per_batch,
         )
         return generator.generate(prompt_ids(examples, self.template, self.tokenizer))
+
+
+def read_items(
+    file: Location, data: DataConfig, template: Template, tokenizer: Any
+) -> tuple[list[Item], list[Failure]]:
+    """Return the items of a unit, and the rows that the tokenizer's chat template refuses.
+
+    Args:
+        file: rows that `staged_units` wrote.
+        data: the section with the names of fields of their set.
+    """
+    table = file.read_table()
+    examples = [read_example(row, data.fields) for row in original_rows(table)]
+    tokens = tokenise(examples, template, tokenizer, data.max_tokens)
+    items, failures = [], []
+    for uri, number, example, outcome in zip(
+        table["file"].to_pylist(), table["row"].to_pylist(), examples, tokens, strict=True
+    ):
+        if not isinstance(outcome, RowError):
+            items.append(Item(uri, number, example, outcome))
+        elif outcome.reason == NO_ROOM:
+            items.append(Item(uri, number, example, None))
+        else:
+            failures.append((outcome.reason, f"{uri} row {number}"))
+    return items, failures

@@ -19,20 +19,17 @@ import pyarrow.parquet as pq
 import torch
 
 from s2l_ray.artifacts.manifest import StageDir
-from s2l_ray.artifacts.tables import Parts, original_rows, part_name, rows_name
+from s2l_ray.artifacts.tables import Parts, part_name, rows_name
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig
-from s2l_ray.data.examples import RowError, read_example
-from s2l_ray.data.row_errors import NO_ROOM
 from s2l_ray.data.templates import load_template
-from s2l_ray.data.tokenise import tokenise
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, first
-from s2l_ray.evaluation import comparison, metrics
+from s2l_ray.evaluation import comparison, metrics, vllm_answers
 from s2l_ray.evaluation.evaluation_sets import Failure, check_usable, staged_units
 from s2l_ray.evaluation.item_tables import RESPONSE, items_table, schema
-from s2l_ray.evaluation.items import Item, Target
+from s2l_ray.evaluation.items import Item, Target, read_items
 from s2l_ray.evaluation.text_overlap import corpus_bleu
 from s2l_ray.models.checkpoints import DTYPES, device_for, load_model, load_tokenizer, set_precision
 from s2l_ray.progress import Progress
@@ -67,6 +64,8 @@ def run(
     staged, metrics_file = out.location / "staged", out.location / "metrics.json"
     if not metrics_file.exists():
         plan = staged_units(config, data, sets, staged)
+        if config.engine == "vllm":
+            vllm_answers.answer_units(config, data, model, plan["units"], staged)
         results = _evaluated(config, data, model, plan["units"], out, progress)
         for name, counts in plan["sets"].items():
             failures = counts["failures"] + _failures(results, name)
@@ -139,7 +138,9 @@ class Evaluator:
         return {**done.read_json(), "fresh": fresh}
 
     def _evaluate(self, unit: Mapping[str, Any]) -> dict[str, Any]:
-        evaluated = self.evaluator(unit["set"], self.staged / rows_name(unit["unit"]))
+        texts = vllm_answers.texts_file(self.staged, unit)
+        completions = texts.read_json() if texts.exists() else None
+        evaluated = self.evaluator(unit["set"], self.staged / rows_name(unit["unit"]), completions)
         (self.staged / part_name(unit["unit"])).write_table(evaluated.items)
         return {
             **unit,
@@ -187,10 +188,21 @@ class UnitEvaluator:
             model, tokenizer, template, device, dtype, data.max_tokens, rows_per_batch
         )
 
-    def __call__(self, name: str, rows: Location) -> EvaluatedUnit:
-        """Evaluate the rows in a file of `staged_units`, which are of the set `name`."""
-        items, failures = self._read(name, rows)
-        losses, completions = self._losses(name, items), self._completions(name, items)
+    def __call__(
+        self, name: str, rows: Location, completions: Sequence[str] | None = None
+    ) -> EvaluatedUnit:
+        """Evaluate the rows in a file of `staged_units`, which are of the set `name`.
+
+        Args:
+            completions: what the target says to them, if it is known.
+        """
+        target = self.target
+        items, failures = read_items(
+            rows, self.data.of_set(name), target.template, target.tokenizer
+        )
+        losses = self._losses(name, items)
+        if completions is None:
+            completions = self._completions(name, items)
         answered = metrics.Answers(items, completions, self.target, self.config)
         scored = [item.tokens for item in items if item.tokens]
         return EvaluatedUnit(
@@ -199,25 +211,6 @@ class UnitEvaluator:
             tokens=sum(len(tokens.input_ids) for tokens in scored),
             cut=sum(tokens.is_cut for tokens in scored),
         )
-
-    def _read(self, name: str, file: Location) -> tuple[list[Item], list[Failure]]:
-        """Return the items of a unit, and the rows that the tokenizer's chat template refuses."""
-        table = file.read_table()
-        fields = self.data.of_set(name).fields
-        examples = [read_example(row, fields) for row in original_rows(table)]
-        target = self.target
-        tokens = tokenise(examples, target.template, target.tokenizer, target.max_tokens)
-        items, failures = [], []
-        for uri, number, example, outcome in zip(
-            table["file"].to_pylist(), table["row"].to_pylist(), examples, tokens, strict=True
-        ):
-            if not isinstance(outcome, RowError):
-                items.append(Item(uri, number, example, outcome))
-            elif outcome.reason == NO_ROOM:
-                items.append(Item(uri, number, example, None))
-            else:
-                failures.append((outcome.reason, f"{uri} row {number}"))
-        return items, failures
 
     def _losses(self, name: str, items: Sequence[Item]) -> list[float | None]:
         """Return the mean loss of each item's response; None if no response token fits.

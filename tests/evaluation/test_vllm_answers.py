@@ -1,0 +1,69 @@
+"""The engine vllm, as far as it goes without vLLM: refusals, settings, and answers on their way."""
+
+from importlib.util import find_spec
+
+import pytest
+
+from s2l_ray.config.load import from_tree
+from s2l_ray.config.sections import WorkerRange
+from s2l_ray.distributed.vllm_engine import Engine, processor_config, request
+from s2l_ray.errors import ConfigError
+from s2l_ray.evaluation import vllm_answers
+from s2l_ray.evaluation.declaration import EVALUATION
+from s2l_ray.storage.location import Location
+from tests import handmade, tiny
+from tests.evaluation.test_stage import ROWS, evaluate_all, evaluator
+
+ENGINE = Engine("/models/target", WorkerRange(min=1, max=4), "bf16", 32, 9, (256,))
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_vllm_is_refused_before_anything_runs_where_it_is_not_installed(tmp_path):
+    tree = handmade.inputs(tmp_path)
+    tree["evaluation"]["engine"] = "vllm"
+
+    with pytest.raises(ConfigError, match=r"needs the package vllm.*pip install 's2l-ray\[vllm\]'"):
+        EVALUATION.check(from_tree(tree, "test"))
+
+
+def test_ray_gets_tokens_without_a_template_and_as_many_engines_as_workers():
+    config = processor_config(ENGINE)
+
+    assert config.model_source == "/models/target"
+    assert config.engine_kwargs["dtype"] == "bfloat16"
+    assert (config.batch_size, config.concurrency) == (32, (1, 4))
+    assert not config.chat_template_stage and not config.tokenize_stage
+    assert not config.detokenize_stage
+
+
+def test_a_request_asks_for_the_likeliest_tokens_up_to_the_end():
+    assert request(ENGINE, 3, [5, 6]) == {
+        "number": 3,
+        "tokenized_prompt": [5, 6],
+        "sampling_params": {
+            "temperature": 0.0,
+            "max_tokens": 9,
+            "stop_token_ids": [256],
+            "skip_special_tokens": True,
+        },
+    }
+
+
+def test_answers_reach_their_items_and_are_asked_for_once(tmp_path):
+    model = Location.of(tiny.save(tmp_path / "model"))
+    worker = evaluator(tmp_path, model, ROWS)
+    units = (worker.staged / "plan.json").read_json()["units"]
+    prompts_of_calls = []
+
+    def answer(engine, prompts):
+        prompts_of_calls.append(prompts)
+        return [bytes(prompt[-8:]).decode() for prompt in prompts]
+
+    config, data = worker.evaluator.config, worker.evaluator.data
+    for _ in range(2):
+        vllm_answers.answer_units(config, data, model, units, worker.staged, answer)
+    _, items = evaluate_all(worker)
+
+    assert len(prompts_of_calls) == 1
+    expected = [f"Q: {row['instruction']}\nA:"[-8:] for row in ROWS]
+    assert items["completion"].to_pylist() == expected
