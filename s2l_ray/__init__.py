@@ -7,6 +7,7 @@
     run.select(budget=1000).write("subset.jsonl")
     run.export("trl", "for-trl", budget=1000)  # rows and configuration of a trainer
     run.extend(["new.jsonl"])
+    s2l.compare("mine.yaml").table()           # does the subset help? against random, with seeds
 
     order = s2l.rank(losses, ids)              # numpy in, numpy out, no Ray
     order[:1000]                               # the subset of 1,000 examples
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from s2l_ray.arrays import Clusters as Clusters
     from s2l_ray.arrays import cluster as cluster
     from s2l_ray.arrays import rank as rank
+    from s2l_ray.compared import Comparison as Comparison
+    from s2l_ray.compared import compare as compare
     from s2l_ray.errors import UserError as UserError
     from s2l_ray.pipeline.subset import Selection as Selection
     from s2l_ray.runs import Run as Run
@@ -32,8 +35,10 @@ if TYPE_CHECKING:
 _MODULES = {
     "run": "runs",
     "load": "runs",
+    "compare": "compared",
     "Run": "runs",
     "Selection": "pipeline.subset",
+    "Comparison": "compared",
     "Table": "tables",
     "cluster": "arrays",
     "rank": "arrays",
@@ -45,7 +50,9 @@ _MODULES = {
 __all__ = [  # noqa: RUF022 - in the order in which one meets them
     "run",
     "load",
+    "compare",
     "Run",
+    "Comparison",
     "Table",
     "Selection",
     "cluster",

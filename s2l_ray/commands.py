@@ -36,6 +36,7 @@ examples:
   s2l init pool.jsonl > mine.yaml         a configuration that reads your rows
   s2l plan configs/demo.yaml              check it; tokens, FLOPs, hours
   s2l run configs/demo.yaml --set seed=7  run it; again: go on, or do nothing
+  s2l compare configs/demo.yaml           does it help? against random, with seeds
   s2l select runs/demo --budget 0.05      another subset, in seconds
   s2l export runs/demo --to trl for-trl   rows and configuration of a trainer
   s2l extend runs/demo new.jsonl          add new data without retraining
@@ -216,6 +217,35 @@ def run(
     from s2l_ray.config.load import load
 
     _run(load(config, overrides or []), from_stage, until, address=address)
+
+
+@app.command(
+    short_help="Compare methods, budgets and seeds: does a subset train better?",
+    epilog="""\b
+example: s2l compare configs/demo.yaml
+then:    s2l compare configs/demo.yaml --set 'comparison.budgets=[200, 384]'
+""",
+)
+def compare(config: Config, overrides: Overrides = None, address: Address = None) -> None:
+    """Train the target on the subset of every method, budget and seed of the section `comparison`,
+    on all data, and not at all; evaluate each on the held-out sets; and print means with 95%
+    intervals over seeds and items, differences to random, and what selecting and training cost.
+
+    Subsets and trainings that are there already are not made again: a further method, budget or
+    seed trains only what is new, and an interrupted comparison goes on. Results are in
+    RUN_DIR/comparison/: results.parquet, items.parquet and table.csv.
+    """
+    from s2l_ray.compared import compare as comparing
+    from s2l_ray.config.load import load
+    from s2l_ray.runs import load as open_run
+
+    started, here = time.monotonic(), working_directory()
+    loaded = load(config, overrides or [])
+    compared = comparing(loaded, address=address, say=say)
+    print("\n" + "\n".join(compared.lines()) + "\n")
+    print(f"{'results':<10}{shortest(compared.path, here)}")
+    print(f"{'report':<10}{shortest(open_run(loaded.run_dir).report(), here)}")
+    print(f"{'took':<10}{duration(time.monotonic() - started)}")
 
 
 app.command(

@@ -100,6 +100,7 @@ PURE = [
     "evaluation.quantities",
     "evaluation.several",
     "evaluation.texts",
+    "comparison.statistics",
     "intervals",
 ]
 """Mathematics: arrays in, arrays out."""
@@ -160,6 +161,11 @@ FOLDERS = {  # folder: (folders that it may import, libraries that it never impo
     "pipeline": (
         "storage config artifacts distributed data trajectories clusters selection report stages",
         "ray torch transformers deepspeed matplotlib",
+    ),
+    "comparison": (
+        "storage config models artifacts distributed data training trajectories clusters selection "
+        "evaluation stages pipeline",
+        "ray deepspeed datasets matplotlib",
     ),
     "export": (
         "storage config artifacts data",

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from s2l_ray.config.clusters import ClustersConfig, found_name
+from s2l_ray.config.comparison import ComparisonConfig
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.section import Listed, Section, listed
 from s2l_ray.config.selection import SelectionConfig
@@ -294,6 +295,8 @@ class RunConfig(Section):
     selection: SelectionConfig | None = None
     target: TargetConfig | None = None
     evaluation: EvaluationConfig | None = None
+    comparison: ComparisonConfig | None = None
+    """What `s2l compare` compares; `s2l run` does not read it."""
 
     @property
     def imports_trajectories(self) -> bool:
@@ -315,8 +318,9 @@ class RunConfig(Section):
             self._check_found_strata(self.clusters.num_strata)
         if self.selection is not None and self.clusters is None:
             raise ValueError("`selection` needs `clusters`")
-        if self.target is not None and (self.selection is None or self.data is None):
-            raise ValueError("`target` needs `selection` and `data`")
+        chosen = self.selection is not None or self.comparison is not None
+        if self.target is not None and (not chosen or self.data is None):
+            raise ValueError("`target` needs `selection` (or `comparison`) and `data`")
         if self.evaluation is not None:
             if self.target is None:
                 raise ValueError("`evaluation` needs `target`")
@@ -325,6 +329,8 @@ class RunConfig(Section):
             if missing:
                 raise ValueError(f"evaluation.sets: {missing[0]!r} is not a set of `data.eval`")
             self._check_choices()
+        if self.comparison is not None and (self.clusters is None or self.evaluation is None):
+            raise ValueError("`comparison` needs `clusters`, `target` and `evaluation`")
         return self
 
     def _check_found_strata(self, most: int) -> None:

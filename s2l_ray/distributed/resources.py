@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from s2l_ray.config.sections import WorkerRange
 from s2l_ray.errors import ConfigError
@@ -71,6 +71,20 @@ def one_per_cpu() -> WorkerRange:
     return WorkerRange(min=1, max=MAX_WORKERS if _can_grow() else max(cpus, 1))
 
 
+def as_many_as_fit(wanted: Workers) -> Workers:
+    """Return `wanted` with the most workers that the cluster can hold, and at least `wanted.min`.
+
+    A cluster that can grow may have MAX_WORKERS. The number of units bounds the workers as well.
+    """
+    fitting = MAX_WORKERS if _can_grow() else sum(_num_fitting(wanted, node) for node in _nodes())
+    return replace(wanted, max=max(fitting, wanted.min))
+
+
+def _num_fitting(wanted: Workers, node: Mapping[str, float]) -> int:
+    """Return how many of the workers fit on what a node has."""
+    return min(int(node.get(kind, 0) / each + 1e-9) for kind, each in wanted.asks.items() if each)
+
+
 def check_resources(wanted: Workers) -> None:
     """Refuse workers that a cluster of fixed size can never hold.
 
@@ -99,10 +113,7 @@ def num_free(wanted: Workers) -> int:
     """Return the number of such workers that fit on resources that are free, as last reported."""
     from ray._private.state import available_resources_per_node
 
-    return sum(
-        min(int(node.get(kind, 0) / each + 1e-9) for kind, each in wanted.asks.items() if each)
-        for node in available_resources_per_node().values()
-    )
+    return sum(_num_fitting(wanted, node) for node in available_resources_per_node().values())
 
 
 def _nodes() -> list[Mapping[str, float]]:

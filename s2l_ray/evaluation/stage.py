@@ -7,6 +7,7 @@ never redone.
 Shapes: N items.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +32,14 @@ from s2l_ray.evaluation.evaluation_sets import Failure, check_usable, staged_uni
 from s2l_ray.evaluation.item_tables import RESPONSE, items_table, schema
 from s2l_ray.evaluation.items import Item, Target, read_items
 from s2l_ray.evaluation.text_overlap import corpus_bleu
-from s2l_ray.models.checkpoints import DTYPES, device_for, load_model, load_tokenizer, set_precision
+from s2l_ray.models.checkpoints import (
+    DTYPES,
+    Loadable,
+    device_for,
+    load_model,
+    load_tokenizer,
+    set_precision,
+)
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
@@ -41,7 +49,7 @@ def run(
     config: EvaluationConfig,
     data: DataConfig,
     sets: Mapping[str, Sequence[InputFile]],
-    model: Location,
+    model: Location | Loadable,
     out: StageDir,
     *,
     progress: Progress,
@@ -50,7 +58,7 @@ def run(
 
     Args:
         sets: the files of each of `config.sets`.
-        model: a Hugging Face directory with its tokenizer.
+        model: a Hugging Face directory with its tokenizer, or what `load_model` accepts.
 
     Writes  items.parquet   set, file, stratum, prompt, gold, completion, predicted: string,
                             item: int64 (row in the file), correct: bool (null in a set that is not
@@ -78,7 +86,7 @@ def run(
 def _evaluated(
     config: EvaluationConfig,
     data: DataConfig,
-    model: Location,
+    model: Location | Loadable,
     units: Sequence[Mapping[str, Any]],
     out: StageDir,
     progress: Progress,
@@ -114,7 +122,7 @@ class Evaluator:
 
     def __init__(
         self,
-        model: Location,
+        model: Location | Loadable,
         config: EvaluationConfig,
         data: DataConfig,
         staged: Location,
@@ -124,9 +132,12 @@ class Evaluator:
         self.staged = staged
         device = device_for(gpus)
         self.precision = set_precision(config.precision, device)
-        with model.local() as path:
-            loaded = load_model(str(path), dtype=DTYPES[self.precision])
-            tokenizer = load_tokenizer(str(path))
+        with contextlib.ExitStack() as stack:
+            local = (
+                str(stack.enter_context(model.local())) if isinstance(model, Location) else model
+            )
+            loaded = load_model(local, dtype=DTYPES[self.precision])
+            tokenizer = load_tokenizer(local)
         dtype = loaded.dtype
         self.evaluator = UnitEvaluator(loaded, tokenizer, config, data, device=device, dtype=dtype)
 

@@ -23,6 +23,8 @@ from s2l_ray.selection.methods import METHODS
 
 MISMATCH = "Trajectories and data do not belong together"
 TOKENS, RESPONSE_TOKENS, SQDIST = "tokens", "response_tokens", "sqdist"
+BEFORE_SCORING = frozenset({TOKENS, RESPONSE_TOKENS})
+"""Numbers that are known without a reference."""
 ERROR_NORM = "error_norm"
 """Name of the mean error norm of an example's response tokens at the first checkpoint (EL2N)."""
 REDO_NORMS = "Set `trajectories.error_norms: true` and redo them with `--from trajectories`"

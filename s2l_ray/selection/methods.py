@@ -268,6 +268,7 @@ class Method:
         ignores_strata: True if `stratify`, weights and bounds of strata change nothing.
         always_stratified: True if the budget is spread over the strata whatever `stratify` says.
         orders_within: True if the setting `within` orders the examples of its clusters.
+        reads_clusters: True if the clusters decide which examples are selected.
     """
 
     ranking: Ranker
@@ -277,14 +278,20 @@ class Method:
     ignores_strata: bool = False
     always_stratified: bool = False
     orders_within: bool = False
+    reads_clusters: bool = False
 
 
 METHODS: Mapping[str, Method] = {
     "s2l": Method(
-        s2l, "even over clusters of loss trajectories (S2L, arXiv:2403.07384)", orders_within=True
+        s2l,
+        "even over clusters of loss trajectories (S2L, arXiv:2403.07384)",
+        orders_within=True,
+        reads_clusters=True,
     ),
     "s2l-authors": Method(
-        s2l_authors, "S2L as its authors' code has it: clusters of one or two examples last"
+        s2l_authors,
+        "S2L as its authors' code has it: clusters of one or two examples last",
+        reads_clusters=True,
     ),
     "random": Method(random, "uniform over the pool", ignores_strata=True),
     "balanced-random": Method(

@@ -6,7 +6,7 @@ ZeRO: Rajbhandari et al. (2020), arXiv:1910.02054.
 
 import contextlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from deepspeed.ops.adam import DeepSpeedCPUAdam
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from s2l_ray.config.sections import LoraConfig, TargetConfig
+from s2l_ray.config.sections import TargetConfig
 from s2l_ray.errors import ConfigError
 from s2l_ray.models.adapters import adapter_of
 from s2l_ray.models.checkpoints import load_model
 from s2l_ray.training.batches import MicroBatch
 from s2l_ray.training.loop import Update, batch_loss, summed_over_ranks, weight_groups
+from s2l_ray.training.lora import add_adapters, merge_adapters
 
 MASTER_WEIGHTS = (
     "single_partition_of_fp32_groups",
@@ -69,24 +70,6 @@ def _loaded_in_shards(config: TargetConfig, dtype: torch.dtype) -> Iterator[None
     marker = HfDeepSpeedConfig(engine_config(config, dtype))
     yield
     del marker
-
-
-def add_adapters(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> None:
-    """Freeze `model` and add low-rank adapters to all its linear layers, in place."""
-    try:
-        import peft
-    except ImportError:
-        raise ConfigError(
-            "target.lora needs the package peft: pip install 's2l-ray[lora]'"
-        ) from None
-    torch.manual_seed(seed)
-    wanted = peft.LoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules="all-linear",
-    )
-    peft.inject_adapter_in_model(wanted, model)
 
 
 def engine_config(config: TargetConfig, dtype: torch.dtype) -> dict[str, Any]:
@@ -245,25 +228,3 @@ class ZeroEngine:
             buffers = self.model.named_buffers()
             weights.update({name: b.cpu() for name, b in buffers if name in persistent})
         return weights if self.lora is None else merge_adapters(weights, self.model, self.lora)
-
-
-def merge_adapters(
-    weights: Mapping[str, torch.Tensor], model: torch.nn.Module, config: LoraConfig
-) -> dict[str, torch.Tensor]:
-    """Return weights of a model without adapters: W + alpha / rank * B A (arXiv:2106.09685)."""
-    plain = {
-        name.replace(".base_layer.", "."): weight
-        for name, weight in weights.items()
-        if ".lora_" not in name
-    }
-    for name, down in weights.items():
-        if not name.endswith(".lora_A.default.weight"):
-            continue
-        layer = name.removesuffix(".lora_A.default.weight")
-        up = weights[f"{layer}.lora_B.default.weight"]
-        change = config.alpha / config.rank * (up.float() @ down.float())
-        if model.get_submodule(layer).fan_in_fan_out:
-            change = change.T
-        weight = plain[f"{layer}.weight"]
-        plain[f"{layer}.weight"] = (weight.float() + change).to(weight.dtype)
-    return plain

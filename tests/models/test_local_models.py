@@ -82,7 +82,7 @@ def test_adapters_cost_one_pass_less():
 
     model = countable(**LARGER).train()
     expected = flops.training_passes(frozen=True) * expected_forward(model)
-    zero.add_adapters(model, LoraConfig(rank=1), seed=0)
+    lora.add_adapters(model, LoraConfig(rank=1), seed=0)
 
     found = counted(lambda: forward(model).sum().backward())
 

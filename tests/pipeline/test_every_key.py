@@ -131,6 +131,13 @@ KEYS: dict[str, tuple[Any, list[str]]] = {
     "evaluation.metrics": (["bleu"], AFTER["evaluation"]),
     "evaluation.bertscore.model": ("./other", AFTER["evaluation"]),
     "evaluation.bertscore.layer": (3, AFTER["evaluation"]),
+    # `s2l run` does not read them; tests/comparison has what they change for `s2l compare`.
+    "comparison.methods": (["s2l"], NOTHING),
+    "comparison.budgets": ([7], NOTHING),
+    "comparison.seeds": ([7], NOTHING),
+    "comparison.steps": ("epochs", NOTHING),
+    "comparison.all_data": (False, NOTHING),
+    "comparison.trials_per_gpu": (2, NOTHING),
 }
 """Key -> another value, and the steps that are to do with it in a run that was finished without."""
 BESIDE: dict[str, dict[str, Any]] = {

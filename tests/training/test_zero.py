@@ -41,7 +41,7 @@ def _on_rank(rank, num_ranks, folder, cases):
         def engine(config=config, dtype=dtype):
             model = tiny_model().to(dtype)
             if config.lora is not None:
-                zero.add_adapters(model, config.lora, seed=SEED)
+                lora.add_adapters(model, config.lora, seed=SEED)
             return zero.ZeroEngine(model, config, device=CPU, dtype=dtype, num_ranks=num_ranks)
 
         def train(engine, *, start=0, stop=STEPS, config=config):
@@ -173,7 +173,7 @@ def test_without_the_package_peft_the_message_names_the_extra(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"pip install 's2l-ray\[lora\]'"):
-        zero.add_adapters(tiny_model(), LoraConfig(), seed=SEED)
+        lora.add_adapters(tiny_model(), LoraConfig(), seed=SEED)
 
 
 @pytest.mark.ray

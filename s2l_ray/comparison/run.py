@@ -1,0 +1,322 @@
+"""`s2l compare`: the target trained on the subset of every method, budget and seed.
+
+The run's own stages come first, up to its clusters. Then every arm gets its subset, and every
+distinct subset, seed and number of steps one trial. What a trial leaves is in a folder that is
+named after all that shapes it, so nothing is trained twice, and a configuration with another
+method, budget or seed trains only what is new.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from s2l_ray.artifacts.amounts import Amount, Pool, Quantities
+from s2l_ray.artifacts.manifest import fingerprint
+from s2l_ray.artifacts.stage import RunPlan
+from s2l_ray.clusters.declaration import CLUSTERS
+from s2l_ray.comparison import results
+from s2l_ray.comparison.arms import ALL_DATA, NO_TRAINING, Arm, Cost, Selector, needs_scoring
+from s2l_ray.comparison.results import Outcome
+from s2l_ray.comparison.variants import Variant, variants
+from s2l_ray.config.comparison import ComparisonConfig
+from s2l_ray.config.sections import RunConfig, TargetConfig
+from s2l_ray.data.cleaning import held_out_files
+from s2l_ray.data.declaration import PREPARE, with_absolute_template
+from s2l_ray.errors import ConfigError
+from s2l_ray.evaluation.declaration import EVALUATION
+from s2l_ray.pipeline import preflight
+from s2l_ray.pipeline import run as pipeline
+from s2l_ray.pipeline.staleness import stale
+from s2l_ray.pipeline.steps import plan
+from s2l_ray.progress import LABEL_WIDTH, Progress, duration
+from s2l_ray.selection.declaration import SELECTION
+from s2l_ray.storage.location import Location
+from s2l_ray.storage.lock import exclusive
+from s2l_ray.training import schedule
+from s2l_ray.training.declaration import REFERENCE, TARGET
+from s2l_ray.trajectories.declaration import TRAJECTORIES
+
+FOLDER = "comparison"
+Say = Callable[[str], None]
+
+
+def compare(config: RunConfig, *, address: str | None = None, say: Say = print) -> Location:
+    """Do what is not yet done of a comparison, and return its folder.
+
+    Writes  comparison/results.parquet   a row for each arm, seed, set and metric
+            comparison/items.parquet     a row for each arm, seed and item
+            comparison/table.csv         means over seeds, intervals and differences to random
+    Raises  ConfigError if the configuration has no `comparison`, or a method of it cannot be used;
+            UserError of any stage.
+    """
+    compared = check(config)
+    folder = Location.of(config.run_dir)
+    with contextlib.ExitStack() as stack:
+        connection = _Connection(address, stack, say)
+        _run_stages(config, compared, connection, say)
+        planned = plan(config, folder)
+        stack.enter_context(exclusive(folder))
+        return _Comparison(planned, compared, connection, say).make()
+
+
+def check(config: RunConfig) -> list[Variant]:
+    """Return the methods of a comparison, after the checks that need neither pool nor models.
+
+    Raises:
+        UserError: naming what cannot be compared.
+    """
+    if config.comparison is None:
+        raise ConfigError(
+            "there is no section `comparison`. Add one, such as\n"
+            "comparison: {methods: [random, s2l], budgets: [0.05, 0.11], seeds: [0, 1, 2]}"
+        )
+    if config.data is None:
+        raise ConfigError("`comparison` needs `data`: the target is trained on rows of the pool")
+    compared = variants(config)
+    for variant in compared:
+        SELECTION.check(variant.config)
+    for stage in (TARGET, EVALUATION):
+        stage.check(config)
+    return compared
+
+
+@dataclass
+class _Connection:
+    """The connection to Ray, made when it is first needed, and kept to the end."""
+
+    address: str | None
+    stack: contextlib.ExitStack
+    say: Say
+    is_open: bool = False
+
+    def open(self) -> None:
+        from s2l_ray.distributed import session
+
+        if not self.is_open:
+            joins = session.joins_cluster(self.address)
+            self.say("joining the cluster" if joins else "starting Ray")
+            self.stack.enter_context(session.cluster(self.address))
+            self.is_open = True
+
+
+def _run_stages(
+    config: RunConfig, compared: Sequence[Variant], connection: _Connection, say: Say
+) -> None:
+    """Run the stages of the run up to its clusters, with a check of budgets once rows are counted.
+
+    The reference is not trained for a budget that the pool cannot give.
+    """
+    folder = Location.of(config.run_dir)
+    steps = plan(config, folder).through(CLUSTERS.name)
+    if any(step.declaration.uses_ray for step in stale(steps, None)):
+        connection.open()
+    for until in (PREPARE.name, CLUSTERS.name):
+        if until in {step.stage for step in steps}:
+            pipeline.run(config, until=until, address=connection.address, say=_without_start(say))
+            _check_budgets(compared)
+    stored = folder / pipeline.CONFIG
+    content = stored.read_json()
+    content["comparison"] = config.model_dump(mode="json")["comparison"]
+    stored.write_json(content)
+
+
+def _without_start(say: Say) -> Say:
+    """Leave out the line about a connection that is there already."""
+    return lambda line: None if line in ("starting Ray", "joining the cluster") else say(line)
+
+
+def _check_budgets(compared: Sequence[Variant]) -> None:
+    for variant in compared:
+        assert variant.config.comparison is not None
+        for budget in variant.config.comparison.budgets:
+            section = variant.selection.model_copy(update={"budget": budget})
+            preflight.check_pool(variant.config.model_copy(update={"selection": section}))
+
+
+@dataclass
+class _Comparison:
+    """The arms of one configuration, and their trials.
+
+    Attributes:
+        plan: the steps of the run, which are finished up to its clusters.
+        compared: the methods.
+        connection: to Ray.
+        say: takes each line of progress.
+    """
+
+    plan: RunPlan
+    compared: Sequence[Variant]
+    connection: _Connection
+    say: Say
+
+    @property
+    def folder(self) -> Location:
+        return self.plan.run / FOLDER
+
+    @property
+    def section(self) -> ComparisonConfig:
+        assert self.plan.config.comparison is not None
+        return self.plan.config.comparison
+
+    def make(self) -> Location:
+        """Select, train, evaluate, and write the results as they come."""
+        selector = Selector(self.plan, self.folder, self._cost_of_scoring())
+        self._make_clusters(selector)
+        subset_files: dict[str, Location] = {}
+        arms = list(self._arms(selector, subset_files))
+        trials = self._trials(arms, subset_files)
+        outcomes = [Outcome(arm, item.name) for arm, item in zip(arms, trials, strict=True)]
+        todo = {item.name: item for item in trials}
+        for name in [name for name in todo if results.is_done(self.trials_folder, name)]:
+            del todo[name]
+        arm_of = {outcome.trial: outcome.arm for outcome in reversed(outcomes)}
+        if finished := len(arm_of) - len(todo):
+            self.say(f"  {finished:,} trials are finished, and {len(todo):,} are to do")
+        for name in self._done(list(todo.values())):
+            self._report(arm_of[name], name)
+            results.write(self.folder, self.trials_folder, outcomes)
+        results.write(self.folder, self.trials_folder, outcomes)
+        (self.folder / "subsets").remove()
+        return self.folder
+
+    @property
+    def trials_folder(self) -> Location:
+        return self.folder / "trials"
+
+    def _report(self, arm: Arm, trial: str) -> None:
+        name = f"{arm.label}{f', {arm.budget}' if arm.budget else ''}, seed {arm.seed}"
+        done = results.read_trial(self.trials_folder, trial)
+        losses = ", ".join(
+            f"{scores.set} {np.nanmean(scores.value_I):.4f}"
+            for scores in done.scores()
+            if scores.metric == "loss"
+        )
+        time = duration(done.numbers["seconds_training"])
+        self.say(f"  {name:<{LABEL_WIDTH}}{time:>8}   {done.numbers['rows']:,} rows, loss {losses}")
+
+    # --- subsets ---
+
+    def _make_clusters(self, selector: Selector) -> None:
+        made = set()
+        for variant in self.compared:
+            for seed in self.section.seeds:
+                out = selector.clusters_of(variant, seed)
+                if not out.is_current() and out.location not in made:
+                    self.connection.open()
+                    selector.make_clusters(variant, seed)
+                    made.add(out.location)
+
+    def _arms(self, selector: Selector, files: dict[str, Location]) -> Iterator[Arm]:
+        """Yield every arm; the files of their rows are added to `files`, by subset."""
+        for variant in self.compared:
+            for seed in self.section.seeds:
+                for arm, file in selector.arms(variant, seed, self.section.budgets):
+                    files[arm.subset] = file
+                    yield arm
+        if self.section.all_data:
+            digest, num_rows, files[digest] = selector.whole_pool()
+            for seed in self.section.seeds:
+                yield Arm(ALL_DATA, ALL_DATA, {}, "", seed, digest, num_rows)
+        yield Arm(NO_TRAINING, NO_TRAINING, {}, "", self.section.seeds[0], "", 0)
+
+    def _cost_of_scoring(self) -> Cost:
+        """Return what the reference and the trajectories of the run have cost."""
+        if not any(needs_scoring(variant) for variant in self.compared):
+            return Cost(0.0, 0.0)
+        seconds, flops = 0.0, 0.0
+        for stage in (REFERENCE, TRAJECTORIES):
+            manifest = stage.directory(self.plan.run).manifest()
+            seconds += manifest.seconds if manifest else 0.0
+            flops += self._flops(stage) if manifest else 0.0
+        return Cost(seconds, flops)
+
+    def _flops(self, stage: Any) -> float:
+        """Return the operations of a finished stage that computes with the reference."""
+        from s2l_ray.models import local_models
+
+        is_given = getattr(stage.section_of(self.plan.config), "path", None) is not None
+        model = stage.estimate.model(self.plan.config)
+        if is_given or model is None:
+            return 0.0
+        summary = self.plan.summary(PREPARE)
+        tokens, prompts = summary["tokens"], summary["prompt_tokens"]
+        amount = Amount(summary["kept"], tokens, tokens - prompts)
+        pool = Pool(amount, len(summary["strata"]), len(summary["rows_per_part"]), True)
+        steps = self.plan.summary(TRAJECTORIES)["steps"]
+        quantities = Quantities(pool=pool, num_checkpoints=len(steps))
+        shape = local_models.shape(self.plan.contents.pinned(model))
+        work = stage.estimate.work(self.plan.config, quantities, shape)
+        return work.flops or 0.0
+
+    # --- trials ---
+
+    def _trials(self, arms: Sequence[Arm], files: Mapping[str, Location]) -> list[Any]:
+        """Return the trial of every arm; arms with the same subset and seed share one."""
+        from s2l_ray.comparison.trial import Trial
+
+        shared = self._inputs_of_trials()
+        trials = []
+        for arm in arms:
+            steps = self._steps(arm, arms)
+            inputs = {**shared, "subset": arm.subset, "seed": arm.seed, "steps": steps}
+            subset = str(files[arm.subset]) if arm.subset else ""
+            trials.append(Trial(fingerprint(inputs), subset, arm.seed, steps))
+        return trials
+
+    def _steps(self, arm: Arm, arms: Sequence[Arm]) -> int:
+        """Return the optimizer steps of an arm."""
+        if not arm.subset:
+            return 0
+        target = self.target
+        if self.section.steps == "epochs":
+            return schedule.num_steps(arm.num_rows, target.model_copy(update={"max_steps": None}))
+        return schedule.num_steps(max(item.num_rows for item in arms if item.budget), target)
+
+    @property
+    def target(self) -> TargetConfig:
+        """The section `target`, with a model that workers can load."""
+        from s2l_ray.training import ray_train
+
+        section = self.plan.config.target
+        assert section is not None
+        model = ray_train.absolute_model(self.plan.contents.loadable(section.model))
+        return section.model_copy(update={"model": model})
+
+    def _inputs_of_trials(self) -> dict[str, Any]:
+        """Return all that shapes every trial: target, held-out sets, template, evaluation."""
+        config = self.plan.config
+        assert config.target is not None
+        # How many steps a trial has is among its own inputs.
+        target = config.target.model_copy(update={"max_steps": None, "epochs": 1.0})
+        bare = replace(
+            self.plan, config=config.model_copy(update={"target": target}), steps=[], arms={}
+        )
+        inputs = {**TARGET.task(bare, "").inputs, **EVALUATION.task(bare, "").inputs}
+        return {key: value for key, value in inputs.items() if key != "seed"}
+
+    def _done(self, todo: Sequence[Any]) -> Iterator[str]:
+        """Train and evaluate, and yield the name of each trial when it is finished."""
+        if not todo:
+            return
+        self.connection.open()
+        from s2l_ray.comparison import pool, separate
+
+        evaluation, data = self.plan.config.evaluation, self.plan.config.data
+        assert evaluation is not None and data is not None
+        names = dict.fromkeys(evaluation.sets)
+        sets = {name: held_out_files(data, name, self.plan.run).files for name in names}
+        run = separate.done if separate.is_needed(self.target) else pool.done
+        with Progress(FOLDER) as progress:
+            yield from run(
+                todo,
+                target=self.target,
+                data=with_absolute_template(data),
+                evaluation=evaluation,
+                sets=sets,
+                folder=self.folder,
+                per_gpu=self.section.trials_per_gpu,
+                progress=progress,
+            )

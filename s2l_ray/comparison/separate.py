@@ -1,0 +1,90 @@
+"""Trials one after the other, for a target that one process does not hold.
+
+Each is trained by the stage `target`, with DeepSpeed ZeRO on several workers, and evaluated by the
+stage `evaluation`. The trained model is removed once it is evaluated.
+"""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from s2l_ray.artifacts.amounts import Amount
+from s2l_ray.comparison.trial import ITEMS, NOTHING_TRAINED, RESULT, Trial
+from s2l_ray.config.data import DataConfig
+from s2l_ray.config.sections import EvaluationConfig, TargetConfig
+from s2l_ray.evaluation import stage as evaluation_stage
+from s2l_ray.evaluation.declaration import EVALUATION
+from s2l_ray.models import local_models
+from s2l_ray.progress import Progress
+from s2l_ray.storage.input_files import InputFile
+from s2l_ray.storage.location import Location
+from s2l_ray.training import target as target_stage
+from s2l_ray.training.declaration import TARGET
+from s2l_ray.training.work import training_work
+
+
+def is_needed(target: TargetConfig) -> bool:
+    """Tell whether trials of this target need several processes, or DeepSpeed's memory savings."""
+    return target.workers > 1 or target.cpu_offload or target.zero_stage == 3
+
+
+def done(
+    todo: Sequence[Trial],
+    *,
+    target: TargetConfig,
+    data: DataConfig,
+    evaluation: EvaluationConfig,
+    sets: Mapping[str, Sequence[InputFile]],
+    folder: Location,
+    per_gpu: int,
+    progress: Progress,
+) -> Iterator[str]:
+    """Yield the name of every trial when its result is in its folder; see `pool.done`."""
+    progress.start(len(todo), "trials")
+    for trial in todo:
+        out = folder / "trials" / trial.name
+        result = _trained(trial, out, target, data) if trial.steps else NOTHING_TRAINED
+        evaluated = EVALUATION.directory(out, {"trial": trial.name})
+        if not evaluated.is_current():
+            trained = out / TARGET.folder / target_stage.MODEL
+            model = trained if trial.steps else target.model
+            evaluated.begin()
+            with Progress(f"evaluation of trial {trial.name}") as shown:
+                evaluation_stage.run(evaluation, data, sets, model, evaluated, progress=shown)
+        (out / ITEMS).write_table((evaluated.location / ITEMS).read_table())
+        settings = {"seed": trial.seed, "steps": trial.steps}
+        (out / RESULT).write_json({**result, **settings})
+        for stage in (TARGET, EVALUATION):
+            (out / stage.folder).remove()
+        progress.update(1)
+        yield trial.name
+
+
+def _trained(trial: Trial, out: Location, target: TargetConfig, data: DataConfig) -> dict[str, Any]:
+    """Train the target in the folder of the trial, if it is not there, and return what it cost."""
+    config = target.model_copy(update={"max_steps": trial.steps})
+    folder = TARGET.directory(out, {"trial": trial.name})
+    manifest, subset = folder.manifest(), Location(trial.subset)
+    if manifest is None:
+        started = time.monotonic()
+        folder.begin()
+        with Progress(f"target of trial {trial.name}") as shown:
+            summary = target_stage.run(
+                config, data, subset, folder, seed=trial.seed, progress=shown
+            )
+        manifest = folder.finish(summary, time.monotonic() - started)
+    summary = manifest.summary
+    # Rows and tokens of all steps; which of them are responses, the stage does not count.
+    trained = Amount(summary["num_rows"], summary["num_tokens"], summary["num_tokens"])
+    shape = local_models.shape(config.model)
+    work = training_work(config, trained, shape)
+    return {
+        "rows": summary["num_rows"],
+        "rejected": summary["num_rejected"],
+        "training_tokens": summary["num_tokens"],
+        "seconds_training": manifest.seconds,
+        "flops_training": (work.flops or 0.0) * summary["num_tokens"] / max(work.tokens, 1),
+        "loss_nats": summary["loss_nats"],
+        "precision": summary["precision"],
+        "device": summary["device"],
+    }

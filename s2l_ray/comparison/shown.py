@@ -1,0 +1,151 @@
+"""The table of a comparison as text for a terminal, and what it shows in a sentence."""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+
+from s2l_ray.comparison.arms import ALL_DATA
+from s2l_ray.comparison.results import MACRO
+from s2l_ray.comparison.variants import BASELINE
+from s2l_ray.progress import duration
+
+LOWER_IS_BETTER = ("loss", "macro-loss")
+SIGNIFICANT = 0.05
+Row = Mapping[str, Any]
+
+
+def lines(table: pa.Table) -> list[str]:
+    """Return what each arm cost, and for each set and metric means and differences to random."""
+    rows = table.to_pylist()
+    text = _text(_costs(rows))
+    for name in dict.fromkeys(row["set"] for row in rows):
+        of_set = [row for row in rows if row["set"] == name]
+        for metric in dict.fromkeys(row["metric"] for row in of_set):
+            mine = [row for row in of_set if row["metric"] == metric]
+            if not _repeats(metric, mine, of_set):
+                text += ["", f"{name}: {_unit(metric)}", *_text(_scores(mine)), *sentences(mine)]
+    return text
+
+
+def _repeats(metric: str, rows: Sequence[Row], of_set: Sequence[Row]) -> bool:
+    """Tell whether a metric over strata has the same means as that over items."""
+    plain = {_arm(row): row["mean"] for row in of_set if MACRO + row["metric"] == metric}
+    return bool(plain) and all(abs(row["mean"] - plain[_arm(row)]) < 1e-9 for row in rows)
+
+
+def _arm(row: Row) -> tuple[str, str]:
+    return row["budget"], row["label"]
+
+
+def _unit(metric: str) -> str:
+    plain = metric.removeprefix(MACRO)
+    weighting = "strata count the same" if metric.startswith(MACRO) else "items count the same"
+    return f"{'loss, nats per token' if plain == 'loss' else plain} ({weighting})"
+
+
+def _costs(rows: Sequence[Row]) -> Table:
+    table = _table("budget", "arm", "examples", "tokens", "selecting", "training", "FLOPs")
+    for row in {_arm(row): row for row in rows}.values():
+        table.add_row(
+            row["budget"],
+            row["label"],
+            f"{row['examples']:,}",
+            f"{row['training_tokens']:,}",
+            duration(row["seconds_selecting"]),
+            duration(row["seconds_training"]),
+            f"{row['flops']:.2e}",
+        )
+    return table
+
+
+def _scores(rows: Sequence[Row]) -> Table:
+    table = _table("budget", "arm", "seeds", "mean (95% interval)", "minus random", "p (Holm)")
+    for row in rows:
+        table.add_row(
+            row["budget"],
+            row["label"],
+            str(row["seeds"]),
+            _interval(row, "mean", "low", "high", "{:.4f}"),
+            _interval(row, "difference", "difference_low", "difference_high", "{:+.4f}"),
+            _p(row["p"]),
+        )
+    return table
+
+
+def _interval(row: Row, mean: str, low: str, high: str, form: str) -> str:
+    if row[mean] is None:
+        return ""
+    ends = "" if row[low] is None else f" ({form} to {form})".format(row[low], row[high])
+    return form.format(row[mean]) + ends
+
+
+def _p(p: float | None) -> str:
+    if p is None:
+        return ""
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def sentences(rows: Sequence[Row]) -> list[str]:
+    """Return what the rows of one set and metric show, in words: one sentence for each budget."""
+    budgets = dict.fromkeys(row["budget"] for row in rows if row["budget"])
+    return [_sentence(budget, [row for row in rows if row["budget"] == budget], rows)
+            for budget in budgets]  # fmt: skip
+
+
+def _sentence(budget: str, mine: Sequence[Row], rows: Sequence[Row]) -> str:
+    random = next((row for row in mine if row["difference"] is None), None)
+    if random is None:
+        return f"At {budget} there is no {BASELINE} to compare with."
+    verdicts: dict[str, list[str]] = {}
+    for row in mine:
+        if row is not random:
+            verdicts.setdefault(_verdict(row), []).append(row["label"])
+    parts = [f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {verdict} {random['label']}"
+             for verdict, names in verdicts.items()]  # fmt: skip
+    best = _best(mine)
+    parts.append(
+        f"the best mean is that of {best['label']}, {best['mean']:.4f}{_share(best, rows)}"
+    )
+    return f"At {budget}, {'; '.join(parts)}."
+
+
+def _verdict(row: Row) -> str:
+    if row["p"] is None or row["p"] >= SIGNIFICANT:
+        return "not distinguishable from"
+    return "better than" if (row["difference"] < 0) == _lower(row) else "worse than"
+
+
+def _lower(row: Row) -> bool:
+    return row["metric"] in LOWER_IS_BETTER
+
+
+def _best(rows: Sequence[Row]) -> Row:
+    return (min if _lower(rows[0]) else max)(rows, key=lambda row: row["mean"])
+
+
+def _share(best: Row, rows: Sequence[Row]) -> str:
+    """Return what all data reaches, for comparison; empty if it was not trained on."""
+    whole = [row for row in rows if row["label"] == ALL_DATA]
+    return f" ({whole[0]['mean']:.4f} with all data)" if whole else ""
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="")
+    for name in columns:
+        right = name not in ("budget", "arm")
+        table.add_column(name, justify="right" if right else "left", no_wrap=True)
+    return table
+
+
+def _text(table: Table) -> list[str]:
+    stream = io.StringIO()
+    Console(file=stream, width=500, color_system=None).print(table)
+    return [f"  {line}".rstrip() for line in stream.getvalue().splitlines()]

@@ -1,0 +1,99 @@
+"""What a comparison compares: methods with settings, each as the configuration of its own run."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from s2l_ray.config.comparison import ComparedMethod, ComparisonConfig
+from s2l_ray.config.load import from_tree
+from s2l_ray.config.sections import RunConfig, SelectionConfig
+from s2l_ray.errors import ConfigError, first
+from s2l_ray.selection import settings
+from s2l_ray.selection.methods import METHODS, method_named
+
+BASELINE = "random"
+"""The method that every other one is compared with."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A method with settings.
+
+    Attributes:
+        label: its name in tables.
+        method: its name in `METHODS`.
+        settings: in what it differs from the run's own selection and clusters.
+        config: the run's configuration with the selection and the clusters of this method.
+    """
+
+    label: str
+    method: str
+    settings: Mapping[str, Any]
+    config: RunConfig
+
+    @property
+    def selection(self) -> SelectionConfig:
+        assert self.config.selection is not None
+        return self.config.selection
+
+    @property
+    def follows_clusters(self) -> bool:
+        """Tell whether another clustering may give another subset."""
+        return METHODS[self.method].reads_clusters or "clusters" in self.settings
+
+
+def variants(config: RunConfig) -> list[Variant]:
+    """Return the methods of `config.comparison`, in its order.
+
+    Raises:
+        ConfigError: there is no such method, a setting is unknown or has no effect, or two methods
+            are the same.
+    """
+    section = config.comparison
+    assert section is not None
+    found = [_variant(config, section, place) for place in range(len(section.methods))]
+    for key in ("label", "config"):
+        values = [getattr(item, key) for item in found]
+        twice = [item.label for item in found if values.count(getattr(item, key)) > 1]
+        if twice:
+            raise ConfigError(
+                f"comparison.methods: {len(twice)} are the same ({first(twice)}); leave one out, "
+                "or give them settings that differ"
+            )
+    return found
+
+
+def _variant(config: RunConfig, section: ComparisonConfig, place: int) -> Variant:
+    item, where = section.methods[place], f"comparison.methods.{place}"
+    row = method_named(item.method)
+    own = config.selection or SelectionConfig(budget=section.budgets[0])
+    base = settings.with_method(own, item.method)
+    if row.ignores_strata or row.always_stratified:
+        base = base.model_copy(update={"stratify": True})
+    tree = config.model_dump(mode="json")
+    tree["selection"] = {
+        **base.model_dump(mode="json"),
+        **item.selection,
+        "budget": section.budgets[0],
+    }
+    tree["clusters"] = {**tree["clusters"], **item.clusters}
+    changed = from_tree(tree, f"{where} ({item.method})")
+    assert changed.selection is not None
+    settings.check(changed.selection)
+    settings.check_stratify(changed.selection)
+    return Variant(item.label or _label(item), item.method, _given(item), changed)
+
+
+def _given(item: ComparedMethod) -> dict[str, Any]:
+    return {**item.selection, **({"clusters": item.clusters} if item.clusters else {})}
+
+
+def _label(item: ComparedMethod) -> str:
+    """Return the method and its settings in words: `s2l (num_clusters 50, stratify false)`."""
+    given = {**item.clusters, **item.selection}
+    listed = [
+        f"{key} {value if isinstance(value, str) else json.dumps(value)}"
+        for key, value in given.items()
+    ]
+    return f"{item.method} ({', '.join(listed)})" if listed else item.method

@@ -1,0 +1,167 @@
+"""Arms and trials of a comparison, planned on a run that is finished up to its clusters."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from s2l_ray.comparison import run as comparison
+from s2l_ray.comparison.arms import ALL_DATA, NO_TRAINING, Arm, digest_of
+from s2l_ray.comparison.run import _Comparison
+from s2l_ray.comparison.trial import Trial
+from s2l_ray.comparison.variants import variants
+from s2l_ray.config.load import from_tree
+from s2l_ray.errors import DataError
+from s2l_ray.pipeline.steps import plan
+from s2l_ray.pipeline.subset import choose_subset
+from s2l_ray.storage.location import Location
+from s2l_ray.training.target import selected_rows
+from tests import handmade
+from tests.pipeline.test_every_key import KEYS, put
+
+SECTION = {"methods": ["random", "balanced-random"], "budgets": [6, 0.5], "seeds": [1, 2]}
+
+
+@pytest.fixture
+def tree(tmp_path, monkeypatch) -> dict[str, Any]:
+    monkeypatch.chdir(tmp_path)
+    made = {**handmade.inputs(tmp_path), "comparison": SECTION}
+    made["data"]["eval"]["more"] = str(tmp_path / "held.jsonl")
+    (tmp_path / "chat.jinja").write_text("{{ messages[0].content }}")
+    handmade.finish(made, until="clusters")
+    return made
+
+
+def planned(tree: dict[str, Any]) -> tuple[list[Arm], list[Trial], dict[str, Location]]:
+    config = from_tree(tree, "test")
+    made = _Comparison(
+        plan(config, Location.of(config.run_dir)), variants(config), None, lambda line: None
+    )
+    selector = comparison.Selector(made.plan, made.folder, made._cost_of_scoring())
+    files: dict[str, Location] = {}
+    arms = list(made._arms(selector, files))
+    return arms, made._trials(arms, files), files
+
+
+def test_every_method_budget_and_seed_is_an_arm_beside_all_data_and_no_training(tree):
+    arms, _, _ = planned(tree)
+
+    named = [(arm.label, arm.budget, arm.seed, arm.num_rows) for arm in arms]
+    assert named == [
+        *[
+            (method, budget, seed, rows)
+            for method in ("random", "balanced-random")
+            for seed in (1, 2)
+            for budget, rows in (("6", 6), ("0.5", 15))
+        ],
+        *[(ALL_DATA, "", seed, 30) for seed in (1, 2)],
+        (NO_TRAINING, "", 1, 0),
+    ]
+
+
+def test_a_subset_is_that_of_select_with_the_same_seed(tree):
+    arms, _, files = planned(tree)
+    run = Location.of(tree["run_dir"])
+
+    for arm in arms[:8]:
+        budget = 6 if arm.budget == "6" else 0.5
+        expected = choose_subset(run, budget, arm.method, arm.seed).ids
+        rows = [example_id for example_id, _ in selected_rows(files[arm.subset])]
+        assert sorted(rows) == sorted(expected)
+
+
+def test_arms_with_the_same_subset_and_seed_share_a_trial(tree):
+    tree = put(tree, "comparison.budgets", [30])
+
+    arms, trials, _ = planned(tree)
+
+    whole = {arm.subset for arm in arms if arm.subset}
+    assert len(whole) == 1  # a budget of 30 is all of the pool, whatever the method
+    assert len({trial.name for trial in trials}) == 2 + 1  # two seeds, and no training
+
+
+@pytest.mark.parametrize(("steps", "expected"), [("equal", [5, 5, 5]), ("epochs", [6, 12, 24])])
+def test_steps_are_equal_or_follow_the_epochs(tree, steps, expected):
+    tree = put(tree, "comparison.steps", steps)
+    tree = put(tree, "target.epochs", 3.0)
+
+    arms, trials, _ = planned(tree)
+
+    steps_of = {(arm.label, arm.budget): t.steps for arm, t in zip(arms, trials, strict=True)}
+    assert [steps_of["random", "6"], steps_of["random", "0.5"], steps_of[ALL_DATA, ""]] == expected
+    assert steps_of[NO_TRAINING, ""] == 0
+
+
+def test_without_max_steps_all_take_the_steps_of_the_largest_budget(tree):
+    tree = put(put(tree, "target.max_steps", None), "target.epochs", 2.0)
+
+    arms, trials, _ = planned(tree)
+
+    assert {t.steps for arm, t in zip(arms, trials, strict=True) if arm.subset} == {8}
+
+
+def test_a_further_method_budget_or_seed_leaves_the_trials_that_there_are(tree):
+    _, before, _ = planned(tree)
+    more = {"methods": [*SECTION["methods"], "longest-responses"], "budgets": [6, 0.5, 9]}
+
+    for key, value in {**more, "seeds": [1, 2, 3]}.items():
+        _, after, _ = planned(put(tree, f"comparison.{key}", value))
+        assert {trial.name for trial in before} < {trial.name for trial in after}
+
+
+SHAPING = [
+    key
+    for key, (_, stages) in KEYS.items()
+    if key.startswith(("target.", "evaluation."))
+    and stages
+    and key not in ("target.max_steps", "target.model")
+]
+
+
+@pytest.mark.parametrize(
+    "key", [*SHAPING, "data.template", "data.max_tokens", "data.fields.answer"]
+)
+def test_every_key_that_shapes_a_trial_gives_another_one(tree, key):
+    if key.startswith("target.lora"):
+        tree = put(tree, "target.lora", {"rank": 2})
+    if key == "target.epochs":
+        tree = put(tree, "target.max_steps", None)
+    changed = put(tree, key, KEYS[key][0])
+    before, after = planned(tree)[1], planned(changed)[1]
+
+    trained = [place for place, trial in enumerate(before) if trial.steps or "epochs" not in key]
+    assert all(before[place].name != after[place].name for place in trained)
+
+
+def test_the_content_of_a_held_out_file_shapes_trials(tree, tmp_path):
+    before = planned(tree)[1]
+    (tmp_path / "held.jsonl").write_text('{"instruction": "add 9", "output": "z"}\n')
+
+    assert not {t.name for t in before} & {t.name for t in planned(tree)[1]}
+
+
+def test_random_costs_nothing_to_select_and_s2l_the_reference_and_the_trajectories(tree):
+    tree = put(tree, "comparison.methods", ["random", "least-confidence", "longest-responses"])
+
+    arms, _, _ = planned(tree)
+
+    cost = {arm.method: arm for arm in arms}
+    assert cost["least-confidence"].seconds_selecting > 2 * 3661
+    assert cost["least-confidence"].flops_selecting > 0
+    for method in ("random", "longest-responses"):
+        assert cost[method].seconds_selecting < 60
+        assert cost[method].flops_selecting == 0
+
+
+def test_a_budget_above_the_pool_is_refused_once_the_rows_are_counted(tree):
+    config = from_tree(put(tree, "comparison.budgets", [31]), "test")
+
+    with pytest.raises(DataError, match="31 examples are more than the pool has"):
+        comparison.compare(config, say=lambda line: None)
+
+
+def test_a_digest_does_not_depend_on_the_order_of_examples():
+    key_N = np.random.default_rng(0).integers(0, 2**63, 50, dtype=np.uint64)
+
+    assert digest_of(key_N) == digest_of(key_N[::-1])
+    assert digest_of(key_N) != digest_of(key_N[1:])
