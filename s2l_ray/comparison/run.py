@@ -118,9 +118,9 @@ def _run_stages(
             pipeline.run(config, until=until, address=connection.address, say=_without_start(say))
             _check_budgets(compared)
     stored = folder / pipeline.CONFIG
-    content = stored.read_json()
-    content["comparison"] = config.model_dump(mode="json")["comparison"]
-    stored.write_json(content)
+    asked = config.model_dump(mode="json")
+    before = stored.read_json() if stored.exists() else asked
+    stored.write_json({**before, "comparison": asked["comparison"]})
 
 
 def _without_start(say: Say) -> Say:

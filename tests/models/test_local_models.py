@@ -78,7 +78,7 @@ def test_recomputed_activations_cost_one_more_pass_through_the_layers():
 
 
 def test_adapters_cost_one_pass_less():
-    from s2l_ray.training import zero
+    from s2l_ray.training import lora
 
     model = countable(**LARGER).train()
     expected = flops.training_passes(frozen=True) * expected_forward(model)

@@ -33,7 +33,7 @@ def _on_rank(rank, num_ranks, folder, cases):
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=num_ranks
     )
-    from s2l_ray.training import zero
+    from s2l_ray.training import lora, zero
 
     for name, config, dtype in cases:
         place = folder / name
@@ -169,7 +169,7 @@ def test_merged_adapters_leave_a_plain_model_that_has_learned(results):
 
 @pytest.mark.ray
 def test_without_the_package_peft_the_message_names_the_extra(monkeypatch):
-    from s2l_ray.training import zero
+    from s2l_ray.training import lora
 
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ConfigError, match=r"pip install 's2l-ray\[lora\]'"):
