@@ -36,7 +36,7 @@ examples:
   s2l init pool.jsonl > mine.yaml         a configuration that reads your rows
   s2l plan configs/demo.yaml              check it; tokens, FLOPs, hours
   s2l run configs/demo.yaml --set seed=7  run it; again: go on, or do nothing
-  s2l compare configs/demo.yaml           does it help? against random, with seeds
+  s2l compare configs/demo.yaml           does it help? against random subsets
   s2l select runs/demo --budget 0.05      another subset, in seconds
   s2l export runs/demo --to trl for-trl   rows and configuration of a trainer
   s2l extend runs/demo new.jsonl          add new data without retraining
@@ -79,14 +79,15 @@ def demo(
     out: Annotated[str, typer.Option(metavar="DIR", help="Where the run is.")] = "runs/demo",
     address: Address = None,
 ) -> None:
-    """Run the whole pipeline on generated data, S2L and its baselines. The same command
-    again goes on, or does nothing."""
+    """Run everything on generated data: train a reference, record losses, cluster, select, and
+    compare S2L with random subsets over three seeds. The same command again goes on, or does
+    nothing."""
     from s2l_ray import demo as generated
     from s2l_ray.config.load import load
 
     folder = Path(out)
     config = load(generated.write_inputs(folder), generated.overrides(folder))
-    _run(config, address=address)
+    _compare(config, address=address)
     print("\n" + generated.explanation())
 
 
@@ -220,7 +221,7 @@ def run(
 
 
 @app.command(
-    short_help="Compare methods, budgets and seeds: does a subset train better?",
+    short_help="Compare methods, budgets and seeds: does it help?",
     epilog="""\b
 example: s2l compare configs/demo.yaml
 then:    s2l compare configs/demo.yaml --set 'comparison.budgets=[200, 384]'
@@ -235,17 +236,9 @@ def compare(config: Config, overrides: Overrides = None, address: Address = None
     seed trains only what is new, and an interrupted comparison goes on. Results are in
     RUN_DIR/comparison/: results.parquet, items.parquet and table.csv.
     """
-    from s2l_ray.compared import compare as comparing
     from s2l_ray.config.load import load
-    from s2l_ray.runs import load as open_run
 
-    started, here = time.monotonic(), working_directory()
-    loaded = load(config, overrides or [])
-    compared = comparing(loaded, address=address, say=say)
-    print("\n" + "\n".join(compared.lines()) + "\n")
-    print(f"{'results':<10}{shortest(compared.path, here)}")
-    print(f"{'report':<10}{shortest(open_run(loaded.run_dir).report(), here)}")
-    print(f"{'took':<10}{duration(time.monotonic() - started)}")
+    _compare(load(config, overrides or []), address=address)
 
 
 app.command(
@@ -345,5 +338,23 @@ def _run(
         print("\n" + "\n".join(lines))
     print()
     for name, file in done.results(until=until).items():
+        print(f"{name:<10}{shortest(file, here)}")
+    print(f"{'took':<10}{duration(time.monotonic() - started)}")
+
+
+def _compare(config: "RunConfig", *, address: str | None) -> None:
+    from s2l_ray import runs
+    from s2l_ray.compared import compare
+
+    started, here = time.monotonic(), working_directory()
+    compared = compare(config, address=address, say=say)
+    results = {"compared": f"{compared.path}/table.csv"}
+    if config.selection is not None:
+        # The comparison made all that it needs: this writes the subset, in seconds.
+        run = runs.run(config, until="selection", address=address, say=lambda _: None)
+        results = {**run.results(until="selection"), **results}
+    results["report"] = runs.load(config.run_dir).report()
+    print("\n" + "\n".join(compared.lines()) + "\n")
+    for name, file in results.items():
         print(f"{name:<10}{shortest(file, here)}")
     print(f"{'took':<10}{duration(time.monotonic() - started)}")

@@ -10,7 +10,7 @@ from s2l_ray import cli, commands
 from s2l_ray.selection.methods import METHODS
 from s2l_ray.stages import NAMES
 
-COMMANDS = ("demo", "init", "plan", "run", "select", "export", "extend", "report")
+COMMANDS = ("demo", "init", "plan", "run", "compare", "select", "export", "extend", "report")
 
 
 @pytest.fixture

@@ -92,7 +92,7 @@ def test_keys_that_do_not_change_the_result_are_marked():
 
 def test_every_command_is_described():
     text = reference().commands()
-    for name in ("demo", "plan", "run", "select", "export", "extend", "report"):
+    for name in ("demo", "plan", "run", "compare", "select", "export", "extend", "report"):
         assert f"\n## s2l {name}\n" in text
     assert "--update-centroids" in text
 

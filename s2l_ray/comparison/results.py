@@ -18,16 +18,12 @@ from s2l_ray.comparison.arms import Arm
 from s2l_ray.comparison.statistics import Estimate, crossed_mean, holm
 from s2l_ray.comparison.trial import ITEMS, RESULT
 from s2l_ray.comparison.variants import BASELINE
+from s2l_ray.evaluation import metrics
 from s2l_ray.storage.location import Location
 
 RESULTS_FILE, ITEMS_FILE, TABLE_FILE = "results.parquet", "items.parquet", "table.csv"
-METRICS = {"loss": "loss_nats", "exact-match": "correct"}
-"""Metrics of every evaluation, and the columns of items that hold them. Further float columns are
-metrics of the name with `-` for `_`."""
 MACRO = "macro-"
 """The prefix of a metric over strata, each counting the same."""
-NO_METRIC = frozenset({"set", "item", "file", "stratum", "num_response_tokens"})
-
 COUNTS = ("examples", "training_tokens")
 
 ARM = [
@@ -129,13 +125,12 @@ class Scores:
 
 def metric_columns(schema: pa.Schema) -> dict[str, str]:
     """Return metric -> column of a table of items."""
-    named = {column: metric for metric, column in METRICS.items()}
-    return {
-        named.get(field.name, field.name.replace("_", "-")): field.name
-        for field in schema
-        if field.name not in NO_METRIC
-        and (pa.types.is_floating(field.type) or pa.types.is_boolean(field.type))
-    }
+    return {id_of(metric): metric.column for metric in metrics.of_columns(schema.names)}
+
+
+def id_of(metric: metrics.Metric) -> str:
+    """Return the name of a metric in tables: `exact-match` for exact match."""
+    return metric.name.lower().replace(" ", "-")
 
 
 def read_trial(trials: Location, name: str) -> FinishedTrial:

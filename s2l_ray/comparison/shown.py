@@ -9,11 +9,12 @@ from rich.console import Console
 from rich.table import Table
 
 from s2l_ray.comparison.arms import ALL_DATA
-from s2l_ray.comparison.results import MACRO
+from s2l_ray.comparison.results import MACRO, id_of
 from s2l_ray.comparison.variants import BASELINE
+from s2l_ray.evaluation.metrics import METRICS
 from s2l_ray.progress import duration
 
-LOWER_IS_BETTER = ("loss", "macro-loss")
+HIGHER_IS_BETTER = {id_of(metric): metric.higher_is_better for metric in METRICS}
 SIGNIFICANT = 0.05
 Row = Mapping[str, Any]
 
@@ -120,7 +121,7 @@ def _verdict(row: Row) -> str:
 
 
 def _lower(row: Row) -> bool:
-    return row["metric"] in LOWER_IS_BETTER
+    return not HIGHER_IS_BETTER[row["metric"].removeprefix(MACRO)]
 
 
 def _best(rows: Sequence[Row]) -> Row:
