@@ -176,7 +176,8 @@ FOLDERS = {  # folder: (folders that it may import, libraries that it never impo
         "ray torch transformers deepspeed datasets matplotlib",
     ),
     "estimate": (
-        "storage config models artifacts data training trajectories evaluation stages pipeline",
+        "storage config models artifacts data training trajectories evaluation stages pipeline "
+        "comparison",
         "ray deepspeed datasets matplotlib",
     ),
 }

@@ -8,10 +8,11 @@ from typing import Any, TypeVar
 from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.stage import Estimate, Stage, Step
+from s2l_ray.comparison import run as comparison
 from s2l_ray.config.sections import ModelSpec, RunConfig
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import ConfigError
-from s2l_ray.estimate import costs
+from s2l_ray.estimate import costs, planned_trials
 from s2l_ray.estimate.costs import Cost, Hardware
 from s2l_ray.estimate.quantities import quantities, tokenizer_of
 from s2l_ray.pipeline import preflight, staleness, steps
@@ -47,6 +48,8 @@ def lines(
     run_plan = steps.plan(config, Location.of(config.run_dir))
     stale = staleness.stale(run_plan.steps, from_stage)
     preflight.check(run_plan, stale, from_stage)
+    if config.comparison is not None:
+        comparison.check(config)
     shown = [f"run_dir   {config.run_dir}", ""]
     shown += [
         f"{step.label:<{LABEL_WIDTH}}{_state(run_plan.steps, stale, step)}"
@@ -56,7 +59,7 @@ def lines(
     amounts, counting = quantities(pinned, run_plan.steps, {step.stage for step in stale})
     # Without a tokenizer, tokens are guesses, and rows may be refused by the template.
     _check_pool(config, amounts, stale, exact=not counting)
-    size_lines = _size_lines(config, amounts)
+    size_lines = [*_size_lines(config, amounts), *planned_trials.lines(pinned, amounts)]
     shown += ["", *size_lines] if size_lines else []
     costly = [step for step in stale if _computes(config, step.declaration)]
     if costly:
