@@ -126,5 +126,5 @@ def test_every_configuration_on_a_page_fits(page, block):
     if "run_dir" not in tree:
         (first, *_) = shown.blocks(PAGES["tutorials/own-data.md"], "yaml")
         whole = load.parse_yaml(first, page)
-        tree = {**whole, **{key: {**whole[key], **section} for key, section in tree.items()}}
+        tree = whole | {key: whole.get(key, {}) | section for key, section in tree.items()}
     load.from_tree(tree, page)

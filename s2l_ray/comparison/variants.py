@@ -40,7 +40,10 @@ class Variant:
     @property
     def follows_clusters(self) -> bool:
         """Tell whether another clustering may give another subset."""
-        return METHODS[self.method].reads_clusters or "clusters" in self.settings
+        row, clusters = METHODS[self.method], self.config.clusters
+        assert clusters is not None
+        finds_strata = clusters.strata == "auto" and not row.ignores_strata
+        return row.reads_clusters or finds_strata or "clusters" in self.settings
 
 
 def variants(config: RunConfig) -> list[Variant]:

@@ -9,6 +9,7 @@ from s2l_ray.comparison.variants import variants
 from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError
 from tests import handmade
+from tests.pipeline.test_every_key import put
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,14 @@ def test_only_methods_that_read_clusters_follow_the_seed_of_a_clustering(tree):
     found = compared(
         tree, "random", "s2l", {"method": "balanced-random", "clusters": {"num_clusters": 2}}
     )
+
+    assert [item.follows_clusters for item in found] == [False, True, True]
+
+
+def test_methods_that_see_strata_follow_a_clustering_that_finds_them(tree):
+    tree = put(put(tree, "clusters.strata", "auto"), "trajectories.embeddings", True)
+
+    found = compared(tree, "random", "balanced-random", "least-confidence")
 
     assert [item.follows_clusters for item in found] == [False, True, True]
 
