@@ -97,6 +97,7 @@ PURE = [
     "evaluation.formulas",
     "evaluation.latex",
     "evaluation.number_words",
+    "evaluation.program_texts",
     "evaluation.quantities",
     "evaluation.several",
     "evaluation.texts",

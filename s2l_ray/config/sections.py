@@ -239,7 +239,7 @@ class BertScoreConfig(Section):
 class EvaluationConfig(ActorPool):
     """Evaluation of the target on held-out rows."""
 
-    added: ClassVar[frozenset[str]] = frozenset({"engine", "metrics", "bertscore"})
+    added: ClassVar[frozenset[str]] = frozenset({"engine", "metrics", "bertscore", "run_programs"})
 
     sets: Listed = Field(min_length=1)
     """Held-out sets that are evaluated, by their names in data.eval."""
@@ -261,6 +261,11 @@ class EvaluationConfig(ActorPool):
     """The model behind BERTScore, a hub name or a directory that reads texts in both directions,
     and the layer whose states are compared; default: roberta-large, which bert_score takes for
     English, and the layer that it recommends."""
+
+    run_programs: bool = False
+    """Run completions that are Python programs, and take what they print for the answer. They run
+    without network, files, environment and other processes, within limits; a machine that cannot
+    keep them apart is refused. Default: programs are counted, and have no answer."""
 
     def metrics_of(self, name: str) -> list[MetricName]:
         """Return the metrics of a set."""

@@ -74,6 +74,10 @@ def _check(config: RunConfig) -> None:
         from s2l_ray.evaluation import bertscore
 
         bertscore.check(section.bertscore)
+    if section.run_programs:
+        from s2l_ray.evaluation import sandbox
+
+        sandbox.check()
     for name in dict.fromkeys(section.sets):
         files = held_out_files(data, name, Location.of(config.run_dir)).files
         of_set = data.of_set(name)

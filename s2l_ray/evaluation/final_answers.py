@@ -108,6 +108,12 @@ def extract(text: str) -> str | None:
     return None
 
 
+def stated(text: str) -> str | None:
+    """Return the answer that `text` boxes or announces; None for one that does neither."""
+    text = _own_words(text)
+    return _boxed(text) or _announced(text)
+
+
 def _own_words(text: str) -> str:
     """Return the part of a completion that answers: no thoughts, next question, or remarks."""
     text = text.rpartition("</think>")[2].strip()

@@ -8,6 +8,7 @@ import pyarrow as pa
 from s2l_ray.config.sections import EvaluationConfig
 from s2l_ray.evaluation import answers, metrics
 from s2l_ray.evaluation.metrics import EXACT_MATCH, Answers
+from s2l_ray.evaluation.programs import Reading, readings
 
 ITEMS = pa.schema(
     [
@@ -18,6 +19,7 @@ ITEMS = pa.schema(
         ("prompt", pa.string()),
         ("gold", pa.string()),
         ("completion", pa.string()),
+        ("program", pa.string()),
         ("predicted", pa.string()),
         ("correct", pa.bool_()),
         ("loss_nats", pa.float32()),
@@ -51,10 +53,11 @@ def items_table(name: str, answered: Answers, losses: Sequence[float | None]) ->
     asked = metrics.asked_for(config, name)
     scores = {metric.column: metric.score(answered) for metric in asked if metric.score}
     rows: list[dict[str, Any]] = []
-    for item, loss, completion in zip(answered.items, losses, answered.completions, strict=True):
-        example = item.example
-        gold = example.answer or answers.extract(example.response)
-        predicted = answers.extract(completion)
+    completed, golds = _readings(answered, run=config.run_programs and EXACT_MATCH in asked)
+    for item, loss, completion, reading, gold in zip(
+        answered.items, losses, answered.completions, completed, golds, strict=True
+    ):
+        example, predicted = item.example, reading.answer
         rows.append(
             {
                 "set": name,
@@ -64,6 +67,7 @@ def items_table(name: str, answered: Answers, losses: Sequence[float | None]) ->
                 "prompt": example.prompt,
                 "gold": gold,
                 "completion": completion,
+                "program": reading.program,
                 "predicted": predicted,
                 "correct": answers.equal(predicted, gold) if EXACT_MATCH in asked else None,
                 "loss_nats": loss,
@@ -73,3 +77,16 @@ def items_table(name: str, answered: Answers, losses: Sequence[float | None]) ->
             }
         )
     return pa.Table.from_pylist(rows, schema=schema(config))
+
+
+def _readings(answered: Answers, run: bool) -> tuple[list[Reading], list[str | None]]:
+    """Return what each completion answers, and the right answer of each item."""
+    responses = ["" if item.example.answer else item.example.response for item in answered.items]
+    texts = [*answered.completions, *responses]
+    read = readings(texts, run=run, at_once=answered.config.cpus_per_worker)
+    num_items = len(answered.items)
+    golds = [
+        item.example.answer or reading.answer
+        for item, reading in zip(answered.items, read[num_items:], strict=True)
+    ]
+    return read[:num_items], golds

@@ -27,7 +27,7 @@ from s2l_ray.data.templates import load_template
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, first
-from s2l_ray.evaluation import comparison, metrics, vllm_answers
+from s2l_ray.evaluation import comparison, metrics, sandbox, vllm_answers
 from s2l_ray.evaluation.evaluation_sets import Failure, check_usable, staged_units
 from s2l_ray.evaluation.item_tables import RESPONSE, items_table, schema
 from s2l_ray.evaluation.items import Item, Target, read_items
@@ -60,11 +60,12 @@ def run(
         sets: the files of each of `config.sets`.
         model: a Hugging Face directory with its tokenizer, or what `load_model` accepts.
 
-    Writes  items.parquet   set, file, stratum, prompt, gold, completion, predicted: string,
-                            item: int64 (row in the file), correct: bool (null in a set that is not
-                            asked for exact match), loss_nats: float32 (null where no response token
-                            fits), num_response_tokens: int32; a float64 for each further metric,
-                            and response: string if one compares texts
+    Writes  items.parquet   set, file, stratum, prompt, gold, completion, program (null, or what
+                            became of the one in the completion), predicted: string, item: int64
+                            (row in the file), correct: bool (null in a set that is not asked for
+                            exact match), loss_nats: float32 (null where no response token fits),
+                            num_response_tokens: int32; a float64 for each further metric, and
+                            response: string if one compares texts
             metrics.json    means with intervals by set, over strata equally, and by stratum
     Raises  DataError when too many rows of a set cannot be used, a loss is not finite, or a unit
             killed its worker too often.
@@ -193,6 +194,8 @@ class UnitEvaluator:
         dtype: torch.dtype,
     ) -> None:
         """Hold `model`; `dtype` is its own, or bfloat16 to run float32 weights under autocast."""
+        if config.run_programs:
+            sandbox.check()
         self.config, self.data = config, data
         template, rows_per_batch = load_template(data), config.rows_per_batch
         self.target = Target(
@@ -265,7 +268,12 @@ def _merge_items(
     """Write all items to `file` in order; return the columns that the metrics are made from."""
     parts, columns = Parts(staged), schema(config)
     assert len(parts.files()) == num_units, "every unit leaves one part"
-    measured = ["set", "stratum", *(metric.column for metric in metrics.of_columns(columns.names))]
+    measured = [
+        "set",
+        "stratum",
+        "program",
+        *(metric.column for metric in metrics.of_columns(columns.names)),
+    ]
     if config.asks_for("bleu"):
         measured += ["completion", RESPONSE]
     numbers = []
@@ -298,6 +306,7 @@ def _metrics(
                 ),
                 "cut": sum(result["cut"] for result in results if result["set"] == name),
                 **comparison.measure(items := numbers.filter(pc.equal(numbers["set"], name))),
+                "programs": Counter(items["program"].drop_null().to_pylist()),
                 **_of_all_texts(config, name, items),
             }
             for name, of_set in counts.items()
@@ -324,6 +333,7 @@ def _summary(found: Mapping[str, Any]) -> dict[str, Any]:
             name: {
                 "items": of_set["items"],
                 "unusable": sum(of_set["unusable"].values()),
+                "programs": sum(of_set.get("programs", {}).values()),
                 **_estimates(of_set),
                 **{f"macro_{key}": value for key, value in _estimates(of_set["macro"]).items()},
             }

@@ -13,7 +13,7 @@ from s2l_ray.config.data import FieldNames
 from s2l_ray.config.sections import BertScoreConfig, EvaluationConfig, MetricName
 from s2l_ray.data.examples import read_example
 from s2l_ray.errors import ConfigError
-from s2l_ray.evaluation import bertscore, comparison, metrics, text_overlap
+from s2l_ray.evaluation import bertscore, comparison, metrics, sandbox, text_overlap
 from s2l_ray.evaluation.item_tables import ITEMS, items_table, schema
 from s2l_ray.evaluation.items import Item
 
@@ -179,6 +179,27 @@ def test_a_set_has_the_columns_of_its_metrics_in_one_order():
     assert table["correct"].null_count == 4
     assert other["correct"].to_pylist() == [False, False, False, True]
     assert other["rouge_l"].null_count == 4
+
+
+def test_programs_are_marked_and_have_no_answer_unless_they_are_run():
+    completions = ["a = 2\nprint(a)", "2", "print(1 / 0)", "The answer is 9."]
+    table = items_table("a", answered(EvaluationConfig(sets=["a"]), completions), [1.0] * 4)
+
+    assert table["program"].to_pylist() == ["not run", None, "not run", None]
+    assert table["predicted"].to_pylist() == [None, "2", None, "9"]
+
+
+def test_programs_are_run_on_request():
+    try:
+        sandbox.check()
+    except ConfigError as error:
+        pytest.skip(str(error))
+    completions = ["a = 2\nprint(a)", "2", "print(1 / 0)", "The answer is 9."]
+    config = EvaluationConfig(sets=["a"], run_programs=True)
+    table = items_table("a", answered(config, completions), [1.0] * 4)
+
+    assert table["program"].to_pylist() == ["ran", None, "failed", None]
+    assert table["predicted"].to_pylist() == ["2", "2", None, "9"]
 
 
 def test_an_evaluation_without_further_metrics_has_the_columns_of_old():

@@ -213,6 +213,7 @@ def test_a_run_leaves_all_items_in_order_and_metrics_and_repeats_nothing(tmp_pat
     assert items["completion"][2:].to_pylist() == alone["completion"].to_pylist()
     assert metrics["sets"]["sums"]["unusable"] == {"missing field": 1}
     assert metrics["sets"]["sums"]["rows"] == 21
+    assert metrics["sets"]["sums"]["programs"] == {}
     assert metrics["sets"]["sums"]["loss_nats"]["mean"] == pytest.approx(
         np.mean(items["loss_nats"][2:].to_numpy())
     )

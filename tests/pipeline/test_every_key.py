@@ -128,6 +128,7 @@ KEYS: dict[str, tuple[Any, list[str]]] = {
     "evaluation.max_items": (3, AFTER["evaluation"]),
     "evaluation.rows_per_batch": (3, AFTER["evaluation"]),
     "evaluation.engine": ("vllm", AFTER["evaluation"]),
+    "evaluation.run_programs": (True, AFTER["evaluation"]),
     "evaluation.metrics": (["bleu"], AFTER["evaluation"]),
     "evaluation.bertscore.model": ("./other", AFTER["evaluation"]),
     "evaluation.bertscore.layer": (3, AFTER["evaluation"]),
