@@ -14,6 +14,7 @@ from s2l_ray import hashing
 from s2l_ray.clusters import kmeans, minibatch, sampling
 from s2l_ray.clusters.worker import SAMPLE, START
 from s2l_ray.config.clusters import ClustersConfig
+from s2l_ray.config.selection import SelectionConfig
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.selection import methods, summaries
 
@@ -120,7 +121,8 @@ def rank(
         losses: float (N, T), nats per token, as for `cluster`.
         ids: N unique texts; order at random follows from their hashes.
         strata: N names that the budget is spread over first. Default: one stratum.
-        method: a name that `s2l select --help` lists, of those that need losses alone.
+        method: a name that `s2l select --help` lists, of those that need losses alone. Its
+            settings have their defaults.
         seed: decides clusters and order at random.
         num_clusters: of each stratum, for methods that look at clusters; fewer in a stratum with
             fewer than 25 rows for each, as `clusters.rows_per_cluster` of a run file says.
@@ -145,7 +147,8 @@ def rank(
         config = _section(num_clusters, seed)
         label_N = _clustered(loss_NT, key_N, rows_by_stratum, config, seed).labels
     values = {name: summaries.SUMMARIES[name](loss_NT) for name in chosen.numbers}
-    examples = methods.Examples(key_N, label_N, stratum_N, values)
+    defaults = {key: SelectionConfig.model_fields[key].default for key in chosen.settings}
+    examples = methods.Examples(key_N, label_N, stratum_N, values, settings=defaults)
     return chosen.ranking(examples, seed, stratify=True)
 
 

@@ -155,7 +155,9 @@ class Run:
         return Table(self._pool().clusters.files(), columns, "cluster")
 
     def ranking(self) -> Table:
-        """Return all examples in order of rank: the subset for budget B is rank < B.
+        """Return the examples in order of rank: the subset for budget B is rank < B.
+
+        Examples for which `selection.where` does not hold are left out.
 
         Columns: example_id, stratum, cluster, rank (int64, from 0). `to_numpy()` is the ids.
 
@@ -217,6 +219,12 @@ class Run:
         seed: int | None = None,
         within: str | None = None,
         columns: Sequence[str] | None = None,
+        *,
+        score: str | None = None,
+        score_order: str | None = None,
+        quantile: float | None = None,
+        unlearned: str | None = None,
+        where: str | None = None,
     ) -> Selection:
         """Choose another subset of the clustered pool, in seconds; nothing is written.
 
@@ -230,6 +238,12 @@ class Run:
             within: which examples of a cluster s2l takes first. Default: the run's own.
             columns: columns to add to the rows, of rank, cluster, stratum and tokens. Default: the
                 run's own.
+            score: for `method="score"` and `within="score"`: a field of the rows, or FILE#COLUMN.
+            score_order: "highest" (first) or "lowest".
+            quantile: for `method="quantile-perplexity"`, from 0 to 1.
+            unlearned: "keep", or "last" for examples whose loss does not fall.
+            where: a condition, such as "quality >= 3 and tokens < 2000". These five are keys of
+                the section `selection`. Default: the run's own.
 
         Raises:
             UserError: clusters are not finished, an extension does not fit them, the pool cannot
@@ -248,6 +262,13 @@ class Run:
             method,
             seed,
             within=within,
+            changes={
+                "score": score,
+                "score_order": score_order,
+                "quantile": quantile,
+                "unlearned": unlearned,
+                "where": where,
+            },
             extended=self.with_extensions,
             columns=columns,
         )

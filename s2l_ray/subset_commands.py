@@ -46,6 +46,7 @@ SELECT_EXAMPLES = (
 example: s2l select runs/demo --budget 0.05
 example: s2l select runs/demo --budget "20K tokens" --within nearest
 example: s2l select runs/demo --budget 500 --columns rank,cluster
+example: s2l select runs/demo --budget 500 --where "tokens < 200"
 """
 )
 
@@ -67,6 +68,38 @@ def select(
             callback=one_of(WITHIN),
             help=f"Which examples of a cluster {_ordering()} takes first: {', '.join(WITHIN)}. "
             "Default: the run's.",
+        ),
+    ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="For --method score and --within score: a field of the rows, or FILE#COLUMN "
+            "(parquet with example_id and numbers).",
+        ),
+    ] = None,
+    score_order: Annotated[
+        str | None,
+        typer.Option(
+            metavar="O", callback=one_of(("highest", "lowest")), help="highest or lowest first."
+        ),
+    ] = None,
+    quantile: Annotated[
+        float | None,
+        typer.Option(metavar="Q", help="For --method quantile-perplexity: from 0 to 1."),
+    ] = None,
+    unlearned: Annotated[
+        str | None,
+        typer.Option(
+            metavar="U",
+            callback=one_of(("keep", "last")),
+            help="Examples whose loss does not fall: keep or last.",
+        ),
+    ] = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COND", help='Select only from rows such as "quality >= 3 and tokens < 2000".'
         ),
     ] = None,
     seed: Seed = None,
@@ -104,7 +137,18 @@ def select(
     if out is not None:
         check_out(opened.location, opened.config, out)
     added = None if columns is None else [name.strip() for name in columns.split(",") if name]
-    selection = opened.select(wanted, method, seed, within, added)
+    selection = opened.select(
+        wanted,
+        method,
+        seed,
+        within,
+        added,
+        score=score,
+        score_order=score_order,
+        quantile=quantile,
+        unlearned=unlearned,
+        where=where,
+    )
     lines = selection.summary()
     file = selection.write(out, replace=force)
     lines |= {"selected": shortest(file, here), "took": duration(time.monotonic() - started)}

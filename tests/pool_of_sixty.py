@@ -30,10 +30,16 @@ RESPONSE_TOKENS = [1 + number * 3 % 4 for number in range(NUM_ROWS)]
 SQDIST = [number * 5 % 13 / 2 for number in range(NUM_ROWS)]
 LOSSES = np.random.default_rng(5).gamma(2.0, size=(NUM_ROWS, 4)).astype(np.float32)
 NORM = np.random.default_rng(8).uniform(0.0, 1.4, NUM_ROWS).astype(np.float32)
+WITHOUT_PROMPT = np.random.default_rng(9).gamma(2.0, size=NUM_ROWS).astype(np.float32)
 ASKED = np.random.default_rng(7).normal(size=(3, 5)).astype(np.float16)
 EMBEDDED = np.random.default_rng(6).normal(size=(NUM_ROWS, 5)).astype(np.float16)
 ROWS: list[dict[str, Any]] = [
-    {"instruction": f"add {number} and 1", "output": str(number + 1), "notes": [{"é": number}]}
+    {
+        "instruction": f"add {number} and 1",
+        "output": str(number + 1),
+        "notes": [{"é": number}],
+        "quality": number * 7 % 13,
+    }
     | ({"input": f"only row {number}"} if number == 55 else {})
     for number in range(NUM_ROWS)
 ]
@@ -75,7 +81,9 @@ def write_rows(folder: Location, parts, rows=ROWS) -> Parts:
 def write_trajectories(folder: Location, parts) -> Parts:
     for number, part in enumerate(parts):
         ids, strata = ([values[row] for row in part] for values in (IDS, STRATA))
-        table = trajectory_table(pa.array(ids), pa.array(strata), LOSSES[list(part)])
+        table = trajectory_table(
+            pa.array(ids), pa.array(strata), LOSSES[list(part)], WITHOUT_PROMPT[list(part)]
+        )
         (folder / part_name(number)).write_table(table)
         vectors = embedding_table(pa.array(ids), EMBEDDED[list(part)])
         (folder / part_name(number, EMBEDDINGS)).write_table(vectors)
@@ -94,7 +102,8 @@ def in_order(num_parts: int) -> list[list[int]]:
 def selected(folder: Location, parts=None, rows: Parts | None = None, seed: int = 1, **changes):
     """The stage's summary and folder."""
     out = SELECTION.directory(folder)
-    config = SelectionConfig(**{"budget": 12, **changes})
+    scored = {"score": "quality"} if "score" in (changes.get("method"), changes.get("within")) else {}
+    config = SelectionConfig(**{"budget": 12, **scored, **changes})
     clusters = parts or write_clusters(folder / "clusters", in_order(4))
     losses = write_trajectories(Location.of(f"{folder}-losses"), in_order(7))
     sources = selection.Sources(clusters, losses, rows)

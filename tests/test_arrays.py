@@ -23,7 +23,7 @@ from tests.clusters.test_stage import (
 )
 
 NAMES = [name for name, method in methods.METHODS.items() if not method.vectors]
-OF_LOSSES = [name for name in NAMES if name not in ("longest-responses", "el2n")]
+OF_LOSSES = [name for name in NAMES if name not in ("longest-responses", "el2n", "ifd", "score")]
 
 
 @pytest.mark.parametrize("per_stratum", [True, False])

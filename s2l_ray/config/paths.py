@@ -22,6 +22,8 @@ def paths_of(config: RunConfig) -> dict[str, Sequence[str]]:
         if config.trajectories.path is not None:
             paths["trajectories.path"] = [config.trajectories.path]
         paths["trajectories.queries"] = config.trajectories.queries
+    if config.selection is not None and config.selection.score_file is not None:
+        paths["selection.score"] = [config.selection.score_file[0]]
     return paths
 
 

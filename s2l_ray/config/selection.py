@@ -25,7 +25,18 @@ class SelectionConfig(Section):
 
     operational: ClassVar[frozenset[str]] = frozenset({"baselines"})
     added: ClassVar[frozenset[str]] = frozenset(
-        {"within", "weights", "minimum", "maximum", "columns"}
+        {
+            "within",
+            "weights",
+            "minimum",
+            "maximum",
+            "columns",
+            "where",
+            "score",
+            "score_order",
+            "quantile",
+            "unlearned",
+        }
     )
 
     method: str = "s2l"
@@ -33,6 +44,11 @@ class SelectionConfig(Section):
     budget: Annotated[int | float | str, AfterValidator(_normalised)]
     """Size of the subset: examples (50000), a fraction of the pool (0.11), or tokens (20M tokens),
     counted as they are trained on."""
+    where: str | None = None
+    """A condition on examples, such as "quality >= 3 and tokens < 2000": only those for which it
+    holds can be selected, whatever the method. Fractions of a budget stay fractions of the whole
+    pool. Names are fields of the rows, and stratum, cluster, tokens, response_tokens, last_loss,
+    loss_drop and loss_slope."""
     stratify: bool = True
     """Spread the budget over the strata first, then inside each stratum by the method."""
     weights: dict[str, PositiveFloat] = Field(default_factory=dict)
@@ -41,9 +57,21 @@ class SelectionConfig(Section):
     """Examples of each stratum (or of those named) that are selected before all others."""
     maximum: PositiveInt | dict[str, NonNegativeInt] | None = None
     """The most examples of each stratum (or of those named); default: no limit."""
-    within: Literal["random", "nearest", "lowest-variation"] = "random"
+    within: Literal["random", "nearest", "lowest-variation", "score"] = "random"
     """Which examples of a cluster are selected first: random ones, those nearest to the centroid,
-    or those whose loss varies least over the checkpoints (total variation)."""
+    those whose loss varies least over the checkpoints (total variation), or those that come first
+    by `score`."""
+    score: str | None = None
+    """A number of each example, for `method: score` and `within: score`: a field of the rows, or
+    FILE#COLUMN, parquet files (a path, glob or URI) with example_id and a column of numbers."""
+    score_order: Literal["highest", "lowest"] = "highest"
+    """Which scores come first."""
+    quantile: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """The quantile of the losses at the last checkpoint whose surroundings come first, for `method:
+    quantile-perplexity`: 0 is the lowest loss, 1 the highest."""
+    unlearned: Literal["keep", "last"] = "keep"
+    """Examples whose loss does not fall over the checkpoints (by a line fitted to it): keep treats
+    them as all others; last puts them after all others of their stratum, whatever the method."""
     baselines: list[str] = Field(default_factory=list)
     """Further methods to compare with: a target is trained and evaluated on the subset of each, for
     the same budget."""
@@ -62,7 +90,19 @@ class SelectionConfig(Section):
         if len(set(self.columns)) < len(self.columns):
             raise ValueError("`columns` repeats a column")
         self._check_bounds()
+        if self.score is not None and not all(self.score_file or (self.score,)):
+            raise ValueError(
+                f"`score` is the name of a field or FILE#COLUMN, not {self.score!r}"
+            )
         return self
+
+    @property
+    def score_file(self) -> tuple[str, str] | None:
+        """The pattern of files and the column of `score`; None if it is the name of a field."""
+        if self.score is None or "#" not in self.score:
+            return None
+        pattern, _, column = self.score.rpartition("#")
+        return pattern, column
 
     @property
     def is_even(self) -> bool:

@@ -2,17 +2,19 @@
 
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.finished import finished_stages
-from s2l_ray.artifacts.manifest import read_manifest
+from s2l_ray.artifacts.manifest import fingerprint, read_manifest
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config import sections
@@ -28,6 +30,7 @@ from s2l_ray.selection import columns as numbers
 from s2l_ray.selection import stage as selection_stage
 from s2l_ray.selection.added_columns import AddedColumns
 from s2l_ray.selection.methods import WITHIN, method_named
+from s2l_ray.selection.where import Remaining
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
 
@@ -68,6 +71,8 @@ class Selection:
         format: of the file in a folder, `jsonl` or `parquet`.
         sources: the files that the pool was read from.
         columns: names of the columns that are added to the rows.
+        remaining: what the condition of the selection leaves of the pool; None without one.
+        notes: remarks on the scores that it was chosen by.
     """
 
     run: Location
@@ -79,6 +84,8 @@ class Selection:
     format: str
     sources: selection_stage.Sources
     columns: tuple[str, ...] = ()
+    remaining: Remaining | None = None
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.order_R)
@@ -136,6 +143,10 @@ class Selection:
         """Return what was taken, as the lines of the terminal."""
         of_all = f"{len(self):,} of {self.pool.num_rows:,} ({len(self) / self.pool.num_rows:.1%})"
         lines = {"rows": of_all}
+        if self.remaining is not None:
+            lines["where"] = self.remaining.text.removeprefix("selection.where ")
+        if self.notes:
+            lines["note"] = "; ".join(self.notes)
         if self.tokens is not None:
             lines["tokens"] = f"{self.tokens[0]:,}, {self.tokens[1]:,} of them in responses"
         if self.pool.strata != [""]:
@@ -198,6 +209,7 @@ def choose_subset(
     seed: int | None = None,
     *,
     within: str | None = None,
+    changes: Mapping[str, Any] = MappingProxyType({}),
     extended: bool = True,
     columns: Sequence[str] | None = None,
 ) -> Selection:
@@ -209,6 +221,7 @@ def choose_subset(
         method: default: the run's own, or s2l.
         seed: default: the run's own.
         within: default: the run's own, for s2l.
+        changes: other values of further keys of the run's section: those of CHANGED.
         extended: choose from the pool with its extensions, if there are any.
         columns: names of columns that are added to the rows. Default: the run's own.
 
@@ -222,7 +235,8 @@ def choose_subset(
     method = method or own.method
     check_clustered(run)
     seed = known.seed if seed is None else seed
-    section = _section(own, budget, method, within)
+    changed = {key: value for key, value in changes.items() if value is not None}
+    section = _section(own, budget, method, within, changed)
     parts = extensions.extended_pool(run) if extended else extensions.pool(run, [])
     rows = parts.rows if known.data is not None else None
     names = added_columns.checked(own.columns if columns is None else columns)
@@ -233,17 +247,29 @@ def choose_subset(
     new_strata = extensions.strata(run)
     ranked = selection_stage.rank(pool, section, sources, seed=seed, new_strata=new_strata)
     order = f"{method}-{section.within}" if WITHIN[section.within] is not None else method
+    unlike = {key: value for key, value in changed.items() if value != getattr(own, key)}
     return Selection(
         run,
         pool,
         ranked.subset_R,
         rows,
         tuple(item.name for item in parts.extensions),
-        f"{arm_name(order, budget, seed)}{parts.suffix}",
+        f"{arm_name(order, budget, seed)}{_suffix(unlike)}{parts.suffix}",
         own.format,
         sources,
         tuple(names),
+        ranked.remaining,
+        ranked.notes,
     )
+
+
+CHANGED = ("score", "score_order", "quantile", "unlearned", "where")
+"""Keys of the section that may have another value than in the run."""
+
+
+def _suffix(changes: Mapping[str, Any]) -> str:
+    """Return what tells subsets apart that differ in these values alone; "" without any."""
+    return f"-{fingerprint(dict(changes))[:8]}" if changes else ""
 
 
 def check_clustered(run: Location) -> None:
@@ -259,18 +285,40 @@ def check_out(run: Location, config: sections.RunConfig, out: str) -> None:
 
 
 def _section(
-    own: sections.SelectionConfig, budget: Budget, method: str, within: str | None
+    own: sections.SelectionConfig,
+    budget: Budget,
+    method: str,
+    within: str | None,
+    changes: Mapping[str, Any],
 ) -> sections.SelectionConfig:
-    """Return the run's own section, or the defaults, with these keys changed."""
+    """Return the run's own section, or the defaults, with these keys changed.
+
+    Raises:
+        ConfigError: a value is none of its key, or the method would not read it.
+    """
     orders_within = method_named(method).orders_within
     if within is not None and WITHIN[within] is not None and not orders_within:
         raise ConfigError(f"--within {within}: it {settings.clusters_missing(method)}")
-    changes = {"budget": budget, "within": within or own.within}
-    section = settings.with_method(own.model_copy(update=changes), method)
-    problem = settings.problem_with_strata(section)
+    _check_values(changes)
+    update = {**changes, "budget": budget, "within": within or own.within}
+    section = settings.with_method(own.model_copy(update=update), method)
+    unread = [key for key in changes if getattr(section, key) != changes[key]]
+    if unread:
+        raise ConfigError(f"--{unread[0].replace('_', '-')}: {method} would not read it.")
+    problem = settings.problem_with_settings(section) or settings.problem_with_strata(section)
     if problem is not None:
         raise ConfigError(f"--method {method}, with the run's own selection: {problem}")
     return section
+
+
+def _check_values(changes: Mapping[str, Any]) -> None:
+    """Refuse values that their keys cannot have in a run file either."""
+    try:
+        sections.SelectionConfig(budget=1, **changes)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = str((problem["loc"] or ("score",))[0]).replace("_", "-")
+        raise ConfigError(f"--{key}: {problem['msg'].removeprefix('Value error, ')}") from None
 
 
 def rebuild_report(run: Location) -> Location:

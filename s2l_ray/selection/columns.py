@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from s2l_ray import hashing
 from s2l_ray.artifacts.manifest import NORMS, pass_folder
-from s2l_ray.artifacts.tables import Parts
+from s2l_ray.artifacts.tables import WITHOUT_PROMPT, Parts
 from s2l_ray.artifacts.token_tables import RANGES, num_response_tokens
+from s2l_ray.config.sections import RunConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.selection import summaries
 from s2l_ray.selection.methods import METHODS
@@ -27,6 +28,8 @@ BEFORE_SCORING = frozenset({TOKENS, RESPONSE_TOKENS})
 """Numbers that are known without a reference."""
 ERROR_NORM = "error_norm"
 """Name of the mean error norm of an example's response tokens at the first checkpoint (EL2N)."""
+IFD = "ifd"
+"""Name of the loss at the last checkpoint divided by that without the prompt."""
 REDO_NORMS = "Set `trajectories.error_norms: true` and redo them with `--from trajectories`"
 
 
@@ -57,7 +60,7 @@ def read(names: Collection[str], key_N: np.ndarray, sources: Sources) -> dict[st
 
     Args:
         names: `tokens` and `response_tokens` (end-of-sequence included, as trained on), `sqdist`,
-            `error_norm`, or keys of `summaries.SUMMARIES`.
+            `error_norm`, `ifd`, or keys of `summaries.SUMMARIES`.
         key_N: uint64 (N,), unique hashes of the ids, as `clusters` has them.
 
     Returns:
@@ -78,7 +81,11 @@ def read(names: Collection[str], key_N: np.ndarray, sources: Sources) -> dict[st
         needed = f"{ERROR_NORM} of every example is needed"
         norms = scored_parts(NORMS, sources, needed, REDO_NORMS)
         number_by_name |= _joined(_Reads(norms, [ERROR_NORM], _column(ERROR_NORM)), key_N, sources)
-    summarised = {name: _of_losses(name) for name in names if name in summaries.SUMMARIES}
+    summarised: Computed = {
+        name: _of_losses(name) for name in names if name in summaries.SUMMARIES
+    }
+    if IFD in names:
+        summarised = {**summarised, IFD: _ifd}
     if summarised:
         if sources.trajectories is None or not sources.trajectories.files():
             where = f" in {sources.trajectories.folder_names}" if sources.trajectories else ""
@@ -86,7 +93,8 @@ def read(names: Collection[str], key_N: np.ndarray, sources: Sources) -> dict[st
                 f"selection: {first(sorted(summarised))} of every example is needed, and there are "
                 f"no trajectories{where}. Redo them with `--from trajectories`."
             )
-        reads = _Reads(sources.trajectories, ["loss_nats"], summarised)
+        optional = (WITHOUT_PROMPT,) if IFD in names else ()
+        reads = _Reads(sources.trajectories, ["loss_nats"], summarised, optional=optional)
         number_by_name |= _joined(reads, key_N, sources)
     return number_by_name
 
@@ -129,10 +137,19 @@ def token_counts_missing(where: str) -> DataError:
     counting = [name for name, row in METHODS.items() if {TOKENS, RESPONSE_TOKENS} & {*row.numbers}]
     return DataError(
         f"selection: the number of tokens of every example is needed (for a budget in tokens, "
-        f"for the column tokens, or for {first(counting)}), and {where}. Give `data` with "
+        f"for the column tokens, in a condition, or for {first(counting)}), and {where}. Give `data` with "
         "`data.tokenizer`, so that `prepare` counts them, or a budget in examples (50000) or as a "
         "fraction (0.11)."
     )
+
+
+def check_will_be_counted(config: RunConfig) -> None:
+    """Raise DataError if no stage of a configuration counts the tokens of its rows."""
+    if config.data is None:
+        raise token_counts_missing("there is no `data`")
+    scored = config.trajectories is not None and config.trajectories.path is None
+    if config.data.tokenizer is None and not scored:
+        raise token_counts_missing("`data.tokenizer` is not given")
 
 
 def _counts(counted: Computed, key_N: np.ndarray, sources: Sources) -> dict[str, np.ndarray]:
@@ -156,6 +173,18 @@ def _column(name: str) -> Computed:
 
 def _of_losses(name: str) -> Callable[[pa.Table], np.ndarray]:
     return lambda table: summaries.SUMMARIES[name](_losses(table))
+
+
+def _ifd(table: pa.Table) -> np.ndarray:
+    """Return the instruction-following difficulty; infinite if the loss without prompt is 0."""
+    if WITHOUT_PROMPT not in table.column_names:
+        raise DataError(
+            "selection: losses without prompts are needed, and the trajectories have none. Set "
+            "`trajectories.without_prompt: true` and redo them with `--from trajectories`."
+        )
+    with_N, without_N = _losses(table)[:, -1], table[WITHOUT_PROMPT].to_numpy()
+    ratio_N = np.full(len(with_N), np.inf, np.float32)
+    return np.divide(with_N, without_N, out=ratio_N, where=without_N > 0)
 
 
 def _losses(table: pa.Table) -> np.ndarray:
@@ -228,11 +257,24 @@ def align_with_pool(
             row_P = np.arange(start, stop)
         else:
             sorter_N = np.argsort(key_N) if sorter_N is None else sorter_N
-            sorted_P = np.searchsorted(key_N, key_P, sorter=sorter_N)
-            row_P = sorter_N[sorted_P % max(len(key_N), 1)]
-            row_P = np.where(key_N[row_P] == key_P, row_P, -1)
+            row_P = rows_of_keys(key_P, key_N, sorter_N)
         yield table, row_P
         start = stop
+
+
+def rows_of_keys(key_P: np.ndarray, key_N: np.ndarray, sorter_N: np.ndarray) -> np.ndarray:
+    """Return the rows of the pool with these keys, integer (P,); -1 for a key that it has not.
+
+    Args:
+        key_P: uint64 (P,), the keys.
+        key_N: uint64 (N,), those of the pool.
+        sorter_N: int64 (N,), the order that sorts `key_N`.
+    """
+    if not len(key_N):
+        return np.full(len(key_P), -1)
+    sorted_P = np.searchsorted(key_N, key_P, sorter=sorter_N)
+    row_P: np.ndarray = sorter_N[sorted_P % len(key_N)]
+    return np.where(key_N[row_P] == key_P, row_P, -1)
 
 
 def refuse_repeated(num_repeated: int, parts: Parts) -> None:
@@ -248,15 +290,21 @@ def refuse_missing(
     missing_keys: np.ndarray, num_examples: int, parts: Parts, sources: Sources, advice: str
 ) -> NoReturn:
     """Raise DataError: the examples with these keys have no row in `parts`."""
-    ids: list[str] = []
-    for table in sources.clusters.tables(["example_id"]):
-        key_P = hashing.example_keys(table["example_id"].to_pylist())
-        row_P = np.flatnonzero(np.isin(key_P, missing_keys[:4]))
-        ids += table["example_id"].take(pa.array(row_P)).to_pylist()
+    ids = ids_of(missing_keys[:4], sources)
     raise DataError(
         f"selection: {len(missing_keys):,} of {num_examples:,} examples have no row in "
         f"{parts.folder_names} (first: {first(ids)}). {advice}"
     )
+
+
+def ids_of(some_keys: np.ndarray, sources: Sources) -> list[str]:
+    """Return the ids with these keys, in the order of the pool."""
+    ids: list[str] = []
+    for table in sources.clusters.tables(["example_id"]):
+        key_P = hashing.example_keys(table["example_id"].to_pylist())
+        row_P = np.flatnonzero(np.isin(key_P, some_keys))
+        ids += table["example_id"].take(pa.array(row_P)).to_pylist()
+    return ids
 
 
 def _advice(parts: Parts, sources: Sources) -> str:

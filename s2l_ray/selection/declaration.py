@@ -7,23 +7,36 @@ from typing import Any
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.amounts import Quantities
 from s2l_ray.artifacts.extensions import Extension
+from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.manifest import QUERIES, SUBSET, StageDir, section_inputs
 from s2l_ray.artifacts.pool_types import check_columns
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, PoolSize, RunPlan, Stage, Task
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config import budgets
 from s2l_ray.config.sections import RunConfig, SelectionConfig
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.progress import Progress
-from s2l_ray.selection import added_columns, columns, quotas, ranking
+from s2l_ray.selection import (
+    added_columns,
+    checks,
+    columns,
+    quotas,
+    ranking,
+    scores,
+    settings,
+)
 from s2l_ray.selection.methods import METHODS
+from s2l_ray.storage.location import Location
 from s2l_ray.trajectories.declaration import QUERIES_KEY, TRAJECTORIES
 
 
 def _task(plan: RunPlan, arm: str) -> Task:
+    section = settings.effective(plan.arms[arm])
     inputs = {
-        **section_inputs("selection", plan.arms[arm]),
+        **section_inputs("selection", section),
+        **scores.inputs(section, plan.contents, plan.run),
         "seed": plan.config.seed,
         **plan.after(SELECTION),
     }
@@ -52,8 +65,10 @@ def _check_complete(plan: RunPlan) -> None:
 def _extension_task(plan: ExtensionPlan, _: Extension) -> Task:
     section = plan.base.config.selection
     assert section is not None
+    section = settings.effective(section)
     inputs = {
         **section_inputs("selection", section),
+        **scores.inputs(section, Contents.load(plan.base.run), plan.base.run),
         "seed": plan.base.config.seed,
         "prepare of the run": plan.fingerprint_of_run(PREPARE),
         "clusters of the run": plan.fingerprint_of_run(CLUSTERS),
@@ -75,34 +90,27 @@ def _select_from_all(
 
 
 def _check(config: RunConfig) -> None:
-    """Refuse a selection that needs token counts, embeddings or error norms that will not exist."""
+    """Refuse a selection that needs what will not exist: counts, embeddings, fields, scores."""
     section = config.selection
     if section is not None:
         if config.data is not None:
             named = [name for name in config.data.fields.model_dump().values() if name]
             added_columns.check_not_among(section.columns, named)
-        _check_counted(config, section)
+        if ranking.counts_tokens(section):
+            columns.check_will_be_counted(config)
         _check_scored(config, section)
-
-
-def _check_counted(config: RunConfig, section: SelectionConfig) -> None:
-    """Refuse a selection that needs token counts if no stage will count tokens."""
-    if not ranking.counts_tokens(section):
-        return
-    if config.data is None:
-        raise columns.token_counts_missing("there is no `data`")
-    scored = config.trajectories is not None and config.trajectories.path is None
-    if config.data.tokenizer is None and not scored:
-        raise columns.token_counts_missing("`data.tokenizer` is not given")
+        checks.check_first_rows(config)
 
 
 def _check_scored(config: RunConfig, section: SelectionConfig) -> None:
-    """Refuse a selection that needs embeddings or error norms if no stage will compute them."""
+    """Refuse a selection that needs what only scoring leaves, if it will not be asked to."""
     methods = [section.method, *section.baselines]
     comparing = [method for method in methods if METHODS[method].vectors]
     _check_switch(config, comparing, "embeddings", "compares embeddings")
     weighing = [method for method in methods if columns.ERROR_NORM in METHODS[method].numbers]
     _check_switch(config, weighing, "error_norms", "looks at error norms")
+    relating = [method for method in methods if columns.IFD in METHODS[method].numbers]
+    _check_switch(config, relating, "without_prompt", "compares with losses without prompts")
     asking = [method for method in comparing if QUERIES in METHODS[method].vectors]
     if asking and config.trajectories and not config.trajectories.queries:
         raise ConfigError(
@@ -138,7 +146,7 @@ def _check_switch(config: RunConfig, methods: Sequence[str], key: str, does: str
 
 
 def _check_pool(config: RunConfig, pool: PoolSize) -> None:
-    """Refuse a budget, bounds of strata or a format of the subset that do not fit the pool."""
+    """Refuse a budget, bounds, a condition, scores or a format that do not fit the pool."""
     section = config.selection
     if section is None:
         return
@@ -159,6 +167,10 @@ def _check_pool(config: RunConfig, pool: PoolSize) -> None:
     is_known = not config.imports_trajectories and not is_found
     if prepared is not None and prepared["strata"] and is_known:
         quotas.check_strata(section, prepared["strata"], pool.new_strata)
+    run = Location.of(config.run_dir)
+    if prepared is not None and TRAJECTORIES.directory(run).manifest() is None:
+        # Hours before the selection would say the same.
+        checks.check_prepared(section, Parts(run / PREPARE.folder))
 
 
 def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
@@ -173,6 +185,8 @@ def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
         text += f", {budget:g} of the pool rounded down"
     if num_selected > quantities.num_rows:
         text += ", more than there seem to be"
+    if section.where is not None:
+        text += f", where {section.where}"
     if section.baselines:
         text += f", by each of {1 + len(section.baselines)} methods"
     return {"selection": text}

@@ -11,8 +11,8 @@ Shape letters: N examples.
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -35,11 +35,14 @@ class Examples:
         key_N: uint64 (N,), from `hashing.example_keys`.
         cluster_N: integer (N,), cluster numbers from 0.
         stratum_N: integer (N,), stratum numbers from 0; all equal if there are no strata.
-        numbers: by name, finite numbers (N,): those that the method reads (`Method.numbers`).
-        inside_N: finite numbers (N,); `s2l` takes the examples of a cluster in increasing order of
+        numbers: by name, numbers (N,), none of them NaN: those that the method reads
+            (`Method.numbers`).
+        inside_N: numbers (N,), none of them NaN; `s2l` takes the examples of a cluster in increasing order of
             them. None for a random order.
         vectors: by name, finite (rows, H): those that the method compares (`Method.vectors`).
             "embeddings" has a row for every example, "queries" one for every query.
+        settings: by key of the section, the values of the settings that the method reads
+            (`Method.settings`).
     """
 
     key_N: np.ndarray
@@ -48,6 +51,7 @@ class Examples:
     numbers: Mapping[str, np.ndarray] = field(default_factory=dict)
     inside_N: np.ndarray | None = None
     vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         columns = [self.key_N, self.cluster_N, self.stratum_N, *self.numbers.values()]
@@ -61,6 +65,18 @@ class Examples:
             raise ValueError(f"keys must be uint64, not {self.key_N.dtype}")
         if min(self.cluster_N.min(initial=0), self.stratum_N.min(initial=0)) < 0:
             raise ValueError("cluster and stratum numbers must not be negative")
+
+    def at(self, row_K: np.ndarray) -> "Examples":
+        """Return the examples in these rows, in this order; vectors are left out."""
+        return replace(
+            self,
+            key_N=self.key_N[row_K],
+            cluster_N=self.cluster_N[row_K],
+            stratum_N=self.stratum_N[row_K],
+            numbers={name: number_N[row_K] for name, number_N in self.numbers.items()},
+            inside_N=None if self.inside_N is None else self.inside_N[row_K],
+            vectors={},
+        )
 
 
 class Ranker(Protocol):
@@ -98,7 +114,7 @@ def s2l(
     if examples.inside_N is not None:
         inside_N = _increasing(examples.inside_N, inside_N)
     order_N = water_filled(_cells(examples, stratify), inside_N)
-    return _over_strata(examples, order_N, quotas) if stratify else order_N
+    return over_strata(examples, order_N, quotas) if stratify else order_N
 
 
 def s2l_authors(
@@ -117,7 +133,7 @@ def s2l_authors(
     order_N = water_filled(cell_N, shuffled_N)
     small_N = np.bincount(cell_N)[cell_N] <= _SMALL_CLUSTER
     order_N = np.concatenate([order_N[~small_N[order_N]], shuffled_N[small_N[shuffled_N]]])
-    return _over_strata(examples, order_N, quotas) if stratify else order_N
+    return over_strata(examples, order_N, quotas) if stratify else order_N
 
 
 def random(
@@ -137,7 +153,7 @@ def balanced_random(
     Source:
         Source-balanced random selection of Ivison et al. (2025), arXiv:2503.01807.
     """
-    return _over_strata(examples, _shuffled(examples, seed), quotas)
+    return over_strata(examples, _shuffled(examples, seed), quotas)
 
 
 def least_confidence(
@@ -170,6 +186,26 @@ def middle_perplexity(
     return _by(np.abs(loss_N - median), examples, seed, stratify, quotas)
 
 
+def quantile_perplexity(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
+    """Rank examples by how near the rank of their last loss is to a quantile of the pool.
+
+    The order is that of |r / N - q| for q = `settings["quantile"]`, where r is the number of
+    examples with a lower loss, plus half of those with the same one. Ranks are those among all
+    examples, stratified or not.
+
+    Source:
+        Quantiles of perplexity, where Marion et al. (2023), arXiv:2309.04564, keep the middle.
+    """
+    loss_N = examples.numbers["last_loss"]
+    sorted_N = np.sort(loss_N)
+    below_N = np.searchsorted(sorted_N, loss_N, side="left")
+    rank_N = (below_N + np.searchsorted(sorted_N, loss_N, side="right")) / 2
+    distance_N = np.abs(rank_N / max(len(loss_N), 1) - examples.settings["quantile"])
+    return _by(distance_N, examples, seed, stratify, quotas)
+
+
 def high_learnability(
     examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
 ) -> np.ndarray:
@@ -196,6 +232,42 @@ def confidence_curriculum(
         is ours.
     """
     return _by(-examples.numbers["confidence"], examples, seed, stratify, quotas)
+
+
+def ambiguous(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
+    """Rank examples by how much the reference's confidence varies over its training, most first.
+
+    The variability is the standard deviation over the checkpoints of exp(-loss).
+
+    Source:
+        The ambiguous examples of Swayamdipta et al. (2020), arXiv:2009.10795, who use the
+        probability of the right class.
+    """
+    return _by(-examples.numbers["variability"], examples, seed, stratify, quotas)
+
+
+def ifd(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
+    """Rank examples by their instruction-following difficulty below 1, highest first.
+
+    It is the loss of the response divided by its loss without the prompt. From 1 on the prompt
+    does not help, so these examples come last, the lowest of them first.
+
+    Source:
+        IFD of Li et al. (2023), arXiv:2308.12032, who leave out those above 1.
+    """
+    ifd_N = examples.numbers["ifd"]
+    return _by(np.where(ifd_N < 1, -ifd_N, ifd_N), examples, seed, stratify, quotas)
+
+
+def score(
+    examples: Examples, seed: int, *, stratify: bool, quotas: Quotas | None = None
+) -> np.ndarray:
+    """Rank examples by a score that somebody else computed; see `scores.read`."""
+    return _by(examples.numbers["score"], examples, seed, stratify, quotas)
 
 
 def longest_responses(
@@ -269,6 +341,7 @@ class Method:
         always_stratified: True if the budget is spread over the strata whatever `stratify` says.
         orders_within: True if the setting `within` orders the examples of its clusters.
         reads_clusters: True if the clusters decide which examples are selected.
+        settings: keys of the section that it reads, and that other methods do not.
     """
 
     ranking: Ranker
@@ -279,6 +352,11 @@ class Method:
     always_stratified: bool = False
     orders_within: bool = False
     reads_clusters: bool = False
+    settings: tuple[str, ...] = ()
+
+    def spreads(self, stratify: bool) -> bool:
+        """Tell whether a budget is spread over the strata first."""
+        return self.always_stratified or (stratify and not self.ignores_strata)
 
 
 METHODS: Mapping[str, Method] = {
@@ -305,6 +383,12 @@ METHODS: Mapping[str, Method] = {
         "nearest to the median loss at the last checkpoint first (arXiv:2309.04564)",
         ("last_loss",),
     ),
+    "quantile-perplexity": Method(
+        quantile_perplexity,
+        "nearest to a quantile of the loss at the last checkpoint first (selection.quantile)",
+        ("last_loss",),
+        settings=("quantile",),
+    ),
     "high-learnability": Method(
         high_learnability, "greatest fall of the loss over the training first", ("loss_drop",)
     ),
@@ -312,6 +396,16 @@ METHODS: Mapping[str, Method] = {
         confidence_curriculum,
         "most confident over the training first (arXiv:2205.09898)",
         ("confidence",),
+    ),
+    "ambiguous": Method(
+        ambiguous,
+        "confidence that varies most over the training first (arXiv:2009.10795)",
+        ("variability",),
+    ),
+    "ifd": Method(
+        ifd,
+        "highest loss relative to that without the prompt first, if below 1 (arXiv:2308.12032)",
+        ("ifd",),
     ),
     "longest-responses": Method(
         longest_responses,
@@ -333,16 +427,23 @@ METHODS: Mapping[str, Method] = {
         "most like the queries, which take turns, by cosines of embeddings (arXiv:2503.01807)",
         vectors=("embeddings", "queries"),
     ),
+    "score": Method(
+        score,
+        "highest or lowest score first: a field of the rows, or numbers in a file (selection.score)",
+        ("score",),
+        settings=("score", "score_order"),
+    ),
 }
 
 WITHIN: Mapping[str, str | None] = {
     "random": None,
     "nearest": "sqdist",
     "lowest-variation": "variation",
+    "score": "score",
 }
 """Orders of the examples inside a cluster, and the number that `Examples.inside_N` is for each: at
-random (S2L), by the distance to the centroid, and by the total variation of the trajectory (XMAS,
-arXiv:2510.01454)."""
+random (S2L), by the distance to the centroid, by the total variation of the trajectory (XMAS,
+arXiv:2510.01454), and by the score that a configuration names."""
 
 
 def method_named(name: str) -> Method:
@@ -358,7 +459,11 @@ def method_named(name: str) -> Method:
     return METHODS[name]
 
 
-def _over_strata(examples: Examples, order_N: np.ndarray, quotas: Quotas | None) -> np.ndarray:
+def over_strata(examples: Examples, order_N: np.ndarray, quotas: Quotas | None) -> np.ndarray:
+    """Reorder `order_N` so that its prefixes take from strata evenly, or by quotas.
+
+    Inside a stratum the order stays.
+    """
     if quotas is None:
         return water_filled(examples.stratum_N, order_N)
     return weighted(examples.stratum_N, order_N, quotas)
@@ -369,7 +474,7 @@ def _by(
 ) -> np.ndarray:
     """Rank by increasing `value_N`, equal ones in the order of their hashes."""
     order_N = _increasing(value_N, _shuffled(examples, seed))
-    return _over_strata(examples, order_N, quotas) if stratify else order_N
+    return over_strata(examples, order_N, quotas) if stratify else order_N
 
 
 def _increasing(value_N: np.ndarray, order_N: np.ndarray) -> np.ndarray:

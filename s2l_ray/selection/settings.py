@@ -3,9 +3,12 @@
 from s2l_ray.config.section import default_of
 from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.errors import ConfigError, first
+from s2l_ray.selection import conditions
 from s2l_ray.selection.methods import METHODS, WITHIN, method_named
 
 STRATUM_KEYS = frozenset({"weights", "minimum", "maximum"})
+SCORE = "score"
+"""The method, the order inside clusters and the number of the key `score`."""
 
 
 def check(section: SelectionConfig) -> None:
@@ -18,6 +21,11 @@ def check(section: SelectionConfig) -> None:
     ordered = [name for name in methods if method_named(name).orders_within]
     if section.within != default_of(section, "within") and not ordered:
         raise ConfigError(f"selection: `within` {clusters_missing(section.method)}")
+    problem = problem_with_settings(section)
+    if problem is not None:
+        raise ConfigError(f"selection: {problem}")
+    if section.where is not None:
+        conditions.parsed(section.where)
     problem = problem_with_strata(section)
     if problem is not None:
         raise ConfigError(f"selection: {problem}")
@@ -57,6 +65,44 @@ def problem_with_strata(section: SelectionConfig) -> str | None:
     return None
 
 
+def problem_with_settings(section: SelectionConfig) -> str | None:
+    """Return why settings of single methods do not fit the methods; None if they fit.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    methods = [section.method, *section.baselines]
+    read = {key for name in methods for key in settings_read(section, name)}
+    if SCORE in read and section.score is None:
+        return "`score` is not given: name a field of the rows, or FILE#COLUMN"
+    for key in sorted(_SETTINGS - read):
+        if getattr(section, key) != default_of(section, key):
+            readers = [name for name, row in METHODS.items() if key in row.settings]
+            within = ", and for `within: score`" if SCORE in readers else ""
+            return f"`{key}` is for {first(readers)}{within}; {first(methods)} would not read it"
+    return None
+
+
+def settings_read(section: SelectionConfig, method: str) -> set[str]:
+    """Return the keys of _SETTINGS that `method` reads.
+
+    Raises:
+        ConfigError: there is no such method.
+    """
+    row = method_named(method)
+    inside = row.orders_within and section.within == SCORE
+    return {*row.settings, *(METHODS[SCORE].settings if inside else ())}
+
+
+def effective(section: SelectionConfig) -> SelectionConfig:
+    """Return the section with those settings at their defaults that its own method does not read.
+
+    So a change of one that only a baseline reads leaves finished work for the method finished.
+    """
+    unread = _SETTINGS - settings_read(section, section.method)
+    return section.model_copy(update={key: default_of(section, key) for key in unread})
+
+
 def clusters_missing(method: str) -> str:
     """Return the end of a message that `within` does not fit `method`."""
     ordered = [name for name, row in METHODS.items() if row.orders_within]
@@ -75,9 +121,13 @@ def with_method(section: SelectionConfig, method: str) -> SelectionConfig:
     ignored = set() if row.orders_within else {"within"}
     ignored |= STRATUM_KEYS if row.ignores_strata else set()
     defaults = {key: default_of(section, key) for key in ignored}
-    return section.model_copy(update={**defaults, "method": method, "baselines": []})
+    return effective(section.model_copy(update={**defaults, "method": method, "baselines": []}))
 
 
 def inside_number(section: SelectionConfig) -> str | None:
     """Return the name of the number that orders the examples of a cluster; None for at random."""
     return WITHIN[section.within] if method_named(section.method).orders_within else None
+
+
+_SETTINGS = frozenset(key for row in METHODS.values() for key in row.settings)
+"""Keys that only some methods read."""

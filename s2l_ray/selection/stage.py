@@ -55,11 +55,13 @@ def run(
         new_strata: strata that only extensions of the run have; `config` may name them.
 
     Reads   clusters part-*         example_id, stratum, cluster; sqdist if the method reads it
-            prepared rows-*         the original rows
+            prepared rows-*         the original rows, and the fields of a condition or a score
             prepared part-*         num_tokens and the ranges, if the method or budget counts
                                     tokens
             trajectories part-*     loss_nats, if the method reads them
-    Writes  ranking.parquet         example_id, stratum: string, cluster: int32, rank: int64
+            files of `score`        example_id and numbers
+    Writes  ranking.parquet         example_id, stratum: string, cluster: int32, rank: int64, of the
+                                    examples that can be selected
             ../subset/selected.jsonl  the chosen rows in input order, with example_id (or .parquet)
     Raises  DataError or ConfigError if the pool cannot give the budget or does not have a stratum,
             or if numbers that the method or the budget needs are missing, or if rows have a field
@@ -70,18 +72,22 @@ def run(
     pool = load_pool(sources.clusters)
     ranked = rank(pool, config, sources, seed=seed, new_strata=new_strata)
     subset_R = ranked.subset_R
-    _write_ranking(pool, ranked.order_N, out.location / RANKING)
+    _write_ranking(pool, ranked.order_K, out.location / RANKING)
     if sources.rows is not None:
         file = out.further_folder(SUBSET) / f"selected.{config.format}"
         added = ranking_columns(config.columns, pool, subset_R, sources)
         write_selected(pool.key_N[subset_R], sources.rows, file, added=added)
+    left = {} if ranked.remaining is None else {"remaining": len(ranked.remaining.row_K)}
+    notes = [*([ranked.remaining.text] if ranked.remaining else []), *ranked.notes]
     tokens = {} if ranked.num_tokens is None else {"selected_tokens": ranked.num_tokens}
     return {
         "rows": pool.num_rows,
         "selected": ranked.num_selected,
         **tokens,
+        **left,
         "strata": _counts(pool.stratum_N[subset_R], pool.strata),
         "selected_of_cluster": np.bincount(pool.cluster_N[subset_R]).tolist(),
+        **({"notes": notes} if notes else {}),
     }
 
 

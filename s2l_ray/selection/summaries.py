@@ -48,10 +48,45 @@ def confidence(loss_NT: np.ndarray) -> np.ndarray:
     return (sum_N / loss_NT.shape[1]).astype(np.float32)
 
 
+def variability(loss_NT: np.ndarray) -> np.ndarray:
+    """Return the standard deviation over the checkpoints of exp(-loss), that of a population.
+
+    Source:
+        Swayamdipta et al. (2020), arXiv:2009.10795, of the probability of the right class.
+    """
+    mean_N, square_N = np.zeros(len(loss_NT)), np.zeros(len(loss_NT))
+    for loss_N in loss_NT.T:
+        mean_N += np.exp(-loss_N.astype(np.float64)) / loss_NT.shape[1]
+    for loss_N in loss_NT.T:
+        square_N += (np.exp(-loss_N.astype(np.float64)) - mean_N) ** 2 / loss_NT.shape[1]
+    return np.sqrt(square_N).astype(np.float32)
+
+
+def loss_slope(loss_NT: np.ndarray) -> np.ndarray:
+    """Return the slope of the line fitted to the losses by least squares, nats per checkpoint.
+
+    It is exactly 0 if all losses are equal, and for a single checkpoint.
+
+    Source:
+        The learned slope of "Prune, then Select".
+    """
+    num_checkpoints = loss_NT.shape[1]
+    sum_N, squares = np.zeros(len(loss_NT)), 0.0
+    # Checkpoints at the same distance from the middle are taken together, so equal losses cancel.
+    for t in range(num_checkpoints // 2):
+        distance = (num_checkpoints - 1) / 2 - t
+        early_N, late_N = loss_NT[:, t], loss_NT[:, num_checkpoints - 1 - t]
+        sum_N += distance * (late_N.astype(np.float64) - early_N.astype(np.float64))
+        squares += 2 * distance**2
+    return (sum_N / (squares or 1.0)).astype(np.float32)
+
+
 SUMMARIES: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "last_loss": last_loss,
     "loss_drop": loss_drop,
     "variation": variation,
     "confidence": confidence,
+    "variability": variability,
+    "loss_slope": loss_slope,
 }
 """Name of a number -> the function that computes it."""

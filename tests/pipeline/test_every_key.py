@@ -105,6 +105,11 @@ KEYS: dict[str, tuple[Any, list[str]]] = {
     "selection.minimum": (1, AFTER["selection"]),
     "selection.maximum": (9, AFTER["selection"]),
     "selection.within": ("nearest", AFTER["selection"]),
+    "selection.where": ("tokens < 2000", AFTER["selection"]),
+    "selection.score": ("other", AFTER["selection"]),
+    "selection.score_order": ("lowest", AFTER["selection"]),
+    "selection.quantile": (0.1, AFTER["selection"]),
+    "selection.unlearned": ("last", AFTER["selection"]),
     "selection.baselines": (
         ["random"],
         [f"{stage} (random-6-42)" for stage in ("selection", "target", "evaluation")] + ["report"],
@@ -141,7 +146,11 @@ KEYS: dict[str, tuple[Any, list[str]]] = {
     "comparison.trials_per_gpu": (2, NOTHING),
 }
 """Key -> another value, and the steps that are to do with it in a run that was finished without."""
+SCORED = {"selection.method": "score", "selection.score": "quality"}
 BESIDE: dict[str, dict[str, Any]] = {
+    "selection.score": SCORED,
+    "selection.score_order": SCORED,
+    "selection.quantile": {"selection.method": "quantile-perplexity"},
     "reference.epochs": {"reference.max_steps": None},
     "target.epochs": {"target.max_steps": None},
     "trajectories.queries": {"trajectories.embeddings": True},
@@ -188,6 +197,7 @@ def tree(tmp_path, monkeypatch):
         for name in ("config.json", "tokenizer.json", "model.safetensors"):
             (folder / name).write_text("{}")
     (tmp_path / "losses.parquet").write_bytes(b"1")
+    (tmp_path / "scores.parquet").write_bytes(b"1")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "tokenizer.json").write_text("[]")
     (tmp_path / "chat.jinja").write_text("{{ messages[0].content }}")
@@ -240,6 +250,11 @@ FILES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
         {"trajectories.embeddings": True, "trajectories.queries": ["asked.jsonl"]},
         AFTER["trajectories"],
     ),
+    "scores": (
+        "scores.parquet",
+        {"selection.method": "score", "selection.score": "scores.parquet#reward"},
+        AFTER["selection"],
+    ),
     "model": ("model/model.safetensors", {"target.model": "model"}, AFTER["target"]),
     "first checkpoint": ("checkpoints/step-2/tokenizer.json", PATHS, AFTER["prepare"]),
     "last checkpoint": ("checkpoints/step-10/model.safetensors", PATHS, AFTER["reference"]),
@@ -250,6 +265,14 @@ FILES: dict[str, tuple[str, dict[str, Any], list[str]]] = {
     ),
 }
 """What it is -> file, keys that name it, and the steps that are to do when it changes."""
+
+
+def test_a_score_that_only_a_baseline_reads_redoes_that_alone(tree):
+    tree = put(put(tree, "selection.baselines", ["score"]), "selection.score", "quality")
+    finish(tree)
+    labels = [f"{stage} (score-6-42)" for stage in ("selection", "target", "evaluation")]
+
+    assert todo(put(tree, "selection.score", "other")) == [*labels, "report"]
 
 
 @pytest.mark.parametrize("of", FILES)

@@ -15,6 +15,7 @@ from s2l_ray.selection.methods import Examples
 from s2l_ray.selection.water_filling import Quotas
 
 SEED = 3
+QUANTILE = 0.3
 
 
 def examples_of(cells: Sequence[tuple[int, int, int]]) -> Examples:
@@ -35,7 +36,9 @@ def with_values(key_N: np.ndarray, cluster_N: np.ndarray, stratum_N: np.ndarray)
     drawn_N4 = np.stack([hashing.mixed(key_N, 99, h) % np.uint64(3) for h in range(4)], axis=1)
     query_34 = np.array([[1, 0, 2, 1], [0, 3, 1, 0], [1, 1, 1, 1]], np.float16)
     vectors = {"embeddings": drawn_N4.astype(np.float16), "queries": query_34}
-    return Examples(key_N, cluster_N, stratum_N, values, vectors=vectors)
+    return Examples(
+        key_N, cluster_N, stratum_N, values, vectors=vectors, settings={"quantile": QUANTILE}
+    )
 
 
 def rearranged(examples: Examples, row_N: Sequence[int]) -> Examples:
@@ -46,6 +49,7 @@ def rearranged(examples: Examples, row_N: Sequence[int]) -> Examples:
         {name: value_N[row_N] for name, value_N in examples.numbers.items()},
         None if examples.inside_N is None else examples.inside_N[row_N],
         examples.vectors | {"embeddings": examples.vectors["embeddings"][row_N]},
+        examples.settings,
     )
 
 
@@ -311,7 +315,22 @@ VALUED = {
     "middle-perplexity": lambda values: np.abs(
         values["last_loss"] - np.median(values["last_loss"])
     ),
+    "quantile-perplexity": lambda values: np.array(
+        [
+            abs(
+                sum((other < loss) + 0.5 * (other == loss) for other in values["last_loss"])
+                / len(values["last_loss"])
+                - QUANTILE
+            )
+            for loss in values["last_loss"]
+        ]
+    ),
     "high-learnability": lambda values: -values["loss_drop"],
+    "ambiguous": lambda values: -values["variability"],
+    "ifd": lambda values: np.array(
+        [-value if value < 1 else value for value in values["ifd"].tolist()]
+    ),
+    "score": lambda values: values["score"],
     "confidence-curriculum": lambda values: -values["confidence"],
     "longest-responses": lambda values: -values["response_tokens"],
     "el2n": lambda values: -values["error_norm"],

@@ -22,9 +22,11 @@ from tests.pool_of_sixty import (
     NORM,
     NUM_ROWS,
     RESPONSE_TOKENS,
+    ROWS,
     SQDIST,
     STRATA,
     TOKENS,
+    WITHOUT_PROMPT,
     in_order,
     jsonl,
     order_of,
@@ -50,6 +52,9 @@ def folder(tmp_path) -> Location:
         ("least-confidence", lambda row: -LOSSES[row, -1]),
         ("high-learnability", lambda row: LOSSES[row, -1] - LOSSES[row, 0]),
         ("confidence-curriculum", lambda row: -np.exp(-LOSSES[row].astype(float)).mean()),
+        ("ifd", lambda row: in_order_of_ifd(LOSSES[row, -1] / WITHOUT_PROMPT[row])),
+        ("ambiguous", lambda row: -np.exp(-LOSSES[row].astype(float)).std()),
+        ("score", lambda row: -ROWS[row]["quality"]),
         ("longest-responses", lambda row: -RESPONSE_TOKENS[row]),
         ("el2n", lambda row: -NORM[row]),
     ],
@@ -62,15 +67,31 @@ def test_a_ranking_follows_the_losses_and_counts_of_the_examples_themselves(fold
     assert found == pytest.approx(sorted(found), abs=1e-6)
 
 
+def in_order_of_ifd(ratio: float) -> float:
+    """The first are just below 1, then 0; those above 1 come last."""
+    return ratio if ratio >= 1 else -ratio
+
+
+def test_ifd_asks_for_losses_without_prompts(folder):
+    with_prompts = write_trajectories(folder / "losses", in_order(3))
+    for file in with_prompts.files():
+        file.write_table(file.read_table().drop_columns(["loss_without_prompt_nats"]))
+    sources = selection.Sources(write_clusters(folder / "clusters", in_order(2)), with_prompts)
+    out = SELECTION.directory(folder / "out")
+    with pytest.raises(DataError, match="Set `trajectories.without_prompt: true` and redo"):
+        selection.run(SelectionConfig(budget=5, method="ifd"), sources, out, seed=1)
+
+
 @pytest.mark.parametrize(
     ("within", "value"),
     [
         ("nearest", lambda row: SQDIST[row]),
+        ("score", lambda row: -ROWS[row]["quality"]),
         ("lowest-variation", lambda row: np.abs(np.diff(LOSSES[row].astype(float))).sum()),
     ],
 )
 def test_examples_of_a_cluster_come_in_the_order_asked_for(folder, within, value):
-    _, out = selected(folder / "out", within=within)
+    _, out = selected(folder / "out", rows=write_rows(folder / "rows", in_order(5)), within=within)
 
     for cell in set(zip(STRATA, CLUSTERS, strict=True)):
         found = [value(row) for row in order_of(out) if (STRATA[row], CLUSTERS[row]) == cell]

@@ -25,6 +25,7 @@ from tests.pool_of_sixty import (
     RESPONSE_TOKENS,
     ROWS,
     STRATA,
+    WITHOUT_PROMPT,
     in_order,
     jsonl,
     ranking,
@@ -106,8 +107,11 @@ def test_strata_are_numbered_in_the_order_of_their_names(folder, method, stratif
         {
             **{name: of(LOSSES[rows]) for name, of in SUMMARIES.items()},
             "error_norm": NORM[rows],
+            "ifd": LOSSES[rows, -1] / WITHOUT_PROMPT[rows],
             "response_tokens": np.array(RESPONSE_TOKENS)[rows],
+            "score": -np.array([ROWS[row]["quality"] for row in rows]),
         },
+        settings={"quantile": 0.5},
         vectors={"embeddings": EMBEDDED[rows], "queries": ASKED},
     )
     order_N = METHODS[method].ranking(examples, 1, stratify=stratify)

@@ -1,6 +1,7 @@
 """One number for each trajectory, against the formula written out example by example."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -17,6 +18,10 @@ EXPECTED = {
         abs(losses[t + 1] - losses[t]) for t in range(len(losses) - 1)
     ),
     "confidence": lambda losses: math.fsum(math.exp(-loss) for loss in losses) / len(losses),
+    "variability": lambda losses: statistics.pstdev(math.exp(-loss) for loss in losses),
+    "loss_slope": lambda losses: (
+        statistics.linear_regression(range(len(losses)), losses).slope if len(losses) > 1 else 0.0
+    ),
 }
 TRAJECTORIES = np_st.arrays(
     np.float32,
