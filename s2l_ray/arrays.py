@@ -17,6 +17,7 @@ from s2l_ray.config.clusters import ClustersConfig
 from s2l_ray.config.selection import SelectionConfig
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.selection import methods, summaries
+from s2l_ray.selection.examples import Examples
 
 _ONE_STRATUM = ""
 
@@ -148,7 +149,7 @@ def rank(
         label_N = _clustered(loss_NT, key_N, rows_by_stratum, config, seed).labels
     values = {name: summaries.SUMMARIES[name](loss_NT) for name in chosen.numbers}
     defaults = {key: SelectionConfig.model_fields[key].default for key in chosen.settings}
-    examples = methods.Examples(key_N, label_N, stratum_N, values, settings=defaults)
+    examples = Examples(key_N, label_N, stratum_N, values, settings=defaults)
     return chosen.ranking(examples, seed, stratify=True)
 
 

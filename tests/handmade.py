@@ -147,7 +147,9 @@ def write_losses(folder: Location) -> None:
     vector_NH = np.random.default_rng(1).normal(size=(NUM_ROWS, 4)).astype(np.float16)
     for part in range(NUM_ROWS // ROWS_PER_PART):
         rows = slice(part * ROWS_PER_PART, (part + 1) * ROWS_PER_PART)
-        table = trajectory_table(pa.array(IDS[rows]), pa.array(STRATA[rows]), loss_NT[rows])
+        table = trajectory_table(
+            pa.array(IDS[rows]), pa.array(STRATA[rows]), loss_NT[rows], loss_NT[rows, 1]
+        )
         (folder / part_name(part)).write_table(table)
         vectors = embedding_table(pa.array(IDS[rows]), vector_NH[rows])
         (folder / part_name(part, EMBEDDINGS)).write_table(vectors)

@@ -102,7 +102,9 @@ def in_order(num_parts: int) -> list[list[int]]:
 def selected(folder: Location, parts=None, rows: Parts | None = None, seed: int = 1, **changes):
     """The stage's summary and folder."""
     out = SELECTION.directory(folder)
-    scored = {"score": "quality"} if "score" in (changes.get("method"), changes.get("within")) else {}
+    scored = (
+        {"score": "quality"} if "score" in (changes.get("method"), changes.get("within")) else {}
+    )
     config = SelectionConfig(**{"budget": 12, **scored, **changes})
     clusters = parts or write_clusters(folder / "clusters", in_order(4))
     losses = write_trajectories(Location.of(f"{folder}-losses"), in_order(7))

@@ -71,6 +71,57 @@ def test_select_takes_the_nearest_of_a_cluster_when_told_so(clustered, capsys):
     assert "--within nearest: it orders" in refused(capsys, *arguments, "--method", "random")
 
 
+def test_select_takes_the_highest_scores_where_a_condition_holds(clustered, place, capsys):
+    reward = pa.table({"example_id": [f"e{i}" for i in range(20)], "reward": range(20)})
+    pq.write_table(reward, place / "scores.parquet")
+    run = ["select", str(clustered), "--budget", "5", "--method"]
+    given = ["score", "--score", "scores.parquet#reward", "--where", "cluster != 4"]
+    assert cli.main([*run, *given, "--out", "highest.jsonl"]) == 0
+    assert cli.main([*run, *given, "--score-order", "lowest", "--out", "lowest.jsonl"]) == 0
+
+    assert "where     holds for 16 of 20 examples" in capsys.readouterr().out.splitlines()
+    found = {
+        name: {json.loads(line)["example_id"] for line in Path(name).read_text().splitlines()}
+        for name in ("highest.jsonl", "lowest.jsonl")
+    }
+    # Spread over strata a and b, the even and the odd ones: the smaller rest goes to the last one.
+    assert found["highest.jsonl"] in ({"e18", "e16", "e17", "e15", "e13"}, HIGHEST_OF_A)
+    assert found["lowest.jsonl"] <= {"e0", "e1", "e2", "e3", "e5", "e6"}
+
+
+HIGHEST_OF_A = {"e18", "e16", "e12", "e17", "e15"}
+
+
+def test_select_names_a_subset_by_what_differs_from_the_run(clustered, capsys):
+    for condition in ("cluster < 3", "cluster < 2"):
+        assert cli.main(["select", str(clustered), "--budget", "5", "--where", condition]) == 0
+    names = [path.name for path in (clustered / "subsets").iterdir()]
+    assert len(set(names)) == 2 and all(name.startswith("s2l-5-42-") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--where", "cluster <"], "is no condition: it ends too early"),
+        (["--where", "clustr < 3"], "did you mean cluster?"),
+        (["--where", "cluster < 1"], "budget of 5 examples: selection.where holds for 4 of 20"),
+        (["--method", "score"], "`score` is not given: name a field of the rows, or FILE#COLUMN"),
+        (["--score", "cluster"], "--score: s2l would not read it"),
+        (["--method", "score", "--score", "#x"], "--score: `score` is the name of a field or"),
+        (["--quantile", "0.1"], "--quantile: s2l would not read it"),
+        (["--method", "quantile-perplexity", "--quantile", "2"], "--quantile: Input should be"),
+        (["--unlearned", "first"], "'first' is not one of keep, last"),
+        (["--score-order", "best"], "'best' is not one of highest, lowest"),
+    ],
+)
+def test_select_refuses_conditions_and_settings_that_do_not_fit(
+    clustered, capsys, arguments, message
+):
+    before = tree_of(clustered)
+    assert message in refused(capsys, "select", str(clustered), "--budget", "5", *arguments)
+    assert tree_of(clustered) == before
+
+
 def test_select_refuses_a_file_of_another_kind(clustered, capsys):
     message = refused(capsys, "select", str(clustered), "--budget", "5", "--out", "subset.csv")
     assert "must end in .jsonl or .parquet" in message

@@ -84,6 +84,7 @@ PURE = [
     "clusters.quality",
     "clusters.drift",
     "compilation",
+    "selection.examples",
     "selection.methods",
     "selection.water_filling",
     "selection.cells",

@@ -91,9 +91,7 @@ class SelectionConfig(Section):
             raise ValueError("`columns` repeats a column")
         self._check_bounds()
         if self.score is not None and not all(self.score_file or (self.score,)):
-            raise ValueError(
-                f"`score` is the name of a field or FILE#COLUMN, not {self.score!r}"
-            )
+            raise ValueError(f"`score` is the name of a field or FILE#COLUMN, not {self.score!r}")
         return self
 
     @property

@@ -13,6 +13,7 @@ from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.extensions import UPDATED, BaseRun, Extension
 from s2l_ray.artifacts.inputs import CONTENTS, Contents
 from s2l_ray.artifacts.stage import ExtensionPlan, Step
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import ConfigError, DataError, first
@@ -21,6 +22,7 @@ from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline.staleness import stale
 from s2l_ray.pipeline.subset import config_of
 from s2l_ray.pipeline.supplements import complete, incomplete
+from s2l_ray.selection import checks as selection_checks
 from s2l_ray.selection import quotas
 from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.selection.methods import METHODS
@@ -253,6 +255,7 @@ def carry_out(
         if step.declaration is TRAJECTORIES:
             # Before an hour of scoring, refuse a subset that cannot be made.
             check_strata(base)
+            check_selection(base)
         if step.declaration is CLUSTERS:
             # A ranking by the old clusters; in an earlier extension no other would replace it.
             SELECTION.directory(step.out.location.parent).remove()
@@ -264,6 +267,12 @@ def carry_out(
             rest = stale(plan(base, None), None)
             return done + carry_out(base, rest, None, say, checks)
     return done
+
+
+def check_selection(base: BaseRun) -> None:
+    """Refuse a condition and scores that do not fit all rows prepared so far."""
+    more = [item.folder(PREPARE.folder) for item in extensions.list_prepared(base.run)]
+    selection_checks.check_prepared(base.config, Parts(base.run / PREPARE.folder, more=tuple(more)))
 
 
 def check_strata(base: BaseRun) -> None:

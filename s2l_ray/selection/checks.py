@@ -1,4 +1,4 @@
-"""Checks of conditions and scores before anything is trained: on first rows, and on prepared rows."""
+"""Checks of conditions and scores before training: on first rows, and on prepared rows."""
 
 from dataclasses import dataclass
 
@@ -9,13 +9,13 @@ from s2l_ray import hashing
 from s2l_ray.artifacts import column_types, tables
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config import budgets
-from s2l_ray.config.sections import RunConfig, SelectionConfig
+from s2l_ray.config.sections import RunConfig
 from s2l_ray.data.declaration import pool_files
 from s2l_ray.errors import DataError
 from s2l_ray.selection import columns, conditions, named_values, scores, where
 from s2l_ray.selection.columns import Sources
 from s2l_ray.selection.conditions import Path
-from s2l_ray.selection.methods import Examples
+from s2l_ray.selection.examples import Examples
 from s2l_ray.selection.named_values import FieldTypes, Origin
 from s2l_ray.storage.location import Location
 
@@ -47,19 +47,20 @@ def check_first_rows(config: RunConfig) -> None:
         _try(config, condition, rows)
 
 
-def check_prepared(section: SelectionConfig, prepared: Parts) -> None:
+def check_prepared(config: RunConfig, prepared: Parts) -> None:
     """Refuse a condition that leaves too few prepared rows, and scores that are not there.
 
     What only training tells (clusters and losses) is not asked for here.
 
     Args:
-        section: the selection.
+        config: the configuration.
         prepared: the prepared rows of the whole pool.
 
     Raises:
         ConfigError, DataError: as the selection would.
     """
-    if section.where is None and section.score is None:
+    section = config.selection
+    if section is None or (section.where is None and section.score is None):
         return
     rows = Parts(prepared.folder, "rows", prepared.more)
     sources, types = Sources(prepared, None, rows), named_values.field_types(rows)
@@ -70,7 +71,7 @@ def check_prepared(section: SelectionConfig, prepared: Parts) -> None:
         places = [named_values.origin(name, types.names, where.KEY) for name in condition.names]
         for place in places:
             named_values.check_typed(place, types, where.KEY)
-        if not all(map(_is_known, places)):
+        if not all(_is_known(place, config) for place in places):
             return
         left = where.remaining(section.where, examples, strata, sources)
         if not isinstance(section.budget, str):
@@ -79,13 +80,18 @@ def check_prepared(section: SelectionConfig, prepared: Parts) -> None:
         needed_N[left.row_K] = True
     if section.score is not None:
         is_file = section.score_file is not None
-        if is_file or _is_known(scores.place(section.score, types.names)):
+        if is_file or _is_known(scores.place(section.score, types.names), config):
             scores.read(section, examples, strata, sources, needed_N)
 
 
-def _is_known(place: Origin) -> bool:
+def _is_known(place: Origin, config: RunConfig) -> bool:
     """Tell whether a name has values before anything is trained."""
-    return not place.of_run or place.path[0] in named_values.KNOWN_WHEN_PREPARED
+    is_found = config.clusters is not None and config.clusters.strata == "auto"
+    if not place.of_run:
+        return True
+    return place.path[0] in named_values.KNOWN_WHEN_PREPARED - (
+        {named_values.STRATUM} if is_found else set()
+    )
 
 
 @dataclass(frozen=True)

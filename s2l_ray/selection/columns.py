@@ -81,9 +81,7 @@ def read(names: Collection[str], key_N: np.ndarray, sources: Sources) -> dict[st
         needed = f"{ERROR_NORM} of every example is needed"
         norms = scored_parts(NORMS, sources, needed, REDO_NORMS)
         number_by_name |= _joined(_Reads(norms, [ERROR_NORM], _column(ERROR_NORM)), key_N, sources)
-    summarised: Computed = {
-        name: _of_losses(name) for name in names if name in summaries.SUMMARIES
-    }
+    summarised: Computed = {name: _of_losses(name) for name in names if name in summaries.SUMMARIES}
     if IFD in names:
         summarised = {**summarised, IFD: _ifd}
     if summarised:
@@ -137,9 +135,9 @@ def token_counts_missing(where: str) -> DataError:
     counting = [name for name, row in METHODS.items() if {TOKENS, RESPONSE_TOKENS} & {*row.numbers}]
     return DataError(
         f"selection: the number of tokens of every example is needed (for a budget in tokens, "
-        f"for the column tokens, in a condition, or for {first(counting)}), and {where}. Give `data` with "
-        "`data.tokenizer`, so that `prepare` counts them, or a budget in examples (50000) or as a "
-        "fraction (0.11)."
+        f"for the column tokens, in a condition, or for {first(counting)}), and {where}. Give "
+        "`data` with `data.tokenizer`, so that `prepare` counts them, or a budget in examples "
+        "(50000) or as a fraction (0.11)."
     )
 
 

@@ -30,7 +30,7 @@ GRAMMAR = r"""
      | sum _NOT _LIKE TEXT -> not_like
      | sum _IS _NULL -> is_null
      | sum _IS _NOT _NULL -> is_not_null
-list: "(" sum ("," sum)* ")"
+values: "(" sum ("," sum)* ")"
 ?sum: product
     | sum SIGN product -> calculated
 ?product: factor
@@ -236,7 +236,7 @@ class _Evaluation(lark.Transformer[Any, _Value]):
     def boolean(self, token: Any) -> _Value:
         return _value(pa.scalar(token.lower() == "true"), str(token))
 
-    def list(self, *values: _Value) -> "list[_Value]":
+    def values(self, *values: _Value) -> list[_Value]:
         return [*values]
 
     def or_(self, *values: _Value) -> _Value:
@@ -251,10 +251,10 @@ class _Evaluation(lark.Transformer[Any, _Value]):
     def compared(self, left: _Value, sign: Any, right: _Value) -> _Value:
         return _compared(left, str(sign), right)
 
-    def is_in(self, value: _Value, values: "list[_Value]") -> _Value:
+    def is_in(self, value: _Value, values: list[_Value]) -> _Value:
         return self.or_(*(_compared(value, "=", other) for other in values))
 
-    def is_not_in(self, value: _Value, values: "list[_Value]") -> _Value:
+    def is_not_in(self, value: _Value, values: list[_Value]) -> _Value:
         return self.negated(self.is_in(value, values))
 
     def like(self, value: _Value, pattern: Any) -> _Value:
@@ -326,8 +326,7 @@ def _compared(left: _Value, sign: str, right: _Value) -> _Value:
     left, right = _dated(left, right), _dated(right, left)
     if left.kind != right.kind or left.kind == _OTHER:
         raise _Unfit(
-            f"`{text}` compares {_described(left)} with {_described(right)}"
-            f"{_hint(left, right)}"
+            f"`{text}` compares {_described(left)} with {_described(right)}{_hint(left, right)}"
         )
     if left.kind == BOOLEAN and sign in ("<", "<=", ">", ">="):
         raise _Unfit(f"`{text}`: true and false have no order; use = or !=")

@@ -170,7 +170,7 @@ def _check_pool(config: RunConfig, pool: PoolSize) -> None:
     run = Location.of(config.run_dir)
     if prepared is not None and TRAJECTORIES.directory(run).manifest() is None:
         # Hours before the selection would say the same.
-        checks.check_prepared(section, Parts(run / PREPARE.folder))
+        checks.check_prepared(config, Parts(run / PREPARE.folder))
 
 
 def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:

@@ -22,7 +22,7 @@ from s2l_ray.errors import ConfigError, first
 from s2l_ray.selection import columns
 from s2l_ray.selection.columns import Sources
 from s2l_ray.selection.conditions import Path, shown
-from s2l_ray.selection.methods import Examples
+from s2l_ray.selection.examples import Examples
 
 STRATUM, CLUSTER = "stratum", "cluster"
 RUN_NAMES = (

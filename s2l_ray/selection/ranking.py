@@ -12,7 +12,8 @@ from s2l_ray.config import budgets
 from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.errors import DataError
 from s2l_ray.selection import columns, embedding_matrix, scores, settings
-from s2l_ray.selection.methods import Examples, method_named, over_strata
+from s2l_ray.selection.examples import Examples
+from s2l_ray.selection.methods import method_named, over_strata
 from s2l_ray.selection.quotas import StratumQuotas, stratum_quotas
 from s2l_ray.selection.where import Remaining, remaining
 
@@ -89,7 +90,9 @@ def rank_pool(
     order_K = _order(config, kept, sources, seed, quotas)
     ranked = RankedPool(row_K[order_K], 0, remaining=left, notes=notes)
     if isinstance(config.budget, str):
-        return _within_tokens(ranked, config.budget, number_by_name[columns.TOKENS][order_K], quotas)
+        return _within_tokens(
+            ranked, config.budget, number_by_name[columns.TOKENS][order_K], quotas
+        )
     num_selected = budgets.budget_rows(config.budget, num_examples)
     if quotas is not None:
         quotas.check(num_selected)

@@ -24,7 +24,7 @@ from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.selection import columns, conditions, named_values
 from s2l_ray.selection.columns import Sources
-from s2l_ray.selection.methods import Examples
+from s2l_ray.selection.examples import Examples
 from s2l_ray.selection.named_values import Origin
 from s2l_ray.storage.failures import explained
 from s2l_ray.storage.input_files import InputFile, list_files
@@ -164,7 +164,9 @@ def check_rows(section: SelectionConfig, rows: pa.Table, fields: Sequence[str], 
     _, state_P = _numbers(rows[field.name], tuple(inner), is_json=tables.is_json(field))
     if section.where is None and not np.all(state_P == NUMBER):
         ids = rows[EXAMPLE_ID].to_pylist()
-        raise _refused(section.score, state_P, lambda rows: [ids[row] for row in rows], of)
+        raise _refused(
+            section.score, state_P, lambda rows: [ids[row] for row in rows], "first rows"
+        )
 
 
 def place(score: str, fields: Sequence[str], of: str = "the rows") -> Origin:
@@ -355,7 +357,7 @@ def _check(
     def ids(rows: Sequence[int]) -> list[str]:
         return columns.ids_of(key_N[needed[list(rows)]], sources)
 
-    raise _refused(score, state_N[needed], ids, "the examples")
+    raise _refused(score, state_N[needed], ids, "examples")
 
 
 def _refused(score: str, state_P: np.ndarray, ids: Any, of: str) -> DataError:
@@ -374,6 +376,6 @@ def _refused(score: str, state_P: np.ndarray, ids: Any, of: str) -> DataError:
             named = first(ids(places[:4].tolist()))
             problems.append(f"{len(places):,} {words} (first: {named})")
     return DataError(
-        f"{KEY}: {score}: of {len(state_P):,} {of.removeprefix('the ')} {', '.join(problems)}. "
+        f"{KEY}: {score}: of {len(state_P):,} {of} {', '.join(problems)}. "
         "Give every example a score, or leave those without one out by `selection.where`."
     )

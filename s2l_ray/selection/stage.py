@@ -29,7 +29,7 @@ from s2l_ray.errors import DataError, first
 from s2l_ray.selection import columns, subset_file
 from s2l_ray.selection.added_columns import AddedColumns, added_columns, check_free
 from s2l_ray.selection.columns import MISMATCH, Sources
-from s2l_ray.selection.methods import Examples
+from s2l_ray.selection.examples import Examples
 from s2l_ray.selection.ranking import RankedPool, rank_pool
 from s2l_ray.storage.failures import temporary_space
 from s2l_ray.storage.location import Location

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from s2l_ray.errors import DataError
 from s2l_ray.selection import conditions, named_values
 from s2l_ray.selection.columns import Sources
-from s2l_ray.selection.methods import Examples
+from s2l_ray.selection.examples import Examples
 
 KEY = "selection.where"
 
@@ -48,9 +48,7 @@ class Remaining:
             )
 
 
-def remaining(
-    text: str, examples: Examples, strata: Sequence[str], sources: Sources
-) -> Remaining:
+def remaining(text: str, examples: Examples, strata: Sequence[str], sources: Sources) -> Remaining:
     """Return the examples for which the condition `text` holds.
 
     The rows are read part by part.

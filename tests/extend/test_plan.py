@@ -3,10 +3,13 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import part_name
 from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.extend import plan as extending
@@ -110,6 +113,34 @@ def test_the_extended_ranking_follows_the_selection_of_the_run(run, tree, tmp_pa
 
     assert [step.stage for step in extend(run).done] == ["selection"]
     assert len(ids(subset_files(run)[0])) == 20
+
+
+def test_scores_and_conditions_hold_for_old_and_new_rows(tree, tmp_path):
+    score = str(tmp_path / "scores.parquet")
+    new = [row["id"] for row in new_rows(0)]
+
+    def write(ids):
+        pq.write_table(pa.table({"example_id": ids, "reward": range(len(ids))}), score)
+
+    write(handmade.IDS)
+    keys = {"budget": 6, "method": "score", "score": f"{score}#reward", "stratify": False}
+    where = "not instruction like 'new 5'"
+    run = finished_run(changed(tree, "selection", {**keys, "where": where}), tmp_path)
+    parts = given(run, data(tmp_path)).folder("prepared")
+    (parts / part_name(0)).write_table(pa.table({"example_id": new}))
+    with pytest.raises(DataError, match=r"35 examples 5 have no score \(first: n0, n1, n2"):
+        extend(run, data(tmp_path))
+    with pytest.raises(DataError, match="5 have no score"):
+        extending.check_selection(load_base_run(run))
+
+    write([*handmade.IDS, *new])
+    extend(run, data(tmp_path))
+    (place,) = subset_files(run)
+    assert set(ids(place)) == {*new[:-1], handmade.IDS[-1]}
+    assert extend(run).done == []
+    write([*new, *handmade.IDS])
+    assert [step.stage for step in extend(run).done] == ["selection"]
+    assert set(ids(place)) == set(handmade.IDS[-6:])
 
 
 def test_rows_placed_in_clusters_that_are_no_more_are_placed_again(run, tree, tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from s2l_ray import hashing
 from s2l_ray.selection import methods
-from s2l_ray.selection.methods import Examples
+from s2l_ray.selection.examples import Examples
 from s2l_ray.selection.water_filling import Quotas
 
 SEED = 3

@@ -78,7 +78,7 @@ def test_ifd_asks_for_losses_without_prompts(folder):
         file.write_table(file.read_table().drop_columns(["loss_without_prompt_nats"]))
     sources = selection.Sources(write_clusters(folder / "clusters", in_order(2)), with_prompts)
     out = SELECTION.directory(folder / "out")
-    with pytest.raises(DataError, match="Set `trajectories.without_prompt: true` and redo"):
+    with pytest.raises(DataError, match=r"Set `trajectories\.without_prompt: true` and redo"):
         selection.run(SelectionConfig(budget=5, method="ifd"), sources, out, seed=1)
 
 

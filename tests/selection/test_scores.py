@@ -1,4 +1,4 @@
-"""Scores of others: a field of the rows or a column of files, in both orders, and what is refused."""
+"""Scores of others: a field of the rows, or a column of files, in both orders."""
 
 import numpy as np
 import pyarrow as pa
@@ -37,13 +37,13 @@ def rows_with(folder: Location, **values) -> object:
     return write_rows(folder / "rows", in_order(5), own)
 
 
-def write_scores(folder: Location, parts, reward=REWARD, kind=pa.float64(), more=()) -> str:
+def write_scores(folder: Location, parts, reward=REWARD, kind=None, more=()) -> str:
     """Files of scores; the pattern that names them."""
     (folder / "scores" / "mark").write_bytes(b"")
     for number, part in enumerate(parts):
         ids = [IDS[row] for row in part] + [name for name, _ in more]
         values = [reward[row] for row in part] + [value for _, value in more]
-        table = pa.table({"example_id": ids, "reward": pa.array(values, kind)})
+        table = pa.table({"example_id": ids, "reward": pa.array(values, kind or pa.float64())})
         pq.write_table(table, f"{folder}/scores/{number}.parquet")
     return f"{folder}/scores/*.parquet#reward"
 
@@ -162,8 +162,14 @@ def test_ids_of_no_example_are_not_used_and_counted_if_they_are_most(folder):
 @pytest.mark.parametrize(
     ("score", "message"),
     [
-        ("{}/scores/*.parquet#rewards", r"no column 'rewards'; did you mean 'reward'\? It has exam"),
-        ("{}/scores/*.parquet#example_id", "'example_id' .* has values of type string, not numbers"),
+        (
+            "{}/scores/*.parquet#rewards",
+            r"no column 'rewards'; did you mean 'reward'\? It has exam",
+        ),
+        (
+            "{}/scores/*.parquet#example_id",
+            "'example_id' .* has values of type string, not numbers",
+        ),
         ("{}/gone/*.parquet#reward", r"selection\.score: .*matches no file"),
         ("{}/scores/mark.jsonl#reward", r"1 of 1 files are no \.parquet"),
     ],

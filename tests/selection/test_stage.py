@@ -11,7 +11,8 @@ import pytest
 from s2l_ray import hashing
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.selection import stage as selection
-from s2l_ray.selection.methods import METHODS, Examples
+from s2l_ray.selection.examples import Examples
+from s2l_ray.selection.methods import METHODS
 from s2l_ray.selection.summaries import SUMMARIES
 from s2l_ray.storage.location import Location
 from tests.pool_of_sixty import (

@@ -105,13 +105,17 @@ def test_a_budget_of_tokens_counts_what_is_left(folder, rows):
     assert summary["selected"] == (sums <= 90).sum()
 
     total = sums[-1]
-    with pytest.raises(DataError, match=rf"{total + 1:,} tokens: .* and they have {total:,} tokens"):
+    with pytest.raises(
+        DataError, match=rf"{total + 1:,} tokens: .* and they have {total:,} tokens"
+    ):
         selected(folder / "more", rows=rows, budget=f"{total + 1} tokens", **keys)
 
 
 @pytest.mark.parametrize("budget", [15, 0.25])
 def test_more_than_is_left_is_refused(folder, rows, budget):
-    message = r"budget of 15 examples: selection\.where holds for 10 of 60 examples; for 12 others a"
+    message = (
+        r"budget of 15 examples: selection\.where holds for 10 of 60 examples; for 12 others a"
+    )
     with pytest.raises(DataError, match=message):
         selected(folder / "out", rows=rows, where="grade >= 5", budget=budget)
     assert not (folder / "out" / "selection" / "ranking.parquet").exists()
@@ -126,7 +130,10 @@ def test_bounds_of_strata_count_what_is_left(folder, rows):
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ("qualty > 3", r"where: qualty is no field of the rows .*did you mean quality\? Fields: gr"),
+        (
+            "qualty > 3",
+            r"where: qualty is no field of the rows .*did you mean quality\? Fields: gr",
+        ),
         ("last_los > 3", r"did you mean last_loss\?"),
         ("zzz > 3", r"zzz is no field .*; fields: grade, input, .*names of the run: stratum, clu"),
         ("stratum = code", r"code is no field .*Texts stand in 'quotes'"),
@@ -148,7 +155,7 @@ def test_names_and_values_that_do_not_fit_are_refused(folder, condition, message
 def test_a_run_without_data_knows_its_own_names(folder):
     _, out = selected(folder / "out", where="cluster < 3")
     assert {CLUSTERS[row] for row in order_of(out)} == {0, 1, 2}
-    with pytest.raises(ConfigError, match="quality is no field of the rows .*fields: none; names"):
+    with pytest.raises(ConfigError, match=r"quality is no field of the rows .*fields: none; names"):
         selected(folder / "other", where="quality < 3")
 
 
@@ -221,5 +228,3 @@ def test_a_pool_of_which_nothing_was_learned_is_refused(folder, monkeypatch):
     monkeypatch.setattr("tests.pool_of_sixty.LOSSES", np.ones((NUM_ROWS, 4), np.float32))
     with pytest.raises(DataError, match=r"unlearned: the loss of none of 60 examples falls"):
         selected(folder / "out", unlearned="last")
-
-
