@@ -24,8 +24,8 @@ GRAMMAR = r"""
      | test
 ?test: sum
      | sum COMPARISON sum -> compared
-     | sum _IN list -> is_in
-     | sum _NOT _IN list -> is_not_in
+     | sum _IN values -> is_in
+     | sum _NOT _IN values -> is_not_in
      | sum _LIKE TEXT -> like
      | sum _NOT _LIKE TEXT -> not_like
      | sum _IS _NULL -> is_null
@@ -251,11 +251,11 @@ class _Evaluation(lark.Transformer[Any, _Value]):
     def compared(self, left: _Value, sign: Any, right: _Value) -> _Value:
         return _compared(left, str(sign), right)
 
-    def is_in(self, value: _Value, values: list[_Value]) -> _Value:
-        return self.or_(*(_compared(value, "=", other) for other in values))
+    def is_in(self, value: _Value, others: list[_Value]) -> _Value:
+        return self.or_(*(_compared(value, "=", other) for other in others))
 
-    def is_not_in(self, value: _Value, values: list[_Value]) -> _Value:
-        return self.negated(self.is_in(value, values))
+    def is_not_in(self, value: _Value, others: list[_Value]) -> _Value:
+        return self.negated(self.is_in(value, others))
 
     def like(self, value: _Value, pattern: Any) -> _Value:
         content = _text(value, "like")

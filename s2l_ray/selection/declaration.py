@@ -99,6 +99,12 @@ def _check(config: RunConfig) -> None:
         if ranking.counts_tokens(section):
             columns.check_will_be_counted(config)
         _check_scored(config, section)
+        is_trained = config.reference is None or config.reference.perturbations is None
+        if section.unlearned == "last" and not is_trained:
+            raise ConfigError(
+                "selection.unlearned: losses at the copies of `reference.perturbations` are no "
+                "course of a training, so nothing in them is learned. Leave it out."
+            )
         checks.check_first_rows(config)
 
 

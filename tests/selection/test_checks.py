@@ -82,6 +82,12 @@ def test_tokens_that_no_stage_counts_are_refused(tree, tmp_path):
         SELECTION.check(config(alone, where="grade < 9"))
 
 
+def test_nothing_is_learned_by_copies_that_are_not_trained(tree):
+    perturbed = {"model": "org/model", "perturbations": 3}
+    with pytest.raises(ConfigError, match="are no course of a training"):
+        SELECTION.check(config(changed(tree, "reference", perturbed), unlearned="last"))
+
+
 @pytest.mark.parametrize(
     ("keys", "message"),
     [
