@@ -24,7 +24,7 @@ from s2l_ray.selection.methods import METHODS
 
 MISMATCH = "Trajectories and data do not belong together"
 TOKENS, RESPONSE_TOKENS, SQDIST = "tokens", "response_tokens", "sqdist"
-BEFORE_SCORING = frozenset({TOKENS, RESPONSE_TOKENS})
+BEFORE_SCORING = frozenset({TOKENS, RESPONSE_TOKENS, "score"})
 """Numbers that are known without a reference."""
 ERROR_NORM = "error_norm"
 """Name of the mean error norm of an example's response tokens at the first checkpoint (EL2N)."""
