@@ -5,6 +5,7 @@
 # make docs      the documentation as a site, in site/
 # make install   .venv with the versions of constraints.txt, for all of this (ten minutes, once)
 # make check     format, lint, types, unit tests: three minutes on two cores
+# make unit      the unit tests alone, on all cores
 # make clean     remove the environment and what the tools leave; runs/ stays
 
 PYTHON ?= python3
@@ -14,12 +15,13 @@ BIN := $(VENV)/bin
 DEMO := $(VENV)/installed-demo.txt
 DEV := $(VENV)/installed-dev.txt
 WANTED := cat pyproject.toml constraints.txt
-PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --progress-bar off -c constraints.txt
+PIP := PIP_DISABLE_PIP_VERSION_CHECK=1 $(BIN)/pip install --no-compile --progress-bar off \
+  -c constraints.txt
 
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .NOTPARALLEL:
-.PHONY: install demo docs check test test-cluster clean $(DEMO) $(DEV)
+.PHONY: install demo docs check lint unit test test-cluster clean $(DEMO) $(DEV)
 
 install:
 	@$(WANTED) | cmp -s - $(DEV) || $(MAKE) --no-print-directory $(DEV)
@@ -46,6 +48,8 @@ define make_environment
   | while IFS= read -r line; do case "$$line" in \
     *MB\)* | *GB\)* | *"Building wheel"* | Installing*) echo "  $${line:0:100}" ;; \
   esac; done
+@# pip would compile one file after the other, and tests, which nobody imports.
+@$(BIN)/python -W ignore -m compileall -qq -j 0 -x '/tests/' $(VENV)/lib || true
 endef
 
 $(DEMO):
@@ -60,14 +64,20 @@ $(DEV):
 	@$(WANTED) > $@
 	@echo "installed"
 
-check: install
+check: lint unit
+
+lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not ray and not cluster"
 
-test: install
-	$(BIN)/pytest -m "not cluster"
+# A file of tests for each core at a time, and so one thread for each.
+unit: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ray and not cluster" \
+	  --numprocesses logical --maxprocesses 8 --dist loadfile
+
+test: unit
+	$(BIN)/pytest -m "ray and not cluster"
 
 test-cluster: install
 	$(BIN)/pytest -m cluster

@@ -12,6 +12,8 @@ import signal
 import sys
 import tempfile
 import time
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -31,21 +33,24 @@ MAX_REASON_LINES = 12
 _terminal_descriptor = pytest.StashKey[int]()
 
 
+@dataclass
+class FileSoFar:
+    """What a worker has reported of the tests of one file."""
+
+    name: str
+    started: float
+    ended: float = 0.0
+    counts: Counter[str] = field(default_factory=Counter)
+
+
 class Lines:
     """`tests/folder/test_x.py    12 passed, 1 skipped    3.4 s`, when a file is done."""
 
     def __init__(self, terminal: pytest.TerminalReporter) -> None:
         self.terminal = terminal
-        self.file = ""
-        self.counts: dict[str, int] = {}
-        self.started = 0.0
-        self.seconds_of_test = 0.0
-
-    def pytest_runtest_logstart(self, nodeid: str) -> None:
-        file = nodeid.split("::")[0]
-        if file != self.file:
-            self.close()
-            self.file, self.counts, self.started = file, {}, time.monotonic()
+        self.running: dict[str, FileSoFar] = {}
+        """By worker; a run without workers has one, the empty name."""
+        self.seconds_of_test: dict[str, float] = {}
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
@@ -60,28 +65,34 @@ class Lines:
         return report.outcome if report.when == "call" or report.skipped else ""
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        self.seconds_of_test = report.duration + (
-            0.0 if report.when == "setup" else self.seconds_of_test
+        file, _, name = report.nodeid.partition("::")
+        worker = getattr(report, "worker_id", "")
+        if worker not in self.running or self.running[worker].name != file:
+            self.close(worker)
+            self.running[worker] = FileSoFar(file, report.start)
+        self.running[worker].ended = report.stop
+        self.seconds_of_test[worker] = report.duration + (
+            0.0 if report.when == "setup" else self.seconds_of_test[worker]
         )
         if kind := self.kind(report):
-            self.counts[kind] = self.counts.get(kind, 0) + 1
-        name = report.nodeid.partition("::")[2]
+            self.running[worker].counts[kind] += 1
         if report.failed:
             self.terminal.write_line(f"  FAILED {report.nodeid} ({report.when})", red=True)
             reason = getattr(getattr(report.longrepr, "reprcrash", None), "message", "")
             self.terminal.write_line("\n".join(reason.splitlines()[:MAX_REASON_LINES]))
-        elif report.when == "teardown" and self.seconds_of_test >= SLOW_SECONDS:
-            self.terminal.write_line(f"{self.seconds_of_test:9.1f} s  {name}")
+        elif report.when == "teardown" and self.seconds_of_test[worker] >= SLOW_SECONDS:
+            self.terminal.write_line(f"{self.seconds_of_test[worker]:9.1f} s  {name}")
 
     def pytest_sessionfinish(self) -> None:
-        self.close()
+        for worker in list(self.running):
+            self.close(worker)
 
-    def close(self) -> None:
-        if self.file:
-            counts = ", ".join(f"{number} {outcome}" for outcome, number in self.counts.items())
-            seconds = time.monotonic() - self.started
-            self.terminal.write_line(f"{seconds:9.1f} s  {self.file}  {counts}")
-        self.file = ""
+    def close(self, worker: str) -> None:
+        """Print the line of the file that this worker has been at."""
+        if done := self.running.pop(worker, None):
+            counts = ", ".join(f"{number} {outcome}" for outcome, number in done.counts.items())
+            seconds = done.ended - done.started
+            self.terminal.write_line(f"{seconds:9.1f} s  {done.name}  {counts}")
 
 
 @pytest.hookimpl(trylast=True)
