@@ -106,4 +106,5 @@ def test_the_stage_refuses_such_pools(tmp_path, ray_cluster, rows, changes, told
     good = jsonl(tmp_path / "good.jsonl", [row(k) for k in range(100, 110)])
     paths = [jsonl(tmp_path / "pool.jsonl", rows)] + ([good] if "usable" in told else [])
     with pytest.raises(DataError, match=told):
-        run(tmp_path / "out", paths, settings(**changes), None)
+        # One part for each file: a worker takes seconds to start.
+        run(tmp_path / "out", paths, settings(rows_per_part=40, **changes), None)

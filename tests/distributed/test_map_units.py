@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from s2l_ray.distributed import failures, resources
 from s2l_ray.distributed.map_units import map_units
@@ -53,6 +52,8 @@ class Greedy:
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         if unit["number"]:
+            import torch  # at the top it would be imported by the workers of all other tests
+
             torch.empty(1 << 60, dtype=torch.uint8)
         return {"bytes": len(bytearray(1 << 60))}
 
