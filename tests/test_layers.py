@@ -129,28 +129,28 @@ def test_mathematics_touches_neither_ray_nor_files_nor_the_environment(name):
 LOWEST = ("errors", "progress", "background", "compilation", "hashing", "intervals", "version")
 """Modules that every folder may import, and that import nothing of ours but each other."""
 FOLDERS = {  # folder: (folders that it may import, libraries that it never imports)
-    "storage": ("", "ray torch transformers deepspeed datasets matplotlib"),
-    "config": ("storage", "ray torch transformers deepspeed datasets matplotlib"),
-    "models": ("storage config", "ray deepspeed datasets matplotlib"),
-    "artifacts": ("storage config models", "ray torch transformers deepspeed datasets matplotlib"),
-    "distributed": ("storage config artifacts", "torch transformers deepspeed matplotlib"),
-    "data": ("storage config models artifacts distributed", "ray torch deepspeed matplotlib"),
-    "training": ("storage config models artifacts distributed data", "datasets matplotlib"),
+    "storage": ("", "ray torch transformers deepspeed datasets vl_convert"),
+    "config": ("storage", "ray torch transformers deepspeed datasets vl_convert"),
+    "models": ("storage config", "ray deepspeed datasets vl_convert"),
+    "artifacts": ("storage config models", "ray torch transformers deepspeed datasets vl_convert"),
+    "distributed": ("storage config artifacts", "torch transformers deepspeed vl_convert"),
+    "data": ("storage config models artifacts distributed", "ray torch deepspeed vl_convert"),
+    "training": ("storage config models artifacts distributed data", "datasets vl_convert"),
     "trajectories": (
         "storage config models artifacts distributed data training",
-        "ray deepspeed datasets matplotlib",
+        "ray deepspeed datasets vl_convert",
     ),
     "clusters": (
         "storage config artifacts distributed trajectories",
-        "ray torch transformers deepspeed datasets matplotlib",
+        "ray torch transformers deepspeed datasets vl_convert",
     ),
     "selection": (
         "storage config artifacts data trajectories clusters",
-        "ray torch transformers deepspeed datasets matplotlib",
+        "ray torch transformers deepspeed datasets vl_convert",
     ),
     "evaluation": (
         "storage config models artifacts distributed data training",
-        "ray deepspeed datasets matplotlib",
+        "ray deepspeed datasets vl_convert",
     ),
     "report": (
         "storage config artifacts data training trajectories clusters selection evaluation",
@@ -158,29 +158,29 @@ FOLDERS = {  # folder: (folders that it may import, libraries that it never impo
     ),
     "stages": (
         "artifacts data training trajectories clusters selection evaluation report",
-        "ray torch transformers deepspeed datasets matplotlib",
+        "ray torch transformers deepspeed datasets vl_convert",
     ),
     "pipeline": (
         "storage config artifacts distributed data trajectories clusters selection report stages",
-        "ray torch transformers deepspeed matplotlib",
+        "ray torch transformers deepspeed vl_convert",
     ),
     "comparison": (
         "storage config models artifacts distributed data training trajectories clusters selection "
         "evaluation stages pipeline",
-        "ray deepspeed datasets matplotlib",
+        "ray deepspeed datasets vl_convert",
     ),
     "export": (
         "storage config artifacts data",
-        "ray torch transformers deepspeed datasets matplotlib",
+        "ray torch transformers deepspeed datasets vl_convert",
     ),
     "extend": (
         "storage config artifacts data training trajectories clusters selection stages pipeline",
-        "ray torch transformers deepspeed datasets matplotlib",
+        "ray torch transformers deepspeed datasets vl_convert",
     ),
     "estimate": (
         "storage config models artifacts data training trajectories evaluation stages pipeline "
         "comparison",
-        "ray deepspeed datasets matplotlib",
+        "ray deepspeed datasets vl_convert",
     ),
 }
 
@@ -245,7 +245,7 @@ def test_no_module_imports_one_that_imports_it():
     [
         ("ray", ("s2l_ray.distributed", "s2l_ray.training.ray_train")),
         ("deepspeed", ("s2l_ray.training.zero",)),
-        ("matplotlib", ("s2l_ray.report",)),
+        ("vl_convert", ("s2l_ray.report.vega",)),
     ],
 )
 def test_a_library_is_imported_only_where_it_belongs(library, homes):

@@ -12,7 +12,7 @@ from s2l_ray.config.sections import RunConfig
 from s2l_ray.evaluation.comparison import KEYS, compare
 from s2l_ray.evaluation.declaration import EVALUATION
 from s2l_ray.evaluation.metrics import EXACT_MATCH, LOSS, METRICS
-from s2l_ray.report.page import ArmScore, Comparison
+from s2l_ray.report.contents import ArmScore, Comparison
 from s2l_ray.training.declaration import TARGET
 
 

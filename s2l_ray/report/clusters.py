@@ -1,4 +1,4 @@
-"""Clusters in the report: their numbers, sentences and figures.
+"""Clusters in the report: their numbers and sentences.
 
 Shapes: K clusters, T checkpoints.
 """
@@ -9,16 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from markupsafe import Markup
 
 from s2l_ray.artifacts.finished import Finished
 from s2l_ray.artifacts.manifest import centroids_file
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.clusters.scaling import Scale, in_nats
 from s2l_ray.errors import first
-from s2l_ray.report import plots
+from s2l_ray.report import numbers
 from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.trajectories.declaration import TRAJECTORIES
+
+MAX_CLUSTERS = 400
+"""Clusters that the page tells apart."""
+NUM_LABELLED = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,36 +120,6 @@ def _composition(clusters: ClusterView) -> str:
     return f"clusters{' (auto)' if auto else ''}"
 
 
-def figures(clusters: ClusterView | None) -> dict[str, Markup]:
-    """Return the plots that can be drawn, by name, as safe markup."""
-    if clusters is None or not len(clusters.size_K):
-        return {}
-    trajectories = plots.trajectories_svg(
-        clusters.centroid_KT,
-        clusters.size_K,
-        _cluster_names(clusters.stratum_K),
-        steps=clusters.steps,
-        selected_K=clusters.selected_K,
-        scaling=clusters.scaling,
-    )
-    drawn = {"trajectories": Markup(trajectories)}  # noqa: S704 - drawn by us, text escaped
-    if clusters.selected_K is not None:
-        selected = plots.selected_svg(clusters.size_K, clusters.selected_K)
-        drawn["selected"] = Markup(selected)  # noqa: S704 - drawn by us, text escaped
-    if any(len(tried["num_clusters"]) > 1 for tried in clusters.tried.values()):
-        ladders = plots.ladders_svg([clusters.tried[name] for name in _drawn_strata(clusters)])
-        drawn["ladders"] = Markup(ladders)  # noqa: S704 - drawn by us, numbers alone
-    return drawn
-
-
-def _drawn_strata(clusters: ClusterView) -> list[str]:
-    """Return the strata whose ladders are drawn: those with the most examples."""
-    rows = Counter[str]()
-    for name, size in zip(clusters.stratum_K, clusters.size_K.tolist(), strict=True):
-        rows[name] += size
-    return sorted(clusters.tried, key=lambda name: (-rows[name], name))[: plots.MAX_LINES]
-
-
 def cluster_facts(clusters: ClusterView | None) -> list[str]:
     """Return facts that figures cannot show exactly: counts, sizes, and numbers selected."""
     if clusters is None or not len(clusters.size_K):
@@ -163,21 +136,38 @@ def cluster_facts(clusters: ClusterView | None) -> list[str]:
             f"At most {selected_K.max():,} examples are selected from one cluster."
         )
     if clusters.shrunk:
-        names = [f"{name or 'all'}: {number:,}" for name, number in clusters.shrunk.items()]
+        names = [
+            f"{numbers.name(name) or 'all'}: {number:,}" for name, number in clusters.shrunk.items()
+        ]
         num_strata = len(set(clusters.stratum_K))
         where = f" in {len(names):,} of {num_strata:,} strata" if num_strata > 1 else ""
         facts.append(
             f"Fewer clusters than requested{where} ({first(names)}): the sample had fewer distinct "
             "trajectories, or some clusters were left without any."
         )
-    num_shown = len(plots.shown_clusters(size_K, selected_K))
+    num_shown = len(shown_clusters(size_K, selected_K))
     if num_shown < len(size_K):
-        facts.append(f"{num_shown} clusters are drawn, spread evenly over the sizes.")
+        facts.append(f"{num_shown:,} clusters are shown, spread evenly over the sizes.")
     return facts
 
 
-def _cluster_names(stratum_K: Sequence[str]) -> list[str]:
-    """Return the names of the clusters, with the stratum if there are several."""
-    if len(set(stratum_K)) < 2:
-        return [f"cluster {k}" for k in range(len(stratum_K))]
-    return [f"cluster {k} in {stratum}" for k, stratum in enumerate(stratum_K)]
+def labelled_clusters(size_K: np.ndarray, selected_K: np.ndarray | None) -> list[int]:
+    """Return the largest and the most selected clusters; ties go to the lowest cluster number."""
+    biggest = np.argsort(-size_K, kind="stable")[:NUM_LABELLED]
+    if selected_K is None:
+        return sorted(biggest.tolist())
+    # Many clusters give the same quota; the smallest of them are labelled.
+    most = np.lexsort((size_K, -selected_K))[:NUM_LABELLED]
+    return sorted({*biggest.tolist(), *most.tolist()})
+
+
+def shown_clusters(
+    size_K: np.ndarray, selected_K: np.ndarray | None, most: int = MAX_CLUSTERS
+) -> list[int]:
+    """Return at most `most` clusters: the labelled ones, and others spread over the sizes."""
+    if len(size_K) <= most:
+        return list(range(len(size_K)))
+    labelled = labelled_clusters(size_K, selected_K)
+    by_size = [k for k in np.argsort(size_K, kind="stable").tolist() if k not in labelled]
+    positions = np.linspace(0, len(by_size) - 1, most - len(labelled)).round().astype(int)
+    return sorted({*labelled, *(by_size[position] for position in positions)})

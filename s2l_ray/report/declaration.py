@@ -1,5 +1,6 @@
 """The stage `report`: show all finished stages on one page."""
 
+import hashlib
 from functools import partial
 from typing import Any
 
@@ -7,6 +8,7 @@ from s2l_ray.artifacts.finished import finished_stages
 from s2l_ray.artifacts.manifest import StageDir, fingerprint
 from s2l_ray.artifacts.stage import RunPlan, Stage, Task
 from s2l_ray.progress import Progress
+from s2l_ray.report.comparison import COMPARISON, TABLE
 from s2l_ray.version import __version__
 
 
@@ -17,6 +19,9 @@ def _task(plan: RunPlan, _: str) -> Task:
         for step in plan.steps
         if step.supplement is not None and step.supplement.inputs
     }
+    compared = plan.run / COMPARISON / TABLE
+    if compared.exists():
+        inputs["comparison"] = hashlib.sha256(compared.read_bytes()).hexdigest()[:16]
     return Task({"version": __version__, **inputs}, partial(_report, plan))
 
 

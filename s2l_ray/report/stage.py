@@ -1,7 +1,7 @@
 """Stage 8: one page, and a table for the terminal, from the results of the other stages.
 
-It runs in one process without Ray. Manifests hold the counts. From the pool itself it reads only
-the selected head of the ranking and the rows of a few parts, one part at a time.
+It runs in one process without Ray. Manifests hold the counts. The pool itself is read part by part,
+and no more than a sample of it is in memory at once.
 """
 
 from collections.abc import Mapping
@@ -12,13 +12,19 @@ from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.evaluation.comparison import CONFIDENCE
-from s2l_ray.report import page, table
+from s2l_ray.report import examples, page, table
 from s2l_ray.report.arms import arm_scores, comparable_arms, paired_differences
-from s2l_ray.report.clusters import clusters_view
+from s2l_ray.report.cluster_cards import cluster_cards, no_rows
+from s2l_ray.report.cluster_rows import cluster_rows
+from s2l_ray.report.clusters import clusters_view, shown_clusters
+from s2l_ray.report.comparison import ComparisonView, comparison_view
+from s2l_ray.report.contents import PoolCounts, ReportData, StageLine
 from s2l_ray.report.extensions import extensions_view
-from s2l_ray.report.selected_examples import selected_examples
+from s2l_ray.report.lengths import lengths
+from s2l_ray.report.provenance import provenance
 from s2l_ray.report.strata import strata_lines
 from s2l_ray.storage.location import Location
+from s2l_ray.training.declaration import REFERENCE
 
 
 def run(
@@ -26,12 +32,13 @@ def run(
 ) -> dict[str, Any]:
     """Write `index.html`, a self-contained page of every stage that the run has finished.
 
-    Reads   */_manifest.json, clusters/_centroids.npy, selection/ranking.parquet, prepared/rows-*,
-            evaluation/metrics.json and items.parquet, of the run and of its arms, and manifests of
-            its extensions
+    Reads   */_manifest.json, prepared/, trajectories/, clusters/, selection/ranking.parquet,
+            evaluation/metrics.json and items.parquet, of the run and of its arms, manifests of its
+            extensions, and comparison/
+    Raises  DataError if the table of the comparison cannot be read.
     """
     report = collect(run_dir, config, finished)
-    (out.location / "index.html").write_bytes(page.render(report).encode())
+    (out.location / "index.html").write_bytes(page.render(report).encode("utf-8", "replace"))
     return {
         "stages": len(report.stages),
         "arms": len({score.arm for score in report.evaluation}),
@@ -46,42 +53,62 @@ def summary_lines(finished: Mapping[str, Finished], config: RunConfig) -> list[s
     return table.lines(arm_scores(arms), paired_differences(arms), CONFIDENCE)
 
 
-def collect(
-    run_dir: Location, config: RunConfig, finished: Mapping[str, Finished]
-) -> page.ReportData:
+def collect(run_dir: Location, config: RunConfig, finished: Mapping[str, Finished]) -> ReportData:
     """Collect everything that the page shows of the run in `run_dir`."""
     arms = comparable_arms(finished, config)
-    return page.ReportData(
+    clusters = clusters_view(finished)
+    rows = no_rows()
+    if clusters is not None:
+        shown = shown_clusters(clusters.size_K, clusters.selected_K)
+        rows = cluster_rows(finished, shown, examples.chosen_ids(finished, shown))
+    reference = finished.get(REFERENCE.name)
+    return ReportData(
         name=run_dir.name,
         config=config.model_dump(mode="json"),
         versions={k: v for item in finished.values() for k, v in item.manifest.versions.items()},
         stages=[_stage_line(item) for item in finished.values()],
         counts=_pool_counts(finished),
-        clusters=clusters_view(finished),
-        strata=strata_lines(finished),
+        lengths=lengths(finished),
+        clusters=clusters,
+        strata=strata_lines(finished, rows.strata),
         extensions=extensions_view(run_dir),
+        curve=reference.summary.get("curve", ()) if reference else (),
         evaluation=arm_scores(arms),
         comparisons=paired_differences(arms),
+        comparison=_comparison(run_dir, config),
         confidence=CONFIDENCE,
-        examples=selected_examples(finished, config.data),
+        cards=cluster_cards(clusters, rows) if clusters is not None else (),
+        examples=[
+            *examples.example_rows(finished, config.data, rows),
+            *examples.rejected_rows(finished),
+        ],
+        provenance=provenance(run_dir),
     )
 
 
-def _stage_line(item: Finished) -> page.StageLine:
+def _comparison(run_dir: Location, config: RunConfig) -> ComparisonView | None:
+    if config.selection is None:
+        return comparison_view(run_dir, "s2l", "")
+    selection = config.selection
+    return comparison_view(run_dir, selection.method, str(selection.budget))
+
+
+def _stage_line(item: Finished) -> StageLine:
     """Return the stage with the plain values of its summary."""
     shown = {
         key: round(value, 4) if isinstance(value, float) else value
         for key, value in item.summary.items()
         if isinstance(value, int | float | str)
     }
-    return page.StageLine(item.label, item.manifest.seconds, item.manifest.finished, shown)
+    known = item.manifest
+    return StageLine(item.label, known.seconds, known.finished, shown, known.fingerprint)
 
 
-def _pool_counts(finished: Mapping[str, Finished]) -> page.PoolCounts | None:
+def _pool_counts(finished: Mapping[str, Finished]) -> PoolCounts | None:
     if PREPARE.name not in finished:
         return None
     counts = finished[PREPARE.name].summary
-    return page.PoolCounts(
+    return PoolCounts(
         num_rows=counts["rows"],
         num_kept=counts["kept"],
         num_rejected_by_reason=counts["rejected"],

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from s2l_ray.artifacts.finished import Finished
-from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.selection.declaration import SELECTION
 
@@ -24,13 +23,19 @@ class StratumLine:
     """None if clusters span several strata."""
 
 
-def strata_lines(finished: Mapping[str, Finished]) -> list[StratumLine]:
-    """Return pool and subset by stratum; empty without a selection or without strata."""
+def strata_lines(
+    finished: Mapping[str, Finished], strata_of: Mapping[int, Counter[str]]
+) -> list[StratumLine]:
+    """Return pool and subset by stratum; empty without a selection or without strata.
+
+    Args:
+        strata_of: cluster -> its examples by stratum; empty if each cluster lies inside one.
+    """
     if not {CLUSTERS.name, SELECTION.name} <= finished.keys():
         return []
     selected = finished[SELECTION.name].summary["strata"]
-    pool = _pool_strata(finished[CLUSTERS.name])
-    if pool.keys() == {""}:
+    pool = _pool_strata(finished[CLUSTERS.name], strata_of)
+    if pool.keys() <= {""}:
         return []
     names = Counter(finished[CLUSTERS.name].summary["stratum_of_cluster"])
     return [
@@ -57,15 +62,12 @@ def folded(strata: Sequence[StratumLine]) -> list[StratumLine]:
     return [*ordered[: MAX_STRATA - 1], last]
 
 
-def _pool_strata(clusters: Finished) -> Counter[str]:
+def _pool_strata(clusters: Finished, strata_of: Mapping[int, Counter[str]]) -> Counter[str]:
     """Count the examples of each stratum, by cluster sizes if no cluster spans several strata."""
-    counts: Counter[str] = Counter()
     names = clusters.summary["stratum_of_cluster"]
-    if any(names):
-        for name, size in zip(names, clusters.summary["size_of_cluster"], strict=True):
-            counts[name] += size
-        return counts
-    for part in Parts(clusters.folder).tables(["stratum"]):
-        for item in part["stratum"].value_counts().to_pylist():
-            counts[item["values"]] += item["counts"]
+    if not any(names):
+        return sum(strata_of.values(), Counter[str]())
+    counts: Counter[str] = Counter()
+    for name, size in zip(names, clusters.summary["size_of_cluster"], strict=True):
+        counts[name] += size
     return counts

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
-from s2l_ray.report.page import ArmScore, Comparison, count, nats, set_title, share
+from s2l_ray.report.contents import ArmScore, Comparison, set_title
+from s2l_ray.report.numbers import count, nats, share
 
 
 def lines(

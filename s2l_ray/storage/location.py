@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from s2l_ray.errors import StorageError
+from s2l_ray.errors import StorageError, first
 from s2l_ray.storage.failures import explained
 
 
@@ -156,10 +156,17 @@ class Location:
         """
         with explained(self, "read"):
             fs, path = self.filesystem()
-            if columns is not None and optional:
-                present = pq.read_schema(path, filesystem=fs).names
-                columns = [*columns, *(name for name in optional if name in present)]
-            return pq.read_table(path, columns=columns, filesystem=fs, use_threads=False)
+            with fs.open_input_file(path) as stream:
+                # `read_table` of pyarrow takes three times as long to open a small file.
+                file = pq.ParquetFile(stream, pre_buffer=True)
+                if columns is None:
+                    return file.read(use_threads=False)
+                names = file.schema_arrow.names
+                columns = [*columns, *(name for name in optional if name in names)]
+                missing = [name for name in columns if name not in names]
+                if missing:
+                    raise pa.ArrowInvalid(f"it has no column {first(missing)}")
+                return file.read(columns, use_threads=False).select(columns)
 
     def read_schema(self) -> pa.Schema:
         """Return the schema of this Parquet file, read from its end alone."""

@@ -7,8 +7,8 @@ import pytest
 
 from s2l_ray.clusters.num_clusters import Trials
 from s2l_ray.clusters.scaling import Moments, standardised
-from s2l_ray.report import clusters, page
-from s2l_ray.report.page import ReportData
+from s2l_ray.report import charts, clusters, page
+from s2l_ray.report.contents import ReportData
 from s2l_ray.report.strata import StratumLine
 from tests.report.test_page import HOSTILE, Page
 
@@ -29,6 +29,10 @@ CHOICE = "auto chose 2 to 4 clusters in 2 strata: for a reason"
 
 def view(**changes) -> clusters.ClusterView:
     return clusters.view_of_summary(CENTROID_KT, {**SUMMARY, **changes}, None, None)
+
+
+def drawn(shown: clusters.ClusterView) -> set[str]:
+    return {chart.name for chart in charts.cluster_charts(shown)}
 
 
 def rendered(shown: clusters.ClusterView) -> Page:
@@ -73,18 +77,18 @@ def test_a_chosen_number_has_its_ladder_and_its_reason():
     shown = view(tried=TRIED, notes=[CHOICE, "silhouette"])
     found = rendered(shown)
 
-    assert set(clusters.figures(shown)) == {"trajectories", "ladders"}
+    assert drawn(shown) == {"trajectories", "ladders"}
     assert "Auto chose 2 to 4 clusters in 2 strata: for a reason." in found.text
     assert "A line is a stratum." in found.text
-    assert sum(tag == "svg" for tag, _ in found.tags) == 2
-    assert "ladders" not in clusters.figures(view())
+    assert sum(tag == "figure" for tag, _ in found.tags) == 2
+    assert "ladders" not in drawn(view())
 
 
 def test_a_ladder_of_one_rung_or_with_nothing_left_is_no_reason_to_fail():
     flat = {"a": Trials([1], [1.0], 0.25).as_json()}
-    assert "ladders" not in clusters.figures(view(tried=flat, notes=[CHOICE]))
+    assert "ladders" not in drawn(view(tried=flat, notes=[CHOICE]))
     exact = {"a": Trials([1, 2], [1.0, 0.0], 0.25).as_json()}
-    assert "ladders" in clusters.figures(view(tried=exact, notes=[CHOICE]))
+    assert "ladders" in drawn(view(tried=exact, notes=[CHOICE]))
 
 
 def test_standardised_centroids_are_drawn_in_nats():
@@ -103,13 +107,14 @@ def test_standardised_centroids_are_drawn_in_nats():
     expected_KT = np.stack([loss_NT[row_N].mean(axis=0) for row_N in rows_K])
     np.testing.assert_allclose(shown.centroid_KT, expected_KT, rtol=1e-4, atol=1e-5)
     assert ("standardised", "scaling") in clusters.quality(shown)
-    assert "mean loss, nats per token" in rendered(shown).text
+    assert charts.trajectories(shown).spec["encoding"]["y"]["title"] == "mean loss, nats per token"
 
 
 def test_shapes_are_not_called_losses():
-    text = rendered(view(scaling="shape")).text
-    assert "mean shape" in text and "Mean shape of each cluster" in text
-    assert "mean loss, nats" not in text and "inertia, scaled" in text
+    shown = view(scaling="shape")
+    assert charts.trajectories(shown).spec["encoding"]["y"]["title"] == "mean shape"
+    text = rendered(shown).text
+    assert "Mean shape of each cluster" in text and "inertia, scaled" in text
 
 
 def test_strata_have_a_column_for_their_clusters_where_clusters_are_theirs():
@@ -126,4 +131,4 @@ def test_hostile_names_of_strata_stay_text():
     strata = [HOSTILE] * 2 + ["math"] * 4
     tried = {HOSTILE: TRIED["code"], "math": TRIED["math"]}
     found = rendered(view(stratum_of_cluster=strata, tried=tried, notes=[f"auto {HOSTILE}"]))
-    assert not [tag for tag, _ in found.tags if tag in ("script", "img")]
+    assert [tag for tag, _ in found.tags if tag in ("script", "img")] == ["script"] * 3

@@ -1,5 +1,8 @@
 """The report page: what it shows, what it leaves out, and that hostile text stays text."""
 
+import base64
+import hashlib
+import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -7,17 +10,16 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from s2l_ray.report import page, plots, strata
+from s2l_ray.report import clusters as report_clusters
+from s2l_ray.report import data_block, numbers, page, sentences, strata
+from s2l_ray.report.cluster_cards import ClusterCard
+from s2l_ray.report.clusters import ClusterView
+from s2l_ray.report.comparison import ComparedArm, ComparisonView
+from s2l_ray.report.contents import ArmScore, Comparison, PoolCounts, ReportData, StageLine
+from s2l_ray.report.examples import ExampleRow
 from s2l_ray.report.extensions import ExtensionLine, ExtensionsView, OldAndNew
-from s2l_ray.report.page import (
-    ArmScore,
-    ClusterView,
-    Comparison,
-    PoolCounts,
-    ReportData,
-    StageLine,
-)
-from s2l_ray.report.selected_examples import SelectedExample
+from s2l_ray.report.lengths import Lengths
+from s2l_ray.report.provenance import Provenance
 from s2l_ray.report.strata import StratumLine
 
 EXTENSION = ExtensionLine(
@@ -44,7 +46,9 @@ class Page(HTMLParser):
     def __init__(self, html: str):
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.text, self.title = "", ""
+        self.text, self.title, self.style = "", "", ""
+        self.scripts: list[str] = []
+        """The text of every script; the first holds values."""
         self._open: list[str] = []
         self.feed(html)
         self.close()
@@ -54,6 +58,8 @@ class Page(HTMLParser):
         self.tags.append((tag, dict(attrs)))
         if tag not in VOID:
             self._open.append(tag)
+        if tag == "script":
+            self.scripts.append("")
 
     def handle_startendtag(self, tag, attrs):
         self.tags.append((tag, dict(attrs)))
@@ -62,10 +68,18 @@ class Page(HTMLParser):
         assert self._open.pop() == tag
 
     def handle_data(self, text):
-        if "style" not in self._open:
+        if "script" in self._open:
+            self.scripts[-1] += text
+        elif "style" in self._open:
+            self.style += text
+        else:
             self.text += text
         if "title" in self._open:
             self.title += text
+
+    def values(self) -> dict:
+        """What the scripts of the page read."""
+        return json.loads(self.scripts[0])
 
     def sections(self) -> list[str]:
         return [attrs["id"] for tag, attrs in self.tags if tag == "section" and "id" in attrs]
@@ -84,11 +98,14 @@ def clusters(num_clusters: int, num_steps: int = 4, stratum: str = "") -> Cluste
 
 def test_a_smaller_number_of_clusters_than_requested_is_told():
     view = replace(clusters(5), stratum_K=["a", "a", "a", "tiny", "b"], shrunk={"tiny": 1, "b": 1})
-    told = page.cluster_facts(view)[-1]
+    told = report_clusters.cluster_facts(view)[-1]
     assert told.startswith("Fewer clusters than requested in 2 of 3 strata (tiny: 1, b: 1): ")
     assert "the sample had fewer distinct trajectories, or some clusters were left without" in told
-    assert "requested (all: 5): the" in page.cluster_facts(replace(clusters(5), shrunk={"": 5}))[-1]
-    assert not [fact for fact in page.cluster_facts(clusters(5)) if "requested" in fact]
+    assert (
+        "requested (all: 5): the"
+        in report_clusters.cluster_facts(replace(clusters(5), shrunk={"": 5}))[-1]
+    )
+    assert not [fact for fact in report_clusters.cluster_facts(clusters(5)) if "requested" in fact]
 
 
 def full(text: str = "plain") -> ReportData:
@@ -97,18 +114,35 @@ def full(text: str = "plain") -> ReportData:
         name=text,
         config={"seed": 7, "data": {"train": [text], "fields": {text: text, "id": None}}},
         versions={text: text},
-        stages=[StageLine(text, 3723.0, text, {"num_rows": 12345, text: text})],
+        stages=[StageLine(text, 3723.0, text, {"num_rows": 12345, text: text}, text)],
         counts=PoolCounts(15038, 15000, {text: 38}, 3141592, num_duplicates=12, num_cut=876),
         clusters=replace(clusters(5), stratum_K=[text, "b", text, "b", text]),
+        lengths=Lengths(np.array([0, 4, 5, 9]), np.array([0, 3, 1, 0])),
         strata=[StratumLine(text, 12000, 900), StratumLine("b", 3000, 600)],
+        curve=[(10, 2.5), (20, 1.25)],
         evaluation=[
             ArmScore(text, text, 1319, 1.23456, 1.2, 1.3, 0.327, 0.3, 0.35),
             ArmScore(text, "random", 1319, 1.25),
         ],
         comparisons=[Comparison(text, "loss", text, "random", -0.02, -0.03, -0.01)],
         extensions=ExtensionsView([EXTENSION, replace(EXTENSION, name=text)], text, text),
-        examples=[SelectedExample(3, 2, text, text)],
+        comparison=compared(text),
+        cards=[ClusterCard(3, 77, 5, np.array([2.0, 1.0]), None, [(text, 70), ("b", 7)], 2)],
+        examples=[
+            ExampleRow(text, text, text, 3, text, True, "typical", losses=[2.5, 1.5]),
+            ExampleRow(text, text, reason=text),
+        ],
+        provenance=Provenance(f"s2l run {text}", text),
     )
+
+
+def compared(text: str) -> ComparisonView:
+    own = ComparedArm(
+        text, "loss", "384", text, "s2l", True, 3, 384, 17_664, 0.536, 0.5, 0.57, -0.149, -0.2,
+        -0.1, 0.0123, 187.0, 13.0, 3.2e12,
+    )  # fmt: skip
+    random = ComparedArm(text, "loss", "384", "random", "random", mean=0.685)
+    return ComparisonView([own, random], own)
 
 
 def test_the_page_shows_every_number_it_was_given():
@@ -134,7 +168,7 @@ def test_the_page_shows_what_came_of_extensions():
     broken = ExtensionsView([EXTENSION, unplaced], fit="12.3% are out", problem="not finished")
     html = page.render(replace(full(), extensions=broken))
     section = Page(
-        html[html.index('<section id="extensions">') : html.index('<section id="examples">')]
+        html[html.index('<section id="extensions"') : html.index('<section id="stages"')]
     )
     shown = " ".join(section.text.split())
     for text in ["2,500", "321", "101 of 288", "0.032 (0.03)", "0.195 (0.0913)", "12.3%"]:
@@ -147,45 +181,80 @@ def test_the_page_shows_what_came_of_extensions():
 
 def test_the_page_refers_to_nothing_outside_itself():
     html = page.render(full())
+    without_scripts = re.sub(r"<script.*?</script>", "", html, flags=re.DOTALL)
 
-    assert not re.search(r"(https?:)?//[a-z]|@import|url\((?!#)", html)
+    assert not re.search(r"(https?:)?//[a-z]|@import|url\((?!#)", without_scripts)
     for tag, attrs in Page(html).tags:
-        assert tag not in {"script", "link", "img", "iframe", "object", "base", "form", "a"}
-        for name in ("src", "href", "xlink:href", "srcset", "data"):
+        assert tag not in {"link", "img", "iframe", "object", "base"}
+        for name in ("src", "href", "xlink:href", "srcset", "data", "action"):
             assert (attrs.get(name) or "#").startswith("#")
+        assert "style" not in attrs
+
+
+def test_the_policy_lets_run_the_scripts_of_the_page_and_no_others():
+    shown = Page(page.render(full(HOSTILE)))
+    (policy,) = [
+        attrs["content"] for tag, attrs in shown.tags if tag == "meta" and "http-equiv" in attrs
+    ]
+    parts = dict(part.split(" ", 1) for part in policy.split("; "))
+
+    def hashed(text: str) -> str:
+        return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+    assert parts["default-src"] == "'none'" and "unsafe" not in policy
+    assert parts["script-src"].split() == [hashed(text) for text in shown.scripts[1:]]
+    assert parts["style-src"] == hashed(shown.style)
+    assert len(shown.scripts) == 3
 
 
 def test_hostile_text_stays_text():
     html = page.render(full(HOSTILE))
-    hostile = Page(html)
+    hostile, named = Page(html), {"script", "img", "title"}
 
-    plain = [tag for tag, _ in Page(page.render(full())).tags if tag in {"script", "img", "title"}]
-    assert [tag for tag, _ in hostile.tags if tag in {"script", "img", "title"}] == plain
+    plain = [tag for tag, _ in Page(page.render(full())).tags if tag in named]
+    assert [tag for tag, _ in hostile.tags if tag in named] == plain
     assert not any(name.startswith("on") for _, attrs in hostile.tags for name in attrs)
     assert hostile.title == f"{HOSTILE}: S2L report"
-    assert hostile.text.count(HOSTILE) >= 15
+    assert hostile.text.count(HOSTILE) >= 12
+    assert hostile.scripts[1:] == Page(page.render(full())).scripts[1:]
+    first = hostile.values()["examples"][0]
+    assert first[:3] == [HOSTILE] * 3 and "<" not in hostile.scripts[0]
 
 
-def test_a_stratum_name_that_looks_like_mathematics_or_holds_control_characters_is_drawn():
-    view = replace(clusters(2), stratum_K=["$x_1^$", "a\x00\n\x1bb"])
+@pytest.mark.parametrize(
+    "text", ["</script>", "<!--<script>", "\u2028\u2029", "a&lt;b", '"\\', "é中"]
+)
+def test_values_are_the_same_after_a_browser_read_them(text):
+    block = data_block.as_json({text: [text, 1, None, True]})
 
-    drawn = page.figures(view)["trajectories"]
+    assert json.loads(block) == {text: [text, 1, None, True]}
+    assert not set(block) & set("<>&\u2028\u2029")
 
-    assert "0 in $x_1^$" in drawn
-    assert "1 in a???b" in drawn
+
+def test_numbers_of_a_block_are_short_and_finite():
+    given = {"a": [0.123456789, float("nan"), float("inf")], "b": (np.float64(2.0),)}
+    assert data_block.as_json(given) == '{"a":[0.12346,null,null],"b":[2.0]}'
+
+
+def test_marks_that_turn_text_around_are_written_out():
+    assert numbers.with_marks("a\u202eb\x00\n\t") == "a[U+202E]b[U+0000]\n\t"
+    assert numbers.name("a\u2066\n b" + 50 * "c", 20) == "a[U+2066] bcccccc..."
+    joined = "\U0001f469\u200d\U0001f469"
+    assert numbers.with_marks(joined) == joined
 
 
 @pytest.mark.parametrize(
     ("left_out", "section"),
     [
         ({"evaluation": (), "comparisons": ()}, "evaluation"),
-        ({"counts": None}, "pool"),
+        ({"counts": None, "strata": (), "lengths": None}, "pool"),
         ({"clusters": None}, "clusters"),
-        ({"strata": ()}, "strata"),
+        ({"curve": ()}, "reference"),
+        ({"comparison": None}, "comparison"),
         ({"extensions": None}, "extensions"),
         ({"examples": ()}, "examples"),
         ({"stages": ()}, "stages"),
-        ({"config": {}, "versions": {}}, "configuration"),
+        ({"config": {}, "versions": {}, "provenance": Provenance()}, "provenance"),
     ],
 )
 def test_a_part_that_is_missing_leaves_the_other_sections_as_they_were(left_out, section):
@@ -200,7 +269,7 @@ def test_a_part_that_is_missing_leaves_the_other_sections_as_they_were(left_out,
 def test_a_report_of_nothing_is_a_page():
     empty = Page(page.render(ReportData(name="new")))
 
-    assert empty.sections() == []
+    assert empty.sections() == ["summary"]
     assert "Nothing has been measured yet." in empty.text
 
 
@@ -227,7 +296,7 @@ def test_an_arm_is_called_better_only_if_the_interval_excludes_zero(
 ):
     comparison = Comparison("gsm8k", metric, "s2l", "random", difference, low, high)
 
-    sentence = page.verdict(comparison, 0.95)
+    sentence = sentences.verdict(comparison, 0.95)
 
     assert expected in sentence
     assert ("excludes zero" in sentence) == ("is better than" in sentence)
@@ -245,43 +314,19 @@ def test_scores_of_a_set_stand_together_in_whatever_order_they_come():
     shown = Page(page.render(ReportData("r", evaluation=scores, comparisons=comparisons)))
 
     assert [tag for tag, _ in shown.tags].count("h3") == 2
-    assert shown.text.count("includes zero") == 4
+    assert shown.text.count("interval, -1.0000 to +1.0000, includes zero") == 2
+    assert shown.text.count("interval, -100.0 to +100.0, includes zero") == 2
 
 
 @pytest.mark.parametrize(("num_clusters", "num_drawn"), [(1, 1), (100, 100), (3000, 100)])
-def test_at_most_a_hundred_clusters_are_drawn_and_the_labelled_ones_always(num_clusters, num_drawn):
+def test_at_most_so_many_clusters_are_shown_and_the_labelled_ones_always(num_clusters, num_drawn):
     view = clusters(num_clusters)
 
-    shown = plots.shown_clusters(view.size_K, view.selected_K)
+    shown = report_clusters.shown_clusters(view.size_K, view.selected_K, 100)
 
     assert len(shown) == len(set(shown)) == num_drawn
-    assert set(plots.labelled_clusters(view.size_K, view.selected_K)) <= set(shown)
+    assert set(report_clusters.labelled_clusters(view.size_K, view.selected_K)) <= set(shown)
     assert int(view.size_K.argmax()) in shown
-
-
-def test_dots_stand_for_every_cluster_once_and_stay_few():
-    view = clusters(20_000)
-
-    _, _, count_D = plots.merged_dots(view.size_K, view.selected_K)
-
-    assert count_D.sum() == 20_000
-    assert len(count_D) < 200
-
-
-@pytest.mark.parametrize("selected_K", [np.array([0, 0]), np.array([1, 1]), None])
-def test_extreme_selections_can_be_drawn(selected_K):
-    view = ClusterView(np.ones((2, 1), np.float32), np.array([1, 1]), ["", ""], None, selected_K)
-
-    drawn = page.figures(view)
-
-    assert set(drawn) == ({"trajectories"} if selected_K is None else {"trajectories", "selected"})
-    assert ">checkpoint<" in drawn["trajectories"]
-
-
-def test_labels_are_pushed_apart_and_stay_inside():
-    np.testing.assert_allclose(plots.spread([0.1, 0.12, 0.5], gap=0.1), [0.1, 0.2, 0.5])
-    np.testing.assert_allclose(plots.spread([0.97, 0.98, 0.99], gap=0.1), [0.8, 0.9, 1.0])
-    assert plots.spread([], gap=0.1) == []
 
 
 def test_many_strata_are_folded_without_losing_an_example():
@@ -307,12 +352,26 @@ def test_many_strata_are_folded_without_losing_an_example():
     ],
 )
 def test_a_duration_reads_as_two_units(seconds, text):
-    assert page.duration(seconds) == text
+    assert numbers.duration(seconds) == text
 
 
 def test_a_long_row_says_how_much_of_it_is_missing():
-    assert page.excerpt("a" * (page.MAX_EXCERPT + 1200)).endswith("a ... (1,200 more characters)")
-    assert page.excerpt("short") == "short"
+    assert numbers.excerpt("a" * 1700, 500).endswith("a ... (1,200 more characters)")
+    assert numbers.excerpt("short", 500) == "short"
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [
+        (850, "850"),
+        (999_999, "999,999"),
+        (1_234_567, "1.23 M"),
+        (9.996e8, "1 G"),
+        (3.05e12, "3.05 T"),
+    ],
+)
+def test_a_large_number_has_a_prefix(number, text):
+    assert numbers.power(number) == text
 
 
 @pytest.mark.parametrize(
@@ -320,4 +379,4 @@ def test_a_long_row_says_how_much_of_it_is_missing():
     [(1, 8, "12.5%"), (0, 9, "0.0%"), (1, 9000, "<0.1%"), (9, 9, "100.0%"), (0, 0, "n/a")],
 )
 def test_a_share_tells_few_from_none(part, whole, text):
-    assert page.share(part, whole) == text
+    assert numbers.share(part, whole) == text

@@ -11,7 +11,7 @@ import pytest
 
 from s2l_ray.artifacts.finished import finished_stages
 from s2l_ray.artifacts.manifest import StageDir
-from s2l_ray.artifacts.tables import Parts, part_name, rows_name, rows_table
+from s2l_ray.artifacts.tables import Parts, part_name, rows_name, rows_table, trajectory_table
 from s2l_ray.config import sections
 from s2l_ray.config.load import from_tree
 from s2l_ray.evaluation import comparison
@@ -19,9 +19,10 @@ from s2l_ray.pipeline import steps
 from s2l_ray.report import stage as report
 from s2l_ray.report import table
 from s2l_ray.report.arms import arm_title, comparable_arms
+from s2l_ray.report.cluster_rows import cluster_rows
 from s2l_ray.report.clusters import clusters_view
-from s2l_ray.report.page import ArmScore, Comparison
-from s2l_ray.report.selected_examples import rows_by_id
+from s2l_ray.report.contents import ArmScore, Comparison
+from s2l_ray.report.examples import rows_by_id
 from s2l_ray.report.strata import StratumLine, strata_lines
 from s2l_ray.selection import stage as selection
 from s2l_ray.selection.declaration import SELECTION
@@ -31,6 +32,7 @@ from s2l_ray.storage.location import Location
 RNG = np.random.default_rng(3)
 CLUSTER = [0] * 9 + [1] * 4 + [2] * 4 + [3] * 2 + [4]
 STRATUM = ["common"] * 13 + ["rare"] * 7
+SQDIST = [float(7 * i % 10) for i in range(20)]
 ROWS_PER_PART = 8
 RANDOM = "random-0.5-7"
 ITEM_SCHEMA = pa.schema(
@@ -90,6 +92,17 @@ def chunks() -> list[list[int]]:
     return [list(range(len(CLUSTER)))[start : start + ROWS_PER_PART] for start in starts]
 
 
+def add_trajectories(run_dir: Location) -> None:
+    """Losses of example i: i + 1 at the first checkpoint, and half of it at the second."""
+    place = run_dir / "trajectories"
+    for part, rows in enumerate(chunks()):
+        ids, strata = [f"id-{i}" for i in rows], [STRATUM[i] for i in rows]
+        loss_NT = np.array([[i + 1, (i + 1) / 2] for i in rows], np.float32)
+        table = trajectory_table(pa.chunked_array([ids]), pa.chunked_array([strata]), loss_NT)
+        (place / part_name(part)).write_table(table)
+    finish(place, "trajectories", {"steps": [50, 100]})
+
+
 def add_clusters(run_dir: Location, *, per_stratum: bool = True) -> None:
     place = run_dir / "clusters"
     for part, rows in enumerate(chunks()):
@@ -97,6 +110,7 @@ def add_clusters(run_dir: Location, *, per_stratum: bool = True) -> None:
             "example_id": [f"id-{i}" for i in rows],
             "stratum": [STRATUM[i] for i in rows],
             "cluster": pa.array([CLUSTER[i] for i in rows], pa.int32()),
+            "sqdist": pa.array([SQDIST[i] for i in rows], pa.float32()),
         }
         (place / part_name(part)).write_table(pa.table(columns))
     (place / "_centroids.npy").write_npy(RNG.gamma(2.0, size=(5, 2)).astype(np.float32))
@@ -149,7 +163,7 @@ def whole(tmp_path) -> Location:
     """A run with every stage and a baseline."""
     run_dir = Location.of(tmp_path / "whole")
     add_pool(run_dir)
-    finish(run_dir / "trajectories", "trajectories", {"steps": [50, 100]})
+    add_trajectories(run_dir)
     add_clusters(run_dir)
     add_selection(run_dir)
     add_evaluation(run_dir, "", OWN)
@@ -163,11 +177,11 @@ def test_the_page_is_written_and_shows_every_part_of_the_run(whole, tmp_path):
     summary = report.run(whole, run_config(tmp_path), finished_stages(whole, STAGES), out)
 
     html = (out.location / "index.html").read_bytes().decode()
-    assert summary == {"stages": 8, "arms": 2, "sets": 1, "examples": 4}
-    for text in ["4,567", "empty field", "evaluation (random-0.5-7)", "2e-05", "add 19 &amp; 1"]:
+    assert summary == {"stages": 8, "arms": 2, "sets": 1, "examples": 20}
+    for text in ["4,567", "empty field", "evaluation (random-0.5-7)", "2e-05", "add 19 \\u0026 1"]:
         assert text in html
-    for section in ["evaluation", "pool", "clusters", "strata", "examples", "stages"]:
-        assert f'<section id="{section}">' in html
+    for section in ["evaluation", "pool", "clusters", "examples", "stages", "provenance"]:
+        assert f'<section id="{section}"' in html
 
 
 def test_the_same_run_gives_the_same_page(whole, tmp_path):
@@ -209,7 +223,9 @@ def test_clusters_and_a_selection_are_enough(tmp_path):
         run_dir, run_config(tmp_path, **brought), finished_stages(run_dir, STAGES)
     )
 
-    assert found.counts is None and found.examples == [] and found.clusters.steps is None
+    assert found.counts is None and found.clusters.steps is None
+    assert {(row.prompt, row.losses) for row in found.examples} == {("", ())}
+    assert sorted(row.id for row in found.examples) == sorted(f"id-{i}" for i in range(20))
     assert found.clusters.selected_K.tolist() == summary["selected_of_cluster"]
     assert [line.num_examples for line in found.strata] == [13, 7]
 
@@ -220,8 +236,8 @@ def test_without_a_selection_the_clusters_are_shown_alone(tmp_path):
 
     found = report.collect(run_dir, run_config(tmp_path), finished_stages(run_dir, STAGES))
 
-    assert found.clusters.selected_K is None
-    assert found.strata == [] and found.examples == []
+    assert found.clusters.selected_K is None and found.strata == []
+    assert {row.is_selected for row in found.examples} == {None}
 
 
 def test_clusters_after_the_last_one_that_gave_an_example_gave_none(tmp_path):
@@ -240,7 +256,8 @@ def test_strata_are_counted_whether_or_not_clusters_span_them(tmp_path, per_stra
     add_clusters(run_dir, per_stratum=per_stratum)
     taken = add_selection(run_dir)["strata"]
 
-    lines = strata_lines(finished_stages(run_dir, STAGES))
+    finished = finished_stages(run_dir, STAGES)
+    lines = strata_lines(finished, cluster_rows(finished, []).strata)
 
     pool = Counter(STRATUM)
     num_clusters = {"common": 2, "rare": 3} if per_stratum else {}
@@ -249,34 +266,75 @@ def test_strata_are_counted_whether_or_not_clusters_span_them(tmp_path, per_stra
     ]
 
 
-def test_examples_are_the_first_ranked_rows_of_the_biggest_and_smallest_clusters(whole, tmp_path):
+def test_every_example_is_shown_with_its_text_its_losses_and_whether_it_is_selected(
+    whole, tmp_path
+):
     ranking = (whole / "selection" / "ranking.parquet").read_table().to_pylist()
+    selected = {row["example_id"] for row in ranking if row["rank"] < 10}
 
-    examples = report.collect(whole, run_config(tmp_path), finished_stages(whole, STAGES)).examples
+    rows = report.collect(whole, run_config(tmp_path), finished_stages(whole, STAGES)).examples
 
-    assert [(shown.cluster, shown.size) for shown in examples] == [(0, 9), (1, 4), (3, 2), (4, 1)]
-    for shown in examples:
-        best = min(
-            (row["rank"], row["example_id"]) for row in ranking if row["cluster"] == shown.cluster
-        )
-        number = int(best[1].removeprefix("id-"))
-        assert (shown.prompt, shown.response) == (f"add {number} & 1", f"sum {number + 1}")
+    assert sorted(row.id for row in rows) == sorted(f"id-{i}" for i in range(20))
+    for row in rows:
+        number = int(row.id.removeprefix("id-"))
+        assert (row.prompt, row.response) == (f"add {number} & 1", f"sum {number + 1}")
+        assert (row.cluster, row.stratum) == (CLUSTER[number], STRATUM[number])
+        assert row.losses == [number + 1, (number + 1) / 2]
+        assert row.is_selected == (row.id in selected)
 
 
-def test_examples_come_from_selected_rows_only(whole, tmp_path):
-    selected = add_selection(whole, budget=0.1)["selected_of_cluster"]
+def test_typical_examples_are_nearest_to_the_centroid_and_extreme_ones_farthest(whole, tmp_path):
+    rows = report.collect(whole, run_config(tmp_path), finished_stages(whole, STAGES)).examples
 
-    examples = report.collect(whole, run_config(tmp_path), finished_stages(whole, STAGES)).examples
+    by_distance = sorted(range(9), key=lambda i: SQDIST[i])
+    kinds = {row.id: row.kind for row in rows}
+    assert [kinds[f"id-{i}"] for i in by_distance] == ["typical"] * 2 + [""] * 5 + ["extreme"] * 2
+    assert kinds["id-19"] == "typical"
 
-    assert len(examples) == 2
-    assert {shown.cluster for shown in examples} == set(np.flatnonzero(selected).tolist())
+
+def test_a_cluster_says_which_losses_and_strata_it_has(whole, tmp_path):
+    add_clusters(whole, per_stratum=False)
+    add_selection(whole)
+
+    cards = report.collect(whole, run_config(tmp_path), finished_stages(whole, STAGES)).cards
+
+    assert [card.size for card in cards] == [9, 4, 4, 2, 1]
+    assert cards[0].strata == [("common", 9)] and cards[4].strata == [("rare", 1)]
+    losses = np.array([[i + 1, (i + 1) / 2] for i in range(9)])
+    np.testing.assert_allclose(cards[0].band_2T, np.quantile(losses, [0.1, 0.9], axis=0))
+
+
+def test_rejected_rows_are_shown_with_their_reason(whole, tmp_path):
+    table = {
+        "file": ["f"] * 3,
+        "row": [4, 5, 6],
+        "reason": ["empty field"] * 3,
+        "excerpt": ["a"] * 3,
+    }
+    (whole / "prepared" / "rejected.parquet").write_table(pa.table(table))
+
+    rows = report.collect(whole, run_config(tmp_path), finished_stages(whole, STAGES)).examples
+
+    shown = [(row.id, row.prompt, row.is_selected) for row in rows if row.reason == "empty field"]
+    assert shown == [(f"row {i} of f", "a", None) for i in (4, 5, 6)]
+
+
+def test_losses_of_other_rows_than_the_clusters_have_are_left_out(whole, tmp_path):
+    part = whole / "trajectories" / part_name(1)
+    part.write_table(part.read_table().slice(1))
+
+    found = report.collect(whole, run_config(tmp_path), finished_stages(whole, STAGES))
+
+    assert {row.losses for row in found.examples} == {()}
+    assert {card.band_2T for card in found.cards} == {None}
 
 
 def test_rows_after_the_last_example_are_not_read(whole):
     rows = Parts(whole / "prepared", "rows")
     rows.files()[-1].write_bytes(b"not parquet")
 
-    assert rows_by_id(rows, ["id-9", "id-2"])["id-9"]["output"] == "sum 10"
+    assert rows_by_id(rows, ["id-9", "id-2"], 9)["id-9"]["output"] == "sum 10"
+    assert list(rows_by_id(rows, ["id-9", "id-2"], 1)) == ["id-9"]
 
 
 def test_a_stage_whose_origin_was_redone_is_left_out_with_what_follows(whole, tmp_path):
