@@ -113,7 +113,11 @@ def test_the_wheel_has_what_the_demo_and_the_report_need_and_no_tests(wheel):
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "s2l_ray").rglob("*.*")}
-    wanted = {name for name in files if Path(name).suffix in {".py", ".yaml", ".html", ".typed"}}
+    wanted = {
+        name
+        for name in files
+        if Path(name).suffix in {".py", ".yaml", ".html", ".css", ".js", ".typed"}
+    }
     assert {"s2l_ray/demo.yaml", "s2l_ray/report/page.html", "s2l_ray/py.typed"} <= wanted
     assert {name for name in names if ".dist-info/" not in name} == wanted
 

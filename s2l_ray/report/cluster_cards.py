@@ -39,9 +39,8 @@ def cluster_cards(clusters: ClusterView, rows: ClusterRows) -> list[ClusterCard]
     sampled_N = rows.sampled["cluster"].to_numpy() if rows.sampled.num_rows else np.empty(0)
     cards = []
     for k in shown_clusters(clusters.size_K, clusters.selected_K):
-        own_NT = None if loss_NT is None else loss_NT[sampled_N == k]
-        known = own_NT is not None and len(own_NT) > 0
-        by_shape = clusters.scaling == "shape" and known
+        own_NT = loss_NT[sampled_N == k] if loss_NT is not None else np.empty((0, 0))
+        by_shape = clusters.scaling == "shape" and len(own_NT) > 0
         strata = _strata(clusters, rows, k)
         cards.append(
             ClusterCard(
@@ -49,7 +48,7 @@ def cluster_cards(clusters: ClusterView, rows: ClusterRows) -> list[ClusterCard]
                 int(clusters.size_K[k]),
                 None if clusters.selected_K is None else int(clusters.selected_K[k]),
                 own_NT.mean(axis=0) if by_shape else clusters.centroid_KT[k],
-                np.quantile(own_NT, BAND, axis=0) if known else None,
+                np.quantile(own_NT, BAND, axis=0) if len(own_NT) else None,
                 strata[:MAX_STRATA],
                 len(strata),
             )

@@ -20,6 +20,7 @@ from s2l_ray.data.examples import read_example
 from s2l_ray.report import data_block, numbers, ranked_head
 from s2l_ray.report.cluster_rows import NUM_ENDS, ClusterRows, losses
 from s2l_ray.selection.declaration import SELECTION
+from s2l_ray.storage.location import Location
 
 MAX_EXAMPLES = 1_800
 MAX_REJECTED = 200
@@ -122,7 +123,7 @@ def rows_by_id(rows: Parts, ids: Sequence[str], max_files: int) -> dict[str, dic
     If more files hold them, the rows of the first ids are returned. Files after the last of them
     are not read.
     """
-    wanted, file_of = pa.array(ids, pa.string()), {}
+    wanted, file_of = pa.array(ids, pa.string()), dict[str, Location]()
     for file in rows.files():
         if len(file_of) == len(set(ids)):
             break
