@@ -220,7 +220,7 @@ class TargetConfig(Training):
     """Train adapters instead of all weights. Default: all weights."""
 
 
-MetricName = Literal["exact-match", "rouge-l", "bleu", "bertscore", "multiple-choice"]
+MetricName = Literal["exact-match", "program", "rouge-l", "bleu", "bertscore", "multiple-choice"]
 
 Metrics = Annotated[list[MetricName], BeforeValidator(listed)]
 EXACT_MATCH: tuple[MetricName, ...] = ("exact-match",)
@@ -254,7 +254,8 @@ class EvaluationConfig(ActorPool):
     `workers`, and needs `s2l-ray[vllm]`; losses are computed as ever. It is untested on GPUs."""
     metrics: Metrics | dict[str, Metrics] = Field(default_factory=lambda: [*EXACT_MATCH])
     """What is measured beside the loss: a list for all sets, or one for each by its name, where a
-    set without one has exact-match. rouge-l, bleu and bertscore compare the completion with the
+    set without one has exact-match. program is exact-match where completions that are programs are
+    run, as with `run_programs`. rouge-l, bleu and bertscore compare the completion with the
     response; multiple-choice compares the losses of the choices that `fields.choices` of the data
     names. bertscore needs `s2l-ray[bertscore]`."""
     bertscore: BertScoreConfig = BertScoreConfig()
@@ -272,6 +273,14 @@ class EvaluationConfig(ActorPool):
         if isinstance(self.metrics, list):
             return self.metrics
         return self.metrics.get(name, [*EXACT_MATCH])
+
+    def runs_programs_of(self, name: str) -> bool:
+        """Tell whether completions of a set that are programs are run."""
+        return self.run_programs or "program" in self.metrics_of(name)
+
+    @property
+    def runs_some_programs(self) -> bool:
+        return any(self.runs_programs_of(name) for name in self.sets)
 
     def asks_for(self, metric: MetricName) -> bool:
         """Tell whether a metric is measured on some set."""

@@ -74,7 +74,7 @@ def _check(config: RunConfig) -> None:
         from s2l_ray.evaluation import bertscore
 
         bertscore.check(section.bertscore)
-    if section.run_programs:
+    if section.runs_some_programs:
         from s2l_ray.evaluation import sandbox
 
         sandbox.check()

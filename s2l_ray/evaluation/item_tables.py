@@ -53,7 +53,9 @@ def items_table(name: str, answered: Answers, losses: Sequence[float | None]) ->
     asked = metrics.asked_for(config, name)
     scores = {metric.column: metric.score(answered) for metric in asked if metric.score}
     rows: list[dict[str, Any]] = []
-    completed, golds = _readings(answered, run=config.run_programs and EXACT_MATCH in asked)
+    completed, golds = _readings(
+        answered, run=config.runs_programs_of(name) and EXACT_MATCH in asked
+    )
     for item, loss, completion, reading, gold in zip(
         answered.items, losses, answered.completions, completed, golds, strict=True
     ):

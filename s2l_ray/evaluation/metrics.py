@@ -114,6 +114,7 @@ EXACT_MATCH = Metric(
 )
 ASKED_FOR: Mapping[MetricName, Metric] = {
     "exact-match": EXACT_MATCH,
+    "program": EXACT_MATCH,  # programs are run for it
     "rouge-l": Metric(
         "ROUGE-L",
         "rouge_l",
@@ -146,13 +147,13 @@ ASKED_FOR: Mapping[MetricName, Metric] = {
     ),
 }
 """By their names in `evaluation.metrics`, in the order of columns and tables."""
-METRICS = (LOSS, *ASKED_FOR.values())
+METRICS = (LOSS, *dict.fromkeys(ASKED_FOR.values()))
 
 
 def asked_for(config: EvaluationConfig, name: str) -> list[Metric]:
     """Return the metrics of a set beside the loss, in the order of the table."""
     names = config.metrics_of(name)
-    return [metric for asked, metric in ASKED_FOR.items() if asked in names]
+    return list(dict.fromkeys(metric for asked, metric in ASKED_FOR.items() if asked in names))
 
 
 def further(config: EvaluationConfig) -> list[Metric]:

@@ -194,7 +194,7 @@ class UnitEvaluator:
         dtype: torch.dtype,
     ) -> None:
         """Hold `model`; `dtype` is its own, or bfloat16 to run float32 weights under autocast."""
-        if config.run_programs:
+        if config.runs_some_programs:
             sandbox.check()
         self.config, self.data = config, data
         template, rows_per_batch = load_template(data), config.rows_per_batch

@@ -189,17 +189,20 @@ def test_programs_are_marked_and_have_no_answer_unless_they_are_run():
     assert table["predicted"].to_pylist() == [None, "2", None, "9"]
 
 
-def test_programs_are_run_on_request():
+@pytest.mark.parametrize("asked", [{"run_programs": True}, {"metrics": {"a": ["program"]}}])
+def test_programs_are_run_on_request(asked):
     try:
         sandbox.check()
     except ConfigError as error:
         pytest.skip(str(error))
     completions = ["a = 2\nprint(a)", "2", "print(1 / 0)", "The answer is 9."]
-    config = EvaluationConfig(sets=["a"], run_programs=True)
+    config = EvaluationConfig(sets=["a", "b"], **asked)
     table = items_table("a", answered(config, completions), [1.0] * 4)
 
     assert table["program"].to_pylist() == ["ran", None, "failed", None]
     assert table["predicted"].to_pylist() == ["2", "2", None, "9"]
+    assert table["correct"].null_count == 0
+    assert config.runs_some_programs and config.runs_programs_of("b") == config.run_programs
 
 
 def test_an_evaluation_without_further_metrics_has_the_columns_of_old():
