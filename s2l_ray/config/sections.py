@@ -343,6 +343,8 @@ class RunConfig(Section):
             if missing:
                 raise ValueError(f"evaluation.sets: {missing[0]!r} is not a set of `data.eval`")
             self._check_choices()
+            if self.comparison is not None and self.evaluation.engine == "vllm":
+                raise ValueError("`comparison` evaluates with `engine: transformers` alone")
         if self.comparison is not None and (self.clusters is None or self.evaluation is None):
             raise ValueError("`comparison` needs `clusters`, `target` and `evaluation`")
         return self

@@ -74,6 +74,7 @@ def run(
     if not metrics_file.exists():
         plan = staged_units(config, data, sets, staged)
         if config.engine == "vllm":
+            assert isinstance(model, Location), "comparisons with vLLM are refused"
             vllm_answers.answer_units(config, data, model, plan["units"], staged)
         results = _evaluated(config, data, model, plan["units"], out, progress)
         for name, counts in plan["sets"].items():

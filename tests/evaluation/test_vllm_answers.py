@@ -26,6 +26,16 @@ def test_vllm_is_refused_before_anything_runs_where_it_is_not_installed(tmp_path
         EVALUATION.check(from_tree(tree, "test"))
 
 
+def test_a_comparison_has_models_in_memory_which_vllm_does_not_read(tmp_path):
+    tree = handmade.inputs(tmp_path)
+    tree["comparison"] = {"methods": ["s2l"], "budgets": [6]}
+    from_tree(tree, "test")
+    tree["evaluation"]["engine"] = "vllm"
+
+    with pytest.raises(ConfigError, match="evaluates with `engine: transformers` alone"):
+        from_tree(tree, "test")
+
+
 def test_ray_gets_tokens_without_a_template_and_as_many_engines_as_workers():
     config = processor_config(ENGINE)
 
