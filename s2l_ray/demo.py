@@ -139,13 +139,13 @@ def write_pool(directory: Path, *, seed: int) -> None:
     Raises:
         ConfigError: reasoning-gym is not installed.
     """
-    gym = _reasoning_gym()
+    gym = generators()
     train: list[Row] = []
     held_out: list[Row] = []
     for rank, (task, num_train) in enumerate(zip(TASKS, train_counts(), strict=True)):
-        rows = _rows(gym, task, seed=seed * len(TASKS) + rank)
-        held_out += _numbered(islice(rows, NUM_EVAL_PER_TASK), f"{task.name}-eval")
-        train += _numbered(islice(rows, num_train), task.name)
+        made = rows(gym, task, seed=seed * len(TASKS) + rank)
+        held_out += _numbered(islice(made, NUM_EVAL_PER_TASK), f"{task.name}-eval")
+        train += _numbered(islice(made, num_train), task.name)
     random.Random(seed).shuffle(train)  # noqa: S311 - an order, not a secret
     directory.mkdir(parents=True, exist_ok=True)
     _write_jsonl(directory / "train.jsonl", train)
@@ -165,7 +165,7 @@ def write_tokenizer(train: Path, directory: Path, *, vocab_size: int = VOCAB_SIZ
     train_tokenizer(_rendered(train), vocab_size).save_pretrained(str(directory))
 
 
-def _reasoning_gym() -> ModuleType:
+def generators() -> ModuleType:
     try:
         import reasoning_gym
     except ImportError:
@@ -176,7 +176,7 @@ def _reasoning_gym() -> ModuleType:
     return reasoning_gym
 
 
-def _rows(gym: ModuleType, task: Task, *, seed: int) -> Iterator[Row]:
+def rows(gym: ModuleType, task: Task, *, seed: int) -> Iterator[Row]:
     """Yield rows of one task without end, each instruction once."""
     seen = set()
     # The generator draws row i from seed + i. Seeds are far apart, so that no two share rows.
@@ -185,7 +185,7 @@ def _rows(gym: ModuleType, task: Task, *, seed: int) -> Iterator[Row]:
         instruction, answer = item["question"].strip(), str(item["answer"])
         if instruction not in seen:
             seen.add(instruction)
-            output = f"{task.method} The answer is {answer}."
+            output = f"{task.method} The answer is {answer}.".strip()
             yield {
                 "instruction": instruction,
                 "output": output,

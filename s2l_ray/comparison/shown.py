@@ -92,21 +92,25 @@ def _p(p: float | None) -> str:
 
 def sentences(rows: Sequence[Row]) -> list[str]:
     """Return what the rows of one set and metric show, in words: one sentence for each budget."""
-    budgets = dict.fromkeys(row["budget"] for row in rows if row["budget"])
-    return [_sentence(budget, [row for row in rows if row["budget"] == budget], rows)
-            for budget in budgets]  # fmt: skip
+    of_budget: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["budget"]:
+            of_budget.setdefault(row["budget"], []).append(row)
+    return [_sentence(budget, mine, rows) for budget, mine in of_budget.items()]
 
 
 def _sentence(budget: str, mine: Sequence[Row], rows: Sequence[Row]) -> str:
     random = next((row for row in mine if row["difference"] is None), None)
     if random is None:
         return f"At {budget} there is no {BASELINE} to compare with."
-    verdicts: dict[str, list[str]] = {}
+    names_of: dict[str, list[str]] = {}
     for row in mine:
         if row is not random:
-            verdicts.setdefault(_verdict(row), []).append(row["label"])
-    parts = [f"{_listed(names)} {'is' if len(names) == 1 else 'are'} {verdict} {random['label']}"
-             for verdict, names in verdicts.items()]  # fmt: skip
+            names_of.setdefault(_verdict(row, random["label"]), []).append(row["label"])
+    parts = []
+    for verdict, names in names_of.items():
+        be = "is" if len(names) == 1 else "are"
+        parts.append(f"{_listed(names)} {verdict.replace('BE', be)}")
     best = _best(mine)
     parts.append(
         f"the best mean is that of {best['label']}, {best['mean']:.4f}{_share(best, rows)}"
@@ -114,10 +118,12 @@ def _sentence(budget: str, mine: Sequence[Row], rows: Sequence[Row]) -> str:
     return f"At {budget}, {'; '.join(parts)}."
 
 
-def _verdict(row: Row) -> str:
+def _verdict(row: Row, random: str) -> str:
     if row["p"] is None or row["p"] >= SIGNIFICANT:
-        return "not distinguishable from"
-    return "better than" if (row["difference"] < 0) == _lower(row) else "worse than"
+        seeds = f"{row['seeds']} seed{'s' if row['seeds'] != 1 else ''}"
+        return f"cannot be told from {random} with {seeds} (p >= {SIGNIFICANT})"
+    better = (row["difference"] < 0) == _lower(row)
+    return f"BE {'better' if better else 'worse'} than {random} (p < {SIGNIFICANT})"
 
 
 def _lower(row: Row) -> bool:

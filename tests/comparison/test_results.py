@@ -187,12 +187,12 @@ def test_a_metric_over_strata_of_one_size_is_shown_once(finished):
         (-0.1, 0.01, "loss", "s2l is better than random"),
         (0.1, 0.01, "loss", "s2l is worse than random"),
         (0.1, 0.01, "exact-match", "s2l is better than random"),
-        (-0.1, 0.2, "loss", "s2l is not distinguishable from random"),
-        (-0.1, None, "loss", "s2l is not distinguishable from random"),
+        (-0.1, 0.2, "loss", "s2l cannot be told from random with 3 seeds"),
+        (-0.1, None, "loss", "s2l cannot be told from random with 3 seeds"),
     ],
 )
 def test_a_verdict_needs_a_small_p_value(difference, p, metric, verdict):
-    common = {"set": "held", "metric": metric, "budget": "6", "low": None, "high": None}
+    common = {"set": "held", "metric": metric, "budget": "6", "low": None, "high": None, "seeds": 3}
     rows = [
         {**common, "label": "random", "mean": 1.0, "difference": None, "p": None},
         {**common, "label": "s2l", "mean": 1.0 + difference, "difference": difference, "p": p},
