@@ -20,8 +20,9 @@ from s2l_ray.comparison.variants import Variant
 from s2l_ray.config.budgets import Budget, slug
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.progress import Progress
-from s2l_ray.selection import columns
+from s2l_ray.selection import columns, conditions, ranking, summaries
 from s2l_ray.selection import stage as selection
+from s2l_ray.selection.methods import METHODS
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories.declaration import TRAJECTORIES
 
@@ -146,10 +147,11 @@ class Selector:
 
 def needs_scoring(variant: Variant) -> bool:
     """Tell whether a method cannot do without the reference."""
-    from s2l_ray.selection import ranking
-    from s2l_ray.selection.methods import METHODS
-
-    numbers = ranking.numbers_needed(variant.selection) - columns.BEFORE_SCORING
+    section = variant.selection
+    numbers = ranking.numbers_needed(section) - columns.BEFORE_SCORING
+    if section.where is not None:
+        read = {path[0] for path in conditions.parsed(section.where).names}
+        numbers |= read & set(summaries.SUMMARIES)
     return variant.follows_clusters or bool(METHODS[variant.method].vectors or numbers)
 
 
