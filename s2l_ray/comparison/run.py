@@ -308,7 +308,7 @@ class _Comparison:
         assert evaluation is not None and data is not None
         names = dict.fromkeys(evaluation.sets)
         sets = {name: held_out_files(data, name, self.plan.run).files for name in names}
-        run = separate.done if separate.is_needed(self.target, evaluation) else pool.done
+        run = separate.done if separate.is_needed(self.target) else pool.done
         with Progress(FOLDER) as progress:
             yield from run(
                 todo,

@@ -23,10 +23,9 @@ from s2l_ray.training.declaration import TARGET
 from s2l_ray.training.work import training_work
 
 
-def is_needed(target: TargetConfig, evaluation: EvaluationConfig) -> bool:
-    """Tell whether trials need several processes, DeepSpeed's memory savings, or a saved model."""
-    saves_memory = target.cpu_offload or target.zero_stage == 3
-    return target.workers > 1 or saves_memory or evaluation.engine == "vllm"
+def is_needed(target: TargetConfig) -> bool:
+    """Tell whether trials of this target need several processes, or DeepSpeed's memory savings."""
+    return target.workers > 1 or target.cpu_offload or target.zero_stage == 3
 
 
 def done(
