@@ -26,7 +26,6 @@ MAX_EXPONENT_IN_FUNCTION = 20
 MAX_NESTED = 6
 """Most brackets around one place."""
 MAX_FACTORIAL = 500
-NUM_POINTS = 5
 _DIGITS = 30
 _MAX_PRECISION = 20_000
 """Most digits to which a constant is evaluated; MAX_EXPONENT keeps values below it."""
@@ -134,28 +133,27 @@ def _agree(one: Any, other: Any) -> bool | None:
     if len(symbols) > len(_POINTS[0]):
         return None
     is_rounded = one.has(sympy.Float) or other.has(sympy.Float)
-    if not symbols:
-        return _same_value(one.doit(), other.doit(), is_rounded)
     known = 0
-    for point in _POINTS:
-        values = dict(zip(symbols, point, strict=False))
-        same = _same_value(one.subs(values), other.subs(values), is_rounded)
+    points = _POINTS if symbols else _POINTS[:1]
+    for point in points:
+        same = _same_value(one, other, dict(zip(symbols, point, strict=False)), is_rounded)
         if same is False:
             return False
         known += same is True
-    return True if known > NUM_POINTS // 2 else None
+    return True if known > len(points) // 2 else None
 
 
-def _same_value(one: Any, other: Any, is_rounded: bool) -> bool | None:
-    """Compare two constants; None if one of them has no finite value."""
-    if one.is_Rational and other.is_Rational and not is_rounded:
-        return bool(one == other)
-    left, right = one.evalf(_DIGITS), other.evalf(_DIGITS)
+def _same_value(one: Any, other: Any, values: dict[Any, Any], is_rounded: bool) -> bool | None:
+    """Compare two expressions at one point; None if one of them has no finite value there.
+
+    Numbers are rounded ones throughout: exact ones would be factored to simplify their roots.
+    """
+    left, right = (each.evalf(_DIGITS, subs=values) for each in (one, other))
     if not (_is_finite(left) and _is_finite(right)):
         return None
     if not is_rounded and abs(left) > 10 ** (_DIGITS // 2):
         precision = min(_MAX_PRECISION, _DIGITS + int(sympy.log(abs(left), 10).evalf()))
-        left, right = one.evalf(precision), other.evalf(precision)
+        left, right = (each.evalf(precision, subs=values) for each in (one, other))
         return bool(abs(left - right) < sympy.Rational(1, 10**6))
     tolerance = 1e-6 if is_rounded else 1e-15
     return bool(abs(left - right) <= tolerance * max(abs(left), abs(right), sympy.Float(1e-9)))

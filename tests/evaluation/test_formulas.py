@@ -73,6 +73,7 @@ def test_what_could_be_costly_or_is_no_formula_is_not_read(formula):
         *("10^{3000}x", "500!", r"\binom{500}{250}", "2^{1500}3^{2}", "(x+1)^{3000}"),
         *(r"\frac{1}{" * 5 + "x" + "}" * 5, r"\sqrt{" * 5 + "2" + "}" * 5, r"\tan(\tan(\tan(x)))"),
         *(r"\ln(\ln(\ln(x)))", "x^x y^y", "(a+b+c+d+e)^{2999}", "0^0", r"\infty-\infty"),
+        *(r"\sqrt{(x_1)^{3000}}", r"\sqrt[9]{((1/2)(999))^{x}}", r"\sqrt{997^{999}+1}"),
     ],
 )
 def test_the_costliest_formulas_that_are_read_take_moments(formula):
