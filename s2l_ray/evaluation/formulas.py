@@ -89,7 +89,7 @@ def _nested(formula: str) -> int:
 _STRANGE = re.compile(
     r"[^-\w\s\\{}()\[\]+*/^.|!,]"  # not a sign of a formula
     r"|(?<![\\A-Za-z])[A-Za-z]{4}|(?<![\\A-Za-z])[A-Za-z]{2,} |\d\s?_"  # words, bases of numerals
-    r"|[)}\]!]\s?!"  # factorials of what is not a number
+    r"|[A-Za-z)}\]!]\s?!|\^\s?-?\w+\s?!"  # factorials of what is not a number
     r"|\^\s?[({][^{}()]*[\^!]|\^\s?-?(?:\d+|[A-Za-z])\s?\^"  # powers in exponents
     r"|-\s?-|\\(?:exp|sinh|cosh).*\\(?:exp|sinh|cosh)"
 )

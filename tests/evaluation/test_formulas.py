@@ -59,6 +59,7 @@ def test_formulas_are_compared_by_their_values(one, other, same):
         *("(x^{3000}+1)^{3000}", "x^{99*99*99*99}", r"e^{e^{e^{x}}}", r"\exp(\exp(\exp(9)))"),
         *(r"\sin(10^{3000})", "(" * 30 + "x" + ")" * 30, "|" * 50 + "x", "-" * 100 + "x"),
         *(r"\sum_{i=1}^{9} i", r"\int_0^1 x", "__import__('os')", "x" * 1_000, "1" * 60),
+        *("x!", "3000^y!", "9^9!"),
         *("more than x", r"\input{x}", "52_8", ""),
     ],
 )
