@@ -17,18 +17,22 @@ function takenOf(cluster) {
   return cluster.taken === null ? "" : `, ${count(cluster.taken)} taken`;
 }
 
+function rowsOf(cluster) {
+  return `${count(cluster.size)} ${cluster.size === 1 ? "row" : "rows"}`;
+}
+
 function cardOf(cluster) {
   const [first, last] = [cluster.mean[0], cluster.mean.at(-1)];
   const source = cluster.strata.length ? cluster.strata[0][0] : "";
   const more = cluster.numStrata > 1 ? ` and ${count(cluster.numStrata - 1)} more` : "";
-  const words = `Cluster ${cluster.number}: ${count(cluster.size)} rows${takenOf(cluster)}; ` +
+  const words = `Cluster ${cluster.number}: ${rowsOf(cluster)}${takenOf(cluster)}; ` +
     `mean loss from ${loss(first)} to ${loss(last)}` + (source ? `; ${source}${more}` : "");
   const card = element("button", { type: "button", class: "card", "aria-expanded": "false", "aria-label": words },
     element("b", { text: `Cluster ${cluster.number}` }),
     element("small", {}, element("bdi", { text: source ? `${source}${more}` : "\u00a0" })),
     curve(cluster.mean, cluster.band, scale),
     element("small", { text: `${loss(first)} \u2192 ${loss(last)}` }),
-    element("small", { text: `${count(cluster.size)} rows${takenOf(cluster)}` }));
+    element("small", { text: `${rowsOf(cluster)}${takenOf(cluster)}` }));
   card.addEventListener("click", () => toggle(card, cluster));
   return card;
 }
@@ -52,7 +56,7 @@ function detailOf(cluster) {
   const browse = element("button", { type: "button", text: `Browse its ${count(own.length)} examples below` });
   browse.addEventListener("click", () => showCluster(cluster.number));
   return element("div", { class: "detail", role: "region", "aria-label": `Cluster ${cluster.number}` },
-    element("h3", { text: `Cluster ${cluster.number}: ${count(cluster.size)} rows${share}` }),
+    element("h3", { text: `Cluster ${cluster.number}: ${rowsOf(cluster)}${share}` }),
     element("div", { class: "pair" }, drawn, stratumBars(cluster)),
     ...exampleBlock("Typical: nearest to the mean", own, "typical"),
     ...exampleBlock("Extreme: farthest from the mean", own, "extreme"),
