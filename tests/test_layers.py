@@ -86,6 +86,7 @@ PURE = [
     "compilation",
     "selection.examples",
     "selection.methods",
+    "selection.rankings",
     "selection.water_filling",
     "selection.cells",
     "selection.facility_location",

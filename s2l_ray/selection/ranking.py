@@ -11,9 +11,9 @@ import numpy as np
 from s2l_ray.config import budgets
 from s2l_ray.config.sections import SelectionConfig
 from s2l_ray.errors import DataError
-from s2l_ray.selection import columns, embedding_matrix, scores, settings
+from s2l_ray.selection import columns, embedding_matrix, rankings, scores, settings
 from s2l_ray.selection.examples import Examples
-from s2l_ray.selection.methods import method_named, over_strata
+from s2l_ray.selection.methods import method_named
 from s2l_ray.selection.quotas import StratumQuotas, stratum_quotas
 from s2l_ray.selection.where import Remaining, remaining
 
@@ -130,7 +130,7 @@ def _order(
     )
     if not method_named(config.method).spreads(config.stratify):
         return order_N
-    return over_strata(examples, order_N, quotas.quotas if quotas else None)
+    return rankings.over_strata(examples, order_N, quotas.quotas if quotas else None)
 
 
 def _by_method(

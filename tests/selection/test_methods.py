@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from s2l_ray import hashing
-from s2l_ray.selection import methods
+from s2l_ray.selection import methods, rankings
 from s2l_ray.selection.examples import Examples
 from s2l_ray.selection.water_filling import Quotas
 
@@ -91,7 +91,7 @@ def expected_subset(examples: Examples, method: str, stratify: bool, budget: int
             return with_tail(examples.cluster_N, row_N, budget)
         return algorithm_1(groups_in_order(examples.cluster_N, row_N), budget)
 
-    shuffled = methods.random(examples, SEED).tolist()
+    shuffled = rankings.random(examples, SEED).tolist()
     if not stratify:
         return inside(shuffled, budget)
     strata = groups_in_order(examples.stratum_N, shuffled)
@@ -128,36 +128,36 @@ def test_every_prefix_is_algorithm_1_on_two_levels(method, shared):
 
 def test_clusters_share_a_budget_as_computed_by_hand():
     examples = examples_of([(0, 0, 6), (0, 1, 1), (0, 2, 3)])
-    order_N = methods.s2l(examples, SEED, stratify=False)
+    order_N = rankings.s2l(examples, SEED, stratify=False)
     # Quotas floor(8/3) = 2 of 1, floor(7/2) = 3 of 3, and 4 of 6.
     assert np.bincount(examples.cluster_N[order_N[:8]]).tolist() == [4, 1, 3]
 
 
 def test_strata_share_a_budget_before_clusters_do():
     examples = examples_of([(0, 0, 20), (1, 1, 20), (1, 2, 20), (1, 3, 20)])
-    order_N = methods.s2l(examples, SEED, stratify=True)
+    order_N = rankings.s2l(examples, SEED, stratify=True)
     assert np.bincount(examples.cluster_N[order_N[:12]]).tolist() == [6, 2, 2, 2]
-    order_N = methods.s2l(examples, SEED, stratify=False)
+    order_N = rankings.s2l(examples, SEED, stratify=False)
     assert np.bincount(examples.cluster_N[order_N[:12]]).tolist() == [3, 3, 3, 3]
 
 
 def test_of_equal_clusters_the_one_visited_last_gets_the_remainder():
     examples = examples_of([(0, 0, 3), (0, 1, 3), (0, 2, 3)])
-    order_N = methods.s2l(examples, SEED, stratify=False)
+    order_N = rankings.s2l(examples, SEED, stratify=False)
     assert examples.cluster_N[order_N[:4]].tolist() == [2, 1, 0, 2]
 
 
 def test_authors_take_small_clusters_last():
     examples = examples_of([(0, 0, 1), (0, 1, 2), (0, 2, 3), (0, 3, 4)])
-    order_N = methods.s2l_authors(examples, SEED, stratify=False)
+    order_N = rankings.s2l_authors(examples, SEED, stratify=False)
     assert set(examples.cluster_N[order_N[:7]].tolist()) == {2, 3}
     assert set(examples.cluster_N[order_N[7:]].tolist()) == {0, 1}
 
 
 def test_balanced_random_is_algorithm_1_over_strata():
     examples = examples_of([(0, 0, 2), (1, 1, 5), (1, 2, 4), (2, 3, 3)])
-    order_N = methods.balanced_random(examples, SEED)
-    groups = groups_in_order(examples.stratum_N, methods.random(examples, SEED).tolist())
+    order_N = rankings.balanced_random(examples, SEED)
+    groups = groups_in_order(examples.stratum_N, rankings.random(examples, SEED).tolist())
     for budget in range(15):
         assert sorted(order_N[:budget].tolist()) == sorted(algorithm_1(groups, budget))
 
@@ -209,7 +209,7 @@ def assert_open_groups_differ_by_one(size_G: np.ndarray, taken_G: np.ndarray) ->
 @settings(max_examples=60, deadline=None)
 @given(examples=POOLS, share=st.floats(0, 1))
 def test_strata_and_inside_them_clusters_differ_by_at_most_one(examples, share):
-    order_N = methods.s2l(examples, SEED, stratify=True)
+    order_N = rankings.s2l(examples, SEED, stratify=True)
     taken_N = order_N[: int(share * len(order_N))]
     stratum_N, cluster_N = examples.stratum_N, examples.cluster_N
     assert_open_groups_differ_by_one(
@@ -235,8 +235,8 @@ def test_inside_a_weighted_stratum_the_clusters_share_as_in_algorithm_1(
     examples, weights, minimum, budget
 ):
     quotas = Quotas(np.array(weights), np.full(4, minimum), np.full(4, len(examples.key_N) + 4))
-    taken_N = methods.s2l(examples, SEED, stratify=True, quotas=quotas)[:budget]
-    shuffled = methods.random(examples, SEED).tolist()
+    taken_N = rankings.s2l(examples, SEED, stratify=True, quotas=quotas)[:budget]
+    shuffled = rankings.random(examples, SEED).tolist()
     for stratum in set(examples.stratum_N.tolist()):
         own = [row for row in shuffled if examples.stratum_N[row] == stratum]
         taken = [row for row in taken_N.tolist() if examples.stratum_N[row] == stratum]
@@ -247,7 +247,7 @@ def test_inside_a_weighted_stratum_the_clusters_share_as_in_algorithm_1(
 @settings(max_examples=60, deadline=None)
 @given(examples=POOLS, share=st.floats(0, 1))
 def test_unexhausted_clusters_differ_by_at_most_one(examples, share):
-    order_N = methods.s2l(examples, SEED, stratify=False)
+    order_N = rankings.s2l(examples, SEED, stratify=False)
     budget = int(share * len(order_N))
     size_K = np.bincount(examples.cluster_N, minlength=7)
     taken_K = np.bincount(examples.cluster_N[order_N[:budget]], minlength=7)
@@ -267,7 +267,7 @@ def test_another_seed_gives_another_order(method):
 
 def test_every_example_is_equally_likely_to_be_drawn_from_its_cluster():
     examples = examples_of([(0, 0, 10), (0, 1, 5)])
-    orders = [methods.s2l(examples, seed, stratify=False)[:6] for seed in range(2000)]
+    orders = [rankings.s2l(examples, seed, stratify=False)[:6] for seed in range(2000)]
     count_N = np.bincount(np.concatenate(orders), minlength=15)
     # Three of ten and three of five: 600 and 1200 expected, standard deviations 20 and 22.
     assert np.all(np.abs(count_N[:10] - 600) < 90)
@@ -277,7 +277,7 @@ def test_every_example_is_equally_likely_to_be_drawn_from_its_cluster():
 def test_equal_keys_stay_in_row_order():
     key_N = np.zeros(4, dtype=np.uint64)
     examples = Examples(key_N, np.zeros(4, np.int32), np.zeros(4, np.int32))
-    assert methods.s2l(examples, SEED, stratify=True).tolist() == [0, 1, 2, 3]
+    assert rankings.s2l(examples, SEED, stratify=True).tolist() == [0, 1, 2, 3]
 
 
 def test_numbers_with_gaps_rank_like_numbers_without():
@@ -346,7 +346,7 @@ def test_every_method_that_looks_at_values_is_checked_here():
 @given(examples=POOLS)
 def test_a_method_takes_examples_by_its_value_and_equal_ones_by_hash(method, examples):
     order_N = methods.METHODS[method].ranking(examples, SEED, stratify=False)
-    place_N = np.argsort(methods.random(examples, SEED))
+    place_N = np.argsort(rankings.random(examples, SEED))
     value_N = VALUED[method](examples.numbers) if len(place_N) else place_N
     expected = sorted(range(len(place_N)), key=lambda row: (value_N[row], place_N[row]))
     assert order_N.tolist() == expected
@@ -368,7 +368,7 @@ def test_middle_perplexity_is_symmetric_about_the_median():
         examples_of([(0, 0, 5)]),
         numbers={"last_loss": np.array([9.0, 1.0, 2.0, 2.5, 0.0], np.float32)},
     )
-    order_N = methods.middle_perplexity(examples, SEED, stratify=False)
+    order_N = rankings.middle_perplexity(examples, SEED, stratify=False)
     # Distances from 2: 7, 1, 0, 0.5, 2.
     assert order_N.tolist() == [2, 3, 1, 4, 0]
 
@@ -378,12 +378,12 @@ def test_middle_perplexity_is_symmetric_about_the_median():
 def test_the_order_inside_a_cluster_changes_which_and_not_how_many(examples, stratify):
     inside_N = (hashing.mixed(examples.key_N, 9) % np.uint64(3)).astype(np.float32)
     ordered = replace(examples, inside_N=inside_N)
-    at_random_N = methods.s2l(examples, SEED, stratify=stratify)
-    order_N = methods.s2l(ordered, SEED, stratify=stratify)
+    at_random_N = rankings.s2l(examples, SEED, stratify=stratify)
+    order_N = rankings.s2l(ordered, SEED, stratify=stratify)
 
     for labels in [examples.cluster_N, *([examples.stratum_N] if stratify else [])]:
         np.testing.assert_array_equal(labels[order_N], labels[at_random_N])
-    place_N = np.argsort(methods.random(examples, SEED))
+    place_N = np.argsort(rankings.random(examples, SEED))
     for stratum, cluster in set(
         zip(examples.stratum_N.tolist(), examples.cluster_N.tolist(), strict=True)
     ):
@@ -401,6 +401,6 @@ def test_a_constant_inside_clusters_is_the_order_at_random():
     same = replace(examples, inside_N=np.ones(15, np.float32))
     for stratify in (True, False):
         np.testing.assert_array_equal(
-            methods.s2l(same, SEED, stratify=stratify),
-            methods.s2l(examples, SEED, stratify=stratify),
+            rankings.s2l(same, SEED, stratify=stratify),
+            rankings.s2l(examples, SEED, stratify=stratify),
         )
