@@ -4,8 +4,10 @@ Shape letters: S seeds, I items.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -92,17 +94,23 @@ class FinishedTrial:
         columns = metric_columns(self.items.schema)
         for name in pc.unique(self.items["set"]).to_pylist():
             of_set = self.items.filter(pc.equal(self.items["set"], name))
-            strata = np.asarray(of_set["stratum"].to_pylist())
+            coded = of_set["stratum"].combine_chunks().dictionary_encode()
+            stratum_I = coded.indices.to_numpy()
             for metric, column in columns.items():
                 values = of_set[column].cast(pa.float64())
                 value_I = pc.fill_null(values, np.nan).to_numpy()
                 if np.isfinite(value_I).any():
-                    yield Scores(name, metric, value_I, strata)
+                    yield Scores(name, metric, value_I, stratum_I)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """One metric of the items of a set, in the order of the set; NaN for an item without it."""
+    """One metric of the items of a set, in the order of the set.
+
+    Attributes:
+        value_I: float64; NaN for an item without it.
+        stratum_I: int32, numbers of strata in the order in which they occur.
+    """
 
     set: str
     metric: str
@@ -147,8 +155,10 @@ def is_done(trials: Location, name: str) -> bool:
 
 
 def write(folder: Location, trials: Location, outcomes: Sequence[Outcome]) -> None:
-    """Write the three tables of those outcomes whose trials are finished."""
+    """Write the three tables of those outcomes whose trials are finished; none if none is."""
     finished = [outcome for outcome in outcomes if is_done(trials, outcome.trial)]
+    if not finished:
+        return
     compared, results = _Compared(), list[dict[str, Any]]()
     with (folder / ITEMS_FILE).open_atomic() as stream:
         writer = None
@@ -165,6 +175,25 @@ def write(folder: Location, trials: Location, outcomes: Sequence[Outcome]) -> No
     table = pa.Table.from_pylist(compared.rows(), schema=TABLE)
     with (folder / TABLE_FILE).open_atomic() as stream:
         pacsv.write_csv(table, stream)
+
+
+@dataclass
+class Rationed:
+    """Makes a call only if such calls have taken at most a tenth of the time so far.
+
+    To write the tables takes longer with every trial.
+    """
+
+    call: Callable[[], None]
+    clock: Callable[[], float] = time.monotonic
+    next: float = field(default=-math.inf, init=False)
+
+    def __call__(self) -> None:
+        started = self.clock()
+        if started >= self.next:
+            self.call()
+            ended = self.clock()
+            self.next = ended + 9 * (ended - started)
 
 
 def read_table(folder: Location) -> pa.Table:
@@ -299,8 +328,8 @@ def _estimate(by_seed: Sequence[Sequence[Scores]], *, macro: bool) -> Estimate:
         ]
     )
     known_I = np.isfinite(value_SI).all(axis=0)
-    strata = by_seed[0][0].stratum_I[known_I].tolist()
-    return crossed_mean(value_SI[:, known_I], strata if macro else None)
+    stratum_I = by_seed[0][0].stratum_I[known_I]
+    return crossed_mean(value_SI[:, known_I], stratum_I if macro else None)
 
 
 def _adjust(rows: Sequence[dict[str, Any]]) -> None:

@@ -100,9 +100,11 @@ def sentences(rows: Sequence[Row]) -> list[str]:
 
 
 def _sentence(budget: str, mine: Sequence[Row], rows: Sequence[Row]) -> str:
+    best = _best(mine)
+    reached = f"the best mean is that of {best['label']}, {best['mean']:.4f}{_share(best, rows)}"
     random = next((row for row in mine if row["difference"] is None), None)
-    if random is None:
-        return f"At {budget} there is no {BASELINE} to compare with."
+    if random is None or (len(mine) > 1 and all(row["difference"] is None for row in mine)):
+        return f"At {budget} there is no {BASELINE} to compare with; {reached}."
     names_of: dict[str, list[str]] = {}
     for row in mine:
         if row is not random:
@@ -111,11 +113,7 @@ def _sentence(budget: str, mine: Sequence[Row], rows: Sequence[Row]) -> str:
     for verdict, names in names_of.items():
         be = "is" if len(names) == 1 else "are"
         parts.append(f"{_listed(names)} {verdict.replace('BE', be)}")
-    best = _best(mine)
-    parts.append(
-        f"the best mean is that of {best['label']}, {best['mean']:.4f}{_share(best, rows)}"
-    )
-    return f"At {budget}, {'; '.join(parts)}."
+    return f"At {budget}, {'; '.join([*parts, reached])}."
 
 
 def _verdict(row: Row, random: str) -> str:

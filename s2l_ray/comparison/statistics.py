@@ -28,7 +28,10 @@ class Estimate:
 
 
 def crossed_mean(
-    value_SI: np.ndarray, group_I: Sequence[str] | None = None, *, confidence: float = 0.95
+    value_SI: np.ndarray,
+    group_I: Sequence[str] | np.ndarray | None = None,
+    *,
+    confidence: float = 0.95,
 ) -> Estimate:
     """Return the mean of values that vary by seed and by item.
 

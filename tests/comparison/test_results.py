@@ -1,5 +1,6 @@
 """Tables of a comparison, from trials that are written by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,55 @@ def test_a_metric_over_strata_of_one_size_is_shown_once(finished):
 
     assert "loss, nats per token (items count the same)" in text
     assert "loss, nats per token (strata count the same)" not in text
+
+
+def test_without_random_there_is_nothing_to_tell_methods_from(finished):
+    folder, outcomes = finished
+    others = [outcome for outcome in outcomes if outcome.arm.method != "random"]
+    results.write(folder, folder / "trials", others)
+
+    text = "\n".join(shown.lines(results.read_table(folder)))
+
+    assert "At 6 there is no random to compare with; the best mean is that of s2l" in text
+    assert "cannot be told" not in text
+
+
+def test_before_a_trial_is_finished_no_table_is_written(tmp_path):
+    folder = Location.of(tmp_path)
+
+    results.write(folder, folder / "trials", [Outcome(arm("late", 3), "late-3")])
+
+    assert folder.names() == []
+
+
+def test_labels_with_commas_quotes_and_words_for_nothing_are_read_as_written(finished):
+    folder, outcomes = finished
+    labels = {"random": 'a, "b"', "s2l": "null", "worse": "NA"}
+    named = [
+        replace(one, arm=replace(one.arm, label=labels.get(one.arm.label, one.arm.label)))
+        for one in outcomes
+    ]
+    results.write(folder, folder / "trials", named)
+
+    read = {row["label"] for row in rows_of(folder)}
+
+    assert read == {*labels.values(), ALL_DATA, NO_TRAINING}
+
+
+def test_calls_are_rationed_to_a_tenth_of_the_time():
+    now, called = 0.0, []
+
+    def call() -> None:
+        nonlocal now
+        called.append(now)
+        now += 1.0
+
+    rationed = results.Rationed(call, lambda: now)
+    for _ in range(50):
+        rationed()
+        now += 0.5
+
+    assert called == [0.0, 10.0, 20.0]
 
 
 @pytest.mark.parametrize(
