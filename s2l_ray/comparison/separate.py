@@ -4,17 +4,19 @@ Each is trained by the stage `target`, with DeepSpeed ZeRO on several workers, a
 stage `evaluation`. The trained model is removed once it is evaluated.
 """
 
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from s2l_ray.artifacts.amounts import Amount
 from s2l_ray.comparison.trial import ITEMS, NOTHING_TRAINED, RESULT, Trial
 from s2l_ray.config.data import DataConfig
-from s2l_ray.config.sections import EvaluationConfig, TargetConfig
+from s2l_ray.config.sections import EvaluationConfig, RandomModel, TargetConfig
 from s2l_ray.evaluation import stage as evaluation_stage
 from s2l_ray.evaluation.declaration import EVALUATION
-from s2l_ray.models import local_models
+from s2l_ray.models import checkpoints, local_models
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
@@ -47,7 +49,7 @@ def done(
         evaluated = EVALUATION.directory(out, {"trial": trial.name})
         if not evaluated.is_current():
             trained = out / TARGET.folder / target_stage.MODEL
-            model = trained if trial.steps else target.model
+            model = trained if trial.steps else _untrained(trial, out, target)
             evaluated.begin()
             with Progress(f"evaluation of trial {trial.name}") as shown:
                 evaluation_stage.run(evaluation, data, sets, model, evaluated, progress=shown)
@@ -58,6 +60,19 @@ def done(
             (out / stage.folder).remove()
         progress.update(1)
         yield trial.name
+
+
+def _untrained(trial: Trial, out: Location, target: TargetConfig) -> Any:
+    """Return the target as it begins; random weights, which the seed decides, are written."""
+    if not isinstance(target.model, RandomModel):
+        return target.model
+    folder = out / TARGET.folder / target_stage.MODEL
+    if not folder.exists():
+        with tempfile.TemporaryDirectory(prefix="s2l-") as temporary:
+            checkpoints.load_model(target.model, seed=trial.seed).save_pretrained(temporary)
+            checkpoints.load_tokenizer(target.model).save_pretrained(temporary)
+            folder.upload(Path(temporary))
+    return folder
 
 
 def _trained(trial: Trial, out: Location, target: TargetConfig, data: DataConfig) -> dict[str, Any]:

@@ -201,7 +201,9 @@ def _last_state(resume: Location) -> Location | None:
 
 def _save(engine: loop.Replica, history: loop.History, seconds: float, resume: Location) -> None:
     """Save the state after the last step, then remove earlier ones."""
-    earlier = resume.names()
+    # The same step may be there in part: an upload that was interrupted.
+    name = f"step-{history.step:08d}"
+    earlier = [other for other in resume.names() if other != name]
     with (
         tempfile.TemporaryDirectory(prefix="s2l-") as temporary,
         temporary_space(SafetensorError),
@@ -210,9 +212,9 @@ def _save(engine: loop.Replica, history: loop.History, seconds: float, resume: L
         engine.save(folder)
         (folder / "seconds.json").write_text(json.dumps(seconds))
         history.write(folder)
-        (resume / f"step-{history.step:08d}").upload(folder)
-    for name in earlier:
-        (resume / name).remove()
+        (resume / name).upload(folder)
+    for other in earlier:
+        (resume / other).remove()
 
 
 def _amount(parts: TokenParts) -> Amount:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from s2l_ray.comparison import separate
 from s2l_ray.comparison import trial as trials
 from s2l_ray.comparison.trial import Trial, TrialRunner
 from s2l_ray.config.data import DataConfig
@@ -135,6 +136,38 @@ def test_an_interrupted_trial_goes_on_to_the_same_bits(runner, tmp_path, monkeyp
     again, whole = result(tmp_path, "stopped"), result(tmp_path, "whole")
     for key in ("training_tokens", "loss_nats", "rows", "flops_training"):
         assert again[key] == whole[key]
+
+
+def test_a_state_that_was_saved_in_part_is_written_again(runner, tmp_path, monkeypatch):
+    worker = runner(resume_every=2)
+    resume = Location.of(tmp_path / "trials" / "stopped" / "resume")
+    (resume / "step-00000002" / "state.json").write_bytes(b"{}")
+    steps = loop.steps
+
+    def stops(engine, plan, *, start):
+        for report in steps(engine, plan, start=start):
+            yield report
+            if report.step == 3:
+                raise Interrupted
+
+    monkeypatch.setattr(trials.loop, "steps", stops)
+    with pytest.raises(Interrupted):
+        worker(unit(tmp_path, "stopped"))
+
+    assert resume.names() == ["step-00000002"]
+    assert (resume / "step-00000002" / loop.TENSORS).exists()
+
+
+def test_a_random_target_that_is_not_trained_has_the_weights_of_its_seed(runner, tmp_path):
+    target = runner().target
+    trial = Trial("one", "", 3, 0)
+
+    written = separate._untrained(trial, Location.of(tmp_path / "trial"), target)
+
+    expected = load_model(target.model, seed=3).state_dict()
+    found = load_model(written.uri).state_dict()
+    for name, weight in expected.items():
+        np.testing.assert_array_equal(found[name], weight)
 
 
 def test_a_finished_trial_is_not_trained_again(runner, tmp_path, monkeypatch):
