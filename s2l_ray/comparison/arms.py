@@ -5,6 +5,7 @@ all that shapes them; clusters of the run itself are used where they are the sam
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ from s2l_ray.artifacts.stage import RunPlan
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.comparison.variants import Variant
-from s2l_ray.config.budgets import Budget, slug
+from s2l_ray.config.budgets import Budget
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.progress import Progress
 from s2l_ray.selection import columns, conditions, ranking, summaries
@@ -28,6 +29,8 @@ from s2l_ray.trajectories.declaration import TRAJECTORIES
 
 ALL_DATA, NO_TRAINING = "all-data", "no-training"
 """The arms beside the methods: the whole pool, and the target as it begins."""
+SUBSETS = "subsets"
+"""The folder of the files of rows, in that of a comparison, while it is made."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Arm:
         settings: in what the method differs from the run's own.
         budget: as asked for; "" if there is none.
         seed: of the repetition.
-        subset: a hash of the selected examples; "" for no training.
+        subset: a hash of the ids of the selected examples; "" for no training.
         num_rows: examples.
         seconds_selecting: time of all that the selection needs.
         flops_selecting: operations of the same, in models.
@@ -116,16 +119,18 @@ class Selector:
         clustering = manifest.seconds if variant.follows_clusters else 0.0
         rows = self.plan.parts(PREPARE, "rows")
         sources = columns.Sources(Parts(clustered.location), self.plan.parts(TRAJECTORIES), rows)
+        started = time.monotonic()
+        pool = selection.load_pool(sources.clusters)
+        before = cost.seconds + clustering + time.monotonic() - started
         for budget in budgets:
             started = time.monotonic()
-            pool = selection.load_pool(sources.clusters)
             section = variant.selection.model_copy(update={"budget": budget})
             chosen = selection.rank(pool, section, sources, seed=seed).subset_R
-            seconds = cost.seconds + clustering + time.monotonic() - started
+            seconds = before + time.monotonic() - started
             keys = pool.key_N[chosen]
             arm = Arm(
-                variant.label, variant.method, variant.settings, slug(budget).replace("-", " "),
-                seed, digest_of(keys), len(keys), seconds, cost.flops,
+                variant.label, variant.method, variant.settings, name_of(budget), seed,
+                digest_of(keys), len(keys), seconds, cost.flops,
             )  # fmt: skip
             yield arm, self._written(arm.subset, keys)
 
@@ -139,7 +144,7 @@ class Selector:
     def _written(self, digest: str, keys: np.ndarray) -> Location:
         """Write the rows with these keys, unless they are there already."""
         section = self.plan.config.selection
-        file = self.folder / "subsets" / f"{digest}.{section.format if section else 'jsonl'}"
+        file = self.folder / SUBSETS / f"{digest}.{section.format if section else 'jsonl'}"
         if not file.exists():
             selection.write_selected(keys, self.plan.parts(PREPARE, "rows"), file)
         return file
@@ -153,6 +158,11 @@ def needs_scoring(variant: Variant) -> bool:
         read = {path[0] for path in conditions.parsed(section.where).names}
         numbers |= read & set(summaries.SUMMARIES)
     return variant.follows_clusters or bool(METHODS[variant.method].vectors or numbers)
+
+
+def name_of(budget: Budget) -> str:
+    """Return a budget as tables name it: 50000, 0.11, 20M tokens."""
+    return budget if isinstance(budget, str) else json.dumps(budget)
 
 
 def digest_of(keys: np.ndarray) -> str:

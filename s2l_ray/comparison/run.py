@@ -9,20 +9,32 @@ method, budget or seed trains only what is new.
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from s2l_ray.artifacts.amounts import Amount, Pool, Quantities
+from s2l_ray.artifacts.inputs import CONTENTS
 from s2l_ray.artifacts.manifest import fingerprint
 from s2l_ray.artifacts.stage import RunPlan
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.comparison import results
-from s2l_ray.comparison.arms import ALL_DATA, NO_TRAINING, Arm, Cost, Selector, needs_scoring
-from s2l_ray.comparison.results import Outcome
+from s2l_ray.comparison.arms import (
+    ALL_DATA,
+    NO_TRAINING,
+    SUBSETS,
+    Arm,
+    Cost,
+    Selector,
+    name_of,
+    needs_scoring,
+)
+from s2l_ray.comparison.results import Outcome, Rationed
 from s2l_ray.comparison.variants import Variant, variants
+from s2l_ray.config.budgets import num_tokens
 from s2l_ray.config.comparison import ComparisonConfig
-from s2l_ray.config.sections import RunConfig, TargetConfig
+from s2l_ray.config.sections import RandomModel, RunConfig, TargetConfig
 from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import PREPARE, with_absolute_template
 from s2l_ray.errors import ConfigError
@@ -33,6 +45,7 @@ from s2l_ray.pipeline.staleness import stale
 from s2l_ray.pipeline.steps import plan
 from s2l_ray.progress import LABEL_WIDTH, Progress, duration
 from s2l_ray.selection.declaration import SELECTION
+from s2l_ray.storage.input_files import InputFile, content_hash
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
 from s2l_ray.training import schedule
@@ -175,11 +188,15 @@ class _Comparison:
         arm_of = {outcome.trial: outcome.arm for outcome in reversed(outcomes)}
         if finished := len(arm_of) - len(todo):
             self.say(f"  {finished:,} trials are finished, and {len(todo):,} are to do")
-        for name in self._done(list(todo.values())):
-            self._report(arm_of[name], name)
-            results.write(self.folder, self.trials_folder, outcomes)
-        results.write(self.folder, self.trials_folder, outcomes)
-        (self.folder / "subsets").remove()
+        write = partial(results.write, self.folder, self.trials_folder, outcomes)
+        sometimes = Rationed(write)
+        try:
+            for name in self._done(list(todo.values())):
+                self._report(arm_of[name], name)
+                sometimes()
+        finally:
+            write()
+        (self.folder / SUBSETS).remove()
         return self.folder
 
     @property
@@ -211,6 +228,8 @@ class _Comparison:
 
     def _arms(self, selector: Selector, files: dict[str, Location]) -> Iterator[Arm]:
         """Yield every arm; the files of their rows are added to `files`, by subset."""
+        # Those of an interrupted comparison may hold rows that have changed since.
+        (self.folder / SUBSETS).remove()
         for variant in self.compared:
             for seed in self.section.seeds:
                 for arm, file in selector.arms(variant, seed, self.section.budgets):
@@ -220,14 +239,18 @@ class _Comparison:
             digest, num_rows, files[digest] = selector.whole_pool()
             for seed in self.section.seeds:
                 yield Arm(ALL_DATA, ALL_DATA, {}, "", seed, digest, num_rows)
-        yield Arm(NO_TRAINING, NO_TRAINING, {}, "", self.section.seeds[0], "", 0)
+        for seed in self.section.seeds:
+            yield Arm(NO_TRAINING, NO_TRAINING, {}, "", seed, "", 0)
 
     def _cost_of_scoring(self) -> Cost:
         """Return what the reference and the trajectories of the run have cost."""
         if not any(needs_scoring(variant) for variant in self.compared):
             return Cost(0.0, 0.0)
         seconds, flops = 0.0, 0.0
+        planned = {step.stage for step in self.plan.steps}
         for stage in (REFERENCE, TRAJECTORIES):
+            if stage.name not in planned:
+                continue
             manifest = stage.directory(self.plan.run).manifest()
             seconds += manifest.seconds if manifest else 0.0
             flops += self._flops(stage) if manifest else 0.0
@@ -254,17 +277,25 @@ class _Comparison:
     # --- trials ---
 
     def _trials(self, arms: Sequence[Arm], files: Mapping[str, Location]) -> list[Any]:
-        """Return the trial of every arm; arms with the same subset and seed share one."""
+        """Return the trial of every arm; arms with the same rows and seed share one."""
         from s2l_ray.comparison.trial import Trial
 
         shared = self._inputs_of_trials()
+        # Ids that are the user's own say nothing about the content of rows, nor about their order.
+        contents = {
+            subset: content_hash(InputFile(file.uri, 0, "")) for subset, file in files.items()
+        }
         trials = []
         for arm in arms:
-            steps = self._steps(arm, arms)
-            inputs = {**shared, "subset": arm.subset, "seed": arm.seed, "steps": steps}
+            steps, seed = self._steps(arm, arms), self._seed(arm)
+            inputs = {**shared, "subset": contents.get(arm.subset), "seed": seed, "steps": steps}
             subset = str(files[arm.subset]) if arm.subset else ""
-            trials.append(Trial(fingerprint(inputs), subset, arm.seed, steps))
+            trials.append(Trial(fingerprint(inputs), subset, seed, steps))
         return trials
+
+    def _seed(self, arm: Arm) -> int:
+        """Return the seed of an arm's trial; 0 if no seed changes it: stored weights, untrained."""
+        return arm.seed if arm.subset or isinstance(self.target.model, RandomModel) else 0
 
     def _steps(self, arm: Arm, arms: Sequence[Arm]) -> int:
         """Return the optimizer steps of an arm."""
@@ -273,7 +304,19 @@ class _Comparison:
         target = self.target
         if self.section.steps == "epochs":
             return schedule.num_steps(arm.num_rows, target.model_copy(update={"max_steps": None}))
-        return schedule.num_steps(max(item.num_rows for item in arms if item.budget), target)
+        return schedule.num_steps(self._rows_of_largest_budget(arms), target)
+
+    def _rows_of_largest_budget(self, arms: Sequence[Arm]) -> int:
+        """Return its rows; of a budget in tokens, those of rows of mean length.
+
+        How many rows such a budget really gives depends on method and seed, and a further one must
+        not change the steps of all others.
+        """
+        tokens = {name_of(budget): num_tokens(budget) for budget in self.section.budgets}
+        rows = [arm.num_rows for arm in arms if arm.budget and tokens[arm.budget] is None]
+        pool = self.plan.summary(PREPARE)
+        rows += [round(n * pool["kept"] / pool["tokens"]) for n in tokens.values() if n is not None]
+        return max(*rows, 1)
 
     @property
     def target(self) -> TargetConfig:
@@ -301,6 +344,9 @@ class _Comparison:
         """Train and evaluate, and yield the name of each trial when it is finished."""
         if not todo:
             return
+        # Names of trials hold the commits of models on the hub: the next comparison has the same.
+        preflight.check_revisions(self.plan.contents)
+        (self.plan.run / CONTENTS).write_json(self.plan.contents.cache)
         self.connection.open()
         from s2l_ray.comparison import pool, separate
 

@@ -3,7 +3,7 @@
 from s2l_ray.artifacts.amounts import Quantities
 from s2l_ray.config import budgets
 from s2l_ray.config.comparison import ComparisonConfig
-from s2l_ray.config.sections import RunConfig
+from s2l_ray.config.sections import RandomModel, RunConfig
 from s2l_ray.estimate.costs import readable
 from s2l_ray.training import schedule
 from s2l_ray.training.work import training_work
@@ -32,7 +32,8 @@ def lines(config: RunConfig, quantities: Quantities) -> list[str]:
         (len(section.seeds), "seed"),
     )
     named = " x ".join(f"{n:,} {name}{'s' if n > 1 else ''}" for n, name in counts)
-    number = len(section.seeds) * len(trained) + 1
+    untrained = len(section.seeds) if isinstance(target.model, RandomModel) else 1
+    number = len(section.seeds) * len(trained) + untrained
     text = f"{number:,} trials: {named}{', all data' if section.all_data else ''}, no training"
     return [f"{'comparison':<16}{text}; at most {cost} to train on"]
 

@@ -1,17 +1,20 @@
 """Arms and trials of a comparison, planned on a run that is finished up to its clusters."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from s2l_ray.comparison import run as comparison
-from s2l_ray.comparison.arms import ALL_DATA, NO_TRAINING, Arm, digest_of
+from s2l_ray.comparison.arms import ALL_DATA, NO_TRAINING, Arm, digest_of, name_of
 from s2l_ray.comparison.run import _Comparison
 from s2l_ray.comparison.trial import Trial
 from s2l_ray.comparison.variants import variants
 from s2l_ray.config.load import from_tree
-from s2l_ray.errors import DataError
+from s2l_ray.config.sections import RandomModel
+from s2l_ray.errors import DataError, ModelError
+from s2l_ray.models.checkpoints import load_model, load_tokenizer
 from s2l_ray.pipeline.steps import plan
 from s2l_ray.pipeline.subset import choose_subset
 from s2l_ray.storage.location import Location
@@ -19,6 +22,7 @@ from s2l_ray.training.target import selected_rows
 from tests import handmade
 from tests.pipeline.test_every_key import KEYS, put
 
+LONGEST = "longest-responses"
 SECTION = {"methods": ["random", "balanced-random"], "budgets": [6, 0.5], "seeds": [1, 2]}
 
 
@@ -58,7 +62,7 @@ def test_every_method_budget_and_seed_is_an_arm_beside_all_data_and_no_training(
             for budget, rows in (("6", 6), ("0.5", 15))
         ],
         *[(ALL_DATA, "", seed, 30) for seed in (1, 2)],
-        (NO_TRAINING, "", 1, 0),
+        *[(NO_TRAINING, "", seed, 0) for seed in (1, 2)],
     ]
 
 
@@ -80,7 +84,8 @@ def test_arms_with_the_same_subset_and_seed_share_a_trial(tree):
 
     whole = {arm.subset for arm in arms if arm.subset}
     assert len(whole) == 1  # a budget of 30 is all of the pool, whatever the method
-    assert len({trial.name for trial in trials}) == 2 + 1  # two seeds, and no training
+    # Two seeds, trained and not: weights are random.
+    assert len({trial.name for trial in trials}) == 2 + 2
 
 
 @pytest.mark.parametrize(("steps", "expected"), [("equal", [5, 5, 5]), ("epochs", [6, 12, 24])])
@@ -112,13 +117,34 @@ def test_a_further_method_budget_or_seed_leaves_the_trials_that_there_are(tree):
         assert {trial.name for trial in before} < {trial.name for trial in after}
 
 
+def test_with_budgets_in_tokens_a_further_method_or_seed_changes_no_steps(tree):
+    tree = put(put(tree, "target.max_steps", None), "target.batch_size", 1)
+    tree = put(put(tree, "comparison.budgets", ["123 tokens"]), "comparison.seeds", [1])
+    alone = [planned(put(tree, "comparison.methods", [name]))[1] for name in ("random", LONGEST)]
+    tree = put(put(tree, "comparison.methods", ["random", LONGEST]), "comparison.seeds", [1, 2])
+
+    arms, trials, _ = planned(tree)
+
+    assert len({arm.num_rows for arm in arms if arm.budget}) > 1
+    together = {trial.name for trial in trials}
+    assert {trial.name for trials in alone for trial in trials} < together
+
+
+def test_models_whose_commit_is_unknown_are_refused_before_a_trial(tree):
+    made = comparison_of(tree)
+    made.plan.contents.unknown.add("org/model")
+
+    with pytest.raises(ModelError, match="org/model"):
+        next(made._done([Trial("a", "", 1, 0)]))
+
+
 SHAPING = [
     key
     for key, (_, stages) in KEYS.items()
     if key.startswith(("target.", "evaluation."))
     and stages
-    # How many steps a trial makes is among its own inputs.
-    and key not in ("target.max_steps", "target.epochs")
+    # How many steps a trial makes is among its own inputs; there is one engine.
+    and key not in ("target.max_steps", "target.epochs", "evaluation.engine")
 ]
 OF_DATA = ["data.template", "data.max_tokens", "data.fields.answer"]
 
@@ -137,6 +163,50 @@ def test_the_content_of_a_held_out_file_shapes_trials(tree, tmp_path):
     (tmp_path / "held.jsonl").write_text('{"instruction": "add 9", "output": "z"}\n')
 
     assert not {t.name for t in before} & {t.name for t in planned(tree)[1]}
+
+
+def test_the_content_of_rows_with_ids_of_their_own_shapes_the_trials_that_read_them(
+    tree, monkeypatch
+):
+    arms, before, _ = planned(tree)
+    rows = [{**row, "output": "y"} for row in handmade.ROWS]
+    monkeypatch.setattr(handmade, "ROWS", rows)
+    handmade.write_rows(Location.of(tree["run_dir"]) / "prepared")
+
+    _, after, files = planned(tree)
+
+    same = [old.name == new.name for old, new in zip(before, after, strict=True)]
+    assert same == [not arm.subset for arm in arms]
+    read = [row["output"] for file in files.values() for _, row in selected_rows(file)]
+    assert set(read) == {"y"}
+
+
+def test_a_target_with_stored_weights_is_evaluated_untrained_once(tree, tmp_path):
+    model = load_model(RandomModel(**tree["target"]["model"]))
+    model.save_pretrained(tmp_path / "stored")
+    load_tokenizer(RandomModel(**tree["target"]["model"])).save_pretrained(tmp_path / "stored")
+
+    arms, trials, _ = planned(put(tree, "target.model", str(tmp_path / "stored")))
+
+    untrained = [t.name for arm, t in zip(arms, trials, strict=True) if not arm.subset]
+    assert len(untrained) == 2
+    assert len(set(untrained)) == 1
+
+
+@pytest.mark.parametrize(
+    ("budget", "name"), [(384, "384"), (1e-05, "1e-05"), ("20M tokens", "20M tokens")]
+)
+def test_a_budget_has_the_name_that_the_configuration_gives_it(budget, name):
+    assert name_of(budget) == name
+
+
+def test_an_earlier_reference_costs_nothing_where_the_plan_has_none(tree):
+    made = comparison_of(put(tree, "comparison.methods", ["s2l"]))
+    both = made._cost_of_scoring()
+    steps = [step for step in made.plan.steps if step.stage != "reference"]
+    made.plan = replace(made.plan, steps=steps)
+
+    assert made._cost_of_scoring().seconds == both.seconds / 2
 
 
 def test_random_costs_nothing_to_select_and_s2l_the_reference_and_the_trajectories(tree):
