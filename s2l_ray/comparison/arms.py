@@ -59,6 +59,11 @@ class Arm:
     seconds_selecting: float = 0.0
     flops_selecting: float = 0.0
 
+    @property
+    def name(self) -> str:
+        """Return label and budget."""
+        return f"{self.label}, {self.budget}" if self.budget else self.label
+
 
 @dataclass(frozen=True)
 class Cost:

@@ -59,7 +59,8 @@ def done(
     progress.start(len(todo), "trials")
     for result in map_units(
         TrialRunner,
-        [asdict(trial) for trial in todo],
+        # The label comes first: messages show the beginning of a unit.
+        [{"label": trial.label, **asdict(trial)} for trial in todo],
         wanted,
         folder / "attempts",
         target=target,

@@ -204,7 +204,7 @@ class _Comparison:
         return self.folder / "trials"
 
     def _report(self, arm: Arm, trial: str) -> None:
-        name = f"{arm.label}{f', {arm.budget}' if arm.budget else ''}, seed {arm.seed}"
+        name = f"{arm.name}, seed {arm.seed}"
         done = results.read_trial(self.trials_folder, trial)
         losses = ", ".join(
             f"{scores.set} {np.nanmean(scores.value_I):.4f}"
@@ -290,7 +290,7 @@ class _Comparison:
             steps, seed = self._steps(arm, arms), self._seed(arm)
             inputs = {**shared, "subset": contents.get(arm.subset), "seed": seed, "steps": steps}
             subset = str(files[arm.subset]) if arm.subset else ""
-            trials.append(Trial(fingerprint(inputs), subset, seed, steps))
+            trials.append(Trial(fingerprint(inputs), subset, seed, steps, arm.name))
         return trials
 
     def _seed(self, arm: Arm) -> int:

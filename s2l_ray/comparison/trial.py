@@ -22,6 +22,7 @@ from s2l_ray.artifacts.token_tables import RANGES, num_response_tokens
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig, TargetConfig
 from s2l_ray.data.chat_sources import jinja_source, read_chat_template
+from s2l_ray.errors import UserError
 from s2l_ray.evaluation.evaluation_sets import check_usable
 from s2l_ray.evaluation.stage import UnitEvaluator
 from s2l_ray.models import causality, dimensions
@@ -56,12 +57,14 @@ class Trial:
         subset: the file of the rows that it is trained on; "" for no training.
         seed: decides the order of the rows, and random weights.
         steps: optimizer steps.
+        label: method and budget of an arm that it belongs to, for messages.
     """
 
     name: str
     subset: str
     seed: int
     steps: int
+    label: str = ""
 
 
 class TrialRunner:
@@ -97,7 +100,10 @@ class TrialRunner:
         trial = Trial(**unit)
         out = self.folder / trial.name
         if not (out / RESULT).exists():
-            self._run(trial, out)
+            try:
+                self._run(trial, out)
+            except UserError as error:
+                raise type(error)(f"{trial.label}, seed {trial.seed}: {error}") from None
         return {"trial": trial.name}
 
     def _run(self, trial: Trial, out: Location) -> None:

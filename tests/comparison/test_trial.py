@@ -12,6 +12,7 @@ from s2l_ray.comparison import trial as trials
 from s2l_ray.comparison.trial import Trial, TrialRunner
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig, LoraConfig, RandomModel, TargetConfig
+from s2l_ray.errors import UserError
 from s2l_ray.evaluation.evaluation_sets import staged_units
 from s2l_ray.evaluation.stage import Evaluator
 from s2l_ray.models.checkpoints import load_model, load_tokenizer
@@ -168,6 +169,13 @@ def test_a_random_target_that_is_not_trained_has_the_weights_of_its_seed(runner,
     found = load_model(written.uri).state_dict()
     for name, weight in expected.items():
         np.testing.assert_array_equal(found[name], weight)
+
+
+def test_a_trial_that_fails_says_of_which_arm_it_is(runner, tmp_path):
+    worker = runner(learning_rate=1e30, max_grad_norm=1e30)
+
+    with pytest.raises(UserError, match=r"^s2l, 0.1, seed 3: training: the loss is"):
+        worker({**unit(tmp_path), "label": "s2l, 0.1"})
 
 
 def test_a_finished_trial_is_not_trained_again(runner, tmp_path, monkeypatch):
