@@ -4,16 +4,15 @@ Clusters are made again for every seed, in `comparison/clusters/`, in a folder t
 all that shapes them; clusters of the run itself are used where they are the same.
 """
 
-import hashlib
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.manifest import StageDir, fingerprint
 from s2l_ray.artifacts.stage import RunPlan
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters.declaration import CLUSTERS
@@ -23,14 +22,18 @@ from s2l_ray.data.declaration import PREPARE
 from s2l_ray.progress import Progress
 from s2l_ray.selection import columns, conditions, ranking, summaries
 from s2l_ray.selection import stage as selection
+from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.selection.methods import METHODS
+from s2l_ray.storage.input_files import InputFile, content_hash
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories.declaration import TRAJECTORIES
 
 ALL_DATA, NO_TRAINING = "all-data", "no-training"
 """The arms beside the methods: the whole pool, and the target as it begins."""
 SUBSETS = "subsets"
-"""The folder of the files of rows, in that of a comparison, while it is made."""
+"""The folder of records of what subsets hold, in that of a comparison."""
+ROWS = "rows"
+"""The folder of the rows of subsets, in that of a comparison, while their trials are made."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Arm:
         settings: in what the method differs from the run's own.
         budget: as asked for; "" if there is none.
         seed: of the repetition.
-        subset: a hash of the ids of the selected examples; "" for no training.
+        key: a hash of all that decides the subset; "" for no training.
+        subset: a hash of the selected rows; "" for no training.
         num_rows: examples.
         seconds_selecting: time of all that the selection needs.
         flops_selecting: operations of the same, in models.
@@ -54,8 +58,9 @@ class Arm:
     settings: Mapping[str, Any]
     budget: str
     seed: int
-    subset: str
-    num_rows: int
+    key: str = ""
+    subset: str = ""
+    num_rows: int = 0
     seconds_selecting: float = 0.0
     flops_selecting: float = 0.0
 
@@ -89,7 +94,7 @@ class Selector:
 
     def clusters_of(self, variant: Variant, seed: int) -> StageDir:
         """Return the folder of the clusters that a method chooses from; they may not exist yet."""
-        own = next(step for step in self.plan.steps if step.stage == CLUSTERS.name).out
+        own = self._own_clusters
         if not variant.follows_clusters:
             return own
         inputs = CLUSTERS.task(self._planned(variant, seed), "").inputs
@@ -113,10 +118,30 @@ class Selector:
         """Return a plan whose clusters are those of the variant; losses are those of the run."""
         return replace(self.plan, config=variant.config.model_copy(update={"seed": seed}))
 
-    def arms(
-        self, variant: Variant, seed: int, budgets: Sequence[Budget]
-    ) -> Iterator[tuple[Arm, Location]]:
-        """Yield the arm of every budget, and the file of its rows, which is written."""
+    def arms(self, variant: Variant, seed: int, budgets: Sequence[Budget]) -> Iterator[Arm]:
+        """Yield the arm of every budget.
+
+        What a subset holds is recorded, so that only a new one is selected and written.
+        """
+        choose: Chooser | None = None
+        named = (variant.label, variant.method, variant.settings)
+        for budget in budgets:
+            key = self._key(variant, seed, budget)
+            record = self.folder / SUBSETS / f"{key}.json"
+            if not record.exists():
+                choose = choose or self.chooser(variant, seed)
+                record.write_json(choose(budget))
+            yield Arm(*named, name_of(budget), seed, key, **record.read_json())
+
+    def _key(self, variant: Variant, seed: int, budget: Budget) -> str:
+        """Return a hash of all that shapes a subset: pool, losses, clusters, settings, seed."""
+        section = variant.selection.model_copy(update={"budget": budget})
+        planned = replace(self._planned(variant, seed), arms={"": section})
+        clusters = {CLUSTERS.name: self.clusters_of(variant, seed).fingerprint}
+        return fingerprint({**SELECTION.task(planned, "").inputs, **clusters})
+
+    def chooser(self, variant: Variant, seed: int) -> "Chooser":
+        """Return a function that selects a budget, writes its rows, and returns what they are."""
         clustered = self.clusters_of(variant, seed)
         manifest = clustered.manifest()
         assert manifest is not None, f"{clustered.location} is not finished"
@@ -127,32 +152,49 @@ class Selector:
         started = time.monotonic()
         pool = selection.load_pool(sources.clusters)
         before = cost.seconds + clustering + time.monotonic() - started
-        for budget in budgets:
+
+        def choose(budget: Budget) -> dict[str, Any]:
             started = time.monotonic()
             section = variant.selection.model_copy(update={"budget": budget})
             chosen = selection.rank(pool, section, sources, seed=seed).subset_R
             seconds = before + time.monotonic() - started
-            keys = pool.key_N[chosen]
-            arm = Arm(
-                variant.label, variant.method, variant.settings, name_of(budget), seed,
-                digest_of(keys), len(keys), seconds, cost.flops,
-            )  # fmt: skip
-            yield arm, self._written(arm.subset, keys)
+            costs = {"seconds_selecting": seconds, "flops_selecting": cost.flops}
+            rows_file = self.rows_file(self._key(variant, seed, budget))
+            return {**self._written(pool.key_N[chosen], rows_file), **costs}
 
-    def whole_pool(self) -> tuple[str, int, Location]:
-        """Return the hash, the number and the file of all rows, which is written."""
-        own = next(step for step in self.plan.steps if step.stage == CLUSTERS.name).out
-        keys = selection.load_pool(Parts(own.location)).key_N
-        digest = digest_of(keys)
-        return digest, len(keys), self._written(digest, keys)
+        return choose
 
-    def _written(self, digest: str, keys: np.ndarray) -> Location:
-        """Write the rows with these keys, unless they are there already."""
+    def whole_pool(self) -> dict[str, Any]:
+        """Return what the subset of all rows is; they are written if that is not known."""
+        key = f"all-{self._own_clusters.fingerprint}"
+        record = self.folder / SUBSETS / f"{key}.json"
+        if not record.exists():
+            record.write_json(self.write_whole_pool())
+        return {"key": key, **record.read_json()}
+
+    def write_whole_pool(self) -> dict[str, Any]:
+        """Write all rows, and return what they are."""
+        keys = selection.load_pool(Parts(self._own_clusters.location)).key_N
+        return self._written(keys, self.rows_file(f"all-{self._own_clusters.fingerprint}"))
+
+    @property
+    def _own_clusters(self) -> StageDir:
+        """Return the folder of the run's own clusters."""
+        return next(step for step in self.plan.steps if step.stage == CLUSTERS.name).out
+
+    def _written(self, keys: np.ndarray, file: Location) -> dict[str, Any]:
+        """Write the rows with these keys, and return a hash of the file, and their number."""
+        selection.write_selected(keys, self.plan.parts(PREPARE, "rows"), file)
+        # Ids that are the user's own say nothing about the content of rows, nor about their order.
+        return {"subset": content_hash(InputFile(file.uri, 0, ""))[:16], "num_rows": len(keys)}
+
+    def rows_file(self, key: str) -> Location:
+        """Return the file of the rows of an arm; it is there until its trial is made."""
         section = self.plan.config.selection
-        file = self.folder / SUBSETS / f"{digest}.{section.format if section else 'jsonl'}"
-        if not file.exists():
-            selection.write_selected(keys, self.plan.parts(PREPARE, "rows"), file)
-        return file
+        return self.folder / ROWS / f"{key}.{section.format if section else 'jsonl'}"
+
+
+Chooser = Callable[[Budget], dict[str, Any]]
 
 
 def needs_scoring(variant: Variant) -> bool:
@@ -168,8 +210,3 @@ def needs_scoring(variant: Variant) -> bool:
 def name_of(budget: Budget) -> str:
     """Return a budget as tables name it: 50000, 0.11, 20M tokens."""
     return budget if isinstance(budget, str) else json.dumps(budget)
-
-
-def digest_of(keys: np.ndarray) -> str:
-    """Return a hash of a set of examples, whatever their order."""
-    return hashlib.sha256(np.sort(keys).astype("<u8").tobytes()).hexdigest()[:16]

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from s2l_ray.artifacts.manifest import fingerprint
-from s2l_ray.comparison.trial import Trial, TrialRunner
+from s2l_ray.comparison.trial import Ended, Trial, TrialRunner
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig, TargetConfig
 from s2l_ray.distributed import resources
@@ -31,8 +31,8 @@ def done(
     folder: Location,
     per_gpu: int,
     progress: Progress,
-) -> Iterator[str]:
-    """Yield the name of every trial when its result is in its folder.
+) -> Iterator[Ended]:
+    """Yield the end of every trial: its result is in its folder, or it failed.
 
     Args:
         todo: the trials.
@@ -45,7 +45,7 @@ def done(
         progress: shows the number of trials.
 
     Raises:
-        UserError: a trial fails for a reason that the user can correct, or fails too often.
+        UserError: the workers cannot go on, or die too often.
     """
     one = resources.workers(
         "comparison", 1, cpus=target.cpus_per_worker, gpus=target.gpus_per_worker, advice=ADVICE
@@ -71,6 +71,6 @@ def done(
         gpus=wanted.gpus,
     ):
         progress.update(1)
-        yield result["trial"]
+        yield Ended(**result)
     (folder / "staged").remove()
     (folder / "attempts").remove()

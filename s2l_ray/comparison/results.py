@@ -333,10 +333,15 @@ def _estimate(by_seed: Sequence[Sequence[Scores]], *, macro: bool) -> Estimate:
 
 
 def _adjust(rows: Sequence[dict[str, Any]]) -> None:
-    """Replace the p-values of the methods of one set, metric and budget by Holm's, in place."""
+    """Replace the p-values of the methods of one set, metric and budget by Holm's, in place.
+
+    Arms without a budget are no methods, and have none.
+    """
     families: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in rows:
-        if row.get("p") is not None and row["budget"]:
+        if not row["budget"]:
+            row["p"] = None
+        if row.get("p") is not None:
             family = (row["set"], row["metric"], row["budget"])
             families.setdefault(family, []).append(row)
     for family_rows in families.values():

@@ -7,10 +7,10 @@ method, budget or seed trains only what is new.
 """
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -23,7 +23,7 @@ from s2l_ray.comparison import results
 from s2l_ray.comparison.arms import (
     ALL_DATA,
     NO_TRAINING,
-    SUBSETS,
+    ROWS,
     Arm,
     Cost,
     Selector,
@@ -37,7 +37,7 @@ from s2l_ray.config.comparison import ComparisonConfig
 from s2l_ray.config.sections import RandomModel, RunConfig, TargetConfig
 from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import PREPARE, with_absolute_template
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.evaluation.declaration import EVALUATION
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline import run as pipeline
@@ -45,12 +45,14 @@ from s2l_ray.pipeline.staleness import stale
 from s2l_ray.pipeline.steps import plan
 from s2l_ray.progress import LABEL_WIDTH, Progress, duration
 from s2l_ray.selection.declaration import SELECTION
-from s2l_ray.storage.input_files import InputFile, content_hash
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
 from s2l_ray.training import schedule
 from s2l_ray.training.declaration import REFERENCE, TARGET
 from s2l_ray.trajectories.declaration import TRAJECTORIES
+
+if TYPE_CHECKING:
+    from s2l_ray.comparison.trial import Ended, Trial
 
 FOLDER = "comparison"
 Say = Callable[[str], None]
@@ -178,9 +180,8 @@ class _Comparison:
         """Select, train, evaluate, and write the results as they come."""
         selector = Selector(self.plan, self.folder, self._cost_of_scoring())
         self._make_clusters(selector)
-        subset_files: dict[str, Location] = {}
-        arms = list(self._arms(selector, subset_files))
-        trials = self._trials(arms, subset_files)
+        arms = list(self._arms(selector))
+        trials = self._trials(arms, selector)
         outcomes = [Outcome(arm, item.name) for arm, item in zip(arms, trials, strict=True)]
         todo = {item.name: item for item in trials}
         for name in [name for name in todo if results.is_done(self.trials_folder, name)]:
@@ -190,22 +191,34 @@ class _Comparison:
             self.say(f"  {finished:,} trials are finished, and {len(todo):,} are to do")
         write = partial(results.write, self.folder, self.trials_folder, outcomes)
         sometimes = Rationed(write)
+        failed: list[str] = []
         try:
-            for name in self._done(list(todo.values())):
-                self._report(arm_of[name], name)
+            self._write_rows(selector, arms, {item.rows for item in todo.values()})
+            for ended in self._ended(list(todo.values())):
+                self._report(arm_of[ended.trial], ended)
+                failed += [ended.error] if ended.error is not None else []
                 sometimes()
         finally:
             write()
-        (self.folder / SUBSETS).remove()
+        if failed:
+            raise DataError(
+                f"comparison: {len(failed):,} of {len(todo):,} trials failed, and the others are "
+                f"finished (first: {failed[0]}). The same command tries them again; the tables "
+                f"have the others."
+            )
+        (self.folder / ROWS).remove()
         return self.folder
 
     @property
     def trials_folder(self) -> Location:
         return self.folder / "trials"
 
-    def _report(self, arm: Arm, trial: str) -> None:
+    def _report(self, arm: Arm, ended: "Ended") -> None:
+        if ended.error is not None:
+            self.say(f"  failed: {ended.error}")
+            return
         name = f"{arm.name}, seed {arm.seed}"
-        done = results.read_trial(self.trials_folder, trial)
+        done = results.read_trial(self.trials_folder, ended.trial)
         losses = ", ".join(
             f"{scores.set} {np.nanmean(scores.value_I):.4f}"
             for scores in done.scores()
@@ -226,21 +239,32 @@ class _Comparison:
                     selector.make_clusters(variant, seed)
                     made.add(out.location)
 
-    def _arms(self, selector: Selector, files: dict[str, Location]) -> Iterator[Arm]:
-        """Yield every arm; the files of their rows are added to `files`, by subset."""
+    def _arms(self, selector: Selector) -> Iterator[Arm]:
+        """Yield every arm."""
         # Those of an interrupted comparison may hold rows that have changed since.
-        (self.folder / SUBSETS).remove()
+        (self.folder / ROWS).remove()
         for variant in self.compared:
             for seed in self.section.seeds:
-                for arm, file in selector.arms(variant, seed, self.section.budgets):
-                    files[arm.subset] = file
-                    yield arm
+                yield from selector.arms(variant, seed, self.section.budgets)
         if self.section.all_data:
-            digest, num_rows, files[digest] = selector.whole_pool()
+            whole = selector.whole_pool()
             for seed in self.section.seeds:
-                yield Arm(ALL_DATA, ALL_DATA, {}, "", seed, digest, num_rows)
+                yield Arm(ALL_DATA, ALL_DATA, {}, "", seed, **whole)
         for seed in self.section.seeds:
-            yield Arm(NO_TRAINING, NO_TRAINING, {}, "", seed, "", 0)
+            yield Arm(NO_TRAINING, NO_TRAINING, {}, "", seed)
+
+    def _write_rows(self, selector: Selector, arms: Sequence[Arm], files: Collection[str]) -> None:
+        """Write those of `files` that are not there: rows that an earlier comparison selected."""
+        variants = {variant.label: variant for variant in self.compared}
+        budgets = {name_of(budget): budget for budget in self.section.budgets}
+        for arm in arms:
+            file = selector.rows_file(arm.key)
+            if not arm.key or str(file) not in files or file.exists():
+                continue
+            if arm.budget:
+                selector.chooser(variants[arm.label], arm.seed)(budgets[arm.budget])
+            else:
+                selector.write_whole_pool()
 
     def _cost_of_scoring(self) -> Cost:
         """Return what the reference and the trajectories of the run have cost."""
@@ -276,21 +300,17 @@ class _Comparison:
 
     # --- trials ---
 
-    def _trials(self, arms: Sequence[Arm], files: Mapping[str, Location]) -> list[Any]:
+    def _trials(self, arms: Sequence[Arm], selector: Selector) -> "list[Trial]":
         """Return the trial of every arm; arms with the same rows and seed share one."""
         from s2l_ray.comparison.trial import Trial
 
         shared = self._inputs_of_trials()
-        # Ids that are the user's own say nothing about the content of rows, nor about their order.
-        contents = {
-            subset: content_hash(InputFile(file.uri, 0, "")) for subset, file in files.items()
-        }
         trials = []
         for arm in arms:
             steps, seed = self._steps(arm, arms), self._seed(arm)
-            inputs = {**shared, "subset": contents.get(arm.subset), "seed": seed, "steps": steps}
-            subset = str(files[arm.subset]) if arm.subset else ""
-            trials.append(Trial(fingerprint(inputs), subset, seed, steps, arm.name))
+            inputs = {**shared, "subset": arm.subset, "seed": seed, "steps": steps}
+            rows = str(selector.rows_file(arm.key)) if arm.subset else ""
+            trials.append(Trial(fingerprint(inputs), rows, seed, steps, arm.name))
         return trials
 
     def _seed(self, arm: Arm) -> int:
@@ -340,8 +360,8 @@ class _Comparison:
         inputs = {**TARGET.task(bare, "").inputs, **EVALUATION.task(bare, "").inputs}
         return {key: value for key, value in inputs.items() if key != "seed"}
 
-    def _done(self, todo: Sequence[Any]) -> Iterator[str]:
-        """Train and evaluate, and yield the name of each trial when it is finished."""
+    def _ended(self, todo: Sequence["Trial"]) -> Iterator["Ended"]:
+        """Train and evaluate, and yield the end of each trial."""
         if not todo:
             return
         # Names of trials hold the commits of models on the hub: the next comparison has the same.

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.artifacts.amounts import Amount
-from s2l_ray.comparison.trial import ITEMS, NOTHING_TRAINED, RESULT, Trial
+from s2l_ray.comparison.trial import ITEMS, NOTHING_TRAINED, RESULT, Ended, Trial, failure
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig, RandomModel, TargetConfig
+from s2l_ray.errors import DataError, ModelError
 from s2l_ray.evaluation import stage as evaluation_stage
 from s2l_ray.evaluation.declaration import EVALUATION
 from s2l_ray.models import checkpoints, local_models
@@ -40,26 +41,42 @@ def done(
     folder: Location,
     per_gpu: int,
     progress: Progress,
-) -> Iterator[str]:
-    """Yield the name of every trial when its result is in its folder; see `pool.done`."""
+) -> Iterator[Ended]:
+    """Yield the end of every trial; see `pool.done`."""
     progress.start(len(todo), "trials")
     for trial in todo:
         out = folder / "trials" / trial.name
-        result = _trained(trial, out, target, data) if trial.steps else NOTHING_TRAINED
-        evaluated = EVALUATION.directory(out, {"trial": trial.name})
-        if not evaluated.is_current():
-            trained = out / TARGET.folder / target_stage.MODEL
-            model = trained if trial.steps else _untrained(trial, out, target)
-            evaluated.begin()
-            with Progress(f"evaluation of trial {trial.name}") as shown:
-                evaluation_stage.run(evaluation, data, sets, model, evaluated, progress=shown)
-        (out / ITEMS).write_table((evaluated.location / ITEMS).read_table())
+        try:
+            result = _trained(trial, out, target, data) if trial.steps else NOTHING_TRAINED
+            _evaluate(trial, out, target, data, evaluation, sets)
+        except (DataError, ModelError) as error:
+            yield Ended(trial.name, failure(trial, error))
+            continue
         settings = {"seed": trial.seed, "steps": trial.steps}
         (out / RESULT).write_json({**result, **settings})
         for stage in (TARGET, EVALUATION):
             (out / stage.folder).remove()
         progress.update(1)
-        yield trial.name
+        yield Ended(trial.name)
+
+
+def _evaluate(
+    trial: Trial,
+    out: Location,
+    target: TargetConfig,
+    data: DataConfig,
+    evaluation: EvaluationConfig,
+    sets: Mapping[str, Sequence[InputFile]],
+) -> None:
+    """Write the items of all sets to the folder of a trial that is trained."""
+    evaluated = EVALUATION.directory(out, {"trial": trial.name})
+    if not evaluated.is_current():
+        trained = out / TARGET.folder / target_stage.MODEL
+        model = trained if trial.steps else _untrained(trial, out, target)
+        evaluated.begin()
+        with Progress(f"evaluation of trial {trial.name}") as shown:
+            evaluation_stage.run(evaluation, data, sets, model, evaluated, progress=shown)
+    (out / ITEMS).write_table((evaluated.location / ITEMS).read_table())
 
 
 def _untrained(trial: Trial, out: Location, target: TargetConfig) -> Any:
@@ -79,7 +96,7 @@ def _trained(trial: Trial, out: Location, target: TargetConfig, data: DataConfig
     """Train the target in the folder of the trial, if it is not there, and return what it cost."""
     config = target.model_copy(update={"max_steps": trial.steps})
     folder = TARGET.directory(out, {"trial": trial.name})
-    manifest, subset = folder.manifest(), Location(trial.subset)
+    manifest, subset = folder.manifest(), Location(trial.rows)
     if manifest is None:
         started = time.monotonic()
         folder.begin()

@@ -6,19 +6,21 @@ interval has to cover other seeds as well as other items.
 Shape letters: S seeds, I items, M methods.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from s2l_ray.intervals import Interval, t_interval, t_tail, variance_of_macro_mean
+from s2l_ray.intervals import t_interval, t_tail, variance_of_macro_mean
 
 
 @dataclass(frozen=True)
 class Estimate:
     """A mean, its 95% interval, and the p-value of a mean of zero.
 
-    `low`, `high` and `p` are None if neither seeds nor items show their spread.
+    `low`, `high` and `p` are None if neither seeds nor items show their spread, as where all values
+    are equal.
     """
 
     mean: float
@@ -68,10 +70,12 @@ def crossed_mean(
     if not parts:
         return Estimate(mean, None, None, None)
     variance = sum(part for part, _ in parts)
-    squares = sum(part**2 / degrees for part, degrees in parts)
-    degrees = variance**2 / squares if squares > 0 else 1.0
+    if variance == 0:
+        return Estimate(mean, None, None, None)
+    degrees = variance**2 / sum(part**2 / degrees for part, degrees in parts)
     interval = t_interval(mean, variance, degrees, confidence=confidence)
-    return Estimate(mean, interval.low, interval.high, _p_value(interval, degrees))
+    p = t_tail(mean / math.sqrt(variance), degrees)
+    return Estimate(mean, interval.low, interval.high, p)
 
 
 def _shared(value_SI: np.ndarray) -> float:
@@ -83,14 +87,6 @@ def _shared(value_SI: np.ndarray) -> float:
     rest_SI = value_SI - means_S1 - means_I + value_SI.mean()
     degrees = (num_seeds - 1) * (num_items - 1)
     return float(np.square(rest_SI).sum()) / degrees / value_SI.size
-
-
-def _p_value(interval: Interval, degrees: float) -> float:
-    """Return the p-value of a two-sided t test of a true value of zero."""
-    assert interval.standard_error is not None
-    if interval.standard_error == 0:
-        return 1.0 if interval.estimate == 0 else 0.0
-    return t_tail(interval.estimate / interval.standard_error, degrees)
 
 
 def holm(p_M: Sequence[float]) -> list[float]:

@@ -22,7 +22,7 @@ from s2l_ray.artifacts.token_tables import RANGES, num_response_tokens
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig, TargetConfig
 from s2l_ray.data.chat_sources import jinja_source, read_chat_template
-from s2l_ray.errors import UserError
+from s2l_ray.errors import DataError, ModelError
 from s2l_ray.evaluation.evaluation_sets import check_usable
 from s2l_ray.evaluation.stage import UnitEvaluator
 from s2l_ray.models import causality, dimensions
@@ -54,17 +54,35 @@ class Trial:
 
     Attributes:
         name: a hash of all that shapes its result; also the name of its folder.
-        subset: the file of the rows that it is trained on; "" for no training.
+        rows: the file of the rows that it is trained on; "" for no training.
         seed: decides the order of the rows, and random weights.
         steps: optimizer steps.
         label: method and budget of an arm that it belongs to, for messages.
     """
 
     name: str
-    subset: str
+    rows: str
     seed: int
     steps: int
     label: str = ""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """The end of a trial.
+
+    Attributes:
+        trial: its name.
+        error: why it failed; None if its result is in its folder.
+    """
+
+    trial: str
+    error: str | None = None
+
+
+def failure(trial: Trial, error: Exception) -> str:
+    """Return what went wrong in a trial, with the arm that it belongs to."""
+    return f"{trial.label}, seed {trial.seed}: {error}"
 
 
 class TrialRunner:
@@ -96,15 +114,15 @@ class TrialRunner:
         self.device = device_for(gpus)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        """Return the name of a trial whose result is then in its folder."""
+        """Return the name of a trial whose result is then in its folder, or why it failed."""
         trial = Trial(**unit)
         out = self.folder / trial.name
         if not (out / RESULT).exists():
             try:
                 self._run(trial, out)
-            except UserError as error:
-                raise type(error)(f"{trial.label}, seed {trial.seed}: {error}") from None
-        return {"trial": trial.name}
+            except (DataError, ModelError) as error:
+                return {"trial": trial.name, "error": failure(trial, error)}
+        return {"trial": trial.name, "error": None}
 
     def _run(self, trial: Trial, out: Location) -> None:
         config = self.target.model_copy(update={"max_steps": max(trial.steps, 1)})
@@ -137,7 +155,7 @@ class TrialRunner:
         """Train `model` in place, and return what it cost."""
         shape = dimensions.shape_of(model)
         tokens = out / TOKENS
-        num_rows, rejected = tokenise(Location(trial.subset), tokens, self.data, config.model)
+        num_rows, rejected = tokenise(Location(trial.rows), tokens, self.data, config.model)
         parts = TokenParts.of([tokens / name for name in tokens.names()])
         num_ids = dimensions.number_of_ids(tokenizer)
         longest = parts.num_tokens_of_longest

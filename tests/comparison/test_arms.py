@@ -1,22 +1,26 @@
 """Arms and trials of a comparison, planned on a run that is finished up to its clusters."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import pytest
 
+from s2l_ray.comparison import arms as arms_module
+from s2l_ray.comparison import results
 from s2l_ray.comparison import run as comparison
-from s2l_ray.comparison.arms import ALL_DATA, NO_TRAINING, Arm, digest_of, name_of
+from s2l_ray.comparison.arms import ALL_DATA, NO_TRAINING, Arm, name_of
 from s2l_ray.comparison.run import _Comparison
-from s2l_ray.comparison.trial import Trial
+from s2l_ray.comparison.trial import Ended, Trial, TrialRunner
 from s2l_ray.comparison.variants import variants
 from s2l_ray.config.load import from_tree
 from s2l_ray.config.sections import RandomModel
 from s2l_ray.errors import DataError, ModelError
+from s2l_ray.evaluation.evaluation_sets import staged_units
 from s2l_ray.models.checkpoints import load_model, load_tokenizer
 from s2l_ray.pipeline.steps import plan
 from s2l_ray.pipeline.subset import choose_subset
+from s2l_ray.storage.input_files import expand
 from s2l_ray.storage.location import Location
 from s2l_ray.training.target import selected_rows
 from tests import handmade
@@ -45,9 +49,9 @@ def comparison_of(tree: dict[str, Any]) -> _Comparison:
 def planned(tree: dict[str, Any]) -> tuple[list[Arm], list[Trial], dict[str, Location]]:
     made = comparison_of(tree)
     selector = comparison.Selector(made.plan, made.folder, made._cost_of_scoring())
-    files: dict[str, Location] = {}
-    arms = list(made._arms(selector, files))
-    return arms, made._trials(arms, files), files
+    arms = list(made._arms(selector))
+    files = {arm.subset: selector.rows_file(arm.key) for arm in arms if arm.key}
+    return arms, made._trials(arms, selector), files
 
 
 def test_every_method_budget_and_seed_is_an_arm_beside_all_data_and_no_training(tree):
@@ -135,7 +139,7 @@ def test_models_whose_commit_is_unknown_are_refused_before_a_trial(tree):
     made.plan.contents.unknown.add("org/model")
 
     with pytest.raises(ModelError, match="org/model"):
-        next(made._done([Trial("a", "", 1, 0)]))
+        next(made._ended([Trial("a", "", 1, 0)]))
 
 
 SHAPING = [
@@ -166,12 +170,13 @@ def test_the_content_of_a_held_out_file_shapes_trials(tree, tmp_path):
 
 
 def test_the_content_of_rows_with_ids_of_their_own_shapes_the_trials_that_read_them(
-    tree, monkeypatch
+    tree, tmp_path, monkeypatch
 ):
     arms, before, _ = planned(tree)
     rows = [{**row, "output": "y"} for row in handmade.ROWS]
     monkeypatch.setattr(handmade, "ROWS", rows)
-    handmade.write_rows(Location.of(tree["run_dir"]) / "prepared")
+    (tmp_path / "pool.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    handmade.finish(tree, until="clusters")
 
     _, after, files = planned(tree)
 
@@ -229,8 +234,70 @@ def test_a_budget_above_the_pool_is_refused_once_the_rows_are_counted(tree):
         comparison.compare(config, say=lambda line: None)
 
 
-def test_a_digest_does_not_depend_on_the_order_of_examples():
-    key_N = np.random.default_rng(0).integers(0, 2**63, 50, dtype=np.uint64)
+def test_a_subset_that_is_known_is_not_selected_again(tree, monkeypatch):
+    first = planned(tree)[:2]
+    monkeypatch.setattr(arms_module.selection, "rank", None)
+    monkeypatch.setattr(arms_module.selection, "load_pool", None)
 
-    assert digest_of(key_N) == digest_of(key_N[::-1])
-    assert digest_of(key_N) != digest_of(key_N[1:])
+    assert planned(tree)[:2] == first
+
+
+def test_rows_of_a_known_subset_are_written_again_for_a_new_trial(tree):
+    arms, trials, files = planned(tree)
+    before = {name: file.read_bytes() for name, file in files.items()}
+    made = comparison_of(tree)
+    selector = comparison.Selector(made.plan, made.folder, made._cost_of_scoring())
+    arms = list(made._arms(selector))  # removes what an interrupted comparison has left
+    assert not any(file.exists() for file in files.values())
+
+    made._write_rows(selector, arms, {trial.rows for trial in trials})
+
+    assert {name: file.read_bytes() for name, file in files.items()} == before
+
+
+def test_other_settings_of_a_method_are_another_subset(tree):
+    keys = {arm.key for arm in planned(tree)[0]}
+    changed = {
+        "clusters.num_clusters": 4,
+        "data.rows_per_part": 7,
+        "selection.weights": {"math": 2},
+    }
+
+    for key, value in changed.items():
+        other = put(tree, key, value)
+        methods = ["balanced-random"]
+        other = put(other, "comparison.methods", methods)
+        handmade.finish(other, until="clusters")
+        assert not keys & {arm.key for arm in planned(other)[0] if arm.budget}, key
+
+
+class InThisProcess(_Comparison):
+    """A comparison whose trials run here, one after the other; the first of them fails."""
+
+    def _ended(self, todo):
+        config = self.plan.config
+        staged = self.folder / "staged"
+        files = {"held": expand([config.data.eval["held"]])}
+        staged_units(config.evaluation, config.data, files, staged)
+        runner = TrialRunner(
+            self.target, config.data, config.evaluation, staged, self.folder / "trials", 0
+        )
+        yield Ended(todo[0].name, "random, 6, seed 1: the loss is nan")
+        for trial in todo[1:]:
+            yield Ended(**runner(asdict(trial)))
+
+
+def test_a_trial_that_fails_does_not_stop_the_others(tree):
+    tree = put(put(tree, "evaluation.precision", "fp32"), "target.precision", "fp32")
+    config = from_tree(put(tree, "comparison.seeds", [1]), "test")
+    steps = plan(config, Location.of(config.run_dir))
+    said: list[str] = []
+
+    with pytest.raises(DataError, match=r"1 of 6 trials failed, .* \(first: random, 6"):
+        InThisProcess(steps, variants(config), None, said.append).make()
+
+    assert said[0] == "  failed: random, 6, seed 1: the loss is nan"
+    table = results.read_table(steps.run / "comparison")
+    assert len(set(zip(table["label"].to_pylist(), table["budget"].to_pylist(), strict=True))) == 5
+    with pytest.raises(DataError, match="1 of 1 trials failed"):
+        InThisProcess(steps, variants(config), None, said.append).make()

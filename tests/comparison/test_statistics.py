@@ -105,10 +105,11 @@ def test_a_single_value_has_no_interval():
     assert crossed_mean(np.array([[2.0]])).low is None
 
 
-def test_equal_values_have_an_interval_without_width():
-    found = crossed_mean(np.zeros((3, 5)))
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_equal_values_do_not_show_their_spread(value):
+    found = crossed_mean(np.full((3, 5), value))
 
-    assert (found.low, found.high, found.p) == (0.0, 0.0, 1.0)
+    assert (found.mean, found.low, found.high, found.p) == (value, None, None, None)
 
 
 @pytest.mark.parametrize("degrees", [1, 2, 2.5, 7, 100, 5_000])

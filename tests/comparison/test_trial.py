@@ -12,7 +12,6 @@ from s2l_ray.comparison import trial as trials
 from s2l_ray.comparison.trial import Trial, TrialRunner
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig, LoraConfig, RandomModel, TargetConfig
-from s2l_ray.errors import UserError
 from s2l_ray.evaluation.evaluation_sets import staged_units
 from s2l_ray.evaluation.stage import Evaluator
 from s2l_ray.models.checkpoints import load_model, load_tokenizer
@@ -56,7 +55,7 @@ def runner(tmp_path: Path):
 
 def unit(tmp_path: Path, name: str = "one", steps: int = 6) -> dict[str, Any]:
     subset = str(tmp_path / "subset.jsonl") if steps else ""
-    return {"name": name, "subset": subset, "seed": 3, "steps": steps}
+    return {"name": name, "rows": subset, "seed": 3, "steps": steps}
 
 
 def losses(tmp_path: Path, name: str) -> np.ndarray:
@@ -72,7 +71,7 @@ def result(tmp_path: Path, name: str) -> dict[str, Any]:
 
 
 def test_a_trial_leaves_its_items_and_what_it_cost(runner, tmp_path):
-    assert runner()(unit(tmp_path)) == {"trial": "one"}
+    assert runner()(unit(tmp_path)) == {"trial": "one", "error": None}
 
     found = result(tmp_path, "one")
     assert (found["rows"], found["steps"], found["seed"]) == (20, 6, 3)
@@ -174,8 +173,11 @@ def test_a_random_target_that_is_not_trained_has_the_weights_of_its_seed(runner,
 def test_a_trial_that_fails_says_of_which_arm_it_is(runner, tmp_path):
     worker = runner(learning_rate=1e30, max_grad_norm=1e30)
 
-    with pytest.raises(UserError, match=r"^s2l, 0.1, seed 3: training: the loss is"):
-        worker({**unit(tmp_path), "label": "s2l, 0.1"})
+    ended = worker({**unit(tmp_path), "label": "s2l, 0.1"})
+
+    assert ended["trial"] == "one"
+    assert ended["error"].startswith("s2l, 0.1, seed 3: training: the loss is")
+    assert not (tmp_path / "trials" / "one" / "result.json").exists()
 
 
 def test_a_finished_trial_is_not_trained_again(runner, tmp_path, monkeypatch):
@@ -183,7 +185,7 @@ def test_a_finished_trial_is_not_trained_again(runner, tmp_path, monkeypatch):
     worker(unit(tmp_path))
     monkeypatch.setattr(worker, "_run", None)
 
-    assert worker(unit(tmp_path)) == {"trial": "one"}
+    assert worker(unit(tmp_path)) == {"trial": "one", "error": None}
 
 
 def test_a_trial_is_the_same_on_every_worker(runner, tmp_path):
@@ -196,4 +198,4 @@ def test_a_trial_is_the_same_on_every_worker(runner, tmp_path):
 
 
 def test_a_trial_is_a_plain_description():
-    assert Trial("a", "b", 1, 2) == Trial(**{"name": "a", "subset": "b", "seed": 1, "steps": 2})
+    assert Trial("a", "b", 1, 2) == Trial(**{"name": "a", "rows": "b", "seed": 1, "steps": 2})
