@@ -7,6 +7,8 @@ from s2l_ray.report.numbers import counted, duration, power
 
 SELECTING = ("prepare", "reference", "trajectories", "clusters", "selection")
 """Stages whose seconds are the cost of a selection."""
+SIGNIFICANT = 0.05
+"""The p-value below which an arm of a comparison is called better or worse."""
 
 
 def lead(report: ReportData) -> str:
@@ -68,6 +70,9 @@ def compared_with_random(own: ComparedArm, beside: list[ComparedArm], confidence
     ends = f"{confidence:.0%} interval {low:+.4g} to {high:+.4g}{seeds}"
     if low <= 0 <= high:
         return f"{first} {difference} ({ends}), which includes zero: neither is shown to be better."
+    if own.p is not None and own.p >= SIGNIFICANT:
+        reason = f"p is {own.p:.2g}, as several methods are compared (Holm)"
+        return f"{first} {difference} ({ends}), but {reason}: neither is shown to be better."
     is_better = (own.difference < 0) == own.has_less_is_better
     return f"{first} {difference} ({ends}): {label} is {'better' if is_better else 'worse'}."
 

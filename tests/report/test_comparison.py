@@ -92,6 +92,16 @@ def test_the_first_sentence_calls_an_arm_better_only_if_the_interval_excludes_ze
     assert sentence.endswith(verdict)
 
 
+@pytest.mark.parametrize(
+    ("p", "verdict"),
+    [(0.049, "s2l is better."), (0.052, "(Holm): neither is shown to be better.")],
+)
+def test_the_first_sentence_follows_the_corrected_p_value(p, verdict):
+    own = replace(OWN, difference_low=-0.3, difference_high=-0.1, p=p)
+
+    assert sentences.compared_with_random(own, [own, RANDOM], 0.95).endswith(verdict)
+
+
 def test_without_a_random_subset_nothing_is_said_of_a_difference():
     assert "no random subset was trained" in sentences.compared_with_random(OWN, [OWN], 0.95)
     assert "has no interval" in sentences.compared_with_random(OWN, [OWN, RANDOM], 0.95)
