@@ -16,11 +16,11 @@ from s2l_ray.artifacts.manifest import StageDir, fingerprint
 from s2l_ray.artifacts.stage import RunPlan
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters.declaration import CLUSTERS
-from s2l_ray.comparison.variants import Variant
+from s2l_ray.comparison.variants import Variant, names_read
 from s2l_ray.config.budgets import Budget
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.progress import Progress
-from s2l_ray.selection import columns, conditions, ranking, summaries
+from s2l_ray.selection import columns, ranking, summaries
 from s2l_ray.selection import stage as selection
 from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.selection.methods import METHODS
@@ -201,9 +201,7 @@ def needs_scoring(variant: Variant) -> bool:
     """Tell whether a method cannot do without the reference."""
     section = variant.selection
     numbers = ranking.numbers_needed(section) - columns.BEFORE_SCORING
-    if section.where is not None:
-        read = {path[0] for path in conditions.parsed(section.where).names}
-        numbers |= read & set(summaries.SUMMARIES)
+    numbers |= names_read(section) & set(summaries.SUMMARIES)
     return variant.follows_clusters or bool(METHODS[variant.method].vectors or numbers)
 
 

@@ -9,11 +9,13 @@ from s2l_ray.config.comparison import ComparedMethod, ComparisonConfig
 from s2l_ray.config.load import from_tree
 from s2l_ray.config.sections import RunConfig, SelectionConfig
 from s2l_ray.errors import ConfigError, first
-from s2l_ray.selection import settings
+from s2l_ray.selection import conditions, settings
 from s2l_ray.selection.methods import METHODS, method_named
 
 BASELINE = "random"
 """The method that every other one is compared with."""
+OF_CLUSTERS = frozenset({"cluster", "sqdist"})
+"""Numbers of an example that another clustering may change."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,15 @@ class Variant:
         row, clusters = METHODS[self.method], self.config.clusters
         assert clusters is not None
         finds_strata = clusters.strata == "auto" and not row.ignores_strata
-        return row.reads_clusters or finds_strata or "clusters" in self.settings
+        reads = row.reads_clusters or bool(OF_CLUSTERS & names_read(self.selection))
+        return reads or finds_strata or "clusters" in self.settings
+
+
+def names_read(section: SelectionConfig) -> set[str]:
+    """Return the names of numbers of the run, or of fields, in a condition and a score."""
+    paths = conditions.parsed(section.where).names if section.where is not None else ()
+    names = {path[-1] for path in paths if len(path) == 1 or path[0] == "run"}
+    return names | ({section.score.removeprefix("run.")} if section.score is not None else set())
 
 
 def variants(config: RunConfig) -> list[Variant]:

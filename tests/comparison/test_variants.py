@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from s2l_ray.comparison.arms import needs_scoring
 from s2l_ray.comparison.run import check
 from s2l_ray.comparison.variants import variants
 from s2l_ray.config.load import from_tree
@@ -65,6 +66,28 @@ def test_methods_that_see_strata_follow_a_clustering_that_finds_them(tree):
     found = compared(tree, "random", "balanced-random", "least-confidence")
 
     assert [item.follows_clusters for item in found] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("settings", "follows", "needs"),
+    [
+        ({"where": "sqdist < 1"}, True, True),
+        ({"where": "last_loss < 1 and tokens < 9"}, False, True),
+        ({"where": "tokens < 9"}, False, False),
+        ({"where": "source = 'math'"}, False, False),
+    ],
+)
+def test_a_condition_may_need_clusters_or_losses(tree, settings, follows, needs):
+    (found,) = compared(tree, {"method": "random", **settings})
+
+    assert (found.follows_clusters, needs_scoring(found)) == (follows, needs)
+
+
+@pytest.mark.parametrize(("score", "needs"), [("last_loss", True), ("quality", False)])
+def test_a_score_may_need_losses(tree, score, needs):
+    (found,) = compared(tree, {"method": "score", "score": score})
+
+    assert needs_scoring(found) == needs
 
 
 @pytest.mark.parametrize(
