@@ -166,16 +166,20 @@ class Selector:
 
     def whole_pool(self) -> dict[str, Any]:
         """Return what the subset of all rows is; they are written if that is not known."""
-        key = f"all-{self._own_clusters.fingerprint}"
-        record = self.folder / SUBSETS / f"{key}.json"
+        record = self.folder / SUBSETS / f"{self._key_of_pool}.json"
         if not record.exists():
             record.write_json(self.write_whole_pool())
-        return {"key": key, **record.read_json()}
+        return {"key": self._key_of_pool, **record.read_json()}
 
     def write_whole_pool(self) -> dict[str, Any]:
         """Write all rows, and return what they are."""
         keys = selection.load_pool(Parts(self._own_clusters.location)).key_N
-        return self._written(keys, self.rows_file(f"all-{self._own_clusters.fingerprint}"))
+        return self._written(keys, self.rows_file(self._key_of_pool))
+
+    @property
+    def _key_of_pool(self) -> str:
+        """Return a hash of the pool: its rows, and the trajectories and clusters that it has."""
+        return f"all-{fingerprint(self.plan.after(SELECTION))}"
 
     @property
     def _own_clusters(self) -> StageDir:

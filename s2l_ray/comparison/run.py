@@ -74,6 +74,7 @@ def compare(config: RunConfig, *, address: str | None = None, say: Say = print) 
         _run_stages(config, compared, connection, say)
         planned = plan(config, folder)
         stack.enter_context(exclusive(folder))
+        _store(config, folder)
         return _Comparison(planned, compared, connection, say).make()
 
 
@@ -132,6 +133,10 @@ def _run_stages(
         if until in {step.stage for step in steps}:
             pipeline.run(config, until=until, address=connection.address, say=_without_start(say))
             _check_budgets(compared)
+
+
+def _store(config: RunConfig, folder: Location) -> None:
+    """Store what was compared; the other sections stay those that the results of the run are of."""
     stored = folder / pipeline.CONFIG
     asked = config.model_dump(mode="json")
     before = stored.read_json() if stored.exists() else asked
@@ -241,8 +246,6 @@ class _Comparison:
 
     def _arms(self, selector: Selector) -> Iterator[Arm]:
         """Yield every arm."""
-        # Those of an interrupted comparison may hold rows that have changed since.
-        (self.folder / ROWS).remove()
         for variant in self.compared:
             for seed in self.section.seeds:
                 yield from selector.arms(variant, seed, self.section.budgets)
@@ -374,7 +377,8 @@ class _Comparison:
         assert evaluation is not None and data is not None
         names = dict.fromkeys(evaluation.sets)
         sets = {name: held_out_files(data, name, self.plan.run).files for name in names}
-        run = separate.done if separate.is_needed(self.target) else pool.done
+        in_pool = partial(pool.done, per_gpu=self.section.trials_per_gpu)
+        run = separate.done if separate.is_needed(self.target) else in_pool
         with Progress(FOLDER) as progress:
             yield from run(
                 todo,
@@ -383,6 +387,5 @@ class _Comparison:
                 evaluation=evaluation,
                 sets=sets,
                 folder=self.folder,
-                per_gpu=self.section.trials_per_gpu,
                 progress=progress,
             )

@@ -39,7 +39,6 @@ def done(
     evaluation: EvaluationConfig,
     sets: Mapping[str, Sequence[InputFile]],
     folder: Location,
-    per_gpu: int,
     progress: Progress,
 ) -> Iterator[Ended]:
     """Yield the end of every trial; see `pool.done`."""
@@ -70,12 +69,11 @@ def _evaluate(
 ) -> None:
     """Write the items of all sets to the folder of a trial that is trained."""
     evaluated = EVALUATION.directory(out, {"trial": trial.name})
-    if not evaluated.is_current():
-        trained = out / TARGET.folder / target_stage.MODEL
-        model = trained if trial.steps else _untrained(trial, out, target)
-        evaluated.begin()
-        with Progress(f"evaluation of trial {trial.name}") as shown:
-            evaluation_stage.run(evaluation, data, sets, model, evaluated, progress=shown)
+    trained = out / TARGET.folder / target_stage.MODEL
+    model = trained if trial.steps else _untrained(trial, out, target)
+    evaluated.begin()
+    with Progress(f"evaluation of trial {trial.name}") as shown:
+        evaluation_stage.run(evaluation, data, sets, model, evaluated, progress=shown)
     (out / ITEMS).write_table((evaluated.location / ITEMS).read_table())
 
 

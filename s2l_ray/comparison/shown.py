@@ -152,5 +152,7 @@ def _table(*columns: str) -> Table:
 
 def _text(table: Table) -> list[str]:
     stream = io.StringIO()
-    Console(file=stream, width=500, color_system=None).print(table)
+    # A label is the user's text: neither markup nor the name of a symbol.
+    console = Console(file=stream, width=500, color_system=None, markup=False, emoji=False)
+    console.print(table)
     return [f"  {line}".rstrip() for line in stream.getvalue().splitlines()]

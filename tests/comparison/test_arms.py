@@ -247,12 +247,32 @@ def test_rows_of_a_known_subset_are_written_again_for_a_new_trial(tree):
     before = {name: file.read_bytes() for name, file in files.items()}
     made = comparison_of(tree)
     selector = comparison.Selector(made.plan, made.folder, made._cost_of_scoring())
-    arms = list(made._arms(selector))  # removes what an interrupted comparison has left
-    assert not any(file.exists() for file in files.values())
+    (made.folder / arms_module.ROWS).remove()  # as at the end of a comparison
 
     made._write_rows(selector, arms, {trial.rows for trial in trials})
 
     assert {name: file.read_bytes() for name, file in files.items()} == before
+
+
+def test_rows_that_an_interrupted_comparison_has_left_are_not_written_again(tree, monkeypatch):
+    _, trials, _ = planned(tree)
+    made = comparison_of(tree)
+    selector = comparison.Selector(made.plan, made.folder, made._cost_of_scoring())
+    monkeypatch.setattr(arms_module.selection, "write_selected", None)
+
+    made._write_rows(selector, list(made._arms(selector)), {trial.rows for trial in trials})
+
+
+def test_all_data_are_other_rows_where_the_pool_changed_and_brought_losses_did_not(tree):
+    made = comparison_of(tree)
+    before = comparison.Selector(made.plan, made.folder, made._cost_of_scoring())
+    prepared, *others = made.plan.steps
+    out = replace(prepared.out, inputs={**prepared.out.inputs, "data.train": ["other"]})
+    changed = replace(made.plan, steps=[replace(prepared, out=out), *others])
+
+    after = replace(before, plan=changed)
+
+    assert after.whole_pool()["key"] != before.whole_pool()["key"]
 
 
 def test_other_settings_of_a_method_are_another_subset(tree):

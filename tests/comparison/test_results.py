@@ -249,3 +249,11 @@ def test_a_verdict_needs_a_small_p_value(difference, p, metric, verdict):
     ]
 
     assert verdict in shown.sentences(rows)[0]
+
+
+def test_a_label_is_shown_as_it_is_written():
+    row = {"set": "held", "metric": "loss", "budget": "6", "label": "s2l [mine] :star:", "seeds": 1}
+    row |= {"examples": 6, "training_tokens": 600, "mean": 1.0, "seconds_training": 2.0}
+    table = pa.Table.from_pylist([{**row, "flops": 1.0, "seconds_selecting": 0.0}], results.TABLE)
+
+    assert sum("s2l [mine] :star:" in line for line in shown.lines(table)) == 3

@@ -195,7 +195,3 @@ def test_a_trial_is_the_same_on_every_worker(runner, tmp_path):
     other(unit(tmp_path, "two"))
 
     np.testing.assert_array_equal(losses(tmp_path, "two"), losses(tmp_path, "one"))
-
-
-def test_a_trial_is_a_plain_description():
-    assert Trial("a", "b", 1, 2) == Trial(**{"name": "a", "rows": "b", "seed": 1, "steps": 2})
