@@ -345,15 +345,13 @@ def _run(
 def _compare(config: "RunConfig", *, address: str | None) -> None:
     from s2l_ray import runs
     from s2l_ray.compared import compare
+    from s2l_ray.storage.location import Location
 
     started, here = time.monotonic(), working_directory()
     compared = compare(config, address=address, say=say)
-    results = {"compared": f"{compared.path}/table.csv"}
-    if config.selection is not None:
-        # The comparison made all that it needs: this writes the subset, in seconds.
-        run = runs.run(config, until="selection", address=address, say=lambda _: None)
-        results = {**run.results(until="selection"), **results}
-    results["report"] = runs.load(config.run_dir).report()
+    made = runs.Run(Location.of(config.run_dir), config).results()
+    results = {name: made[name] for name in ("selected",) if name in made}
+    results |= {"compared": f"{compared.path}/table.csv", "report": made["report"]}
     print("\n" + "\n".join(compared.lines()) + "\n")
     for name, file in results.items():
         print(f"{name:<10}{shortest(file, here)}")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from s2l_ray.artifacts.extensions import Extension
+from s2l_ray.report import extensions as extension_report
 from s2l_ray.storage.location import Location
 
 
@@ -21,13 +22,9 @@ class Extended:
     @property
     def summary(self) -> dict[str, str]:
         """The lines of the terminal: new rows, their clusters, and whether these still fit."""
-        from s2l_ray.report import extensions as extension_report
-
         return dict(extension_report.summary_lines(self.extension)) if self.extension else {}
 
     @property
     def selected(self) -> list[str]:
         """The file with the subset of the whole pool; empty if the run has no selection."""
-        from s2l_ray.report import extensions as extension_report
-
         return [str(file) for file in extension_report.subset_files(self.run)]

@@ -43,6 +43,7 @@ from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline.staleness import stale
 from s2l_ray.pipeline.steps import plan
+from s2l_ray.pipeline.subset import rebuild_report
 from s2l_ray.progress import LABEL_WIDTH, Progress, duration
 from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.storage.location import Location
@@ -64,6 +65,7 @@ def compare(config: RunConfig, *, address: str | None = None, say: Say = print) 
     Writes  comparison/results.parquet   a row for each arm, seed, set and metric
             comparison/items.parquet     a row for each arm, seed and item
             comparison/table.csv         means over seeds, intervals and differences to random
+            the run's own subset, if it has `selection`, and its report
     Raises  ConfigError if the configuration has no `comparison`, or a method of it cannot be used;
             UserError of any stage.
     """
@@ -73,9 +75,14 @@ def compare(config: RunConfig, *, address: str | None = None, say: Say = print) 
         connection = _Connection(address, stack, say)
         _run_stages(config, compared, connection, say)
         planned = plan(config, folder)
-        stack.enter_context(exclusive(folder))
-        _store(config, folder)
-        return _Comparison(planned, compared, connection, say).make()
+        with exclusive(folder):
+            _store(config, folder)
+            made = _Comparison(planned, compared, connection, say).make()
+        # Before Ray is left: with the connection, a job may lose its working directory.
+        if config.selection is not None:
+            pipeline.run(config, until=SELECTION.name, say=lambda _: None)
+        rebuild_report(folder)
+        return made
 
 
 def check(config: RunConfig) -> list[Variant]:
