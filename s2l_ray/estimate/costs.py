@@ -122,7 +122,7 @@ def _trial_speed(
         count=work.batch.rows,
         prompt_tokens=max(round(work.batch.prompt_tokens), 1),
         response_tokens=max(round(work.batch.row_tokens - work.batch.prompt_tokens), 1),
-        new_tokens=section.max_new_tokens if isinstance(section, EvaluationConfig) else 0,
+        new_tokens=_new_tokens(section),
     )
     dtype = checkpoints.DTYPES[checkpoints.set_precision(section.precision, device)]
     return trial.flops_per_second(
@@ -131,6 +131,16 @@ def _trial_speed(
         num_threads=section.cpus_per_worker,
         num_workers=1 if gpus > 0 else num_workers,
     )
+
+
+def _new_tokens(section: Section) -> int:
+    """Return the most tokens of an answer; 0 if no held-out set needs answers."""
+    from s2l_ray.evaluation.metrics import need_completions
+
+    if not isinstance(section, EvaluationConfig):
+        return 0
+    answers = any(need_completions(section, name) for name in section.sets)
+    return section.max_new_tokens if answers else 0
 
 
 def _gpus(section: Section) -> float:

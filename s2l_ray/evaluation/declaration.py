@@ -104,19 +104,23 @@ def _check_prompts(
 
 
 def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
+    from s2l_ray.evaluation.metrics import need_completions
+
     section, sets = config.evaluation, quantities.held_out
     if section is None or not sets:
         return {}
     num_items = sum(amount.rows for amount in sets.values())
-    answers = f"answers of at most {section.max_new_tokens:,} tokens"
-    return {"evaluation": f"{num_items:,} rows of {first(list(sets))}; {answers}"}
+    rows = f"{num_items:,} rows of {first(list(sets))}"
+    if not any(need_completions(section, name) for name in sets):
+        return {"evaluation": f"{rows}; no answers"}
+    return {"evaluation": f"{rows}; answers of at most {section.max_new_tokens:,} tokens"}
 
 
 def _work(config: RunConfig, quantities: Quantities, shape: Shape | None) -> Work:
     from s2l_ray.evaluation.work import evaluation_work
 
     assert config.evaluation is not None
-    return evaluation_work(config.evaluation, list(quantities.held_out.values()), shape)
+    return evaluation_work(config.evaluation, quantities.held_out, shape)
 
 
 EVALUATION = Stage(

@@ -50,8 +50,8 @@ def test_scoring_is_one_pass_at_every_checkpoint():
 
 
 def test_evaluation_scores_rows_and_answers_each_at_full_length():
-    config = EvaluationConfig(sets=["held"], max_new_tokens=6, rows_per_batch=2)
-    work = evaluation_work(config, [ROWS, ROWS], SHAPE)
+    config = EvaluationConfig(sets=["held", "more"], max_new_tokens=6, rows_per_batch=2)
+    work = evaluation_work(config, {"held": ROWS, "more": ROWS}, SHAPE)
 
     # 60 tokens of prompts, ten logits, rows of six.
     prompts = 2 * 1_000 * 60 + 2 * 200 * 10 + 4 * 10 * 6 * 60
@@ -61,6 +61,13 @@ def test_evaluation_scores_rows_and_answers_each_at_full_length():
     assert work.tokens == 2 * (100 + 60 + 60)
     # Ten rows are two pieces of four batches of two.
     assert (work.batch, work.units) == (Amount(2, 20, 8), 4)
+
+
+def test_a_set_whose_metrics_need_no_answers_is_only_scored():
+    config = EvaluationConfig(sets=["held"], metrics=["multiple-choice"])
+    work = evaluation_work(config, {"held": ROWS}, SHAPE)
+
+    assert (work.tokens, work.flops) == (100, ONE_PASS)
 
 
 def test_without_a_model_there_are_tokens_and_nothing_else():

@@ -104,7 +104,7 @@ def test_evaluation_has_the_operations_of_scoring_and_answering():
         assert len(generator.generate(prompts)) == ROWS
 
     amount = Amount(ROWS, ROWS * LENGTH, ROWS * RESPONSE)
-    work = evaluation_work(config, [amount], dimensions.shape_of(model))
+    work = evaluation_work(config, {"held": amount}, dimensions.shape_of(model))
     assert work.flops == pytest.approx(counted(evaluate), rel=0.1)
 
 
