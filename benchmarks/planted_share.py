@@ -1,6 +1,7 @@
 """Which methods select planted errors? Shares of wrong and of repeated rows in subsets of a run.
 
-    python benchmarks/skewed_pool.py --rows 7000 --wrong 0.1 --repeated 0.1 --out runs/planted/inputs
+    python benchmarks/skewed_pool.py --rows 7000 --wrong 0.1 --repeated 0.1 \\
+        --out runs/planted/inputs
     s2l run configs/evidence/planted.yaml --until clusters     # or s2l compare
     python benchmarks/planted_share.py runs/evidence-planted
 

@@ -76,14 +76,14 @@ def read_example(row: Mapping[str, Any], fields: FieldNames) -> Example:
         row = {**row, fields.response: choices[right]}
     if fields.messages is not None:
         given = read_messages(_present(row, fields.messages), fields.messages)
-        example = _chat(row, given, fields, fields.messages)
+        content = _chat(row, given, fields, fields.messages)
     elif _holds_messages(row.get(fields.prompt)) or _holds_messages(row.get(fields.response)):
         given = _asked_and_answered(row, fields)
-        example = _chat(row, given, fields, fields.response)
+        content = _chat(row, given, fields, fields.response)
     else:
-        example = _instruction(row, fields)
-    return replace(
-        example,
+        content = _instruction(row, fields)
+    return Example(
+        **content,
         stratum=stratum,
         id=example_id,
         answer=answer,
@@ -100,7 +100,11 @@ def example_id(example: Example, occurrence: int) -> str:
     """
     if example.id is not None:
         return example.id
-    digest = content_digest(example)
+    return id_of_content(content_digest(example), occurrence)
+
+
+def id_of_content(digest: str, occurrence: int) -> str:
+    """Return the id of an example without one of the user's, by its `content_digest`."""
     return f"{digest}-{occurrence}" if occurrence else digest
 
 
@@ -121,8 +125,8 @@ def _digested(message: Message) -> list[Any]:
     return [message.role, message.content, message.fields, message.learned]
 
 
-def _instruction(row: Mapping[str, Any], fields: FieldNames) -> Example:
-    """Return the example of a row of texts; a system text and earlier turns join its context."""
+def _instruction(row: Mapping[str, Any], fields: FieldNames) -> dict[str, Any]:
+    """Return the content of a row of texts; a system text and earlier turns join its context."""
     prompt = _required(row, fields.prompt)
     context = _optional(row, fields.context)
     response = _required(row, fields.response)
@@ -130,13 +134,13 @@ def _instruction(row: Mapping[str, Any], fields: FieldNames) -> Example:
     earlier = [*_system(row, fields), *_history(row, fields)]
     context = "\n".join(text for text in (context_of(earlier), context) if text)
     messages = (*earlier, Message("user", user), Message("assistant", response, learned=True))
-    return Example(prompt, context, response, messages, "", None, None)
+    return {"prompt": prompt, "context": context, "response": response, "messages": messages}
 
 
 def _chat(
     row: Mapping[str, Any], given: Sequence[Message], fields: FieldNames, name: str
-) -> Example:
-    """Return the example of a conversation, up to its last answer that is learned."""
+) -> dict[str, Any]:
+    """Return the content of a conversation, up to its last answer that is learned."""
     _check_no_media(row)
     kept = [m for m in given if m.role != "system" or m.content.strip()]
     answered = [i for i, message in enumerate(kept) if message.learned]
@@ -154,18 +158,15 @@ def _chat(
         BLANK_SYSTEM: len(given) - len(kept),
         AFTER_LAST_ANSWER: len(kept) - answered[-1] - 1,
     }
-    return Example(
-        prompt=messages[asked[-1]].content,
-        context=context,
-        response=messages[-1].text,
-        messages=tuple(messages),
-        stratum="",
-        id=None,
-        answer=None,
-        tools=tools_of(row.get(fields.tools), fields.tools) if fields.tools else None,
-        is_chat=True,
-        left_out={what: count for what, count in left_out.items() if count},
-    )
+    return {
+        "prompt": messages[asked[-1]].content,
+        "context": context,
+        "response": messages[-1].text,
+        "messages": tuple(messages),
+        "tools": tools_of(row.get(fields.tools), fields.tools) if fields.tools else None,
+        "is_chat": True,
+        "left_out": {what: count for what, count in left_out.items() if count},
+    }
 
 
 def _why_no_answer(messages: Sequence[Message]) -> str:

@@ -14,7 +14,7 @@ from s2l_ray.artifacts.token_tables import token_table
 from s2l_ray.config.data import DataConfig
 from s2l_ray.data import duplicates
 from s2l_ray.data.dropped_rows import load_dropped
-from s2l_ray.data.examples import Example, RowError, example_id, read_example
+from s2l_ray.data.examples import Example, RowError, id_of_content, read_example
 from s2l_ray.data.raw_parts import excerpt_of
 from s2l_ray.data.templates import load_template
 from s2l_ray.data.tokenise import TokenisedExample, tokenise
@@ -36,16 +36,20 @@ RejectedRow = tuple[int, str, str, str]
 
 @dataclass(frozen=True)
 class _UsableRow:
-    """A row that can be tokenised; `occurrence` counts the equal rows before it."""
+    """A row that can be tokenised; `occurrence` counts the equal rows before it.
+
+    `digest` is that of its content, unless the user gave the row an id.
+    """
 
     number: int
     fields: dict[str, Any]
     example: Example
+    digest: bytes
     occurrence: int
 
     @property
     def example_id(self) -> str:
-        return example_id(self.example, self.occurrence)
+        return self.example.id or id_of_content(self.digest.hex(), self.occurrence)
 
 
 class PartTokeniser:
@@ -108,7 +112,7 @@ class PartTokeniser:
             if error is not None:
                 rejected.append((row["row"], error.reason, excerpt_of(error, fields), ""))
                 continue
-            usable.append(_UsableRow(row["row"], fields, example, occurrence))
+            usable.append(_UsableRow(row["row"], fields, example, row["digest"], occurrence))
         return usable, rejected
 
     def _originals(self, name: str, checked: Sequence[Mapping[str, Any]]) -> dict[int, Any]:

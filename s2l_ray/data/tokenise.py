@@ -152,11 +152,11 @@ def _chat_tokens(
     befores = [segment.text for row in rows for segment in row.segments[:-1]]
     later = [segment.text for row in rows for segment in row.segments[1:]]
     continued = iter(_encode_continuations(tokenizer, later, befores))
-    joined = []
+    eos_id, joined = _eos_id(tokenizer), []
     for row in rows:
         first, *rest = row.segments
         pieces = [(next(begun), first.learned), *((next(continued), s.learned) for s in rest)]
-        joined.append(_joined(pieces, row, None if row.ends_as_marked else _eos_id(tokenizer)))
+        joined.append(_joined(pieces, row, None if row.ends_as_marked else eos_id))
     return joined
 
 
@@ -166,8 +166,9 @@ def _separate_tokens(
     """Tokenise prompt and response apart; the tokenizer adds its special tokens to the prompt."""
     prompts = _prompts(rows, tokenizer)
     responses = _encode(tokenizer, [row.segments[1].text for row in rows], special=False)
+    eos_id = _eos_id(tokenizer)
     return [
-        _joined([(prompt, False), (response, True)], row, _eos_id(tokenizer))
+        _joined([(prompt, False), (response, True)], row, eos_id)
         for prompt, response, row in zip(prompts, responses, rows, strict=True)
     ]
 
@@ -282,13 +283,13 @@ def _appends_eos(tokenizer: "PreTrainedTokenizerBase") -> bool:
 
 
 def _cut(item: TokenisedExample, max_tokens: int) -> TokenisedExample | RowError:
-    ranges = [
-        (start, min(end, max_tokens)) for start, end in item.response_ranges if start < max_tokens
-    ]
-    is_cut = ranges != item.response_ranges
-    kept = replace(
-        item, input_ids=item.input_ids[:max_tokens], response_ranges=ranges, is_cut=is_cut
-    )
+    kept, ranges = item, item.response_ranges
+    if len(item.input_ids) > max_tokens:
+        ranges = [(start, min(end, max_tokens)) for start, end in ranges if start < max_tokens]
+        is_cut = ranges != item.response_ranges
+        kept = replace(
+            item, input_ids=item.input_ids[:max_tokens], response_ranges=ranges, is_cut=is_cut
+        )
     if kept.num_response_tokens:
         return kept
     if ranges:
