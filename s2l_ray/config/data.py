@@ -94,9 +94,10 @@ class DataConfig(Section):
     added: ClassVar[frozenset[str]] = frozenset({"turns", "date", "chat_template"})
 
     train: Listed = Field(min_length=1)
-    """The pool: files, globs, directories, s3:// or gs:// URIs, or hf://org/name, with :split or
-    :config/split added. Formats: jsonl, json, csv and tsv, also compressed (.gz, .zst, .bz2);
-    parquet and arrow. Of a directory whose names tell several splits, train alone is read."""
+    """The pool: files, globs, directories, s3://, gs:// or abfs:// URIs, or hf://org/name, with
+    :split or :config/split added. Formats: jsonl, json, csv and tsv, also compressed (.gz, .zst,
+    .bz2); parquet and arrow. Of a directory whose names tell several splits, train alone is
+    read."""
     split: str | None = None
     """The split to read of directories and data sets on the hub that have several; all: every
     split of a directory. Default: train."""

@@ -299,7 +299,7 @@ class RunConfig(Section):
     """One run: its directory, its seed, and a section for every stage that is to run."""
 
     run_dir: str
-    """Directory of the run, or a URI (s3://, gs://) on an object store."""
+    """Directory of the run, or a URI on an object store (s3://, gs://, abfs://ACCOUNT@CONTAINER)."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     """Decides random initial weights, the order of the data, clusters and the ranking."""
     data: DataConfig | None = None

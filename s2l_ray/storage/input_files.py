@@ -1,6 +1,6 @@
 """Input files: list the files that patterns name, hash their content, open them.
 
-A file is local, under s3:// or gs://, or one split of a data set on the Hugging Face hub (hf://).
+A file is local, under s3://, gs:// or abfs://, or one split of a data set on the Hugging Face hub (hf://).
 """
 
 import hashlib
@@ -29,7 +29,7 @@ ALLOWED = (
     f"Allowed: .{', .'.join(FORMATS)}; all but .{' and .'.join(TABLES)} also with "
     f".{', .'.join(COMPRESSIONS)} added."
 )
-SCHEMES = ("s3", "gs", "file")
+SCHEMES = ("s3", "gs", "abfs", "file")
 LFS_POINTER = b"version https://git-lfs.github.com/"
 _HUB = re.compile(r"hf://(?P<name>[\w.-]+(?:/[\w.-]+)?)(?::(?P<split>.+))?")
 
@@ -74,9 +74,9 @@ def list_files(
     """Return the files that `patterns` name, in the order of the patterns, then by path.
 
     A pattern is a file, a glob, a directory or hf://org/name[:[config/]split]; the first three may
-    be local or under s3:// or gs://. In a glob, `**` matches any number of directories. A directory
-    stands for all files below it that have a known suffix; if their names tell several splits, for
-    those of one. What `walk` leaves out is left out.
+    be local or under s3://, gs:// or abfs://. In a glob, `**` matches any number of directories. A
+    directory stands for all files below it that have a known suffix; if their names tell several
+    splits, for those of one. What `walk` leaves out is left out.
 
     Args:
         patterns: absolute paths or URIs.
@@ -217,7 +217,8 @@ def _check_scheme(uri: str) -> None:
     scheme, separator, _ = uri.partition("://")
     if separator and scheme not in SCHEMES:
         raise DataError(
-            f"data: {uri}: {scheme}:// cannot be read. Use a local path, s3://, gs:// or hf://."
+            f"data: {uri}: {scheme}:// cannot be read. Use a local path, s3://, gs://, "
+            "abfs:// or hf://."
         )
 
 

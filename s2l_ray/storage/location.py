@@ -1,4 +1,4 @@
-"""Local paths and object stores (s3://, gs://) behind one interface.
+"""Local paths and object stores (s3://, gs://, abfs://) behind one interface.
 
 A file appears whole or not at all. Locally it is renamed from a unique temporary name. On an object
 store, an object becomes visible only when its upload is complete.
@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from s2l_ray.errors import StorageError, first
 from s2l_ray.storage.failures import explained
+from s2l_ray.storage.listing import entries
 
 
 def is_uri(path: str) -> bool:
@@ -111,7 +112,7 @@ class Location:
         """
         with explained(self, "list"):
             fs, path = self.filesystem()
-            infos = fs.get_file_info(pafs.FileSelector(path, allow_not_found=True))
+            infos = entries(fs, path)
         return sorted(info.base_name for info in infos if not info.base_name.startswith("."))
 
     def files(self) -> list[tuple[str, int, str]]:
@@ -271,6 +272,8 @@ class Location:
                 fs, path = self.filesystem()
                 if fs.get_file_info(path).type == pafs.FileType.Directory:
                     target.mkdir()
+                    for name, _, _ in self.files():  # on gs://, pyarrow makes no folders
+                        (target / name).parent.mkdir(parents=True, exist_ok=True)
                 pafs.copy_files(path, str(target), source_filesystem=fs)
             yield target
 
@@ -280,7 +283,9 @@ class Location:
             fs, path = self.filesystem()
             kind = fs.get_file_info(path).type
             if kind == pafs.FileType.Directory:
-                fs.delete_dir(path)
+                # On gs:// it ends by looking for an object of the folder itself, which need not be.
+                with contextlib.suppress(FileNotFoundError):
+                    fs.delete_dir(path)
             elif kind == pafs.FileType.File:
                 fs.delete_file(path)
 
@@ -344,7 +349,8 @@ def open_uri(uri: str) -> tuple[pafs.FileSystem, str, str]:
     """Return a file system, a path on it, and the prefix that makes a URI of such a path again.
 
     Args:
-        uri: a local path, absolute or relative to the working directory; or SCHEME://BUCKET/KEY.
+        uri: a local path, absolute or relative to the working directory; or SCHEME://BUCKET/KEY,
+            where an account may stand before the bucket: abfs://ACCOUNT@CONTAINER/KEY.
 
     Raises:
         OSError, pyarrow.ArrowInvalid: the scheme is unknown, or its store does not answer.
@@ -354,8 +360,12 @@ def open_uri(uri: str) -> tuple[pafs.FileSystem, str, str]:
         prefix = f"{scheme}://" if separator else ""
         return pafs.LocalFileSystem(), os.path.abspath(rest if separator else uri), prefix
     # Only the bucket goes through URI parsing: a key may hold spaces, '%' and '#'.
-    bucket = f"{scheme}://{rest.partition('/')[0]}"
-    return _bucket_filesystem(bucket), rest.rstrip("/"), f"{scheme}://"
+    bucket, _, key = rest.partition("/")
+    account, at, name = bucket.rpartition("@")
+    if scheme.startswith("abfs") and (not account or "." in name):
+        raise pa.ArrowInvalid("on Azure, write abfs://ACCOUNT@CONTAINER/PATH")
+    filesystem = _bucket_filesystem(f"{scheme}://{bucket}")
+    return filesystem, f"{name}/{key}".rstrip("/"), f"{scheme}://{account}{at}"
 
 
 @cache

@@ -12,6 +12,8 @@ from fnmatch import fnmatchcase
 
 from pyarrow import fs
 
+from s2l_ray.storage import listing
+
 RUN_MARK = "run.json"
 """The file that marks a folder as a run."""
 INPUTS = "inputs"
@@ -113,7 +115,7 @@ class Walk:
     def _entries(self, directory: str) -> list[fs.FileInfo]:
         """Return what is in a directory, also links to nothing, which pyarrow leaves out."""
         try:
-            infos = self.filesystem.get_file_info(fs.FileSelector(directory, allow_not_found=True))
+            infos = listing.entries(self.filesystem, directory)
             known = {info.base_name for info in infos}
         except UnicodeDecodeError:
             names = [os.fsencode(name) for name in os.listdir(directory)]
