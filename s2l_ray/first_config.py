@@ -172,19 +172,28 @@ def _stages(found: Found, model: str | None) -> list[str]:
     steps = _steps(found.num_usable, batch_size)
     checkpoints = min(MOST_CHECKPOINTS, max(steps * 4 // 5, 1))
     name = _scalar(model or _proposed(found.shape))
-    where = " in each stratum" if found.shape.num_strata > 1 else ""
-    defaults = ClustersConfig()
     return [
         "# A small model of the family of the target; its losses stand for the target's.",
         f"reference: {{model: {name}, epochs: {EPOCHS}, batch_size: {batch_size}, "
         f"checkpoints: {checkpoints}}}",
-        "trajectories: {}",
-        f"clusters: {{}}   # {defaults.num_clusters}{where}, or one for every "
-        f"{defaults.rows_per_cluster} rows if that is fewer",
+        *_clusters(found.shape),
         "selection: {budget: 0.1}   # a share of the rows, a number of them, or 20M tokens",
         "# The subset is written to subset/ in run_dir. To train and compare here, add:",
         "# target: {model: a larger one, epochs: 3}",
         "# evaluation: {sets: [heldout]}",
+    ]
+
+
+def _clusters(shape: shapes.Shape) -> list[str]:
+    """Return the lines of `trajectories` and `clusters`: inside strata that are named, or found."""
+    defaults = ClustersConfig()
+    most = f"{defaults.num_clusters}, or one for every {defaults.rows_per_cluster} rows"
+    if shape.num_strata > 1:
+        return ["trajectories: {}", f"clusters: {{}}   # in each stratum {most} if that is fewer"]
+    return [
+        "# No field tells kinds of rows apart, so they are found in the reference's embeddings.",
+        "trajectories: {embeddings: true}",
+        f"clusters: {{strata: auto}}   # in each of {defaults.num_strata} found strata {most}",
     ]
 
 

@@ -255,6 +255,15 @@ def test_numbers_fit_the_size_of_the_pool(
     assert config.clusters.clusters_of(num_rows) == num_clusters
 
 
+@pytest.mark.parametrize(("topics", "strata"), [(2, "field"), (1, "auto")])
+def test_kinds_of_rows_that_no_field_names_are_found(tmp_path, topics, strata):
+    rows = [SHAPES["alpaca"][0](i) | {"source": f"t{i % topics}"} for i in range(NUM_ROWS)]
+    config = configuration(tmp_path, [written(tmp_path, rows, "jsonl")])
+
+    assert config.clusters.strata == strata
+    assert config.trajectories.embeddings == (strata == "auto")
+
+
 def test_long_rows_get_the_tokens_that_they_need(tmp_path):
     rows = [{"instruction": "Q", "output": "word " * 900} for _ in range(NUM_ROWS)]
     assert configuration(tmp_path, [written(tmp_path, rows, "jsonl")]).data.max_tokens == 2048
