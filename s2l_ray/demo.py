@@ -88,10 +88,11 @@ TASKS = (  # the most frequent first
 
 EXPLANATION = """\
 The pool has {rows:,} rows; a few tasks are common and most are rare. Neither S2L nor random is
-told which task a row is of; balanced-random is. Each selects 384 rows. The same small model is
-trained on each subset for as many steps, with three seeds that were fixed beforehand, and evaluated
-on held-out rows, as many of every task. Intervals cover other seeds and other rows, but no other
-pool, and no other size of model: try your own with `s2l compare`."""
+told which task a row is of: S2L finds kinds of rows in the embeddings of the reference, and
+clusters the losses inside each. balanced-random is told the task. Each selects 384 rows. The same
+small model is trained on each subset for as many steps, with three seeds that were fixed
+beforehand, and evaluated on held-out rows, as many of every task. Intervals cover other seeds and
+other rows, but no other pool, and no other size of model: try your own with `s2l compare`."""
 
 
 def write_inputs(folder: Path) -> Path:
