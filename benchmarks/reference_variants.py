@@ -8,8 +8,8 @@ S2L of the configuration, with its number of clusters, on the losses of referenc
 the configuration's in one thing. Each is one `s2l compare` of S2L alone, over all seeds of the
 configuration; its file stays in `--out`. References with fewer checkpoints have losses that are
 columns of one reference with 24. Its embeddings, alone and beside the losses, are clustered in the
-same way: each block is scaled to a total variance of one. `--perturbed MODEL` adds losses of perturbed copies of that model
-(a local folder, a .gguf file), which is not trained.
+same way: each block is scaled to a total variance of one. `--perturbed MODEL` adds losses of
+perturbed copies of that model (a local folder, a .gguf file), which is not trained.
 
 For every variant: the target's held-out loss (95% interval over seeds and items), its paired
 difference to the configuration's own reference with Holm's p-value, and the adjusted Rand index of
@@ -59,6 +59,11 @@ TRAINED: dict[str, dict[str, Any]] = {
 SCALES = (0.03, 0.1, 0.3)
 
 
+def folder_name(variant: str) -> str:
+    """Return the name of the folder of a variant."""
+    return variant.replace(" ", "-").replace(",", "")
+
+
 def configuration(base: Mapping[str, Any], run_dir: Path, changes: Mapping[str, Any]) -> dict:
     """Return the configuration of S2L alone with a changed reference."""
     config = copy.deepcopy(dict(base))
@@ -92,8 +97,8 @@ def perturbed(base: Mapping[str, Any], run_dir: Path, model: str, scale: float) 
 
 
 def compared(name: str, config: dict, out: Path) -> tuple[s2l.Run, pd.DataFrame, float]:
-    """Run the comparison of a configuration; return its run, items and mean seconds of selecting."""
-    file = out / f"{name.replace(' ', '-').replace(',', '')}.yaml"
+    """Run the comparison of a configuration; return its run, items and seconds of selecting."""
+    file = out / f"{folder_name(name)}.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     print(f"== {name}", flush=True)
     found = s2l.compare(file)
@@ -141,10 +146,10 @@ def nonnegative(feature_ND: np.ndarray) -> np.ndarray:
 def variants(base: Mapping[str, Any], out: Path, model: str | None):
     """Yield the name and the configuration of every variant; later ones read losses of earlier."""
     for name, changes in TRAINED.items():
-        yield name, configuration(base, out / name.replace(" ", "-").replace(",", ""), changes)
-    table = s2l.load(out / MOST.replace(" ", "-")).trajectories().to_pandas()
+        yield name, configuration(base, out / folder_name(name), changes)
+    table = s2l.load(out / folder_name(MOST)).trajectories().to_pandas()
     loss_NT = np.stack(table["loss_nats"].to_numpy()).astype(np.float32)
-    embedding_NH = embeddings(out / MOST.replace(" ", "-"), table["example_id"])
+    embedding_NH = embeddings(out / folder_name(MOST), table["example_id"])
     features = {name: loss_NT[:, list(columns)] for name, columns in COLUMNS.items()}
     features["embeddings alone"] = nonnegative(scaled(embedding_NH))
     features["losses and embeddings"] = nonnegative(
@@ -152,7 +157,7 @@ def variants(base: Mapping[str, Any], out: Path, model: str | None):
     )
     (out / "losses").mkdir(exist_ok=True)
     for name, feature_NT in features.items():
-        folder = out / name.replace(" ", "-").replace(",", "")
+        folder = out / folder_name(name)
         losses = out / "losses" / f"{folder.name}.parquet"
         if not losses.exists():
             values = pa.array(feature_NT.tolist(), pa.list_(pa.float32()))
@@ -161,7 +166,7 @@ def variants(base: Mapping[str, Any], out: Path, model: str | None):
         yield name, on_losses(base, folder, losses)
     for scale in SCALES if model else ():
         name = f"not trained, perturbed by {scale}"
-        yield name, perturbed(base, out / name.replace(" ", "-").replace(",", ""), model, scale)
+        yield name, perturbed(base, out / folder_name(name), model, scale)
 
 
 def main() -> None:
@@ -196,9 +201,7 @@ def main() -> None:
         print(rows[-1], flush=True)
     others = rows[1:]
     differences = [crossed_mean(values[r["variant"]] - values[BASE], strata) for r in others]
-    for row, found, p in zip(
-        others, differences, holm([d.p for d in differences]), strict=True
-    ):
+    for row, found, p in zip(others, differences, holm([d.p for d in differences]), strict=True):
         row |= {"minus_base": found.mean, "minus_base_low": found.low,
                 "minus_base_high": found.high, "p_holm": p}  # fmt: skip
     arguments.results.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
