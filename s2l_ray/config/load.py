@@ -84,6 +84,8 @@ def parse_yaml(text: str, origin: str) -> Any:
         mark = error.problem_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         raise ConfigError(f"{origin} is not YAML: {where}{error.problem}") from None
+    except RecursionError:
+        raise ConfigError(f"{origin} is nested too deeply to be read") from None
     except (YAMLError, ValueError, KeyError) as error:
         # A scalar that looks like a number or a date and is none comes as what its reader raises.
         raise ConfigError(f"{origin} is not YAML: {' '.join(str(error).split())}") from None

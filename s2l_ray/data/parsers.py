@@ -20,7 +20,8 @@ from s2l_ray.errors import DataError, first
 
 CHUNK_BYTES = 1 << 20
 EXCERPT_CHARACTERS = 200
-MAX_CSV_FIELD = 1 << 27
+MAX_ROW_BYTES = 1 << 27
+"""A longer row is refused: a small compressed file can hold one that fills the memory."""
 BLANK = b" \t\r\n"
 # A whole string, a structural character, or the quote of a string whose end is not yet read.
 _JSON_TOKEN = re.compile(rb'"(?:[^"\\]++|\\.)*+"|["\[\]{},]', re.DOTALL)
@@ -47,9 +48,9 @@ class SourceRow:
     typed: pa.RecordBatch | None = None
 
 
-def line_rows(stream: BinaryIO) -> Iterator[SourceRow]:
+def line_rows(origin: str, stream: BinaryIO) -> Iterator[SourceRow]:
     """Yield one row for every line that is not blank."""
-    for row, line in enumerate(stream):
+    for row, line in enumerate(_lines(origin, stream)):
         line = line.strip(BLANK)
         if line:
             yield _json_row(row, line)
@@ -70,9 +71,9 @@ def array_rows(origin: str, stream: BinaryIO) -> Iterator[SourceRow]:
 
 def csv_rows(origin: str, stream: BinaryIO, delimiter: str) -> Iterator[SourceRow]:
     """Yield one row of text values for every record after the header, without blank lines."""
-    csv.field_size_limit(max(csv.field_size_limit(), MAX_CSV_FIELD))
+    csv.field_size_limit(max(csv.field_size_limit(), MAX_ROW_BYTES))
     recent: deque[str] = deque(maxlen=1)
-    records = csv.reader(_text_lines(stream, recent), delimiter=delimiter, strict=True)
+    records = csv.reader(_text_lines(origin, stream, recent), delimiter=delimiter, strict=True)
     names = _header(origin, records)
     row = 0
     while True:
@@ -143,6 +144,7 @@ def array_elements(origin: str, stream: BinaryIO) -> Iterator[bytes]:
     while True:
         token = _JSON_TOKEN.search(text, scan)
         if token is None or token.group() == b'"':
+            _check_length(origin, len(text) - begin, num_elements)
             # To double the text in memory keeps the work linear for long elements.
             more = stream.read(max(CHUNK_BYTES, len(text) - begin))
             if not more:
@@ -178,12 +180,27 @@ def _check_nothing_follows(origin: str, rest: Iterable[bytes]) -> None:
         )
 
 
-def _text_lines(stream: BinaryIO, recent: deque[str]) -> Iterator[str]:
+def _lines(origin: str, stream: BinaryIO) -> Iterator[bytes]:
+    """Yield the lines of `stream`; raise DataError before one could fill the memory."""
+    for row, line in enumerate(iter(lambda: stream.readline(MAX_ROW_BYTES), b"")):
+        _check_length(origin, len(line), row)
+        yield line
+
+
+def _check_length(origin: str, num_bytes: int, row: int) -> None:
+    if num_bytes >= MAX_ROW_BYTES:
+        raise DataError(
+            f"data: {origin}: row {row} has more than {MAX_ROW_BYTES >> 20} MB, which no example "
+            "has. Remove it, or leave the file out."
+        )
+
+
+def _text_lines(origin: str, stream: BinaryIO, recent: deque[str]) -> Iterator[str]:
     """Yield the lines as text, and leave the last one in `recent`.
 
     Invalid bytes become surrogates, so that only the row that holds them is rejected.
     """
-    for line in stream:
+    for line in _lines(origin, stream):
         text = line.decode(errors="surrogateescape")
         recent.append(text)
         yield text

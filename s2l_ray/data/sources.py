@@ -81,7 +81,7 @@ def _json_rows(origin: str, kind: str, stream: io.BufferedReader) -> Iterator[So
         yield from array_rows(origin, stream)
     else:
         check_lines(origin, head, may_be_one_object=kind == "json")
-        yield from line_rows(stream)
+        yield from line_rows(origin, stream)
 
 
 def estimated_rows(file: InputFile, sample: Sequence[Mapping[str, Any]]) -> int:
@@ -152,9 +152,24 @@ def _arrow_batches(file: InputFile) -> Iterator[pa.RecordBatch]:
         reader = pa.ipc.open_file(stream) if is_file else pa.ipc.open_stream(stream)
         check_distinct(file.uri, reader.schema.names)
         if is_file:
-            yield from map(reader.get_batch, range(reader.num_record_batches))
+            batches = map(reader.get_batch, range(reader.num_record_batches))
         else:
-            yield from reader
+            batches = iter(reader)
+        yield from map(_checked, batches)
+
+
+def _checked(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """Return a batch whose parts lie inside it.
+
+    pyarrow believes the file, and would read whatever memory a damaged or hostile one names.
+    """
+    for column in batch.columns:
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            if "UTF8" not in str(error):  # of bad text, the row alone is rejected
+                raise
+    return batch
 
 
 def _hub_rows(file: InputFile) -> Iterator[SourceRow]:

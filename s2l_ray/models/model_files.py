@@ -121,7 +121,7 @@ def safetensors_header(file: Location) -> dict[str, Any]:
         header: dict[str, Any] = json.loads(content)
         tensors = {key: item for key, item in header.items() if key[:2] != "__"}
         ends = [item["data_offsets"][1] for item in tensors.values()]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ModelError(f"{file} cannot be loaded: its header is damaged ({error})") from None
     expected = 8 + length + max(ends, default=0)
     if size != expected:

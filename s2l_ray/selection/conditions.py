@@ -134,7 +134,10 @@ def parsed(text: str) -> Condition:
             f"selection.where: {text!r} is no condition: {where}. It may hold {SYNTAX}; a name "
             "with other characters stands in `backticks`."
         ) from None
-    names = dict.fromkeys(_path(found.children) for found in _in_order(tree, "name"))
+    if _depth(tree) > MAX_DEPTH:
+        raise ConfigError(f"selection.where: {text[:60]!r}... is nested over {MAX_DEPTH} times")
+    in_order = tree.iter_subtrees_topdown()
+    names = dict.fromkeys(_path(found.children) for found in in_order if found.data == "name")
     return Condition(text, tree, tuple(names))
 
 
@@ -159,19 +162,19 @@ def _parser() -> lark.Lark:
     return lark.Lark(GRAMMAR, parser="lalr")
 
 
-def _in_order(tree: lark.Tree[lark.Token], rule: str) -> list[lark.Tree[lark.Token]]:
-    """Return the subtrees of a rule in the order of the text."""
-    found = [tree] if tree.data == rule else []
-    for child in tree.children:
-        if isinstance(child, lark.Tree):
-            found += _in_order(child, rule)
-    return found
+def _depth(tree: lark.Tree[lark.Token]) -> int:
+    """Return how many trees lie in one another, without recursion."""
+    depth, level = 0, [tree]
+    while level := [c for found in level for c in found.children if isinstance(c, lark.Tree)]:
+        depth += 1
+    return depth
 
 
 def _path(parts: list[Any]) -> Path:
     return tuple(str(part).strip("`") for part in parts)
 
 
+MAX_DEPTH = 100  # evaluation descends into conditions in one another
 _KEYWORDS = frozenset({"and", "or", "not", "in", "is", "null", "like", "true", "false"})
 NUMBER, TEXT, BOOLEAN, DATE, NULL = "a number", "text", "true or false", "a date or time", "null"
 _OTHER = "a list or an object"

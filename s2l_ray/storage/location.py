@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from s2l_ray.errors import StorageError, first
+from s2l_ray.errors import ConfigError, StorageError, first
 from s2l_ray.storage.failures import explained
 from s2l_ray.storage.listing import entries
 
@@ -145,7 +145,7 @@ class Location:
         content = self.read_bytes()
         try:
             return json.loads(content)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise StorageError(f"{self} is not JSON ({error}). Was it edited by hand?") from None
 
     def read_table(
@@ -353,6 +353,7 @@ def open_uri(uri: str) -> tuple[pafs.FileSystem, str, str]:
             where an account may stand before the bucket: abfs://ACCOUNT@CONTAINER/KEY.
 
     Raises:
+        ConfigError: the address holds a password.
         OSError, pyarrow.ArrowInvalid: the scheme is unknown, or its store does not answer.
     """
     scheme, separator, rest = uri.partition("://")
@@ -362,6 +363,11 @@ def open_uri(uri: str) -> tuple[pafs.FileSystem, str, str]:
     # Only the bucket goes through URI parsing: a key may hold spaces, '%' and '#'.
     bucket, _, key = rest.partition("/")
     account, at, name = bucket.rpartition("@")
+    if ":" in account:
+        raise ConfigError(
+            f"the address of {name} on {scheme}:// holds a password. Take it out, and give it by "
+            "the environment, where nothing records it."
+        )
     if scheme.startswith("abfs") and (not account or "." in name):
         raise pa.ArrowInvalid("on Azure, write abfs://ACCOUNT@CONTAINER/PATH")
     filesystem = _bucket_filesystem(f"{scheme}://{bucket}")
