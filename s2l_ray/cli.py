@@ -1,20 +1,22 @@
 """The program `s2l`: it runs one command and turns what happens into an exit code.
 
-0: done; 2: the user can correct the cause; 1: a fault of the program; 130: interrupted.
+0: done; 2: the user can correct the cause; 1: a fault of the program; 130: interrupted, 143: ended
+by SIGTERM.
 """
 
 import os
 import select
+import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from typing import TextIO
 
 import typer
 
 from s2l_ray import commands
 from s2l_ray.errors import UserError
-
-INTERRUPTED = 130
+from s2l_ray.interrupts import EXIT_CODE, Interrupted, ended_by_signals
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,9 +24,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     command = typer.main.get_command(commands.app)
     try:
-        with command.make_context("s2l", arguments) as context:
-            command.invoke(context)
-        sys.stdout.flush()
+        with ended_by_signals(partial(_interrupted, arguments=arguments)):
+            with command.make_context("s2l", arguments) as context:
+                command.invoke(context)
+            sys.stdout.flush()
     except typer.Exit as ended:
         return ended.exit_code
     except typer.TyperException as error:
@@ -32,12 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"s2l: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        again = "the same command"
-        if any(word.partition("=")[0] == "--from" for word in arguments):
-            again += " without --from"
-        print(f"\ns2l: interrupted; {again} goes on from what is saved", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as interrupted:
+        number = interrupted.number if isinstance(interrupted, Interrupted) else signal.SIGINT
+        print(_interrupted(number, arguments), file=sys.stderr)
+        return EXIT_CODE[number]
     except BrokenPipeError:
         if _is_read(sys.stdout):
             raise
@@ -45,6 +46,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+def _interrupted(number: int, arguments: Sequence[str]) -> str:
+    """Return the message that a signal has ended the program."""
+    again = "the same command"
+    if any(word.partition("=")[0] == "--from" for word in arguments):
+        again += " without --from"
+    what = "ended by SIGTERM" if number == signal.SIGTERM else "interrupted"
+    return f"\ns2l: {what}; {again} goes on from what is saved"
 
 
 def _refuse(error: typer.TyperException) -> int:

@@ -6,6 +6,7 @@ import subprocess
 import traceback
 
 from s2l_ray import cli
+from s2l_ray.interrupts import EXIT_CODE
 
 
 def called(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -20,6 +21,6 @@ def called(*arguments: object) -> subprocess.CompletedProcess[str]:
         except Exception:  # a bug of the program: Python shows it and ends with 1
             traceback.print_exc()
             code = 1
-    if code == cli.INTERRUPTED:
+    if code in EXIT_CODE.values():
         raise KeyboardInterrupt  # whoever runs the tests meant them
     return subprocess.CompletedProcess(words, code, out.getvalue(), error.getvalue())

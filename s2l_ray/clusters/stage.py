@@ -83,11 +83,16 @@ def run(
         out.stage, config.workers, cpus=1, gpus=0, advice=out.advice_on_memory
     )
     files, scales, strata = trajectories.files(), Scales(), None
-    # Workers end and free their memory before the next ones read the same rows.
+    # Workers end before the next ones start: no name here holds them longer than they are needed.
     if config.strata == "auto":
         vectors = found_strata.embedding_files(trajectories)
-        fleet = RayFleet.start(StrataWorker, files, wanted, vectors, seed)
-        strata = found_strata.find(fleet, config, out.location, stored.strata_GH, progress=progress)
+        strata = found_strata.find(
+            RayFleet.start(StrataWorker, files, wanted, vectors, seed),
+            config,
+            out.location,
+            stored.strata_GH,
+            progress=progress,
+        )
     found, of_strata = strata or (None, {})
     if config.scaling == "standardised":
         scales = scales_of(RayFleet.start(MomentsWorker, files, wanted, config, seed, found))

@@ -72,7 +72,7 @@ def compare(config: RunConfig, *, address: str | None = None, say: Say = print) 
     compared = check(config)
     folder = Location.of(config.run_dir)
     with contextlib.ExitStack() as stack:
-        connection = _Connection(address, stack, say)
+        connection = _Connection(address, config.resources.wait, stack, say)
         _run_stages(config, compared, connection, say)
         planned = plan(config, folder)
         with exclusive(folder):
@@ -111,17 +111,19 @@ class _Connection:
     """The connection to Ray, made when it is first needed, and kept to the end."""
 
     address: str | None
+    wait_seconds: float
     stack: contextlib.ExitStack
     say: Say
     is_open: bool = False
 
     def open(self) -> None:
-        from s2l_ray.distributed import session
+        from s2l_ray.distributed import session, waiting
 
         if not self.is_open:
             joins = session.joins_cluster(self.address)
             self.say("joining the cluster" if joins else "starting Ray")
             self.stack.enter_context(session.cluster(self.address))
+            self.stack.enter_context(waiting.limited_to(self.wait_seconds))
             self.is_open = True
 
 

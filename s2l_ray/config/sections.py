@@ -19,6 +19,7 @@ from pydantic import (
 from s2l_ray.config.clusters import ClustersConfig, found_name
 from s2l_ray.config.comparison import ComparisonConfig
 from s2l_ray.config.data import DataConfig
+from s2l_ray.config.resources import ResourcesConfig
 from s2l_ray.config.section import Listed, Section, listed
 from s2l_ray.config.selection import SelectionConfig
 
@@ -311,6 +312,8 @@ class RunConfig(Section):
     evaluation: EvaluationConfig | None = None
     comparison: ComparisonConfig | None = None
     """What `s2l compare` compares; `s2l run` does not read it."""
+    resources: ResourcesConfig = ResourcesConfig()
+    """What a run does where the cluster has no room for it yet."""
 
     @property
     def imports_trajectories(self) -> bool:

@@ -4,13 +4,13 @@ Small results come to the driver; what is large goes from actor to actor.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import itemgetter
 from typing import Any
 
 import ray
 
-from s2l_ray.distributed import resources
+from s2l_ray.distributed import resources, waiting
 from s2l_ray.distributed.failures import MAX_ATTEMPTS, user_errors
 from s2l_ray.distributed.session import worker_environment
 from s2l_ray.errors import StorageError, first
@@ -42,8 +42,12 @@ class RayFleet:
         """Start actors of `worker(files by part number, *arguments)`; each holds at least one part.
 
         There are `wanted.max` actors, or one for each part if that is less.
+
+        Raises:
+            ConfigError: the cluster has no room for them, and got none in time.
         """
         count = max(min(wanted.max, len(files)), 1)
+        waiting.for_room(replace(wanted, min=count))
         # Ray restarts an actor that died; it reads its parts again, and the call is repeated.
         actor = ray.remote(worker).options(
             num_cpus=wanted.cpus,

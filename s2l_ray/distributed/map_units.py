@@ -6,9 +6,10 @@ import json
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from s2l_ray.distributed import resources
+from s2l_ray.distributed import resources, waiting
 from s2l_ray.distributed.failures import MAX_ATTEMPTS, is_out_of_memory
 from s2l_ray.distributed.session import worker_environment
 from s2l_ray.errors import (
@@ -49,6 +50,7 @@ def map_units(
         constructor: keyword arguments of `worker`.
 
     Raises:
+        ConfigError: the cluster has no room for a worker, and got none in time.
         UserError: the worker raised it; it has the same type and message here. It is not tried
             again unless it is a StorageError.
         DataError: in MAX_ATTEMPTS attempts the worker died or had too little memory.
@@ -58,6 +60,7 @@ def map_units(
 
     if not units:
         return
+    waiting.for_room(replace(wanted, min=1))  # one of them does all the work, if later
     dataset = ray.data.from_items(
         [{"number": number, "unit": json.dumps(unit)} for number, unit in enumerate(units)],
         override_num_blocks=len(units),

@@ -1,16 +1,15 @@
 """The resources that workers of a stage need, and those that a cluster has or can get."""
 
-import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from s2l_ray.config.sections import WorkerRange
+from s2l_ray.distributed import autoscaler
 from s2l_ray.errors import ConfigError
 
 MAX_WORKERS = 1_024
 """The most workers of a stage that has no setting for their number, on a cluster that grows."""
-NODE_GROUP = "ray.io/node-group"
-"""Ray's label that names the kind of a node which an autoscaler manages."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def one_per_cpu() -> WorkerRange:
     A cluster that can grow may have MAX_WORKERS. The number of units bounds the workers as well.
     """
     cpus = int(sum(node.get("CPU", 0) for node in _nodes()))
-    return WorkerRange(min=1, max=MAX_WORKERS if _can_grow() else max(cpus, 1))
+    return WorkerRange(min=1, max=MAX_WORKERS if autoscaler.manages_cluster() else max(cpus, 1))
 
 
 def as_many_as_fit(wanted: Workers) -> Workers:
@@ -76,7 +75,11 @@ def as_many_as_fit(wanted: Workers) -> Workers:
 
     A cluster that can grow may have MAX_WORKERS. The number of units bounds the workers as well.
     """
-    fitting = MAX_WORKERS if _can_grow() else sum(_num_fitting(wanted, node) for node in _nodes())
+    fitting = (
+        MAX_WORKERS
+        if autoscaler.manages_cluster()
+        else sum(_num_fitting(wanted, node) for node in _nodes())
+    )
     return replace(wanted, max=max(fitting, wanted.min))
 
 
@@ -91,7 +94,7 @@ def check_resources(wanted: Workers) -> None:
     Raises:
         ConfigError: the fewest workers do not fit; it names what they need and what there is.
     """
-    if _can_grow():
+    if autoscaler.manages_cluster():
         return
     nodes = _nodes()
     for kind, each in wanted.asks.items():
@@ -111,9 +114,23 @@ def check_resources(wanted: Workers) -> None:
 
 def num_free(wanted: Workers) -> int:
     """Return the number of such workers that fit on resources that are free, as last reported."""
+    return sum(_num_fitting(wanted, node) for node in _free_by_node())
+
+
+def total() -> Mapping[str, float]:
+    """Return the resources of all nodes that are alive."""
+    return sum(map(Counter[str], _nodes()), Counter[str]())
+
+
+def free() -> Mapping[str, float]:
+    """Return the resources of all nodes that are free, as last reported."""
+    return sum(map(Counter[str], _free_by_node()), Counter[str]())
+
+
+def _free_by_node() -> list[Mapping[str, float]]:
     from ray._private.state import available_resources_per_node
 
-    return sum(_num_fitting(wanted, node) for node in available_resources_per_node().values())
+    return list(available_resources_per_node().values())
 
 
 def _nodes() -> list[Mapping[str, float]]:
@@ -121,24 +138,3 @@ def _nodes() -> list[Mapping[str, float]]:
     import ray
 
     return [node["Resources"] for node in ray.nodes() if node["Alive"]]
-
-
-def _can_grow() -> bool:
-    """Return True if an autoscaler manages the cluster and may add nodes, of sizes unknown here.
-
-    Ray's newer autoscaler (KubeRay, `ray up`) labels nodes with their group. The older one reports
-    nodes by type, and gives every node that was started by hand a type of its own. What they may
-    add is in their own configuration, which jobs cannot read.
-    """
-    import ray
-    from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-    from ray.experimental.internal_kv import _internal_kv_get
-
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    if any(NODE_GROUP in node["Labels"] for node in nodes):
-        return True
-    status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}")
-    report = status.get("autoscaler_report") or {}
-    manual_types = {f"node_{node['NodeID']}" for node in ray.nodes()}
-    types = {*report.get("active_nodes", {}), *(report.get("idle_nodes") or {})}
-    return bool(types - manual_types)

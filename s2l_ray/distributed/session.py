@@ -3,16 +3,17 @@
 import contextlib
 import logging
 import os
-import socket
+import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from s2l_ray.distributed import preconditions
 from s2l_ray.errors import ConfigError, one_line
 
-CONNECT_SECONDS = 10.0
-"""Longest wait for an answer from the address of a cluster."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Set to the configured number of threads on every machine: the last bits of sums depend on it."""
 
@@ -39,8 +40,6 @@ def cluster(address: str | None) -> Iterator[None]:
     import ray  # takes a second, which a command with nothing to do should not spend
 
     joined = joins_cluster(address)
-    if joined:
-        _check_answers(address or os.environ["RAY_ADDRESS"])
     # Ray's C++ core prints internal notes to the terminal at any level below this one.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     # Ray Train accepts one saved state each time it polls its workers. Its own interval of 2 s
@@ -51,25 +50,80 @@ def cluster(address: str | None) -> Iterator[None]:
         _quieten_ray_data()
         yield
         return
-    try:
-        with _stderr_shown_on_failure():
-            ray.init(
-                # "local" never connects to a Ray that somebody else started on this machine.
-                address=address if joined else "local",
-                include_dashboard=None if joined else False,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        if not joined:
-            raise
-        where = address or "RAY_ADDRESS"
-        raise ConfigError(f"no Ray cluster answers at {where}: {one_line(error)}") from None
+    with _own_sigterm():
+        _join(address or os.environ["RAY_ADDRESS"]) if joined else _start()
     _quieten_ray_data()
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start() -> None:
+    """Start Ray on this machine, and connect to it.
+
+    Raises:
+        ConfigError: it does not start.
+    """
+    import ray
+
+    preconditions.check_folder(_ray_folder())
+    preconditions.check_loopback()
+    # Ray's own default lets all other programs go first: beside any of them, a run would not move.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    try:
+        with _stderr_held_back():
+            # "local" never connects to a Ray that somebody else started on this machine.
+            ray.init(
+                address="local",
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
+    except Exception as error:  # Ray raises it as it is where a process of its own has not started
+        raise ConfigError(
+            f"Ray does not start on this machine: {one_line(error)[:500]}. Its logs are in "
+            f"{_ray_folder()}/session_latest/logs."
+        ) from error
+
+
+def _join(address: str) -> None:
+    """Connect to the cluster at `address`.
+
+    Raises:
+        ConfigError: there is none, it has another token, or another version of Ray.
+    """
+    import ray
+
+    preconditions.check_listens(address)
+    try:
+        with _stderr_held_back():
+            if found := _host_and_port(address):
+                preconditions.check_token(found, _token_source())
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        cause = one_line(error)
+        if "ersion mismatch" in cause:
+            raise ConfigError(
+                f"the Ray cluster at {address} cannot be joined by this program. {cause} Run it in "
+                "an environment with the versions of the cluster, such as the cluster's own image."
+            ) from None
+        raise ConfigError(f"no Ray cluster answers at {address}: {cause}") from None
+
+
+@contextlib.contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM: that of Ray's core prints a stack before it calls any other."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _check_connected(address: str | None) -> None:
@@ -84,33 +138,50 @@ def _check_connected(address: str | None) -> None:
         )
 
 
-def _check_answers(address: str) -> None:
-    """Raise ConfigError for a HOST:PORT where nothing listens; Ray would retry for minutes."""
-    host, _, port = address.rpartition("://")[2].rpartition(":")
-    if not (host and port.isdigit()):
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
-    except OSError as error:
-        raise ConfigError(
-            f"no Ray cluster answers at {address}: {error}. Check --address or RAY_ADDRESS, or "
-            "leave both out to start Ray here."
-        ) from None
+def _host_and_port(address: str) -> str | None:
+    """Return where a cluster is said to be, None for a Ray Client (ray://).
+
+    Raises:
+        ConnectionError: `auto`, and no cluster runs on this machine.
+    """
+    from ray._private.services import canonicalize_bootstrap_address
+
+    if address == "auto":
+        found: str | None = canonicalize_bootstrap_address(address)
+        return found
+    return None if "://" in address else address
+
+
+def _token_source() -> str:
+    """Return where Ray takes the token of this process from, as a phrase."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() == "disabled":
+        return "it sends none: RAY_AUTH_MODE is disabled"
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return "it is that of RAY_AUTH_TOKEN"
+    if path := os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return f"it is in {path}, which RAY_AUTH_TOKEN_PATH names"
+    file = Path("~/.ray/auth_token").expanduser()
+    if file.exists():
+        return f"it is in {file}; RAY_AUTH_TOKEN and RAY_AUTH_TOKEN_PATH are not set"
+    return f"it has none: RAY_AUTH_TOKEN and RAY_AUTH_TOKEN_PATH are not set, and {file} is missing"
+
+
+def _ray_folder() -> Path:
+    """Return the folder of Ray's logs and sockets on this machine."""
+    from ray._common.utils import get_default_ray_temp_dir
+
+    return Path(get_default_ray_temp_dir())
 
 
 @contextlib.contextmanager
-def _stderr_shown_on_failure() -> Iterator[None]:
-    """Hold back standard error, also that of C++ code, and print it only if the block fails."""
+def _stderr_held_back() -> Iterator[None]:
+    """Hold back standard error, also that of C++ code: errors are raised, and say more."""
     sys.stderr.flush()
     terminal = os.dup(2)
     with tempfile.TemporaryFile() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
-        except BaseException:
-            held.seek(0)
-            os.write(terminal, held.read())
-            raise
         finally:
             os.dup2(terminal, 2)
             os.close(terminal)

@@ -99,10 +99,10 @@ def connected(
     if not any(step.declaration.uses_ray for step in todo):
         yield
         return
-    from s2l_ray.distributed import session
+    from s2l_ray.distributed import session, waiting
 
     say("joining the cluster" if session.joins_cluster(address) else "starting Ray")
-    with session.cluster(address):
+    with session.cluster(address), waiting.limited_to(config.resources.wait):
         preflight.check_resources(config, list(dict.fromkeys(step.declaration for step in todo)))
         yield
 

@@ -28,7 +28,7 @@ from safetensors import SafetensorError
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.background import running_thread
 from s2l_ray.config.sections import RandomModel, Training
-from s2l_ray.distributed import failures, resources, session
+from s2l_ray.distributed import failures, resources, session, waiting
 from s2l_ray.errors import DataError, StorageError, UserError, as_message, from_message, one_line
 from s2l_ray.models.adapters import Adapter
 from s2l_ray.progress import Progress
@@ -70,12 +70,14 @@ def fit(
     `MAX_FAILURES` times.
 
     Raises:
+        ConfigError: the cluster has no room for the fewest workers, and got none in time.
         UserError: a worker raised it; it has the same type and message here, and is not retried.
         DataError: at the last attempt a worker died, or had too little memory.
     """
     wanted = resources.workers(
         out.stage, config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
     )
+    waiting.for_room(wanted)
     elastic = wanted.min < wanted.max
     board = _Board.options(  # type: ignore[attr-defined]
         scheduling_strategy=NodeAffinitySchedulingStrategy(

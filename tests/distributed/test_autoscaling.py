@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.own_ray import head_node
+from tests.own_ray import BIN, Head, head_node
 from tests.reporting import HOOK
 from tests.small_run import sets, stages_done
 
@@ -29,6 +31,8 @@ print(json.dumps([
 ]))
 """
 """All nodes that the cluster has ever had; as `left`, once the head alone is left of them."""
+
+INTERRUPTED = "s2l: interrupted; the same command goes on from what is saved"
 
 
 def autoscaler(port: int) -> dict:
@@ -67,6 +71,29 @@ def autoscaler(port: int) -> dict:
     }
 
 
+def interrupted_in_vain(head: Head, config: Path, run: Path) -> tuple[str, str, int]:
+    """Ask for a node that no type offers, and press Ctrl-C when it is said.
+
+    Returns:
+        the line that says it, what comes after it, and the exit code.
+    """
+    overrides = sets(run_dir=run, trajectories__gpus_per_worker=1)
+    with subprocess.Popen(
+        [BIN / "python", "-m", "s2l_ray", "run", config, "--until", "selection", *overrides],
+        env=head.environment,
+        cwd=head.home,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A process that a shell has started in the background ignores Ctrl-C from its birth.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as asking:
+        assert asking.stderr is not None
+        said = next((line for line in asking.stderr if "waiting for room" in line), "")
+        asking.send_signal(signal.SIGINT)
+        rest = asking.stderr.read()
+    return said, rest, asking.returncode
+
+
 def test_nodes_come_for_the_work_and_go_after_it(copied, finished, config, tmp_path):
     run, options = copied("prepared", "reference"), tmp_path / "cluster.yaml"
     variables = {
@@ -93,6 +120,11 @@ def test_nodes_come_for_the_work_and_go_after_it(copied, finished, config, tmp_p
             return json.loads(done.stdout.splitlines()[-1])
 
         assert nodes("now") == [[True, "ALIVE", 0]]
+        said, rest, code = interrupted_in_vain(head, config, run)
+        assert "trajectories: waiting for room for 1 worker of 1 CPU and 1 GPU, at most" in said
+        assert "The cluster has 0 CPU (0 free), 0 GPU (0 free). Its autoscaler has nodes" in said
+        assert "it is starting no node" in said
+        assert (code, rest.strip()) == (130, INTERRUPTED)
         overrides = sets(run_dir=run, trajectories__workers="{min: 1, max: 2}")
         done = head.call(
             "python", "-m", "s2l_ray", "run", config, "--until", "selection", *overrides

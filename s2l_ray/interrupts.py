@@ -1,0 +1,85 @@
+"""Ctrl-C and SIGTERM: they end the program within seconds, whatever it waits for."""
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import FrameType
+
+GRACE_SECONDS = {signal.SIGINT: 5.0, signal.SIGTERM: 2.0}
+"""Time to leave in good order. Ray kills a job three seconds after it has sent SIGTERM."""
+EXIT_CODE = {number: 128 + number for number in GRACE_SECONDS}
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal asked the program to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = signal.Signals(number)
+
+
+@contextlib.contextmanager
+def ended_by_signals(message: Callable[[int], str]) -> Iterator[None]:
+    """Raise Interrupted inside the block at the first signal, and end the process soon after it.
+
+    The process ends at a second signal, or when the time to leave in good order is over. The main
+    thread may be waiting in Ray, which sets handlers of its own, or in code that never returns. So
+    a thread watches the file to which Python writes the number of every signal that arrives.
+
+    Args:
+        message: returns what is shown for a signal if the process ends without leaving the block.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    # A process that a shell has started in the background ignores Ctrl-C, and goes on doing so.
+    heeded = [number for number in GRACE_SECONDS if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _interrupt) for number in heeded}
+    told = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    watcher = threading.Thread(target=_watch, args=(reader, message), daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(told)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        writer.close()
+        watcher.join()
+        reader.close()
+
+
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    raise Interrupted(number)
+
+
+def _watch(reader: socket.socket, message: Callable[[int], str]) -> None:
+    """End the process after the signals that are read; return when no more can come."""
+    first: signal.Signals | None = None
+    while first is None:
+        received = reader.recv(1)
+        if not received:
+            return
+        first = _known(received)
+    deadline, second = time.monotonic() + GRACE_SECONDS[first], None
+    while second is None:
+        reader.settimeout(max(deadline - time.monotonic(), 0.001))
+        try:
+            received = reader.recv(1)
+        except TimeoutError:
+            break
+        if not received:
+            return
+        second = _known(received)
+    # Not through sys.stderr, which the main thread may hold.
+    os.write(2, f"{message(first)}\n".encode())
+    os._exit(EXIT_CODE[first])
+
+
+def _known(received: bytes) -> signal.Signals | None:
+    return next((number for number in GRACE_SECONDS if number == received[0]), None)

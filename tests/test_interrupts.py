@@ -1,0 +1,45 @@
+"""Signals: what waits without hearing them ends all the same, with one message."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+DEAF = """
+import signal, sys, threading
+from s2l_ray import interrupts
+interrupts.GRACE_SECONDS = dict.fromkeys(interrupts.GRACE_SECONDS, float(sys.argv[1]))
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with interrupts.ended_by_signals(lambda number: f"ended by {number}"):
+    # As Ray Train does during a training.
+    signal.signal(signal.SIGINT, lambda *_: print("heard", flush=True))
+    signal.signal(signal.SIGTERM, lambda *_: print("heard", flush=True))
+    print("ready", flush=True)
+    while True:
+        threading.Event().wait()
+"""
+"""A process that lets every signal pass."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("grace_seconds", "signals"), [(0, 1), (1e6, 2)])
+def test_one_signal_ends_it_after_the_time_to_leave_and_a_second_one_at_once(
+    number, grace_seconds, signals
+):
+    with subprocess.Popen(
+        [sys.executable, "-c", DEAF, str(grace_seconds)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        for sent in range(signals):
+            process.send_signal(number)
+            if sent + 1 < signals:
+                assert process.stdout.readline() == "heard\n"
+        _, said = process.communicate()
+
+    assert process.returncode == 128 + number
+    assert said == f"ended by {number}\n"
