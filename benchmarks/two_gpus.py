@@ -5,7 +5,8 @@
 
 One run has one worker everywhere. Copies of it repeat one stage and what follows with two. What is
 computed per example must be equal to the last bit; what sums gradients over two workers adds in
-another order, and may differ within a tolerance. Ends with 1 if something is beyond it.
+another order, and may differ within a tolerance. Ends with 1 if something is beyond it. With
+--out, what was interrupted goes on.
 """
 
 import argparse
@@ -70,7 +71,7 @@ def configuration(folder: Path, *, on_cpu: bool) -> dict[str, Any]:
     worker = {"gpus_per_worker": gpus, "precision": precision}
     scoring = {**worker, "workers": {"min": 1, "max": 1}}
     training = {**worker, "model": model, "batch_size": 16, "micro_batch_size": 8, "workers": 1}
-    training |= {"learning_rate": 1.0e-3, "epochs": 2}
+    training |= {"learning_rate": 1.0e-3, "epochs": 1 if on_cpu else 2}
     return {
         "run_dir": str(folder / "one"),
         "data": {
@@ -97,26 +98,30 @@ def run(config: Path, run_dir: Path, *options: str) -> Path:
 
 def repeated(config: Path, stage: str, name: str, *settings: str) -> Path:
     """Copy the run with one worker, and do `stage` and what follows again with `settings`."""
-    one = config.parent / "one"
-    copy = Path(shutil.copytree(one, one.with_name(name), ignore=shutil.ignore_patterns(".lock")))
-    changes = [word for setting in settings for word in ("--set", setting)]
-    return run(config, copy, *changes, "--from", stage)
+    one, copy = config.parent / "one", config.parent / name
+    options = [word for setting in settings for word in ("--set", setting)]
+    if not copy.exists():
+        shutil.copytree(one, copy, ignore=shutil.ignore_patterns(".lock"))
+        options += ["--from", stage]
+    return run(config, copy, *options)
 
 
 def losses(run_dir: Path) -> np.ndarray:
     """Losses at all checkpoints, by the order of ids."""
-    table = s2l.load(str(run_dir)).trajectories().sort_by("example_id")
-    return np.array(table.column("loss_nats").to_pylist())
+    table = s2l.load(str(run_dir)).trajectories()
+    order = np.argsort(table.to_numpy("example_id"))
+    return np.stack(table.to_numpy("loss_nats"))[order]
 
 
 def ranks(run_dir: Path) -> dict[str, int]:
     table = s2l.load(str(run_dir)).ranking()
-    return dict(zip(table["example_id"].to_pylist(), table["rank"].to_pylist(), strict=True))
+    columns = (table.to_numpy(name).tolist() for name in ("example_id", "rank"))
+    return dict(zip(*columns, strict=True))
 
 
 def held_out(run_dir: Path) -> float:
     metrics = json.loads((run_dir / "evaluation" / "metrics.json").read_text(encoding="utf-8"))
-    return float(metrics["heldout"]["loss"])
+    return float(metrics["sets"]["heldout"]["loss_nats"]["mean"])
 
 
 def weight_distance(one: Path, two: Path) -> float:
@@ -153,7 +158,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = given.out or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, number in (("pool", 256 if given.cpu else 2048), ("heldout", 64)):
+        for name, number in (("pool", 128 if given.cpu else 2048), ("heldout", 32)):
             lines = [json.dumps(row) for row in rows(number, seed=number)]
             (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
         config = folder / "run.yaml"
