@@ -95,9 +95,9 @@ class Selector:
     def clusters_of(self, variant: Variant, seed: int) -> StageDir:
         """Return the folder of the clusters that a method chooses from; they may not exist yet."""
         own = self._own_clusters
-        if not variant.follows_clusters:
+        if not (variant.needs_clusters or variant.has_own_strata):
             return own
-        inputs = CLUSTERS.task(self._planned(variant, seed), "").inputs
+        inputs = CLUSTERS.task(self._clustering(variant, seed), "").inputs
         wanted = CLUSTERS.directory(self.folder, inputs)
         if wanted.fingerprint == own.fingerprint:
             return own
@@ -107,12 +107,16 @@ class Selector:
     def make_clusters(self, variant: Variant, seed: int) -> None:
         """Cluster the trajectories for `clusters_of`; Ray must be connected."""
         out = self.clusters_of(variant, seed)
-        task = CLUSTERS.task(self._planned(variant, seed), "")
+        task = CLUSTERS.task(self._clustering(variant, seed), "")
         started = time.monotonic()
         out.begin()
         with Progress(f"clusters ({variant.label}, seed {seed})") as progress:
             summary = task.fill(out, progress)
         out.finish(summary, time.monotonic() - started)
+
+    def _clustering(self, variant: Variant, seed: int) -> RunPlan:
+        """Return a plan with the clusters of the variant; strata of a field know no seed."""
+        return self._planned(variant, seed if variant.needs_clusters else self.plan.config.seed)
 
     def _planned(self, variant: Variant, seed: int) -> RunPlan:
         """Return a plan whose clusters are those of the variant; losses are those of the run."""
@@ -146,7 +150,7 @@ class Selector:
         manifest = clustered.manifest()
         assert manifest is not None, f"{clustered.location} is not finished"
         cost = self.scoring if needs_scoring(variant) else Cost(0.0, 0.0)
-        clustering = manifest.seconds if variant.follows_clusters else 0.0
+        clustering = manifest.seconds if variant.needs_clusters else 0.0
         rows = self.plan.parts(PREPARE, "rows")
         sources = columns.Sources(Parts(clustered.location), self.plan.parts(TRAJECTORIES), rows)
         started = time.monotonic()
@@ -206,7 +210,7 @@ def needs_scoring(variant: Variant) -> bool:
     section = variant.selection
     numbers = ranking.numbers_needed(section) - columns.BEFORE_SCORING
     numbers |= names_read(section) & set(summaries.SUMMARIES)
-    return variant.follows_clusters or bool(METHODS[variant.method].vectors or numbers)
+    return variant.needs_clusters or bool(METHODS[variant.method].vectors or numbers)
 
 
 def name_of(budget: Budget) -> str:

@@ -40,13 +40,17 @@ class Variant:
         return self.config.selection
 
     @property
-    def follows_clusters(self) -> bool:
-        """Tell whether another clustering may give another subset."""
+    def needs_clusters(self) -> bool:
+        """Tell whether the subset depends on clusters, or on strata that are found."""
         row, clusters = METHODS[self.method], self.config.clusters
         assert clusters is not None
         finds_strata = clusters.strata == "auto" and not row.ignores_strata
-        reads = row.reads_clusters or bool(OF_CLUSTERS & names_read(self.selection))
-        return reads or finds_strata or "clusters" in self.settings
+        return row.reads_clusters or finds_strata or bool(OF_CLUSTERS & names_read(self.selection))
+
+    @property
+    def has_own_strata(self) -> bool:
+        """Tell whether strata may differ from those of the run's clusters, by a setting."""
+        return "clusters" in self.settings
 
 
 def names_read(section: SelectionConfig) -> set[str]:

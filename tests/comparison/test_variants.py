@@ -57,15 +57,18 @@ def test_only_methods_that_read_clusters_follow_the_seed_of_a_clustering(tree):
         tree, "random", "s2l", {"method": "balanced-random", "clusters": {"num_clusters": 2}}
     )
 
-    assert [item.follows_clusters for item in found] == [False, True, True]
+    assert [item.needs_clusters for item in found] == [False, True, False]
 
 
 def test_methods_that_see_strata_follow_a_clustering_that_finds_them(tree):
     tree = put(put(tree, "clusters.strata", "auto"), "trajectories.embeddings", True)
 
-    found = compared(tree, "random", "balanced-random", "least-confidence")
+    told = {"method": "balanced-random", "clusters": {"strata": "field"}}
+    found = compared(tree, "random", "balanced-random", "least-confidence", told)
 
-    assert [item.follows_clusters for item in found] == [False, True, True]
+    assert [item.needs_clusters for item in found] == [False, True, True, False]
+    assert [needs_scoring(item) for item in found] == [False, True, True, False]
+    assert found[3].has_own_strata
 
 
 @pytest.mark.parametrize(
@@ -80,7 +83,7 @@ def test_methods_that_see_strata_follow_a_clustering_that_finds_them(tree):
 def test_a_condition_may_need_clusters_or_losses(tree, settings, follows, needs):
     (found,) = compared(tree, {"method": "random", **settings})
 
-    assert (found.follows_clusters, needs_scoring(found)) == (follows, needs)
+    assert (found.needs_clusters, needs_scoring(found)) == (follows, needs)
 
 
 @pytest.mark.parametrize(("score", "needs"), [("last_loss", True), ("quality", False)])
