@@ -1,24 +1,26 @@
 """The commands of `s2l`: their options and help, what they call, and what they print."""
 
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from s2l_ray import subset_commands
+from s2l_ray import status_command, subset_commands
+from s2l_ray.display import Say, for_commands
 from s2l_ray.options import (
     Address,
     Config,
     FromStage,
+    LogFormat,
     Overrides,
     RunDir,
     one_of,
-    say,
     shortest,
     working_directory,
 )
-from s2l_ray.progress import duration
+from s2l_ray.progress import Progress, duration
 from s2l_ray.stages import NAMES
 from s2l_ray.version import __version__
 
@@ -40,6 +42,7 @@ examples:
   s2l select runs/demo --budget 0.05      another subset, in seconds
   s2l export runs/demo --to trl for-trl   rows and configuration of a trainer
   s2l extend runs/demo new.jsonl          add new data without retraining
+  s2l status runs/demo --watch            where is it? from any machine
 
 \b
 on a cluster:
@@ -78,6 +81,7 @@ def _s2l(
 def demo(
     out: Annotated[str, typer.Option(metavar="DIR", help="Where the run is.")] = "runs/demo",
     address: Address = None,
+    log_format: LogFormat = "text",
 ) -> None:
     """Run everything on generated data: train a reference, record losses, cluster, select, and
     compare S2L with random subsets over three seeds. The same command again goes on, or does
@@ -86,9 +90,11 @@ def demo(
     from s2l_ray.config.load import load
 
     folder = Path(out)
-    config = load(generated.write_inputs(folder), generated.overrides(folder))
-    _compare(config, address=address)
-    print("\n" + generated.explanation())
+    with for_commands(log_format).open() as say:
+        with Progress("generating the pool"):
+            inputs = generated.write_inputs(folder)
+        _compare(load(inputs, generated.overrides(folder)), address=address, say=say)
+        say("\n" + generated.explanation())
 
 
 @app.command(
@@ -214,10 +220,12 @@ def run(
         typer.Option(metavar="STAGE", callback=one_of(NAMES), help="Stop after STAGE."),
     ] = None,
     address: Address = None,
+    log_format: LogFormat = "text",
 ) -> None:
     from s2l_ray.config.load import load
 
-    _run(load(config, overrides or []), from_stage, until, address=address)
+    with for_commands(log_format).open() as say:
+        _run(load(config, overrides or []), from_stage, until, address=address, say=say)
 
 
 @app.command(
@@ -227,7 +235,12 @@ example: s2l compare configs/demo.yaml
 then:    s2l compare configs/demo.yaml --set 'comparison.budgets=[200, 384]'
 """,
 )
-def compare(config: Config, overrides: Overrides = None, address: Address = None) -> None:
+def compare(
+    config: Config,
+    overrides: Overrides = None,
+    address: Address = None,
+    log_format: LogFormat = "text",
+) -> None:
     """Train the target on the subset of every method, budget and seed of the section `comparison`,
     on all data, and not at all; evaluate each on the held-out sets; and print means with 95%
     intervals over seeds and items, differences to random, and what selecting and training cost.
@@ -238,7 +251,8 @@ def compare(config: Config, overrides: Overrides = None, address: Address = None
     """
     from s2l_ray.config.load import load
 
-    _compare(load(config, overrides or []), address=address)
+    with for_commands(log_format).open() as say:
+        _compare(load(config, overrides or []), address=address, say=say)
 
 
 app.command(
@@ -282,6 +296,7 @@ def extend(
         ),
     ] = False,
     address: Address = None,
+    log_format: LogFormat = "text",
 ) -> None:
     """Add new data to a run without retraining. Rows that the run does not have yet are tokenised
     as its own were, scored at its checkpoints, put into the nearest of its clusters, and ranked
@@ -301,14 +316,19 @@ def extend(
     if session.joins_cluster(address):
         check_absolute({"RUN_DIR": [run_dir], "DATA": data or []})
     started, here = time.monotonic(), working_directory()
-    extended = load(run_dir).extend(
-        data or [], update_centroids=update_centroids, address=address, say=say
-    )
-    lines = [*extended.summary.items()]
-    lines += [("selected", shortest(file, here)) for file in extended.selected]
-    print()
-    for name, text in [*lines, ("took", duration(time.monotonic() - started))]:
-        print(f"{name:<10}{text}")
+    with for_commands(log_format).open() as say:
+        extended = load(run_dir).extend(
+            data or [], update_centroids=update_centroids, address=address, say=say
+        )
+        lines = [*extended.summary.items()]
+        lines += [("selected", shortest(file, here)) for file in extended.selected]
+        _say_results(dict(lines), started, say)
+
+
+app.command(
+    short_help="Show where a run is, from any machine, without Ray.",
+    epilog=status_command.EXAMPLES,
+)(status_command.status)
 
 
 @app.command(
@@ -329,20 +349,19 @@ def _run(
     until: str | None = None,
     *,
     address: str | None,
+    say: Say,
 ) -> None:
     from s2l_ray import runs
 
     started, here = time.monotonic(), working_directory()
     done = runs.run(config, from_stage=from_stage, until=until, address=address, say=say)
     if lines := done.comparison(until=until):
-        print("\n" + "\n".join(lines))
-    print()
-    for name, file in done.results(until=until).items():
-        print(f"{name:<10}{shortest(file, here)}")
-    print(f"{'took':<10}{duration(time.monotonic() - started)}")
+        say("\n" + "\n".join(lines))
+    files = done.results(until=until)
+    _say_results({name: shortest(file, here) for name, file in files.items()}, started, say)
 
 
-def _compare(config: "RunConfig", *, address: str | None) -> None:
+def _compare(config: "RunConfig", *, address: str | None, say: Say) -> None:
     from s2l_ray import runs
     from s2l_ray.compared import compare
     from s2l_ray.storage.location import Location
@@ -352,7 +371,12 @@ def _compare(config: "RunConfig", *, address: str | None) -> None:
     made = runs.Run(Location.of(config.run_dir), config).results()
     results = {name: made[name] for name in ("selected",) if name in made}
     results |= {"compared": f"{compared.path}/table.csv", "report": made["report"]}
-    print("\n" + "\n".join(compared.lines()) + "\n")
-    for name, file in results.items():
-        print(f"{name:<10}{shortest(file, here)}")
-    print(f"{'took':<10}{duration(time.monotonic() - started)}")
+    say("\n" + "\n".join(compared.lines()))
+    _say_results({name: shortest(file, here) for name, file in results.items()}, started, say)
+
+
+def _say_results(results: Mapping[str, str], started: float, say: Say) -> None:
+    """Say what the command leaves, and how long it took."""
+    took = {"took": duration(time.monotonic() - started)}
+    lines = [f"{name:<10}{text}" for name, text in {**results, **took}.items()]
+    say("\n".join(["", *lines]))

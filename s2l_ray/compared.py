@@ -1,6 +1,6 @@
 """What `s2l.compare` returns: the results of a comparison."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +10,7 @@ from s2l_ray.comparison import results, shown
 from s2l_ray.comparison import run as comparison
 from s2l_ray.config.paths import check_absolute, paths_of
 from s2l_ray.config.sections import RunConfig
+from s2l_ray.display import Say, with_display
 from s2l_ray.distributed import session
 from s2l_ray.storage.location import Location
 from s2l_ray.tables import Table
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+@with_display
 def compare(
     config: str | Path | RunConfig,
     *,
     overrides: Sequence[str] | Mapping[str, Any] = (),
     address: str | None = None,
-    say: Callable[[str], None] = print,
+    say: Say = print,
 ) -> "Comparison":
     """Train the target on the subset of every method, budget and seed; `s2l compare` from Python.
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from s2l_ray.display import FORMATS
 from s2l_ray.selection.methods import METHODS
 from s2l_ray.stages import NAMES
 
@@ -59,11 +60,16 @@ WithoutExtensions = Annotated[
         help="Rank the run's own rows alone. Default: with those that `s2l extend` added.",
     ),
 ]
+LogFormat = Annotated[
+    str,
+    typer.Option(
+        "--log-format",
+        metavar="text|json",
+        callback=one_of(FORMATS),
+        help="`json`: an object of JSON in each line, for collectors of logs.",
+    ),
+]
 RunDir = Annotated[str, typer.Argument(metavar="RUN_DIR", help="The directory or URI of a run.")]
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
 
 
 def working_directory() -> Path | None:

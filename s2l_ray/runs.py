@@ -1,6 +1,6 @@
 """Runs from Python: start one, open one, read its tables, choose subsets of it, extend it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from s2l_ray.config.budgets import Budget
 from s2l_ray.config.paths import check_absolute, paths_of
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.data.declaration import PREPARE
+from s2l_ray.display import Say, with_display
 from s2l_ray.distributed import session
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.evaluation.declaration import EVALUATION
@@ -36,9 +37,8 @@ from s2l_ray.tables import Table
 from s2l_ray.trajectories.declaration import TRAJECTORIES
 from s2l_ray.version import __version__
 
-Say = Callable[[str], None]
 
-
+@with_display
 def run(
     config: str | Path | RunConfig,
     *,
@@ -311,6 +311,7 @@ class Run:
         selection = self.select(wanted, method, seed, columns=())
         return folder.export(selection.rows, self.config.data, trainer, place)
 
+    @with_display
     def extend(
         self,
         data: Sequence[str] = (),

@@ -150,8 +150,10 @@ def extend(run, *paths, **options):
 
 
 def content(run: Location) -> dict[str, bytes]:
+    """All that is in a run but its lock and its logs."""
     files = [path for path in Path(run.uri).rglob("*") if path.is_file() and path.name != ".lock"]
-    return {str(path): path.read_bytes() for path in files}
+    results = [path for path in files if path.parent != Path(run.uri) / "logs"]
+    return {str(path): path.read_bytes() for path in results}
 
 
 def ids(place: Location) -> list[str]:

@@ -39,6 +39,8 @@ def end_in(
 ) -> tuple[int, str]:
     """Start the program; end it once `stage` has `begun`, at the latest before it is finished.
 
+    SIGINT is sent a second time when the program says that it will save: that ends it at once.
+
     Returns:
         the exit code, and what was printed.
     """
@@ -52,15 +54,20 @@ def end_in(
             stderr=subprocess.STDOUT,
             text=True,
         )
+        before = ""
         try:
             while not (begun() or at_its_end.exists()):
                 assert process.poll() is None, f"{stage}: {process.communicate()[0]}"
                 time.sleep(SECONDS_PER_LOOK)
             if by is signal.SIGINT:  # as a terminal sends it, to the program alone
                 process.send_signal(by)
+                for line in iter(process.stdout.readline, ""):
+                    before += line
+                    if "stopping" in line:
+                        process.send_signal(by)
             else:
                 os.killpg(process.pid, by)
-            shown = process.communicate()[0]
+            shown = before + process.communicate()[0]
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -96,9 +96,10 @@ def sets(**overrides: object) -> list[str]:
 
 
 def state(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and date of every file, without the lock."""
+    """Size and date of every file, without the lock and the logs."""
     files = (path for path in folder.rglob("*") if path.is_file() and path.name != ".lock")
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+    results = (path for path in files if path.parent != folder / "logs")
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in results}
 
 
 def refusal(done: subprocess.CompletedProcess[str]) -> str:

@@ -10,7 +10,8 @@ from s2l_ray import cli, commands
 from s2l_ray.selection.methods import METHODS
 from s2l_ray.stages import NAMES
 
-COMMANDS = ("demo", "init", "plan", "run", "compare", "select", "export", "extend", "report")
+COMMANDS = ("demo", "init", "plan", "run", "compare", "select", "export", "extend", "status")
+COMMANDS += ("report",)
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
-"""The progress line says what is done, how fast, and how long the rest will take."""
-
-import re
+"""The state of a step says what is done, how fast, what it waits for, and how long it will take."""
 
 import pytest
 
-from s2l_ray import progress
-from s2l_ray.progress import LABEL_WIDTH, Progress, duration
+from s2l_ray import events, progress
+from s2l_ray.progress import LABEL_WIDTH, Progress, current, duration
 
 
 class Clock:
@@ -42,81 +40,128 @@ def test_a_duration_is_hours_minutes_and_seconds(seconds, text):
     assert duration(seconds) == text
 
 
-def test_a_line_has_count_rate_and_time_left(clock, capsys):
-    with Progress("trajectories") as shown:
-        shown.start(4_000)
+def test_a_state_has_count_rate_and_time_left(clock):
+    step = Progress("trajectories")
+    step.start(4_000)
+    clock.now += 10
+    step.update(1_000, tokens=50_000)
+
+    text = "1,000 of 4,000 rows   5,000 tokens/s   0:30 left"
+    assert step.state().line() == f"  {'trajectories':<{LABEL_WIDTH}}{text}"
+
+
+def test_work_of_an_earlier_run_counts_as_done_but_not_as_speed(clock):
+    step = Progress("trajectories")
+    step.start(1_000, done=900)
+    clock.now += 10
+    step.update(50)
+
+    assert step.state().text() == "950 of 1,000 rows   0:10 left"
+
+
+def test_the_first_unit_tells_no_time_left_but_the_time_so_far(clock):
+    step = Progress("trajectories")
+    step.start(6, "units")
+    texts = []
+    for _ in range(2):
         clock.now += 10
-        shown.update(1_000, tokens=50_000)
+        step.update(1)
+        texts.append(step.state().text())
 
-    assert capsys.readouterr().err.split() == (
-        ["trajectories", "1,000", "of", "4,000", "rows", "5,000", "tokens/s", "0:30", "left"]
-    )
+    assert texts == ["1 of 6 units   0:10 so far", "2 of 6 units   0:40 left"]
 
 
-def test_in_a_log_there_is_a_line_every_ten_seconds(clock, capsys):
-    with Progress("clusters") as shown:
-        shown.start(25, "sweeps")
-        for _ in range(25):
-            clock.now += 1
-            shown.update(1)
+def test_a_second_count_forgets_the_first(clock):
+    step = Progress("prepare")
+    step.start(2, "files read")
+    step.update(2, tokens=7)
+    clock.now += 10
+    step.start(100)
+    clock.now += 10
+    step.update(50)
 
-    lines = capsys.readouterr().err.splitlines()
-    assert [re.search(r"\d+ of 25 sweeps", line)[0] for line in lines] == [
-        "10 of 25 sweeps",
-        "20 of 25 sweeps",
+    assert step.state().text() == "50 of 100 rows   0:10 left"
+
+
+def test_without_a_total_no_time_is_guessed(clock):
+    step = Progress("reference")
+    clock.now += 11
+    step.update(7, note="loss 2.3")
+
+    assert step.state().text() == "7 rows   0:11 so far   loss 2.3"
+
+
+def test_what_a_step_waits_for_is_said_until_a_unit_is_finished(clock):
+    step = Progress("evaluation")
+    step.doing("reading rows")
+    clock.now += 4
+    assert step.state().text() == "reading rows   0:04 so far"
+
+    step.start(9)
+    step.doing("loading the model")
+    step.workers = (1, 2)
+    assert step.state().text() == "0 of 9 rows   starting workers (1 of 2)   0:04 so far"
+    step.workers = (2, 2)
+    assert step.state().text() == "0 of 9 rows   loading the model   0:04 so far"
+    step.update(0)
+    assert step.state().doing == "loading the model"
+    step.update(1)
+    assert step.state().text() == "1 of 9 rows   0:04 so far"
+
+
+def test_while_work_is_paused_there_is_no_count(clock):
+    step = Progress("reference")
+    step.start(80, "steps")
+    step.update(5, tokens=100)
+    step.pause()
+
+    assert step.reached is None
+    assert step.state().text() == "0:00 so far"
+
+
+def test_the_current_step_is_the_innermost_one_that_is_open():
+    assert current() is None
+    with Progress("comparison") as outer:
+        with Progress("target of a trial") as inner:
+            progress.doing("loading")
+            assert current() is inner
+        assert current() is outer and outer.state().doing == ""
+    assert current() is None
+
+
+@pytest.mark.parametrize(
+    ("error", "event"),
+    [(None, "end"), (ValueError("no such\nfile"), "failed"), (KeyboardInterrupt(), "interrupted")],
+)
+def test_begin_and_end_of_a_step_are_told(error, event):
+    told: list[events.Event] = []
+    with events.heard_by(told.append):
+        try:
+            with Progress("prepare"):
+                if error is not None:
+                    raise error
+        except (ValueError, KeyboardInterrupt):
+            pass
+
+    assert [(item["event"], item["stage"]) for item in told] == [
+        ("begin", "prepare"),
+        (event, "prepare"),
     ]
+    assert told[1].get("error") == ("no such file" if event == "failed" else None)
 
 
-def test_a_short_stage_says_nothing(clock, capsys):
-    with Progress("prepare") as shown:
-        shown.start(3)
-        clock.now += 9.9
-        shown.update(3)
+def test_a_state_as_json_has_what_is_known_and_no_more(clock):
+    step = Progress("reference")
+    step.start(80, "steps")
+    clock.now += 2
+    step.update(3, tokens=101)
 
-    assert capsys.readouterr().err == ""
-
-
-def test_work_of_an_earlier_run_counts_as_done_but_not_as_speed(clock, capsys):
-    with Progress("trajectories") as shown:
-        shown.start(1_000, done=900)
-        clock.now += 10
-        shown.update(50)
-
-    assert "950 of 1,000 rows   0:10 left" in capsys.readouterr().err
-
-
-def test_the_first_unit_tells_no_time(clock, capsys):
-    with Progress("trajectories") as shown:
-        shown.start(6, "units")
-        for _ in range(2):
-            clock.now += 10
-            shown.update(1)
-
-    first, second = capsys.readouterr().err.splitlines()
-    assert first.endswith("1 of 6 units") and second.endswith("2 of 6 units   0:40 left")
-
-
-def test_a_second_count_forgets_the_first(clock, capsys):
-    with Progress("prepare") as shown:
-        shown.start(2, "files read")
-        shown.update(2, tokens=7)
-        clock.now += 10
-        shown.start(100)
-        clock.now += 10
-        shown.update(50)
-
-    assert capsys.readouterr().err.split() == ["prepare", "50", "of", "100", "rows", "0:10", "left"]
-
-
-def test_without_a_total_or_progress_no_time_is_guessed(clock, capsys):
-    with Progress("reference") as shown:
-        clock.now += 11
-        shown.update(7, note="loss 2.3")
-        shown.start(5)
-        clock.now += 11
-        shown.update(0)
-
-    assert capsys.readouterr().err.splitlines() == [
-        f"  {'reference':<{LABEL_WIDTH}}7 rows   loss 2.3",
-        f"  {'reference':<{LABEL_WIDTH}}0 of 5 rows",
-    ]
+    assert step.state().as_json() == {
+        "stage": "reference",
+        "seconds": 2.0,
+        "done": 3,
+        "total": 80,
+        "unit": "steps",
+        "tokens_per_second": 50.5,
+        "seconds_left": 51.3,
+    }

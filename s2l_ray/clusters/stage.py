@@ -125,6 +125,7 @@ def cluster(
     stored: StoredClusters = NO_CLUSTERS,
 ) -> dict[str, Any]:
     """Cluster the rows that the workers of `fleet` hold, write `folder`, and return the summary."""
+    progress.doing("reading the trajectories")
     rows_by_stratum = sum(fleet.call_all("row_counts"), Counter[str]())
     num_rows = rows_by_stratum.total()
     if not num_rows:
@@ -147,7 +148,9 @@ def cluster(
         )
     centroids = result.centroids
     # Rows that were assigned to stored clusters are no evidence for the quality of these.
+    progress.doing("measuring silhouette and stability")
     quality = _quality(fleet, rows_by_stratum if moves else new, centroids)
+    progress.doing("assigning rows to clusters")
     sizes_K, inertia = _assign(fleet, centroids, _first_numbers(centroids), folder)
     progress.update(1)
     _write_centroids(centroids, folder)
@@ -197,6 +200,7 @@ def _fit_all(
     num_checkpoints = max(fleet.call_all("num_checkpoints"))
     centres = minibatch.centres(partial(_merged, fleet), names, num_checkpoints)
     wanted = {name: config.clusters_of(rows_by_stratum[name]) for name in names}
+    progress.doing("choosing the first centroids")
     starts = fleet.shuffle(names, "samples_for_start", "starts", centres, wanted)
     start = {name: centroid_KT for name, (centroid_KT, _) in starts.items()}
     rows_in_start = dict.fromkeys(names, config.sample_size)

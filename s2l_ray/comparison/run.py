@@ -37,8 +37,10 @@ from s2l_ray.config.comparison import ComparisonConfig
 from s2l_ray.config.sections import RandomModel, RunConfig, TargetConfig
 from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import PREPARE, with_absolute_template
+from s2l_ray.distributed import session
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.evaluation.declaration import EVALUATION
+from s2l_ray.monitoring import journal
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline.staleness import stale
@@ -75,7 +77,7 @@ def compare(config: RunConfig, *, address: str | None = None, say: Say = print) 
         connection = _Connection(address, config.resources.wait, stack, say)
         _run_stages(config, compared, connection, say)
         planned = plan(config, folder)
-        with exclusive(folder):
+        with exclusive(folder), journal.kept(folder, session.secrets()):
             _store(config, folder)
             made = _Comparison(planned, compared, connection, say).make()
         # Before Ray is left: with the connection, a job may lose its working directory.
@@ -117,13 +119,8 @@ class _Connection:
     is_open: bool = False
 
     def open(self) -> None:
-        from s2l_ray.distributed import session, waiting
-
         if not self.is_open:
-            joins = session.joins_cluster(self.address)
-            self.say("joining the cluster" if joins else "starting Ray")
-            self.stack.enter_context(session.cluster(self.address))
-            self.stack.enter_context(waiting.limited_to(self.wait_seconds))
+            pipeline.connect(self.address, self.wait_seconds, self.stack, self.say)
             self.is_open = True
 
 
@@ -140,7 +137,7 @@ def _run_stages(
         connection.open()
     for until in (PREPARE.name, CLUSTERS.name):
         if until in {step.stage for step in steps}:
-            pipeline.run(config, until=until, address=connection.address, say=_without_start(say))
+            pipeline.run(config, until=until, address=connection.address, say=say)
             _check_budgets(compared)
 
 
@@ -150,11 +147,6 @@ def _store(config: RunConfig, folder: Location) -> None:
     asked = config.model_dump(mode="json")
     before = stored.read_json() if stored.exists() else asked
     stored.write_json({**before, "comparison": asked["comparison"]})
-
-
-def _without_start(say: Say) -> Say:
-    """Leave out the line about a connection that is there already."""
-    return lambda line: None if line in ("starting Ray", "joining the cluster") else say(line)
 
 
 def _check_budgets(compared: Sequence[Variant]) -> None:

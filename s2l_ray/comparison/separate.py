@@ -103,6 +103,8 @@ def _trained(trial: Trial, out: Location, target: TargetConfig, data: DataConfig
                 config, data, subset, folder, seed=trial.seed, progress=shown
             )
         manifest = folder.finish(summary, time.monotonic() - started)
+        if shown.is_to_stop:
+            raise KeyboardInterrupt
     summary = manifest.summary
     # Rows and tokens of all steps; which of them are responses, the stage does not count.
     trained = Amount(summary["num_rows"], summary["num_tokens"], summary["num_tokens"])

@@ -93,7 +93,8 @@ class Training(Section):
     gpus_per_worker: Annotated[int, Field(ge=0, le=1)] | None = None
     """GPUs that one worker reserves. Default: 1 if the cluster has GPUs, else 0."""
     resume_every: PositiveInt = 200
-    """Optimizer steps between two saves of the state from which an interrupted training goes on."""
+    """Optimizer steps between two saves of the state from which a training goes on after a failure.
+    Ctrl-C saves the step under way, whatever this is."""
 
 
 class ReferenceConfig(Training):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from s2l_ray import events
 from s2l_ray.distributed import resources, waiting
 from s2l_ray.distributed.failures import MAX_ATTEMPTS, is_out_of_memory
 from s2l_ray.distributed.session import worker_environment
@@ -89,6 +90,10 @@ def map_units(
     for row in results.iter_rows():
         if row["error"]:
             raise from_message(row)
+        if row["attempts"] > 1:
+            unit, cause = units[row["number"]], row["message"] or "its worker died"
+            told = {"unit": json.dumps(unit)[:100], "attempts": row["attempts"]}
+            events.tell("retried", stage=wanted.stage, error=cause[:500], **told)
         yield json.loads(row["result"])
 
 
@@ -110,9 +115,10 @@ class UnitRunner:
         self._stage, self._advice, self._attempts = wanted.stage, wanted.advice, attempts
         self._worker: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        begun, unit = self._attempts / str(row["number"]), row["unit"]
-        failure: dict[str, str] | None = None
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        number, unit = row["number"], row["unit"]
+        begun = self._attempts / str(number)
+        failure: dict[str, Any] | None = None
         for _ in range(MAX_ATTEMPTS):
             attempt = None
             try:
@@ -124,7 +130,9 @@ class UnitRunner:
                 self._worker = self._worker or self._make()
                 result = json.dumps(self._worker(json.loads(unit)))
                 begun.remove()
-                return {"error": "", "message": "", "result": result}
+                message = failure["message"] if failure is not None else ""
+                row = {"error": "", "message": message, "result": result}
+                return {**row, "attempts": len(before) + 1, "number": number}
             except UserError as error:
                 failure = _as_row(error)
                 # An object store that fails once is no reason to end a run.
@@ -140,14 +148,14 @@ class UnitRunner:
         assert failure is not None
         return failure
 
-    def _given_up(self, attempts: Sequence[Location], unit: str) -> dict[str, str]:
+    def _given_up(self, attempts: Sequence[Location], unit: str) -> dict[str, Any]:
         """Return the failure that the last of earlier attempts recorded.
 
         An attempt whose worker died recorded nothing. If all of them did, that is the failure.
         """
         recorded = [content for attempt in attempts if (content := attempt.read_bytes())]
         if recorded:
-            last: dict[str, str] = json.loads(recorded[-1])
+            last: dict[str, Any] = json.loads(recorded[-1])
             return last
         return _as_row(
             DataError(
@@ -156,7 +164,7 @@ class UnitRunner:
             )
         )
 
-    def _failed(self, error: Exception, unit: str) -> dict[str, str]:
+    def _failed(self, error: Exception, unit: str) -> dict[str, Any]:
         if is_out_of_memory(error):
             cause = f"the memory did not suffice for unit {unit[:100]} ({one_line(error)[:200]})"
             return _as_row(DataError(f"{self._stage}: {cause}. {self._advice}"))
@@ -165,5 +173,5 @@ class UnitRunner:
         return _as_row(UnitError(f"{self._stage}: unit {unit[:100]} {cause}"))
 
 
-def _as_row(error: UserError | UnitError) -> dict[str, str]:
-    return {**as_message(error), "result": ""}
+def _as_row(error: UserError | UnitError) -> dict[str, Any]:
+    return {**as_message(error), "result": "", "attempts": 0, "number": 0}

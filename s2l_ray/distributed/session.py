@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -24,6 +25,12 @@ def joins_cluster(address: str | None) -> bool:
     A cluster is joined when `address` is given or RAY_ADDRESS is set.
     """
     return address is not None or bool(os.environ.get("RAY_ADDRESS"))
+
+
+def secrets() -> list[str]:
+    """Return the values of environment variables that are named like secrets."""
+    named = re.compile("TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.IGNORECASE)
+    return [value for name, value in os.environ.items() if named.search(name) and len(value) >= 8]
 
 
 @contextlib.contextmanager

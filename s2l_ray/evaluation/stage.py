@@ -72,6 +72,7 @@ def run(
     """
     staged, metrics_file = out.location / "staged", out.location / "metrics.json"
     if not metrics_file.exists():
+        progress.doing("reading the held-out rows")
         plan = staged_units(config, data, sets, staged)
         if config.engine == "vllm":
             assert isinstance(model, Location), "comparisons with vLLM are refused"
@@ -102,6 +103,7 @@ def _evaluated(
         advice=out.advice_on_memory,
     )
     progress.start(sum(unit["rows"] for unit in units), "items")
+    progress.doing("loading the model")
     results: list[dict[str, Any]] = [{} for _ in units]
     for result in map_units(
         Evaluator,

@@ -16,8 +16,10 @@ from s2l_ray.artifacts.stage import ExtensionPlan, Step
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.data.declaration import PREPARE
+from s2l_ray.distributed import session
 from s2l_ray.errors import ConfigError, DataError, first
 from s2l_ray.extend.base_run import check_losses, check_unchanged, load_base_run
+from s2l_ray.monitoring import journal
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline.staleness import stale
 from s2l_ray.pipeline.subset import config_of
@@ -81,7 +83,7 @@ def extend(
     for note in listing.notes:
         say(note)
     files = listing.files
-    with exclusive(run):
+    with exclusive(run), journal.kept(run, session.secrets()):
         base = load_base_run(run)
         contents = cached_contents(run)
         check_unchanged(base, contents)

@@ -15,7 +15,9 @@ from s2l_ray.artifacts.inputs import CONTENTS
 from s2l_ray.artifacts.manifest import SUPPLEMENT, Manifest, check_run, open_run
 from s2l_ray.artifacts.stage import REDONE, RunPlan, Stage, Step
 from s2l_ray.config.sections import RunConfig
+from s2l_ray.distributed import cluster_watch, session, waiting
 from s2l_ray.errors import ConfigError
+from s2l_ray.monitoring import journal
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.staleness import is_redone, outdate, refuse_discarding, stale
 from s2l_ray.pipeline.steps import plan
@@ -55,14 +57,16 @@ def run(
         )
     folder = Location.of(config.run_dir)
     check_run(folder)
-    planned = plan(config, folder)
-    steps = planned.through(until)
-    todo = stale(steps, from_stage)
+    with Progress("reading the inputs"):
+        planned = plan(config, folder)
+        steps = planned.through(until)
+        todo = stale(steps, from_stage)
     if not todo and not incomplete(steps):
         return []
-    preflight.check(planned, todo, from_stage)
+    with Progress("checking the configuration"):
+        preflight.check(planned, todo, from_stage)
     open_run(folder)
-    with exclusive(folder):
+    with exclusive(folder), journal.kept(folder, session.secrets()):
         # Another run may have finished some of it while this one was waiting or hashing.
         todo = stale(steps, from_stage)
         refuse_discarding(planned.steps, todo, from_stage)
@@ -99,12 +103,23 @@ def connected(
     if not any(step.declaration.uses_ray for step in todo):
         yield
         return
-    from s2l_ray.distributed import session, waiting
-
-    say("joining the cluster" if session.joins_cluster(address) else "starting Ray")
-    with session.cluster(address), waiting.limited_to(config.resources.wait):
+    with contextlib.ExitStack() as stack:
+        connect(address, config.resources.wait, stack, say)
         preflight.check_resources(config, list(dict.fromkeys(step.declaration for step in todo)))
         yield
+
+
+def connect(
+    address: str | None, wait_seconds: float, stack: contextlib.ExitStack, say: Callable[[str], None]
+) -> None:
+    """Connect to Ray until `stack` closes; say so, unless this process is connected already."""
+    doing = "joining the cluster" if session.joins_cluster(address) else "starting Ray"
+    if not cluster_watch.is_connected():
+        say(doing)
+    with Progress(doing):
+        stack.enter_context(session.cluster(address))
+    stack.enter_context(cluster_watch.watched())
+    stack.enter_context(waiting.limited_to(wait_seconds))
 
 
 class Checks:
@@ -188,7 +203,10 @@ def _do(step: Step, following: Step | None, checks: Checks) -> Manifest:
             stack.enter_context(following.early(progress) if following.early else nullcontext())
         summary = step.work(progress)
     checks.unchanged()
-    return step.out.finish(summary, time.monotonic() - started)
+    manifest = step.out.finish(summary, time.monotonic() - started)
+    if progress.is_to_stop:
+        raise KeyboardInterrupt
+    return manifest
 
 
 def _forget_early_work(step: Step, stages: Sequence[Stage]) -> None:

@@ -55,6 +55,7 @@ class StepReport:
     step: int
     loss_nats: float
     learning_rate: float
+    grad_norm: float
     num_rows: int
     num_tokens: int
 
@@ -107,7 +108,7 @@ def steps(
                 f"raise warmup, or set precision: fp32."
             )
         num_tokens = len(rows.token_ids)
-        yield StepReport(step + 1, update.loss_nats, rate, len(rows), num_tokens)
+        yield StepReport(step + 1, update.loss_nats, rate, update.grad_norm, len(rows), num_tokens)
 
 
 def _dropout_seed(seed: int, step: int, rank: int) -> int:

@@ -1,18 +1,17 @@
-"""Ray Train for both fine-tunings: workers, restarts, saved states and progress.
+"""Ray Train for both fine-tunings: workers, restarts, saved states and interruption.
 
 `fit` runs in the driver, and the functions below it in the workers that it starts. A restart, after
 a lost worker or of the whole program, continues from the last state that the workers reported. The
-state is in the stage's folder until the training has ended.
+state is in the stage's folder until the training has ended. Ctrl-C has them report a last one.
 """
 
 import contextlib
 import errno
-import signal
+import resource
+import sys
 import tempfile
-import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,12 +20,11 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train.torch import TorchTrainer, get_device
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+from ray.train.torch import get_device
 from safetensors import SafetensorError
 
+from s2l_ray import events
 from s2l_ray.artifacts.manifest import StageDir
-from s2l_ray.background import running_thread
 from s2l_ray.config.sections import RandomModel, Training
 from s2l_ray.distributed import failures, resources, session, waiting
 from s2l_ray.errors import DataError, StorageError, UserError, as_message, from_message, one_line
@@ -34,7 +32,9 @@ from s2l_ray.models.adapters import Adapter
 from s2l_ray.progress import Progress
 from s2l_ray.storage.failures import temporary_space
 from s2l_ray.storage.location import is_uri
+from s2l_ray.training import board
 from s2l_ray.training.batches import TrainingPlan
+from s2l_ray.training.interruption import InterruptibleTrainer, Stopped, interruptible
 
 if TYPE_CHECKING:
     # Models' libraries take seconds to import; only workers need them.
@@ -44,9 +44,6 @@ RESUME = "resume"
 MAX_FAILURES = 3
 STORAGE_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 STEPS_PER_PREEMPTION_CHECK = 10
-SECONDS_PER_LOOK = 0.5
-SECONDS_PER_BEAT, SECONDS_WITHOUT_BEAT = 1.0, 5.0
-"""Time between two beats of rank 0, and time after which it counts as dead or unable to work."""
 
 Loop = Callable[["Worker", dict[str, Any]], dict[str, Any]]
 
@@ -79,14 +76,10 @@ def fit(
     )
     waiting.for_room(wanted)
     elastic = wanted.min < wanted.max
-    board = _Board.options(  # type: ignore[attr-defined]
-        scheduling_strategy=NodeAffinitySchedulingStrategy(
-            ray.get_runtime_context().get_node_id(), soft=False
-        )
-    ).remote()
-    trainer = TorchTrainer(
+    wall = board.of_driver()
+    trainer = InterruptibleTrainer(
         # Bound, because the controller would load models' libraries to read a configuration.
-        partial(_on_worker, loop, settings, board, config.cpus_per_worker),
+        partial(_on_worker, loop, settings, wall, config.cpus_per_worker),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(wanted.min, wanted.max) if elastic else wanted.min,
             use_gpu=wanted.gpus > 0,
@@ -94,10 +87,17 @@ def fit(
         ),
         run_config=run_config(out, wanted),
     )
-    with _interruptible(), _shown_as_progress(board, total_steps, progress), _with_user_errors(out):
+    with (
+        interruptible(trainer, wall, progress, total_steps),
+        board.shown(wall, total_steps, progress),
+        _with_user_errors(out),
+    ):
         outcome = trainer.fit().return_value
     if "error" in outcome:
         raise from_message(outcome)
+    if "stopped" in outcome:
+        events.tell("notice", text=f"saved step {outcome['stopped']} of {total_steps}")
+        raise KeyboardInterrupt
     return dict(outcome["result"])
 
 
@@ -112,20 +112,6 @@ def run_config(out: StageDir, wanted: resources.Workers) -> ray.train.RunConfig:
         failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
         worker_runtime_env=session.worker_environment(cpus=wanted.cpus, gpus=wanted.gpus),
     )
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Raise KeyboardInterrupt when Ctrl-C ends a training; Ray Train would exit with 0."""
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        # Ray Train leaves its own handler behind; it sets none outside the main thread.
-        if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
@@ -165,55 +151,6 @@ def _user_error(failures_of_workers: Sequence[Exception], out: StageDir) -> User
     return None
 
 
-@ray.remote(num_cpus=0)
-class _Board:
-    """Holds the progress that rank 0 writes and the driver reads."""
-
-    def __init__(self) -> None:
-        self._last: tuple[int, int, int, str] | None = None
-        self._beat = 0.0
-
-    def write(self, start: int, step: int, num_tokens: int, note: str) -> None:
-        self._last = (start, step, num_tokens, note)
-
-    def beat(self) -> None:
-        self._beat = time.monotonic()
-
-    def read(self) -> tuple[int, int, int, str] | None:
-        """Return what was written last; None if the process that wrote it is dead."""
-        if time.monotonic() - self._beat > SECONDS_WITHOUT_BEAT:
-            self._last = None
-        return self._last
-
-
-@contextlib.contextmanager
-def _shown_as_progress(board: Any, total_steps: int, progress: Progress) -> Iterator[None]:
-    """Show what is written on the board as progress, inside the block; then end the board."""
-    try:
-        with running_thread(partial(_show_progress, board, total_steps, progress)):
-            yield
-    finally:
-        ray.kill(board)
-
-
-def _show_progress(board: Any, total_steps: int, progress: Progress, stop: threading.Event) -> None:
-    begun = shown = shown_tokens = -1
-    while not stop.wait(SECONDS_PER_LOOK):
-        last = None
-        with contextlib.suppress(ray.exceptions.RayError):
-            last = ray.get(board.read.remote())
-        if last is None:
-            progress.pause()
-            begun = -1
-            continue
-        start, step, num_tokens, note = last
-        if start != begun:
-            progress.start(total_steps, "steps", done=start)
-            begun, shown, shown_tokens = start, start, 0
-        progress.update(step - shown, num_tokens - shown_tokens, note)
-        shown, shown_tokens = step, num_tokens
-
-
 def absolute_model(spec: Any) -> Any:
     """Return the model `spec` with absolute paths, for workers, which run in another directory."""
     if isinstance(spec, Adapter):
@@ -234,14 +171,32 @@ class Worker:
     rank: int
     num_ranks: int
     device: torch.device
-    _board: Any
+    _board: board.Writer | None
+    """None but for rank 0."""
     _warned: bool = field(default=False, init=False)
 
-    def show(self, start: int, history: "training.History", num_tokens: int) -> None:
-        """Send this worker's progress to the driver; `num_tokens` counts from `start`."""
-        if self.rank == 0:
-            note = f"loss {history.loss_nats[-1]:.3f}" if history.step else ""
-            self._board.write.remote(start, history.step, num_tokens, note)
+    def doing(self, what: str) -> None:
+        """Tell the driver what is done before the first step."""
+        if self._board is not None:
+            self._board.doing(what)
+
+    def begin(self, start: int) -> None:
+        """Tell the driver that the steps after `start` begin."""
+        if self._board is not None:
+            self._board.begin(start)
+
+    def show(self, report: "training.StepReport") -> None:
+        """Send a step to the driver."""
+        if self._board is not None:
+            self._board.add({**asdict(report), "memory_bytes": _peak_memory(self.device)})
+
+    def must_stop(self) -> bool:
+        """Return True, on every rank after the same step, once the user wants to stop."""
+        stop = torch.tensor(self._board is not None and self._board.is_to_stop, dtype=torch.uint8)
+        if self.num_ranks > 1:
+            stop = stop.to(self.device)
+            dist.broadcast(stop, src=0)
+        return bool(stop.item())
 
     def must_leave(self, step: int) -> bool:
         """Return True once, on every rank, when the node of a worker will soon be taken away."""
@@ -251,17 +206,15 @@ class Worker:
         return self._warned
 
 
-def _on_worker(
-    loop: Loop, settings: dict[str, Any], board: Any, num_threads: int
-) -> dict[str, Any]:
+def _on_worker(loop: Loop, settings: dict[str, Any], wall: Any, num_threads: int) -> dict[str, Any]:
     torch.set_num_threads(num_threads)
     context = ray.train.get_context()
     rank, num_ranks = context.get_world_rank(), context.get_world_size()
-    worker = Worker(rank, num_ranks, get_device(), board)
-    if rank == 0:
-        threading.Thread(target=_beat, args=(board,), daemon=True).start()
+    worker = Worker(rank, num_ranks, get_device(), board.Writer(wall) if rank == 0 else None)
     try:
         return {"result": loop(worker, settings)}
+    except Stopped as stopped:
+        return {"stopped": stopped.step}
     except UserError as error:
         if num_ranks > 1 and not getattr(error, "on_every_rank", False):
             raise  # the others wait for this rank: only the end of the group frees them
@@ -269,11 +222,12 @@ def _on_worker(
         return as_message(error)
 
 
-def _beat(board: Any) -> None:
-    """Tell the board for ever that this process is alive, so that the driver sees its end soon."""
-    while True:
-        board.beat.remote()
-        time.sleep(SECONDS_PER_BEAT)
+def _peak_memory(device: torch.device) -> int:
+    """Return the most memory, in bytes, that this process has had on `device`."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 @contextlib.contextmanager
@@ -335,13 +289,16 @@ def train(
 
     history = _resumed(state)
     history.record_workers(worker.num_ranks)
-    start, before = history.step, history.num_tokens
-    worker.show(start, history, 0)
+    start = history.step
+    worker.begin(start)
     ranks = {"rank": worker.rank, "num_ranks": worker.num_ranks}
     for report in training.steps(engine, plan, start=start, **ranks):
         history.add(report)
         after_step(history.step)
-        worker.show(start, history, history.num_tokens - before)
+        worker.show(report)
+        if worker.must_stop():
+            _save(history, state, worker.rank, wait=True)
+            raise Stopped(history.step)
         due = history.step % plan.config.resume_every == 0 and history.step < plan.total_steps
         if worker.must_leave(history.step) or due:
             _save(history, state, worker.rank)
@@ -359,9 +316,12 @@ def _resumed(state: State) -> "training.History":
         return training.History.read(Path(folder))
 
 
-def _save(history: "training.History", state: State, rank: int) -> None:
-    """Pass the state to Ray Train, which stores it while training goes on."""
-    checkpoint = None
+def _save(history: "training.History", state: State, rank: int, *, wait: bool = False) -> None:
+    """Pass the state to Ray Train, which stores it while training goes on, or before this returns.
+
+    What is reported with it, Ray Train shows as metrics of the training.
+    """
+    checkpoint, mode = None, ray.train.CheckpointUploadMode
     if state.on_every_rank or rank == 0:
         folder = Path(tempfile.mkdtemp(prefix="s2l-state-"))
         with temporary_space(SafetensorError):
@@ -370,8 +330,12 @@ def _save(history: "training.History", state: State, rank: int) -> None:
                 history.write(folder)
         checkpoint = ray.train.Checkpoint.from_directory(folder)
     ray.train.report(
-        {"step": history.step},
+        {
+            "step": history.step,
+            "loss_nats": history.loss_nats[-1],
+            "num_tokens": history.num_tokens,
+        },
         checkpoint=checkpoint,
-        checkpoint_upload_mode=ray.train.CheckpointUploadMode.ASYNC,
+        checkpoint_upload_mode=mode.SYNC if wait else mode.ASYNC,
         delete_local_checkpoint_after_upload=True,
     )

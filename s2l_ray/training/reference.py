@@ -105,6 +105,7 @@ def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict
 
     plan: TrainingPlan = settings["plan"]
     config = plan.config
+    worker.doing("loading the model")
     with ray_train.shared_errors():
         precision = checkpoints.set_precision(config.precision, worker.device)
         dtype = checkpoints.DTYPES[precision]
@@ -116,6 +117,7 @@ def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict
         causality.check_causal(model)
     notes = []
     if worker.device.type == "cuda":
+        worker.doing("compiling the model's layers")
         largest = config.micro_batch_size, num_tokens - 1
         reason = loop.compile_to_train(model, largest=largest, device=worker.device, dtype=dtype)
         notes += [f"{UNCOMPILED} ({reason})"] if reason else []

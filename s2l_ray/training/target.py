@@ -48,6 +48,7 @@ def run(
     """
     model = ray_train.absolute_model(config.model)
     tokens = out.location / TOKENS
+    progress.doing("tokenising the subset")
     num_rows, rejected = tokenise(selected, tokens, data, model)
     parts = TokenParts.of([tokens / name for name in tokens.names()])
     total_steps = schedule.num_steps(sum(parts.num_rows), config)
@@ -162,6 +163,7 @@ def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict
     plan: TrainingPlan = settings["plan"]
     config = plan.config
     assert isinstance(config, TargetConfig)
+    worker.doing("loading the model")
     with ray_train.shared_errors():
         precision = checkpoints.set_precision(config.precision, worker.device)
         dtype = checkpoints.DTYPES[precision]
@@ -172,6 +174,7 @@ def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict
             num_tokens=settings["num_tokens_of_longest"],
             num_ids=dimensions.number_of_ids(tokenizer),
         )
+    worker.doing(f"preparing ZeRO stage {config.zero_stage}")
     engine = zero.ZeroEngine(
         model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks
     )

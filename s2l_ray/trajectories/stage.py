@@ -69,6 +69,7 @@ def run(
     num_workers = _workers(config, out).max
     units = schedule.scoring_units(len(prepared.files()), len(checkpoints), num_workers)
     progress.start(len(units), "units (part x checkpoints)")
+    progress.doing("loading the checkpoints")
     num_before = len(_names(out, "losses-"))
     sums = np.zeros((len(checkpoints), 2))
     tokens, precision = 0, ""
@@ -78,6 +79,7 @@ def run(
         sums[result["group"]] += result["sums"]
         precision = result["precision"]
     if query_parts is not None:
+        progress.doing("scoring the queries")
         of_queries = replace(out, location=out.further_folder(QUERIES) / out.location.name)
         embed_queries(config, query_parts, checkpoints[-1], of_queries, precision)
     notes = [(out.location / UNITS / name).read_bytes().decode() for name in _names(out, "note-")]

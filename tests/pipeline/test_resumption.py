@@ -43,7 +43,7 @@ SAME = {
 def stop_in(stage: str, run: Location, arguments: list[str], environment: dict[str, str]) -> None:
     """Start the program; end it when `stage` has something to go on from.
 
-    By SIGKILL, and in the target by Ctrl-C, for which Ray Train has a handler of its own.
+    By SIGKILL, and in the target by Ctrl-C twice, so that nothing more is saved.
     """
     folder, by = run / FOLDERS.get(stage, stage), signal.SIGKILL
     if stage == "target":

@@ -1,0 +1,95 @@
+"""Nodes that come and go, and workers that start, seen from the driver while it waits for them."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from s2l_ray import events, progress
+from s2l_ray.background import running_thread
+
+SECONDS_PER_LOOK, SECONDS_PER_LOOK_AT_NODES = 1.0, 5.0
+WORKERS = ("RayTrainWorker", "MapWorker", "ClusterWorker", "MomentsWorker", "StrataWorker")
+"""What the classes of workers that steps wait for begin with: Ray Train's, Ray Data's, and ours."""
+
+_watching = threading.Lock()
+
+
+def is_connected() -> bool:
+    """Return True if this process is connected to Ray already."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized()
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[None]:
+    """Inside the block, tell nodes that come and go, and count the workers of the current step.
+
+    A block inside such a block changes nothing.
+    """
+    if not _watching.acquire(blocking=False):
+        yield
+        return
+    try:
+        with running_thread(_Watch().keep):
+            yield
+    finally:
+        _watching.release()
+
+
+class _Watch:
+    """What was seen of the cluster at the last look."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[str, str] | None = None
+        self._next_nodes = 0.0
+        self._step: progress.Progress | None = None
+        self._earlier: set[str] = set()
+
+    def keep(self, stop: threading.Event) -> None:
+        """Look at the cluster until `stop` is set; a look that fails is left out."""
+        while not stop.wait(SECONDS_PER_LOOK):
+            # Whoever needs the cluster reports that it is lost.
+            with contextlib.suppress(Exception):
+                self._look_at_workers()
+                if time.monotonic() >= self._next_nodes:
+                    self._next_nodes = time.monotonic() + SECONDS_PER_LOOK_AT_NODES
+                    self._look_at_nodes()
+
+    def _look_at_workers(self) -> None:
+        step = progress.current()
+        if step is None:
+            return
+        actors = _workers()
+        if step is not self._step:
+            # Those of the step before may take a moment to end.
+            self._step, self._earlier = step, set(actors)
+        new = [state for name, state in actors.items() if name not in self._earlier]
+        step.workers = (new.count("ALIVE"), len(new)) if new else None
+
+    def _look_at_nodes(self) -> None:
+        import ray
+
+        nodes = {
+            node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]
+        }
+        before = nodes if self._nodes is None else self._nodes
+        for node in nodes.keys() - before.keys():
+            events.tell("node joined", node=node, address=nodes[node], nodes=len(nodes))
+        for node in before.keys() - nodes.keys():
+            events.tell("node lost", node=node, address=before[node], nodes=len(nodes))
+        self._nodes = nodes
+
+
+def _workers() -> dict[str, str]:
+    """Return the state of each worker of this job that has not ended, by Ray's id."""
+    import ray
+    from ray._private.state import actors
+
+    job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
+    return {
+        name: actor["State"]
+        for name, actor in actors(None, job).items()
+        if actor["State"] != "DEAD" and actor["ActorClassName"].startswith(WORKERS)
+    }

@@ -1,0 +1,197 @@
+"""`s2l status`: where a run is, read from its folder alone, so from any machine that reaches it."""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from s2l_ray.artifacts.finished import finished_stages
+from s2l_ray.artifacts.manifest import check_run
+from s2l_ray.config.load import from_tree
+from s2l_ray.errors import StorageError
+from s2l_ray.monitoring import journal
+from s2l_ray.pipeline.run import CONFIG
+from s2l_ray.progress import LABEL_WIDTH, State, duration
+from s2l_ray.stages import STAGES
+from s2l_ray.storage.location import Location
+
+SECONDS_WITHOUT_SIGN, SECONDS_TO_GO_ON = 60.0, 5.0
+"""Time without a sign of life after which a process counts as dead, and time after the end of its
+work in which it may begin further work: a comparison runs stages, and then its trials."""
+FAILURES = {"failed", "error", "restarted", "retried", "node lost"}
+ENDED = {"done": "done", "failed": "failed", "interrupted": "interrupted"}
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """A stage of a run.
+
+    Attributes:
+        name: of the stage, with that of its arm.
+        is_finished: whether it has a result that counts.
+        seconds: what it has taken so far, with attempts that were interrupted or failed.
+    """
+
+    name: str
+    is_finished: bool
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """A run at one moment.
+
+    Attributes:
+        run: its folder.
+        phase: `running`, `done`, `failed`, `interrupted`, `dead` (no sign of life), or `idle` (no
+            process has kept logs here).
+        process: host, process, command and version of the last process, and how many seconds ago
+            it gave a sign of life.
+        progress: of the step that it does.
+        stages: what is finished and what it cost, and what is to do.
+        failures: what failed, was tried again or was lost, oldest first.
+    """
+
+    run: str
+    phase: str
+    process: Mapping[str, Any]
+    progress: Mapping[str, Any]
+    stages: Sequence[StageStatus]
+    failures: Sequence[Mapping[str, Any]]
+
+    @property
+    def seconds(self) -> float:
+        """Return what all stages have taken so far."""
+        return sum(stage.seconds for stage in self.stages)
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether nothing more is to come."""
+        ended = self.phase in ENDED.values()
+        return self.phase != "running" and not (
+            ended and self.process["seconds_since_sign"] < SECONDS_TO_GO_ON
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return all of it as values of JSON."""
+        return {**asdict(self), "seconds": round(self.seconds, 1)}
+
+    def lines(self) -> Iterator[str]:
+        """Yield what a person reads."""
+        yield f"{self.run}: {self._phase()}"
+        for stage in self.stages:
+            is_now = self.progress.get("stage") == stage.name
+            text = duration(stage.seconds) if stage.seconds else ""
+            what = "done" if stage.is_finished else "begun" if stage.seconds else "to do"
+            if is_now and self.phase == "running":
+                text = f"{text:<11}{_state(self.progress).text()}"
+                what = "running"
+            yield f"  {stage.name:<{LABEL_WIDTH}}{what:<9}{text}".rstrip()
+        if self.progress and self.progress["stage"] not in {stage.name for stage in self.stages}:
+            yield _state(self.progress).line()
+        yield f"time of the stages so far: {duration(self.seconds)}"
+        kinds = Counter(str(failure["event"]) for failure in self.failures)
+        text = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+        yield f"failures so far: {text or 'none'}"
+        for failure in self.failures[-3:]:
+            yield f"  {failure['time']} {_failure(failure)}"
+
+    def _phase(self) -> str:
+        if not self.process:
+            return "no process has kept logs here"
+        where = f"process {self.process['process']} on {self.process['host']}"
+        ago = f"{self.process['seconds_since_sign']:.0f} s ago"
+        if self.phase == "dead":
+            return f"{where} seems dead: its last sign of life came {ago}"
+        return f"{self.phase} ({where}, last sign of life {ago})"
+
+
+def status(path: str) -> Status:
+    """Return where a run is.
+
+    Raises:
+        StorageError: there is no run.
+    """
+    run = Location.of(path)
+    if not run.names():
+        raise StorageError(f"{run} is empty, or is not there: name the directory of a run.")
+    check_run(run)
+    events, now = journal.read(run), journal.read_now(run)
+    process = {} if now is None else {**now, "seconds_since_sign": _age(now)}
+    progress = process.pop("progress", {})
+    return Status(
+        str(run),
+        _phase(process),
+        process,
+        progress,
+        list(_stages(run, events)),
+        [event for event in events if event["event"] in FAILURES],
+    )
+
+
+def _age(now: Mapping[str, Any]) -> float:
+    return round(max(time.time() - now["time"], 0.0), 1)
+
+
+def _phase(process: Mapping[str, Any]) -> str:
+    if not process:
+        return "idle"
+    if "ended" in process:
+        return ENDED[process["ended"]]
+    return "dead" if process["seconds_since_sign"] > SECONDS_WITHOUT_SIGN else "running"
+
+
+def _stages(run: Location, events: Sequence[Mapping[str, Any]]) -> Iterator[StageStatus]:
+    """Yield the stages that are finished or begun, and those that the configuration asks for."""
+    finished, spent = finished_stages(run, STAGES), seconds_by_step(events)
+    names = dict.fromkeys([*_asked_for(run), *finished])
+    for name in names:
+        done = finished.get(name)
+        # Logs may be missing: then what the manifest says is all that is known.
+        seconds = max(spent.get(name, 0.0), done.manifest.seconds if done else 0.0)
+        yield StageStatus(name, done is not None, round(seconds, 1))
+
+
+def _asked_for(run: Location) -> list[str]:
+    stored = run / CONFIG
+    if not stored.exists():
+        return []
+    config = from_tree(stored.read_json(), str(stored))
+    return [stage.name for stage in STAGES if stage.section and stage.is_wanted(config)]
+
+
+def seconds_by_step(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return the seconds of each step over all its attempts.
+
+    An attempt of a process that was killed lasted, as far as is known, to its last event.
+    """
+    spent: Counter[str] = Counter()
+    begun: dict[str, datetime] = {}
+    last: datetime | None = None
+    for event in events:
+        if event["event"] == "process" and last is not None:
+            spent.update({name: (last - start).total_seconds() for name, start in begun.items()})
+            begun = {}
+        last = datetime.fromisoformat(event["time"])
+        if event["event"] == "begin":
+            begun[event["stage"]] = last
+        elif event["event"] in ("end", "failed", "interrupted") and "stage" in event:
+            begun.pop(event["stage"], None)
+            spent[event["stage"]] += event["seconds"]
+    if last is not None:
+        spent.update({name: (last - start).total_seconds() for name, start in begun.items()})
+    return dict(spent)
+
+
+def _state(progress: Mapping[str, Any]) -> State:
+    values = dict(progress)
+    workers = values.pop("workers", None)
+    return State(**values, workers=None if workers is None else (workers[0], workers[1]))
+
+
+def _failure(failure: Mapping[str, Any]) -> str:
+    known = [str(failure[key]) for key in ("stage", "unit", "node", "step") if key in failure]
+    cause = failure.get("error", failure.get("text", ""))
+    return " ".join([str(failure["event"]), *known, f"({cause[:200]})" if cause else ""]).rstrip()

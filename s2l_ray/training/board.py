@@ -1,0 +1,151 @@
+"""The board of a training: rank 0 writes its steps there, and the driver shows and records them.
+
+It is an actor beside the driver. Over it the driver also asks the workers to stop.
+"""
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from s2l_ray import events
+from s2l_ray.background import running_thread
+from s2l_ray.progress import Progress
+
+SECONDS_PER_LOOK = 0.5
+SECONDS_PER_BEAT, SECONDS_WITHOUT_BEAT = 1.0, 5.0
+"""Time between two beats of rank 0, and time after which it counts as dead or unable to work."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the board has for the driver.
+
+    Attributes:
+        doing: what rank 0 does before its first step.
+        start: the steps that were done before; None until it makes steps.
+        records: the steps since the last look: `step`, `loss_nats`, `num_tokens` and more.
+    """
+
+    doing: str
+    start: int | None
+    records: list[dict[str, Any]]
+
+
+@ray.remote(num_cpus=0)
+class _Board:
+    """Holds what rank 0 writes until the driver reads it."""
+
+    def __init__(self) -> None:
+        self._doing, self._start = "", None
+        self._records: list[dict[str, Any]] = []
+        self._beat, self._stop = 0.0, False
+
+    def doing(self, what: str) -> None:
+        self._doing, self._start, self._records = what, None, []
+
+    def begin(self, start: int) -> None:
+        self._doing, self._start, self._records = "", start, []  # type: ignore[assignment]
+
+    def add(self, record: dict[str, Any]) -> None:
+        self._records.append(record)
+
+    def beat(self) -> bool:
+        """Note that rank 0 is alive, and return True if it is to stop."""
+        self._beat = time.monotonic()
+        return self._stop
+
+    def stop(self) -> None:
+        self._stop = True
+
+    def read(self) -> Written | None:
+        """Return what was written since the last call; None if whoever wrote it is dead."""
+        if time.monotonic() - self._beat > SECONDS_WITHOUT_BEAT:
+            self._doing, self._start, self._records = "", None, []
+            return None
+        records, self._records = self._records, []
+        return Written(self._doing, self._start, records)
+
+
+def of_driver() -> Any:
+    """Return a new board, on the node of the driver."""
+    here = ray.get_runtime_context().get_node_id()
+    beside = NodeAffinitySchedulingStrategy(here, soft=False)
+    return _Board.options(scheduling_strategy=beside).remote()  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def shown(board: Any, total_steps: int, progress: Progress) -> Iterator[None]:
+    """Show and tell what is written on the board, inside the block; then end the board."""
+    progress.doing("starting workers")
+    try:
+        with running_thread(partial(_show, board, total_steps, progress)):
+            yield
+    finally:
+        ray.kill(board)
+
+
+def _show(board: Any, total_steps: int, progress: Progress, stop: threading.Event) -> None:
+    begun: int | None = None
+    while not stop.wait(SECONDS_PER_LOOK):
+        written = None
+        with contextlib.suppress(ray.exceptions.RayError):
+            written = ray.get(board.read.remote())
+        if written is None or written.start is None:
+            progress.pause()
+            begins = "starting workers" if begun is None else "starting workers again"
+            progress.doing((written.doing if written is not None else "") or begins)
+            continue
+        if written.start != begun or progress.reached is None:
+            if begun is not None:
+                events.tell("restarted", stage=progress.stage, step=written.start)
+            begun = written.start
+            progress.start(total_steps, "steps", done=begun)
+        for record in written.records:
+            events.tell("metrics", stage=progress.stage, **record)
+            steps = record["step"] - (progress.reached or 0)
+            progress.update(steps, record["num_tokens"], f"loss {record['loss_nats']:.3f}")
+
+
+class Writer:
+    """Writes on the board as rank 0, and learns from it that the training is to stop."""
+
+    def __init__(self, board: Any) -> None:
+        self._board = board
+        self._stop = threading.Event()
+        self._last = time.monotonic()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    @property
+    def is_to_stop(self) -> bool:
+        return self._stop.is_set()
+
+    def doing(self, what: str) -> None:
+        """Write what is done before the first step."""
+        self._board.doing.remote(what)
+
+    def begin(self, start: int) -> None:
+        """Write that the steps after `start` begin."""
+        self._last = time.monotonic()
+        self._board.begin.remote(start)
+
+    def add(self, record: dict[str, Any]) -> None:
+        """Write a finished step, with its speed."""
+        now = time.monotonic()
+        speed = record["num_tokens"] / max(now - self._last, 1e-6)
+        self._last = now
+        self._board.add.remote({**record, "tokens_per_second": round(speed, 1)})
+
+    def _beat(self) -> None:
+        """Tell the board for ever that this process is alive, so that the driver sees its end."""
+        with contextlib.suppress(ray.exceptions.RayError):
+            while True:
+                if ray.get(self._board.beat.remote()):
+                    self._stop.set()
+                time.sleep(SECONDS_PER_BEAT)

@@ -1,0 +1,120 @@
+"""Ctrl-C in a training: the workers finish the step under way, save it, and end.
+
+Ray Train alone would end the workers at once, and all steps since the last saved state with them.
+"""
+
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from ray.train.torch import TorchTrainer
+
+from s2l_ray import events
+from s2l_ray.background import running_thread
+from s2l_ray.progress import Progress
+
+SECONDS_TO_ANSWER = 30.0
+"""Longest time without a sign of rank 0, once it is to save, until the training is given up."""
+SECONDS_PER_LOOK = 0.5
+
+
+class Stopped(Exception):
+    """Raised on every rank once the state after `step` is saved, because the user wants to stop."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+class InterruptibleTrainer(TorchTrainer):
+    """Calls `on_interrupt` at Ctrl-C. If that returns False, Ray Train ends the workers."""
+
+    on_interrupt: Callable[[], bool] = staticmethod(lambda: False)
+
+    def _register_sigint_handler(self, controller: Any) -> None:
+        super()._register_sigint_handler(controller)
+        end_workers = signal.getsignal(signal.SIGINT)
+        assert callable(end_workers)
+
+        def handle(number: int, frame: FrameType | None) -> None:
+            if not self.on_interrupt():
+                end_workers(number, frame)
+
+        signal.signal(signal.SIGINT, handle)
+
+
+@dataclass
+class _Interruption:
+    """Asks the workers to save and to end, once, and gives them up if they do not answer.
+
+    After the last step they only write the result: the process ends when the stage is finished.
+
+    Attributes:
+        board: where rank 0 sees that it is to stop.
+        progress: of the training.
+        total_steps: of the training.
+        asked: when they were asked, or were last heard of since; None before.
+    """
+
+    board: Any
+    progress: Progress
+    total_steps: int
+    asked: float | None = None
+
+    def begin(self) -> bool:
+        """Return True if the workers end by themselves, and lose no step."""
+        step = self.progress.reached
+        if self.asked is not None or step is None:
+            return False
+        self.asked = time.monotonic()
+        self.board.stop.remote()
+        self.progress.is_to_stop = True
+        text = f"stopping, saving step {step + 1}"
+        if step >= self.total_steps:
+            text = "stopping when the result of the training is written"
+        events.tell("notice", text=f"{text} (Ctrl-C again: stop at once, without saving)")
+        self.progress.doing(text)
+        return True
+
+    def keep(self, stop: threading.Event) -> None:
+        """Interrupt the main thread again if rank 0 is silent for too long after `begin`."""
+        while not stop.wait(SECONDS_PER_LOOK):
+            if self.asked is None:
+                continue
+            if self.progress.reached is not None:
+                self.asked = time.monotonic()
+            elif time.monotonic() - self.asked > SECONDS_TO_ANSWER:
+                events.tell(
+                    "notice",
+                    text="the workers do not answer: stopping without saving. The steps since the "
+                    "last saved state (resume_every) are lost.",
+                )
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                return
+
+
+@contextlib.contextmanager
+def interruptible(
+    trainer: InterruptibleTrainer, board: Any, progress: Progress, total_steps: int
+) -> Iterator[None]:
+    """Save at Ctrl-C inside the block; raise KeyboardInterrupt when it ends the training.
+
+    Ray Train would exit with 0.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    interruption = _Interruption(board, progress, total_steps)
+    trainer.on_interrupt = interruption.begin  # type: ignore[method-assign]
+    try:
+        with running_thread(interruption.keep):
+            yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        # Ray Train leaves its own handler behind; it sets none outside the main thread.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, before)

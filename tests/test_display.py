@@ -1,0 +1,115 @@
+"""Displays say lines, and never leave a user without a word for ten seconds."""
+
+import io
+import json
+
+import pytest
+
+from s2l_ray import display, events
+from s2l_ray.display import Display, JsonLines, with_display
+from s2l_ray.progress import Progress
+
+
+class Clock:
+    """The time that a test says it is."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    fixed = Clock()
+    monkeypatch.setattr(display, "time", fixed)
+    return fixed
+
+
+def test_a_line_of_progress_comes_after_silence_and_not_before(clock):
+    said: list[str] = []
+    shown = Display(said.append)
+    with Progress("reference") as step:
+        step.doing("loading the model")
+        looks = []
+        for _ in range(40):
+            clock.now += 0.5
+            before = len(said)
+            shown.look()
+            looks += [clock.now - 100] if len(said) > before else []
+
+    assert looks == [9, 18]
+    assert "reference" in said[0] and "loading the model" in said[0]
+
+
+def test_a_line_that_was_said_is_no_silence(clock):
+    said: list[str] = []
+    shown = Display(said.append)
+    with Progress("reference"):
+        for _ in range(10):
+            clock.now += 4
+            shown("a line")
+            shown.look()
+
+    assert said == ["a line"] * 10
+
+
+def test_nothing_is_said_while_nothing_is_done(clock):
+    said: list[str] = []
+    shown = Display(said.append)
+    clock.now += 100
+    shown.look()
+
+    assert said == []
+
+
+def test_notices_are_said_only_while_the_display_is_open():
+    said: list[str] = []
+    with Display(said.append).open():
+        events.tell("notice", text="stopping")
+    events.tell("notice", text="too late")
+
+    assert said == ["stopping"]
+
+
+def test_a_line_is_told_once_to_the_logs():
+    told: list[events.Event] = []
+    with events.heard_by(told.append), Display(lambda line: None).open() as say:
+        say("hello")
+
+    assert [(event["event"], event["text"]) for event in told] == [("line", "hello")]
+
+
+def test_every_line_of_the_json_format_is_an_object(clock):
+    stream = io.StringIO()
+    shown = JsonLines(stream)
+    with events.heard_by(shown._hear), Progress("prepare") as step:
+        shown("two\nlines, ünd more")
+        step.start(9)
+        events.tell("metrics", stage="prepare", step=1)
+        clock.now += 10
+        shown.look()
+
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    assert [line["event"] for line in lines] == ["begin", "line", "progress", "end"]
+    assert lines[1]["text"] == "two\nlines, ünd more"
+    assert (lines[2]["stage"], lines[2]["total"]) == ("prepare", 9)
+    assert all("time" in line for line in lines)
+
+
+def test_a_function_gets_a_display_and_keeps_one_that_it_is_given(capsys):
+    @with_display
+    def run(config: str, *, say: display.Say = print) -> str:
+        assert isinstance(say, Display)
+        say(config)
+        return config
+
+    said: list[str] = []
+    with Display(said.append).open() as outer:
+        assert run("one", say=outer) == "one"
+        assert run("two", say=said.append) == "two"
+    assert said == ["one", "two"]
+
+    assert run("three") == "three"
+    assert capsys.readouterr().out == "three\n"

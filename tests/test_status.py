@@ -1,0 +1,143 @@
+"""`s2l status`: where a run is, from its folder alone."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from s2l_ray import cli, status
+from s2l_ray.artifacts.manifest import open_run
+from s2l_ray.monitoring import journal
+from s2l_ray.progress import Progress
+from s2l_ray.storage.location import Location
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """A run that has prepared its rows, and was killed at the 3rd of 80 steps of its reference."""
+    folder = Location.of(tmp_path / "run")
+    open_run(folder)
+    tree = {"run_dir": str(folder), "data": {"train": ["pool.jsonl"]}}
+    tree["reference"] = {"model": "small"}
+    (folder / "config.json").write_json(tree)
+    prepared = status.STAGES[0].directory(folder)
+    prepared.finish({"rows": 3}, 12.5)
+    step = Progress("reference")
+    step.start(80, "steps")
+    step.update(3, tokens=30, note="loss 5.1")
+    events = [
+        {"time": "2026-11-30T10:00:00+00:00", "event": "process"},
+        {"time": "2026-11-30T10:00:01+00:00", "event": "begin", "stage": "reference"},
+        {"time": "2026-11-30T10:01:01+00:00", "event": "progress", "stage": "reference"},
+        {"time": "2026-11-30T11:00:00+00:00", "event": "process"},
+        {"time": "2026-11-30T11:00:00+00:00", "event": "begin", "stage": "reference"},
+        {
+            "time": "2026-11-30T11:00:05+00:00",
+            "event": "restarted",
+            "stage": "reference",
+            "step": 2,
+        },
+    ]
+    (tmp_path / "run" / "logs").mkdir()
+    (tmp_path / "run" / "logs" / journal.EVENTS).write_text("\n".join(map(json.dumps, events)))
+    sign(tmp_path / "run", 3.0, progress=step.state().as_json())
+    return tmp_path / "run"
+
+
+def sign(run: Path, seconds_ago: float, **more: object) -> None:
+    now = {"time": time.time() - seconds_ago, "process": 17, "host": "node-1", **more}
+    (run / "logs" / journal.NOW).write_text(json.dumps(now))
+
+
+def test_a_running_run_shows_stage_progress_cost_and_failures(run, capsys):
+    assert cli.main(["status", str(run)]) == 0
+
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0].startswith(f"{run}: running (process 17 on node-1, last sign of life ")
+    assert lines[1] == "prepare done 0:12"
+    assert lines[2].startswith("reference running 1:05 3 of 80 steps")
+    assert lines[2].endswith("loss 5.1")
+    assert lines[3] == "time of the stages so far: 1:18"
+    assert lines[4] == "failures so far: 1 restarted"
+    assert lines[5].endswith("restarted reference 2")
+
+
+def test_json_has_the_same(run, capsys):
+    assert cli.main(["status", str(run), "--json"]) == 0
+
+    now = json.loads(capsys.readouterr().out)
+    assert now["phase"] == "running" and now["progress"]["done"] == 3
+    assert [(stage["name"], stage["is_finished"]) for stage in now["stages"]] == [
+        ("prepare", True),
+        ("reference", False),
+    ]
+    assert now["seconds"] == 77.5
+
+
+def test_attempts_of_killed_processes_count_up_to_their_last_event(run):
+    assert status.seconds_by_step(journal.read(Location.of(run))) == {"reference": 65.0}
+
+
+@pytest.mark.parametrize(
+    ("seconds_ago", "more", "phase"),
+    [
+        (59, {}, "running"),
+        (70, {}, "dead"),
+        (7000, {"ended": "done"}, "done"),
+        (7000, {"ended": "interrupted"}, "interrupted"),
+        (1, {"ended": "failed"}, "failed"),
+    ],
+)
+def test_a_process_without_a_sign_of_life_seems_dead_unless_it_has_ended(
+    run, seconds_ago, more, phase
+):
+    sign(run, seconds_ago, **more)
+
+    now = status.status(str(run))
+    assert now.phase == phase
+    assert ("seems dead" in next(now.lines())) == (phase == "dead")
+
+
+def test_a_run_without_logs_shows_what_is_finished(run, capsys):
+    for file in (run / "logs").iterdir():
+        file.unlink()
+
+    assert cli.main(["status", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "no process has kept logs here" in out and "0:12" in out and "to do" in out
+
+
+@pytest.mark.parametrize("content", ["nothing", "other files"])
+def test_a_folder_that_is_no_run_is_refused(tmp_path, capsys, content):
+    if content == "other files":
+        (tmp_path / "notes.txt").write_text("mine")
+
+    assert cli.main(["status", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"s2l: {tmp_path} is ")
+
+
+def test_watching_ends_with_the_process(run, capsys):
+    sign(run, 10.0, ended="done")
+
+    assert cli.main(["status", str(run), "--watch"]) == 0
+    assert capsys.readouterr().out.count("prepare") == 1
+
+
+@pytest.mark.parametrize(("seconds_ago", "is_over"), [(1.0, False), (10.0, True)])
+def test_a_process_that_has_just_ended_its_work_may_go_on(run, seconds_ago, is_over):
+    sign(run, seconds_ago, ended="done")
+
+    assert status.status(str(run)).is_over == is_over
+
+
+def test_status_takes_neither_torch_nor_ray(run):
+    code = (
+        f"import sys; from s2l_ray import cli; code = cli.main(['status', {str(run)!r}])\n"
+        "heavy = {'torch', 'ray', 'transformers', 'numba', 'vl_convert', 'datasets', 'pandas'}\n"
+        "sys.exit(code or ' '.join(sorted(heavy & sys.modules.keys())) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
