@@ -2,6 +2,10 @@
 
 import io
 import json
+import os
+import pty
+import subprocess
+import sys
 
 import pytest
 
@@ -113,3 +117,32 @@ def test_a_function_gets_a_display_and_keeps_one_that_it_is_given(capsys):
 
     assert run("three") == "three"
     assert capsys.readouterr().out == "three\n"
+
+
+ON_A_TERMINAL = """
+from s2l_ray import display
+from s2l_ray.progress import Progress
+with display.for_commands().open() as say, Progress("reference") as step:
+    step.doing("loading the model")
+    say("a line")
+    input()
+print("the end")
+"""
+
+
+def test_on_a_terminal_the_step_is_shown_at_once():
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", ON_A_TERMINAL], stdin=its, stdout=its, stderr=its
+    )
+    os.close(its)
+    shown = b""
+    while b"loading the model" not in shown:  # or the test's time is over
+        shown += os.read(ours, 1 << 16)
+    os.write(ours, b"\n")
+    while b"the end" not in shown:
+        shown += os.read(ours, 1 << 16)
+    os.close(ours)
+
+    assert process.wait() == 0
+    assert b"reference" in shown and b"a line" in shown

@@ -40,7 +40,7 @@ from s2l_ray.data.declaration import PREPARE, with_absolute_template
 from s2l_ray.distributed import session
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.evaluation.declaration import EVALUATION
-from s2l_ray.monitoring import journal
+from s2l_ray.monitoring import logged, trackers
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline.staleness import stale
@@ -77,7 +77,7 @@ def compare(config: RunConfig, *, address: str | None = None, say: Say = print) 
         connection = _Connection(address, config.resources.wait, stack, say)
         _run_stages(config, compared, connection, say)
         planned = plan(config, folder)
-        with exclusive(folder), journal.kept(folder, session.secrets()):
+        with exclusive(folder), logged(folder, config.tracking, session.secrets()):
             _store(config, folder)
             made = _Comparison(planned, compared, connection, say).make()
         # Before Ray is left: with the connection, a job may lose its working directory.
@@ -100,6 +100,7 @@ def check(config: RunConfig) -> list[Variant]:
         )
     if config.data is None:
         raise ConfigError("`comparison` needs `data`: the target is trained on rows of the pool")
+    trackers.check(config.tracking, Location.of(config.run_dir))
     compared = variants(config)
     for variant in compared:
         SELECTION.check(variant.config)

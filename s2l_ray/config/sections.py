@@ -22,6 +22,7 @@ from s2l_ray.config.data import DataConfig
 from s2l_ray.config.resources import ResourcesConfig
 from s2l_ray.config.section import Listed, Section, listed
 from s2l_ray.config.selection import SelectionConfig
+from s2l_ray.config.tracking import TrackingConfig
 
 Precision = Literal["auto", "fp32", "tf32", "bf16"]
 
@@ -315,6 +316,8 @@ class RunConfig(Section):
     """What `s2l compare` compares; `s2l run` does not read it."""
     resources: ResourcesConfig = ResourcesConfig()
     """What a run does where the cluster has no room for it yet."""
+    tracking: TrackingConfig | None = None
+    """Trackers that get the metrics of trainings; results do not depend on it."""
 
     @property
     def imports_trajectories(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from s2l_ray import events, progress
 from s2l_ray.background import running_thread
+from s2l_ray.distributed import ray_metrics
 
 SECONDS_PER_LOOK, SECONDS_PER_LOOK_AT_NODES = 1.0, 5.0
 WORKERS = ("RayTrainWorker", "MapWorker", "ClusterWorker", "MomentsWorker", "StrataWorker")
@@ -24,7 +25,7 @@ def is_connected() -> bool:
 
 @contextlib.contextmanager
 def watched() -> Iterator[None]:
-    """Inside the block, tell nodes that come and go, and count the workers of the current step.
+    """Inside the block, tell nodes that come and go, count workers, and export metrics.
 
     A block inside such a block changes nothing.
     """
@@ -32,7 +33,7 @@ def watched() -> Iterator[None]:
         yield
         return
     try:
-        with running_thread(_Watch().keep):
+        with ray_metrics.exported(), running_thread(_Watch().keep):
             yield
     finally:
         _watching.release()

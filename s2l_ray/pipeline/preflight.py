@@ -13,6 +13,7 @@ from s2l_ray.artifacts.stage import PoolSize, RunPlan, Stage, Step
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import DataError, ModelError, first
+from s2l_ray.monitoring import trackers
 from s2l_ray.pipeline.staleness import refuse_discarding
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
@@ -33,6 +34,7 @@ def check(planned: RunPlan, todo: Sequence[Step], from_stage: str | None) -> Non
         UserError: finished training would be lost, or one of the other checks fails.
     """
     refuse_discarding(planned.steps, todo, from_stage)
+    trackers.check(planned.config.tracking, planned.run)
     check_files(planned.config, todo)
     check_pool(planned.config, {step.stage for step in todo})
 

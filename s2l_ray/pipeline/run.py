@@ -17,7 +17,7 @@ from s2l_ray.artifacts.stage import REDONE, RunPlan, Stage, Step
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.distributed import cluster_watch, session, waiting
 from s2l_ray.errors import ConfigError
-from s2l_ray.monitoring import journal
+from s2l_ray.monitoring import logged
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.staleness import is_redone, outdate, refuse_discarding, stale
 from s2l_ray.pipeline.steps import plan
@@ -66,7 +66,7 @@ def run(
     with Progress("checking the configuration"):
         preflight.check(planned, todo, from_stage)
     open_run(folder)
-    with exclusive(folder), journal.kept(folder, session.secrets()):
+    with exclusive(folder), logged(folder, config.tracking, session.secrets()):
         # Another run may have finished some of it while this one was waiting or hashing.
         todo = stale(steps, from_stage)
         refuse_discarding(planned.steps, todo, from_stage)

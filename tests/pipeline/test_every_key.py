@@ -145,6 +145,8 @@ KEYS: dict[str, tuple[Any, list[str]]] = {
     "comparison.all_data": (False, NOTHING),
     "comparison.trials_per_gpu": (2, NOTHING),
     "resources.wait": (7.0, NOTHING),
+    "tracking.to": (["mlflow"], NOTHING),
+    "tracking.project": ("mine", NOTHING),
 }
 """Key -> another value, and the steps that are to do with it in a run that was finished without."""
 SCORED = {"selection.method": "score", "selection.score": "quality"}
