@@ -59,6 +59,7 @@ def folder(tmp_path, monkeypatch):
         ("=5", "expected KEY=VALUE"),
         ("selection.budget.x=5", "budget is not a section"),
         ("seed=[1", "--set seed is not YAML"),
+        ("tracking.to=[wandb]", 'Run `pip install "s2l-ray[wandb]"`, or leave it out'),
     ],
 )
 def test_a_wrong_value_is_named_and_leaves_nothing(folder, capsys, override, message):

@@ -147,7 +147,7 @@ def _wandb(project: str, name: str, run: Location) -> tuple[Log, Callable[[], No
 
 
 def _mlflow(project: str, name: str, run: Location) -> tuple[Log, Callable[[], None]]:
-    """Send to the server in MLFLOW_TRACKING_URI; without one, to files where the program runs."""
+    """Send to the server in MLFLOW_TRACKING_URI, or without one where MLflow does by itself."""
     import mlflow
 
     mlflow.set_experiment(project)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from s2l_ray import events
 from s2l_ray.distributed import failures, resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, ModelError, StorageError, UnitError, UserError
@@ -179,9 +180,14 @@ class TestOnTwoCpus:
 
     def test_a_unit_that_fails_is_tried_again_by_a_new_worker(self, attempts, tmp_path):
         made = str(tmp_path / "made")
-        results = map_units(Flaky, units(2), ONE, attempts, made=made)
-        assert list(results) == [{"times": 3}]
+        told: list[events.Event] = []
+        with events.heard_by(told.append):
+            results = list(map_units(Flaky, units(2), ONE, attempts, made=made))
+        assert results == [{"times": 3}]
         assert attempts.files() == []
+        (retried,) = told
+        assert (retried["event"], retried["attempts"]) == ("retried", 3)
+        assert retried["unit"].startswith('{"number": 2') and "no luck 2" in retried["error"]
 
     @pytest.mark.parametrize("allocator", [0, 1])
     def test_too_little_memory_is_for_the_user_to_mend(self, attempts, allocator):

@@ -46,6 +46,7 @@ def records(content: bytes, kind: type) -> list:
 
 def test_mlflow_files_hold_every_step(tmp_path, monkeypatch):
     mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # its data base is in no small package
     mlflow.set_tracking_uri((tmp_path / "mlruns").as_uri())
     config = TrackingConfig(to=["mlflow"], project="mine")
     with trackers.fed(config, Location.of(tmp_path / "a-run")):
