@@ -12,6 +12,9 @@ from types import FrameType
 GRACE_SECONDS = {signal.SIGINT: 5.0, signal.SIGTERM: 2.0}
 """Time to leave in good order. Ray kills a job three seconds after it has sent SIGTERM."""
 EXIT_CODE = {number: 128 + number for number in GRACE_SECONDS}
+SECONDS_PER_LOOK = 0.2
+takes_time = threading.Event()
+"""Set while work is being saved after the first signal."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -25,9 +28,10 @@ class Interrupted(KeyboardInterrupt):
 def ended_by_signals(message: Callable[[int], str]) -> Iterator[None]:
     """Raise Interrupted inside the block at the first signal, and end the process soon after it.
 
-    The process ends at a second signal, or when the time to leave in good order is over. The main
-    thread may be waiting in Ray, which sets handlers of its own, or in code that never returns. So
-    a thread watches the file to which Python writes the number of every signal that arrives.
+    The process ends at a second signal, or when the time to leave in good order is over; that time
+    does not run while `takes_time` is set. The main thread may be waiting in Ray, which sets
+    handlers of its own, or in code that never returns. So a thread watches the file to which Python
+    writes the number of every signal that arrives.
 
     Args:
         message: returns what is shown for a signal if the process ends without leaving the block.
@@ -67,12 +71,16 @@ def _watch(reader: socket.socket, message: Callable[[int], str]) -> None:
             return
         first = _known(received)
     deadline, second = time.monotonic() + GRACE_SECONDS[first], None
+    reader.settimeout(SECONDS_PER_LOOK)
     while second is None:
-        reader.settimeout(max(deadline - time.monotonic(), 0.001))
+        if takes_time.is_set():
+            deadline = time.monotonic() + GRACE_SECONDS[first]
+        elif time.monotonic() >= deadline:
+            break
         try:
             received = reader.recv(1)
         except TimeoutError:
-            break
+            continue
         if not received:
             return
         second = _known(received)

@@ -43,3 +43,41 @@ def test_one_signal_ends_it_after_the_time_to_leave_and_a_second_one_at_once(
 
     assert process.returncode == 128 + number
     assert said == f"ended by {number}\n"
+
+
+SAVES = """
+import signal, sys, threading
+from s2l_ray import interrupts
+interrupts.GRACE_SECONDS = dict.fromkeys(interrupts.GRACE_SECONDS, 0.0)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with interrupts.ended_by_signals(lambda number: f"ended by {number}"):
+    signal.signal(signal.SIGINT, lambda *_: print("heard", flush=True))
+    interrupts.takes_time.set()
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print("saved", flush=True)
+    interrupts.takes_time.clear()
+    while True:
+        threading.Event().wait()
+"""
+
+
+def test_while_work_is_saved_the_time_to_leave_does_not_run():
+    with subprocess.Popen(
+        [sys.executable, "-c", SAVES],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGINT)
+        assert process.stdout.readline() == "heard\n"
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "saved\n"
+        _, said = process.communicate()
+
+    assert process.returncode == 130
+    assert said == f"ended by {signal.SIGINT}\n"

@@ -1,16 +1,16 @@
 """Waiting for room: a stage begins when the cluster can hold the fewest of its workers."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 
+from s2l_ray import events
 from s2l_ray.config.resources import ResourcesConfig
 from s2l_ray.distributed import autoscaler
 from s2l_ray.distributed.resources import Workers, free, num_free, total
 from s2l_ray.errors import ConfigError
-from s2l_ray.progress import duration
+from s2l_ray.progress import doing, duration
 
 SECONDS_UNTIL_SAID = 10.0
 SECONDS_PER_LOOK = 1.0
@@ -41,6 +41,7 @@ def for_room(wanted: Workers) -> None:
         return
     from ray.util.placement_group import placement_group, remove_placement_group
 
+    doing(f"waiting for room for {described(wanted)}")
     each = {kind: amount for kind, amount in wanted.asks.items() if amount}
     group = placement_group([each] * wanted.min, strategy="PACK")
     started, limit, said = time.monotonic(), _limit_seconds.get(), False
@@ -56,12 +57,11 @@ def for_room(wanted: Workers) -> None:
                 )
             if not said and waited >= SECONDS_UNTIL_SAID:
                 said = True
-                print(
+                text = (
                     f"  {wanted.stage}: waiting for room for {described(wanted)}, at most "
-                    f"{duration(limit)} (resources.wait). {what_there_is()}",
-                    file=sys.stderr,
-                    flush=True,
+                    f"{duration(limit)} (resources.wait). {what_there_is()}"
                 )
+                events.tell("notice", text=text)
     finally:
         remove_placement_group(group)
 

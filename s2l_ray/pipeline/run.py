@@ -110,7 +110,10 @@ def connected(
 
 
 def connect(
-    address: str | None, wait_seconds: float, stack: contextlib.ExitStack, say: Callable[[str], None]
+    address: str | None,
+    wait_seconds: float,
+    stack: contextlib.ExitStack,
+    say: Callable[[str], None],
 ) -> None:
     """Connect to Ray until `stack` closes; say so, unless this process is connected already."""
     doing = "joining the cluster" if session.joins_cluster(address) else "starting Ray"

@@ -14,7 +14,7 @@ from typing import Any
 
 from ray.train.torch import TorchTrainer
 
-from s2l_ray import events
+from s2l_ray import events, interrupts
 from s2l_ray.background import running_thread
 from s2l_ray.progress import Progress
 
@@ -71,6 +71,7 @@ class _Interruption:
         step = self.progress.reached
         if self.asked is not None or step is None:
             return False
+        interrupts.takes_time.set()
         self.asked = time.monotonic()
         self.board.stop.remote()
         self.progress.is_to_stop = True
@@ -89,11 +90,11 @@ class _Interruption:
             if self.progress.reached is not None:
                 self.asked = time.monotonic()
             elif time.monotonic() - self.asked > SECONDS_TO_ANSWER:
-                events.tell(
-                    "notice",
-                    text="the workers do not answer: stopping without saving. The steps since the "
-                    "last saved state (resume_every) are lost.",
+                text = (
+                    "the workers do not answer: stopping without saving. The steps since the last "
+                    "saved state (resume_every) are lost."
                 )
+                events.tell("notice", text=text)
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
 
@@ -115,6 +116,7 @@ def interruptible(
     except SystemExit:
         raise KeyboardInterrupt from None
     finally:
+        interrupts.takes_time.clear()
         # Ray Train leaves its own handler behind; it sets none outside the main thread.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)
