@@ -82,15 +82,16 @@ def interrupted_in_vain(head: Head, config: Path, run: Path) -> tuple[str, str, 
         [BIN / "python", "-m", "s2l_ray", "run", config, "--until", "selection", *overrides],
         env=head.environment,
         cwd=head.home,
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         # A process that a shell has started in the background ignores Ctrl-C from its birth.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as asking:
-        assert asking.stderr is not None
-        said = next((line for line in asking.stderr if "waiting for room" in line), "")
+        assert asking.stdout is not None
+        said = next((line for line in asking.stdout if "(resources.wait)" in line), "")
         asking.send_signal(signal.SIGINT)
-        rest = asking.stderr.read()
+        rest = asking.stdout.read()
     return said, rest, asking.returncode
 
 
