@@ -20,7 +20,7 @@ from s2l_ray.storage.location import Location
 SECONDS_WITHOUT_SIGN, SECONDS_TO_GO_ON = 60.0, 5.0
 """Time without a sign of life after which a process counts as dead, and time after the end of its
 work in which it may begin further work: a comparison runs stages, and then its trials."""
-FAILURES = {"failed", "error", "restarted", "retried", "node lost"}
+FAILURES = {"failed", "restarted", "retried", "node lost"}
 ENDED = {"done": "done", "failed": "failed", "interrupted": "interrupted"}
 
 

@@ -93,7 +93,9 @@ def shown(board: Any, total_steps: int, progress: Progress) -> Iterator[None]:
 
 def _show(board: Any, total_steps: int, progress: Progress, stop: threading.Event) -> None:
     begun: int | None = None
-    while not stop.wait(SECONDS_PER_LOOK):
+    stopped = False
+    while not stopped:  # with a last look after the training has ended
+        stopped = stop.wait(SECONDS_PER_LOOK)
         written = None
         with contextlib.suppress(ray.exceptions.RayError):
             written = ray.get(board.read.remote())

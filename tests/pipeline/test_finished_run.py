@@ -25,6 +25,29 @@ def test_running_again_does_nothing_and_takes_no_ray(finished, config, s2l):
     assert state(finished) == before
 
 
+def test_in_the_json_format_every_printed_line_is_an_object(finished, config, s2l):
+    done = s2l("run", config, "--address", NOBODY, "--log-format", "json")
+    assert done.returncode == 0, done.stderr
+    printed = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {line["event"] for line in printed} == {"begin", "end", "line"}
+    assert any(line.get("text", "").startswith("nothing to do") for line in printed)
+
+
+def test_a_finished_run_has_logs_and_its_status_says_so(finished, s2l):
+    done = s2l("status", finished, "--json")
+    assert done.returncode == 0, done.stderr
+    now = json.loads(done.stdout)
+    assert now["phase"] == "done" and now["failures"] == []
+    assert all(stage["is_finished"] and stage["seconds"] > 0 for stage in now["stages"])
+    names = {stage["name"] for stage in now["stages"]}
+    assert {"prepare", "reference", "target", "target (random-0.4-7)", "evaluation"} <= names
+
+    lines = (finished / "logs" / "metrics.jsonl").read_text().splitlines()
+    steps = [(line["stage"], line["step"]) for line in map(json.loads, lines)]
+    assert [step for stage, step in steps if stage == "reference"] == list(range(1, 81))
+    assert [step for stage, step in steps if stage == "target"] == list(range(1, 31))
+
+
 def test_what_only_steers_the_work_does_not_redo_it(finished, config, s2l):
     overrides = sets(trajectories__workers="{min: 1, max: 2}", data__max_rejected=0.5)
     done = s2l("run", config, "--address", NOBODY, *overrides)
