@@ -93,7 +93,7 @@ class Progress:
         """Workers that have started, and that are to start, as whoever counts them says."""
         self.is_to_stop = False
         """True once the process is to end when this step is finished."""
-        self._total, self._unit, self._doing, self._note = 0, "rows", "", ""
+        self.total, self.unit, self._doing, self._note = 0, "rows", "", ""
         self._tokens = self._skipped = 0
         self._begun = self._started = time.monotonic()
 
@@ -120,7 +120,7 @@ class Progress:
 
     def start(self, total: int, unit: str = "rows", *, done: int = 0) -> None:
         """Begin to count to `total`; the speed leaves out `done`, which was finished before."""
-        self._total, self._unit = total, unit
+        self.total, self.unit = total, unit
         self.reached = self._skipped = done
         self._tokens, self._doing, self._note = 0, "", ""
         self._started = time.monotonic()
@@ -150,15 +150,15 @@ class Progress:
         speed = self._tokens / seconds if counts and self._tokens and seconds >= 1 else None
         left = None
         # The first of a few large units is no measure: its time includes the start of the workers.
-        if counts and self._total and fresh > 1:
-            left = seconds * (self._total - (self.reached or 0)) / fresh
+        if counts and self.total and fresh > 1:
+            left = seconds * (self.total - (self.reached or 0)) / fresh
         return State(
             self.stage,
             now - self._begun,
             self._doing,
             self.reached,
-            self._total,
-            self._unit,
+            self.total,
+            self.unit,
             speed,
             left,
             self._note,

@@ -28,11 +28,13 @@ class Written:
     """What the board has for the driver.
 
     Attributes:
+        attempt: a number that changes when a new rank 0 begins.
         doing: what rank 0 does before its first step.
         start: the steps that were done before; None until it makes steps.
         records: the steps since the last look: `step`, `loss_nats`, `num_tokens` and more.
     """
 
+    attempt: int
     doing: str
     start: int | None
     records: list[dict[str, Any]]
@@ -43,7 +45,8 @@ class _Board:
     """Holds what rank 0 writes until the driver reads it."""
 
     def __init__(self) -> None:
-        self._doing, self._start = "", None
+        self._attempt, self._doing = 0, ""
+        self._start: int | None = None
         self._records: list[dict[str, Any]] = []
         self._beat, self._stop = 0.0, False
 
@@ -51,7 +54,8 @@ class _Board:
         self._doing, self._start, self._records = what, None, []
 
     def begin(self, start: int) -> None:
-        self._doing, self._start, self._records = "", start, []  # type: ignore[assignment]
+        self._attempt += 1
+        self._doing, self._start, self._records = "", start, []
 
     def add(self, record: dict[str, Any]) -> None:
         self._records.append(record)
@@ -65,12 +69,11 @@ class _Board:
         self._stop = True
 
     def read(self) -> Written | None:
-        """Return what was written since the last call; None if whoever wrote it is dead."""
+        """Return what was written since the last call; None while rank 0 gives no sign of life."""
         if time.monotonic() - self._beat > SECONDS_WITHOUT_BEAT:
-            self._doing, self._start, self._records = "", None, []
             return None
         records, self._records = self._records, []
-        return Written(self._doing, self._start, records)
+        return Written(self._attempt, self._doing, self._start, records)
 
 
 def of_driver() -> Any:
@@ -92,8 +95,7 @@ def shown(board: Any, total_steps: int, progress: Progress) -> Iterator[None]:
 
 
 def _show(board: Any, total_steps: int, progress: Progress, stop: threading.Event) -> None:
-    begun: int | None = None
-    stopped = False
+    attempt, stopped = 0, False
     while not stopped:  # with a last look after the training has ended
         stopped = stop.wait(SECONDS_PER_LOOK)
         written = None
@@ -101,14 +103,14 @@ def _show(board: Any, total_steps: int, progress: Progress, stop: threading.Even
             written = ray.get(board.read.remote())
         if written is None or written.start is None:
             progress.pause()
-            begins = "starting workers" if begun is None else "starting workers again"
-            progress.doing((written.doing if written is not None else "") or begins)
+            waits = "no sign of life from the workers" if attempt else "starting workers"
+            progress.doing(written.doing if written is not None else waits)
             continue
-        if written.start != begun or progress.reached is None:
-            if begun is not None:
+        if written.attempt != attempt or progress.reached is None:
+            if attempt and written.attempt != attempt:
                 events.tell("restarted", stage=progress.stage, step=written.start)
-            begun = written.start
-            progress.start(total_steps, "steps", done=begun)
+            attempt = written.attempt
+            progress.start(total_steps, "steps", done=written.start)
         for record in written.records:
             events.tell("metrics", stage=progress.stage, **record)
             steps = record["step"] - (progress.reached or 0)
@@ -122,6 +124,7 @@ class Writer:
         self._board = board
         self._stop = threading.Event()
         self._last = time.monotonic()
+        self.doing("loading libraries")  # before its first sign of life: it may follow a dead one
         threading.Thread(target=self._beat, daemon=True).start()
 
     @property
