@@ -49,7 +49,8 @@ on a cluster:
   ray job submit --working-dir . -- \\
     python -m s2l_ray run CONFIG --set run_dir=s3://bucket/run
 
-exit codes: 0 done, 1 a fault of the program, 2 the message says what to change, 130 interrupted
+exit codes: 0 done, 1 a fault of the program, 2 the message says what to change, 130 interrupted,
+143 ended by SIGTERM
 """,
     rich_markup_mode=None,
     add_completion=False,

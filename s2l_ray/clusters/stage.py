@@ -87,7 +87,7 @@ def run(
     if config.strata == "auto":
         vectors = found_strata.embedding_files(trajectories)
         strata = found_strata.find(
-            RayFleet.start(StrataWorker, files, wanted, vectors, seed),
+            RayFleet(StrataWorker, files, wanted, vectors, seed),
             config,
             out.location,
             stored.strata_GH,
@@ -95,9 +95,9 @@ def run(
         )
     found, of_strata = strata or (None, {})
     if config.scaling == "standardised":
-        scales = scales_of(RayFleet.start(MomentsWorker, files, wanted, config, seed, found))
+        scales = scales_of(RayFleet(MomentsWorker, files, wanted, config, seed, found))
         scales |= stored.scales
-    fleet = RayFleet.start(ClusterWorker, files, wanted, config, seed, scales, found)
+    fleet = RayFleet(ClusterWorker, files, wanted, config, seed, scales, found)
     summary = cluster(fleet, config, out.location, progress=progress, stored=stored)
     if not summary["rows"]:
         raise DataError(f"clusters: there are no trajectories in {trajectories.folder}.")

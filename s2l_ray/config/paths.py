@@ -1,6 +1,6 @@
 """Paths of a run file, which must mean the same on every machine of a cluster."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from s2l_ray.config.sections import RunConfig
@@ -25,6 +25,26 @@ def paths_of(config: RunConfig) -> dict[str, Sequence[str]]:
     if config.selection is not None and config.selection.score_file is not None:
         paths["selection.score"] = [config.selection.score_file[0]]
     return paths
+
+
+READERS = {
+    "run_dir": (),
+    "data.train": ("prepare",),
+    "data.eval": ("prepare", "evaluation"),
+    "reference.path": ("prepare", "reference", "trajectories"),
+    "trajectories.path": ("trajectories",),
+    "trajectories.queries": ("trajectories",),
+    "selection.score": (),
+}
+"""Key of `paths_of` -> the stages whose workers read these paths; `run_dir` has them all."""
+
+
+def inputs_of(config: RunConfig, stages: Collection[str]) -> dict[str, Sequence[str]]:
+    """Return the paths of a configuration that workers of `stages` read, by key, without the run's.
+
+    The driver alone reads scores.
+    """
+    return {key: paths for key, paths in paths_of(config).items() if {*READERS[key]} & {*stages}}
 
 
 def check_absolute(paths: Mapping[str, Sequence[str]]) -> None:

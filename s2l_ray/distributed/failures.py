@@ -10,6 +10,18 @@ MAX_ATTEMPTS = 3
 """Attempts at a piece of work before its failure is reported."""
 
 
+class LostWorkerError(DataError):
+    """An actor died, or what it had returned is gone.
+
+    Attributes:
+        with_node: whether Ray cannot reach it, which is so for a node that is lost.
+    """
+
+    def __init__(self, message: str, *, with_node: bool) -> None:
+        super().__init__(message)
+        self.with_node = with_node
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Return True if the machine or a device had too little memory."""
     names = {kind.__name__ for kind in type(error).__mro__}
@@ -32,10 +44,17 @@ def user_errors(who: str, advice: str) -> Iterator[None]:
 
     Raises:
         UserError: the actor raised it; it has the same type and message here.
-        DataError: the actor died, or had too little memory.
+        LostWorkerError: the actor died, or cannot be reached.
+        DataError: it had too little memory.
         UnitError: the actor failed in another way; the message holds its traceback.
     """
-    from ray.exceptions import RayActorError, RayError, RayTaskError
+    from ray.exceptions import (
+        ActorUnavailableError,
+        ObjectLostError,
+        RayActorError,
+        RayError,
+        RayTaskError,
+    )
 
     try:
         yield
@@ -46,8 +65,11 @@ def user_errors(who: str, advice: str) -> Iterator[None]:
             raise cause from None
         if is_out_of_memory(cause):
             what = f"had too little memory ({one_line(cause)[:200]})"
-        elif isinstance(cause, RayActorError):
+            raise DataError(f"{who} {what}. {advice}") from error
+        if isinstance(cause, ActorUnavailableError | ObjectLostError):
+            what = f"was lost, most likely with its node ({one_line(cause)[:200]})"
+            raise LostWorkerError(f"{who} {what}. {advice}", with_node=True) from error
+        if isinstance(cause, RayActorError):
             what = f"died {MAX_ATTEMPTS} times, most likely for want of memory"
-        else:
-            raise UnitError(f"{who} failed with:\n{error}") from None
-        raise DataError(f"{who} {what}. {advice}") from error
+            raise LostWorkerError(f"{who} {what}. {advice}", with_node=False) from error
+        raise UnitError(f"{who} failed with:\n{error}") from None

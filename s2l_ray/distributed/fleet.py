@@ -3,15 +3,16 @@
 Small results come to the driver; what is large goes from actor to actor.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from operator import itemgetter
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 
 from s2l_ray.distributed import resources, waiting
-from s2l_ray.distributed.failures import MAX_ATTEMPTS, user_errors
+from s2l_ray.distributed.failures import MAX_ATTEMPTS, LostWorkerError, user_errors
 from s2l_ray.distributed.session import worker_environment
 from s2l_ray.errors import StorageError, first
 from s2l_ray.storage.location import Location
@@ -19,11 +20,14 @@ from s2l_ray.storage.location import Location
 MAX_RETRIES = MAX_ATTEMPTS - 1
 RETRIED_ERRORS = [StorageError, OSError, MemoryError, RuntimeError]
 """Errors that another attempt may not meet again."""
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
 class RayFleet:
     """The actors of one stage.
+
+    When a node is lost, all of them start again on those that are left, and the call is repeated.
+    What an actor returns does not depend on the calls before, nor on how many actors there are.
 
     Attributes:
         wanted: their stage, and the advice for a message that memory ran out.
@@ -31,14 +35,9 @@ class RayFleet:
         names: each actor, as messages name it: by the parts that it holds.
     """
 
-    wanted: resources.Workers
-    actors: list[Any]
-    names: list[str]
-
-    @classmethod
-    def start(
-        cls, worker: type, files: Sequence[Location], wanted: resources.Workers, *arguments: Any
-    ) -> "RayFleet":
+    def __init__(
+        self, worker: type, files: Sequence[Location], wanted: resources.Workers, *arguments: Any
+    ) -> None:
         """Start actors of `worker(files by part number, *arguments)`; each holds at least one part.
 
         There are `wanted.max` actors, or one for each part if that is less.
@@ -46,21 +45,28 @@ class RayFleet:
         Raises:
             ConfigError: the cluster has no room for them, and got none in time.
         """
-        count = max(min(wanted.max, len(files)), 1)
-        waiting.for_room(replace(wanted, min=count))
+        self.wanted, self._files, self._arguments = wanted, files, arguments
         # Ray restarts an actor that died; it reads its parts again, and the call is repeated.
-        actor = ray.remote(worker).options(
+        self._actor = ray.remote(worker).options(
             num_cpus=wanted.cpus,
             max_restarts=MAX_RETRIES,
             max_task_retries=MAX_RETRIES,
             runtime_env=worker_environment(cpus=1, gpus=0),
         )
+        self._start(wanted.max)
+
+    def _start(self, most: int) -> None:
+        count = max(min(most, len(self._files)), 1)
+        waiting.for_room(replace(self.wanted, min=count))
         shares = [
-            {part: files[part] for part in range(index, len(files), count)}
+            {part: self._files[part] for part in range(index, len(self._files), count)}
             for index in range(count)
         ]
-        names = [f"{wanted.stage}: the worker of parts {first(list(share))}" for share in shares]
-        return cls(wanted, [actor.remote(share, *arguments) for share in shares], names)
+        self.names = [
+            f"{self.wanted.stage}: the worker of parts {first(list(share))}" for share in shares
+        ]
+        self.actors = [self._actor.remote(share, *self._arguments) for share in shares]
+        self._nodes = resources.nodes()
 
     def call_all(self, method: str, *arguments: Any) -> list[Any]:
         """Return what `method` returns on every actor, in the order of the actors.
@@ -70,9 +76,13 @@ class RayFleet:
                 MAX_ATTEMPTS attempts.
             UnitError: an actor failed in another way, MAX_ATTEMPTS times if it may be retried.
         """
-        shared = [ray.put(argument) for argument in arguments]
-        calls = [self._call(actor, method, *shared) for actor in self.actors]
-        return self._results(calls, self.names)
+
+        def work() -> list[Any]:
+            shared = [ray.put(argument) for argument in arguments]
+            calls = [self._call(actor, method, *shared) for actor in self.actors]
+            return self._results(calls, self.names)
+
+        return self._repeated(work)
 
     def shuffle(
         self, names: Sequence[str], mapper: str, reducer: str, *arguments: Any
@@ -94,6 +104,12 @@ class RayFleet:
         Raises:
             UserError, UnitError: as for `call_all`.
         """
+        items = self._repeated(lambda: self._shuffled(names, mapper, reducer, *arguments))
+        return dict(sorted(items, key=itemgetter(0)))
+
+    def _shuffled(
+        self, names: Sequence[str], mapper: str, reducer: str, *arguments: Any
+    ) -> list[tuple[str, Any]]:
         count = min(len(self.actors), len(names))
         shares = [names[index::count] for index in range(count)]
         # The driver holds references only. All mappers are submitted before any reducer, because
@@ -107,8 +123,28 @@ class RayFleet:
             for actor, shards in zip(self.actors, mapped, strict=False)
         ]
         who = [f"{name}, or one that it took from," for name in self.names]
-        reduced = [item for of_actor in self._results(futures, who) for item in of_actor.items()]
-        return dict(sorted(reduced, key=itemgetter(0)))
+        return [item for of_actor in self._results(futures, who) for item in of_actor.items()]
+
+    def _repeated(self, work: Callable[[], list[Result]]) -> list[Result]:
+        """Return what `work` returns; after the loss of a node, at most MAX_RETRIES times more."""
+        for _ in range(MAX_RETRIES):
+            try:
+                return work()
+            except LostWorkerError as error:
+                if not error.with_node and self._nodes <= resources.nodes():
+                    raise
+                lost = f"  {self.wanted.stage}: a node was lost; its workers start again elsewhere"
+                print(lost, file=sys.stderr, flush=True)
+                self._restart()
+        return work()
+
+    def _restart(self) -> None:
+        """Start all actors again, as many as the nodes that are left can hold."""
+        for actor in self.actors:
+            ray.kill(actor)
+        self.actors = []
+        fitting = resources.as_many_as_fit(replace(self.wanted, min=1)).max
+        self._start(min(self.wanted.max, fitting))
 
     def _call(self, actor: Any, method: str, *arguments: Any) -> Any:
         return getattr(actor, method).options(retry_exceptions=RETRIED_ERRORS).remote(*arguments)

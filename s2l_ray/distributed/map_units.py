@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import json
+import socket
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,10 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from s2l_ray import events
-from s2l_ray.distributed import resources, waiting
+from s2l_ray.distributed import resources, shared_paths, waiting
 from s2l_ray.distributed.failures import MAX_ATTEMPTS, is_out_of_memory
 from s2l_ray.distributed.session import worker_environment
 from s2l_ray.errors import (
+    ConfigError,
     DataError,
     StorageError,
     UnitError,
@@ -62,6 +64,9 @@ def map_units(
     if not units:
         return
     waiting.for_room(replace(wanted, min=1))  # one of them does all the work, if later
+    counts = attempts / uuid.uuid4().hex
+    if counts.is_local:
+        (counts / SHARED).write_bytes(b"")
     dataset = ray.data.from_items(
         [{"number": number, "unit": json.dumps(unit)} for number, unit in enumerate(units)],
         override_num_blocks=len(units),
@@ -81,7 +86,7 @@ def map_units(
             "worker": worker,
             "constructor": constructor,
             "wanted": wanted,
-            "attempts": attempts / uuid.uuid4().hex,
+            "attempts": counts,
         },
         num_cpus=wanted.cpus,
         num_gpus=wanted.gpus or None,
@@ -95,6 +100,12 @@ def map_units(
             told = {"unit": json.dumps(unit)[:100], "attempts": row["attempts"]}
             events.tell("retried", stage=wanted.stage, error=cause[:500], **told)
         yield json.loads(row["result"])
+    if counts.is_local:
+        counts.remove()
+
+
+SHARED = "shared"
+"""The name of a file that a worker sees if its node shares the folder of the run."""
 
 
 class UnitRunner:
@@ -114,6 +125,7 @@ class UnitRunner:
         self._make = functools.partial(worker, **constructor)
         self._stage, self._advice, self._attempts = wanted.stage, wanted.advice, attempts
         self._worker: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+        self._shares_run = False
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         number, unit = row["number"], row["unit"]
@@ -122,6 +134,7 @@ class UnitRunner:
         for _ in range(MAX_ATTEMPTS):
             attempt = None
             try:
+                self._check_shared()
                 before = begun.names()
                 if len(before) >= MAX_ATTEMPTS:
                     return self._given_up([begun / name for name in before], unit)
@@ -147,6 +160,15 @@ class UnitRunner:
                     attempt.write_json(failure)
         assert failure is not None
         return failure
+
+    def _check_shared(self) -> None:
+        """Refuse a node that does not share the run: it may have joined since the run began."""
+        if self._shares_run or not self._attempts.is_local:
+            return
+        if not (self._attempts / SHARED).exists():
+            folder = str(self._attempts.parent)
+            raise ConfigError(shared_paths.unshared("run_dir", folder, [socket.gethostname()]))
+        self._shares_run = True
 
     def _given_up(self, attempts: Sequence[Location], unit: str) -> dict[str, Any]:
         """Return the failure that the last of earlier attempts recorded.

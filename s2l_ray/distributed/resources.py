@@ -117,6 +117,13 @@ def num_free(wanted: Workers) -> int:
     return sum(_num_fitting(wanted, node) for node in _free_by_node())
 
 
+def nodes() -> frozenset[str]:
+    """Return the ids of the nodes that are alive."""
+    import ray
+
+    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+
+
 def total() -> Mapping[str, float]:
     """Return the resources of all nodes that are alive."""
     return sum(map(Counter[str], _nodes()), Counter[str]())

@@ -47,11 +47,7 @@ def cluster(address: str | None) -> Iterator[None]:
     import ray  # takes a second, which a command with nothing to do should not spend
 
     joined = joins_cluster(address)
-    # Ray's C++ core prints internal notes to the terminal at any level below this one.
-    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # Ray Train accepts one saved state each time it polls its workers. Its own interval of 2 s
-    # would delay the end of a training.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    set_defaults(joined=joined)
     if ray.is_initialized():
         _check_connected(address)
         _quieten_ray_data()
@@ -66,6 +62,18 @@ def cluster(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def set_defaults(*, joined: bool) -> None:
+    """Set what Ray reads from the environment, where the user has not."""
+    # Ray's C++ core prints internal notes to the terminal at any level below this one.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # Ray Train accepts one saved state each time it polls its workers. Its own interval of 2 s
+    # would delay the end of a training.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+    if not joined:
+        # Ray lets all other programs go before its workers: beside one, a run would hardly move.
+        os.environ.setdefault("RAY_worker_niceness", "0")
+
+
 def _start() -> None:
     """Start Ray on this machine, and connect to it.
 
@@ -76,8 +84,6 @@ def _start() -> None:
 
     preconditions.check_folder(_ray_folder())
     preconditions.check_loopback()
-    # Ray's own default lets all other programs go first: beside any of them, a run would not move.
-    os.environ.setdefault("RAY_worker_niceness", "0")
     try:
         with _stderr_held_back():
             # "local" never connects to a Ray that somebody else started on this machine.

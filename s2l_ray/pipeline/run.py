@@ -14,8 +14,9 @@ from typing import Any
 from s2l_ray.artifacts.inputs import CONTENTS
 from s2l_ray.artifacts.manifest import SUPPLEMENT, Manifest, check_run, open_run
 from s2l_ray.artifacts.stage import REDONE, RunPlan, Stage, Step
+from s2l_ray.config.paths import inputs_of
 from s2l_ray.config.sections import RunConfig
-from s2l_ray.distributed import cluster_watch, session, waiting
+from s2l_ray.distributed import cluster_watch, session, shared_paths, waiting
 from s2l_ray.errors import ConfigError
 from s2l_ray.monitoring import logged
 from s2l_ray.pipeline import preflight
@@ -105,6 +106,9 @@ def connected(
         return
     with contextlib.ExitStack() as stack:
         connect(address, config.resources.wait, stack, say)
+        if session.joins_cluster(address):
+            stages = {step.stage for step in todo}
+            shared_paths.check(todo[0].out.location.parent, inputs_of(config, stages))
         preflight.check_resources(config, list(dict.fromkeys(step.declaration for step in todo)))
         yield
 

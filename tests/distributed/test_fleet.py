@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,7 +62,7 @@ class Holder:
 
 @contextlib.contextmanager
 def started(files: list[Location], wanted: resources.Workers) -> Iterator[RayFleet]:
-    fleet = RayFleet.start(Holder, files, wanted)
+    fleet = RayFleet(Holder, files, wanted)
     yield fleet
     for actor in fleet.actors:
         ray.kill(actor)
@@ -125,3 +127,46 @@ def test_one_that_dies_while_it_gives_is_no_bug_of_who_takes():
     message = "or one that it took from, died 3 times"
     with started(FILES, TWO) as own, pytest.raises(DataError, match=message):
         own.shuffle(["a", "b"], "give_badly", "take")
+
+
+LOSES_A_NODE = """
+import ray
+from pathlib import Path
+from ray.cluster_utils import Cluster
+from s2l_ray.distributed import resources
+from s2l_ray.distributed.fleet import RayFleet
+from tests.distributed.test_fleet import FILES, Holder
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+node = cluster.add_node(num_cpus=2)
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, log_to_driver=False)
+fleet = RayFleet(Holder, FILES, resources.Workers("clusters", 3, 3))
+
+def look():
+    print(len(fleet.actors), sorted(sum(fleet.call_all("held", 10), [])),
+          fleet.shuffle(["a", "b"], "give", "take"))
+
+look()
+cluster.remove_node(node, allow_graceful=False)
+look()
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+@pytest.mark.cluster
+def test_workers_of_a_lost_node_start_again_on_those_that_are_left():
+    done = subprocess.run(
+        [sys.executable, "-c", LOSES_A_NODE],
+        cwd=Path(__file__).parents[2],
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    before, after = done.stdout.splitlines()
+    assert (before[0], after[0]) == ("3", "1")
+    assert before[1:] == after[1:] == " [0, 10, 20, 30, 40] {'a': 10, 'b': 10}"
+    assert "clusters: a node was lost; its workers start again elsewhere" in done.stderr

@@ -1,7 +1,11 @@
 """Jobs on a cluster of its own: `ray start --head`, then `ray job submit`."""
 
+import contextlib
+import os
 import re
 import shutil
+import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from tests.own_ray import Head, head_node
+from tests.own_ray import BIN, FREE_PORTS, STARTED, Head, head_node
 from tests.small_extension import STAGES, content
 from tests.small_run import stages_done
 
@@ -75,6 +79,43 @@ def test_jobs_run_on_a_cluster_that_outlives_them(head, working_dir, tmp_path):
     for job, status in ((good, "succeeded"), (bad, "failed")):
         answer = head.call("ray", "job", "status", job)
         assert answer.returncode == 0 and status in answer.stdout.lower()
+
+
+@contextlib.contextmanager
+def node_with_its_own(folder: Path, head: Head) -> Iterator[None]:
+    """A further node of the cluster, which has a folder of its own under the name `folder`."""
+    script = f'mount -t tmpfs none {folder} && exec "$@"'
+    ports = [f"--{name}=0" for name in FREE_PORTS]
+    with subprocess.Popen(
+        [
+            *("unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"),
+            *(BIN / "ray", "start", "--block", f"--address=127.0.0.1:{head.port}", "--num-cpus=1"),
+            *ports,
+        ],
+        env=head.environment,
+        cwd=head.home,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+        text=True,
+    ) as node:
+        assert node.stdout is not None
+        assert any(STARTED in line for line in node.stdout)
+        yield
+        os.killpg(node.pid, signal.SIGKILL)
+
+
+def test_a_folder_that_a_node_does_not_share_is_refused_before_any_work(
+    head, working_dir, tmp_path
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    with node_with_its_own(run, head):
+        _, shown, code = submit(head, working_dir, "--set", f"run_dir={run}")
+    assert code == 1 and "Traceback" not in shown
+    assert f"run_dir: 1 node(s) of the cluster do not see {run} as the node of this" in shown
+    assert "s3://bucket/" in shown
+    assert sorted(path.name for path in run.iterdir() if path.is_dir()) == []
 
 
 def test_a_job_extends_a_run(head, working_dir, copied, extended, new_data):

@@ -1,5 +1,7 @@
 """The session: when a cluster is joined, and the environment of a worker."""
 
+import os
+
 import pytest
 
 from s2l_ray.distributed import session
@@ -33,3 +35,16 @@ def test_a_worker_computes_on_as_many_threads_as_configured(monkeypatch):
 def test_a_worker_without_a_gpu_sees_none():
     assert session.worker_environment(cpus=1, gpus=0)["env_vars"]["CUDA_VISIBLE_DEVICES"] == ""
     assert "CUDA_VISIBLE_DEVICES" not in session.worker_environment(cpus=1, gpus=0.5)["env_vars"]
+
+
+@pytest.mark.parametrize(
+    ("joined", "users", "expected"), [(False, None, "0"), (False, "15", "15"), (True, None, None)]
+)
+def test_a_ray_that_is_started_here_gives_way_to_no_other_program(
+    monkeypatch, joined, users, expected
+):
+    monkeypatch.setenv("RAY_worker_niceness", users or "")
+    if users is None:
+        monkeypatch.delenv("RAY_worker_niceness")
+    session.set_defaults(joined=joined)
+    assert dict(os.environ).get("RAY_worker_niceness") == expected

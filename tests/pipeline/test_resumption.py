@@ -22,6 +22,11 @@ STOPPED_AT = {
 
 The reference restarts as the target does, by Ray Train.
 """
+STOPPED_BY = {"trajectories": signal.SIGTERM, "target": signal.SIGINT}
+"""How each stage is ended, where not by SIGKILL.
+
+Ray's core answers SIGTERM with a stack, and Ray Train has a handler of its own for Ctrl-C.
+"""
 FOLDERS = {"prepare": "prepared"}
 SAME = {
     "prepared": ["part-000003.parquet", "rows-000003.parquet", "rejected.parquet"],
@@ -43,19 +48,19 @@ SAME = {
 def stop_in(stage: str, run: Location, arguments: list[str], environment: dict[str, str]) -> None:
     """Start the program; end it when `stage` has something to go on from.
 
-    By SIGKILL, and in the target by Ctrl-C twice, so that nothing more is saved.
+    Ctrl-C is sent twice, so that nothing more is saved.
     """
-    folder, by = run / FOLDERS.get(stage, stage), signal.SIGKILL
-    if stage == "target":
-        by = signal.SIGINT
+    folder, by = run / FOLDERS.get(stage, stage), STOPPED_BY.get(stage, signal.SIGKILL)
     code, shown = end_in(
         stage, lambda: begun(folder, STOPPED_AT[stage]), arguments, environment, by=by
     )
-    if stage == "target":
-        assert "\ns2l: interrupted; the same command goes on from what is saved\n" in shown, shown
-        assert code == 130
+    if by is signal.SIGKILL:
+        assert code == -by
     else:
-        assert code == -signal.SIGKILL
+        what = "interrupted" if by is signal.SIGINT else "ended by SIGTERM"
+        assert f"\ns2l: {what}; the same command goes on from what is saved\n" in shown, shown
+        assert code == 128 + by
+        assert "***" not in shown and "Traceback" not in shown, shown
     assert not (folder / "_manifest.json").exists()
 
 
