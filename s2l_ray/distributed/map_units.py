@@ -49,7 +49,7 @@ def map_units(
         worker: a class; each actor makes one object of it, at its first unit.
         units: JSON values; so are the results.
         wanted: the actors, and the advice for a message that memory ran out.
-        attempts: a folder for the counts; a unit that succeeds removes its own.
+        attempts: a folder for the counts, which is empty again when all units are done.
         constructor: keyword arguments of `worker`.
 
     Raises:
@@ -100,10 +100,12 @@ def map_units(
             told = {"unit": json.dumps(unit)[:100], "attempts": row["attempts"]}
             events.tell("retried", stage=wanted.stage, error=cause[:500], **told)
         yield json.loads(row["result"])
-    if counts.is_local:
-        counts.remove()
+    counts.remove()
 
 
+DONE = "done"
+"""The name of a file beside the attempts at a unit that succeeded: Ray does a unit again if its
+result is lost with a node, and earlier attempts then no longer count."""
 SHARED = "shared"
 """The name of a file that a worker sees if its node shares the folder of the run."""
 
@@ -136,13 +138,13 @@ class UnitRunner:
             try:
                 self._check_shared()
                 before = begun.names()
-                if len(before) >= MAX_ATTEMPTS:
+                if len(before) >= MAX_ATTEMPTS and DONE not in before:
                     return self._given_up([begun / name for name in before], unit)
                 attempt = begun / f"{len(before)}-{uuid.uuid4().hex}"
                 attempt.write_bytes(b"")
                 self._worker = self._worker or self._make()
                 result = json.dumps(self._worker(json.loads(unit)))
-                begun.remove()
+                (begun / DONE).write_bytes(b"")
                 message = failure["message"] if failure is not None else ""
                 row = {"error": "", "message": message, "result": result}
                 return {**row, "attempts": len(before) + 1, "number": number}

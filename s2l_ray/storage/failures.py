@@ -9,6 +9,11 @@ import pyarrow as pa
 
 from s2l_ray.errors import StorageError
 
+S3_ATTEMPTS = 10
+"""Attempts at a request to S3, after pauses that double up to 20 s: some two minutes in all."""
+GCS_SECONDS = 120.0
+"""Time in which a request to Google's store is tried again."""
+
 
 @contextlib.contextmanager
 def temporary_space(*failures: type[Exception]) -> Iterator[None]:
@@ -54,4 +59,10 @@ def _cause(error: Exception, verb: str) -> str:
         return "its folder cannot be made. Choose another run_dir."
     if isinstance(error, FileNotFoundError):
         return "there is no such file."
-    return " ".join(str(error).split())
+    text = " ".join(str(error).split())
+    if "NETWORK_CONNECTION" in text or "UNAVAILABLE" in text.upper() or "SLOW_DOWN" in text:
+        text += (
+            f" The store did not answer in {S3_ATTEMPTS} attempts (on Google's, in "
+            f"{GCS_SECONDS:g} s). Once it does, the same command goes on from here."
+        )
+    return text

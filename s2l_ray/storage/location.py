@@ -23,8 +23,10 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from s2l_ray.errors import ConfigError, StorageError, first
-from s2l_ray.storage.failures import explained
+from s2l_ray.storage.failures import GCS_SECONDS, S3_ATTEMPTS, explained
 from s2l_ray.storage.listing import entries
+
+S3_CONNECT_SECONDS = 10.0
 
 
 def is_uri(path: str) -> bool:
@@ -377,4 +379,17 @@ def open_uri(uri: str) -> tuple[pafs.FileSystem, str, str]:
 @cache
 def _bucket_filesystem(bucket: str) -> pafs.FileSystem:
     """Return the file system of `bucket`, opened once in a process: its region takes a request."""
-    return pafs.FileSystem.from_uri(bucket)[0]
+    if bucket.startswith(("gs://", "gcs://")):
+        bucket += f"?retry_limit_seconds={GCS_SECONDS:g}"
+    found = pafs.FileSystem.from_uri(bucket)[0]
+    if found.type_name != "s3":
+        return found
+    # An address of a store takes no strategy, and without one pyarrow gives up on a busy store.
+    # What it has read from the address and the environment is what it is pickled by.
+    settings = found.__reduce__()[1][0] | {
+        "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
+        "connect_timeout": S3_CONNECT_SECONDS,
+        # A file is one request, not three, unless it is so large that it goes up in pieces.
+        "allow_delayed_open": True,
+    }
+    return pafs.S3FileSystem(**settings)

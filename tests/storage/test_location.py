@@ -1,5 +1,6 @@
 """Locations: whole files or none, the same on a local path and on an object store."""
 
+import os
 import pickle
 import resource
 import subprocess
@@ -10,8 +11,10 @@ import pyarrow as pa
 import pytest
 
 from s2l_ray.errors import StorageError
+from s2l_ray.storage import location
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
+from tests.unreliable_store import unreliable
 
 
 @pytest.fixture
@@ -97,8 +100,10 @@ def test_a_missing_file_and_broken_json_are_named(folder):
 
 HOLDER = """
 import sys
+from s2l_ray.storage import location
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
+from tests.unreliable_store import unreliable
 with exclusive(Location.of(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -172,6 +177,39 @@ class TestObjectStore:
             assert (path / "config.json").read_text() == "{}"
         (bucket / "p").remove()
         assert (bucket / "p").names() == []
+
+    @pytest.fixture
+    def way(self, s3_endpoint, bucket, monkeypatch):
+        """The way to the bucket loses requests."""
+        with unreliable(s3_endpoint) as found:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", found.address)
+            yield found
+
+    def test_lost_requests_change_no_byte(self, bucket, way, tmp_path):
+        content = {f"part-{number}": os.urandom(5_000 * number) for number in range(40)}
+        for name, written in content.items():
+            (bucket / name).write_bytes(written)
+        assert bucket.names() == sorted(content)
+        assert {name: (bucket / name).read_bytes() for name in content} == content
+        (bucket / "part-7").remove()
+        assert not (bucket / "part-7").exists()
+        assert way.lost >= 5
+
+    def test_a_store_that_never_answers_is_given_up_and_named(self, bucket, way, monkeypatch):
+        monkeypatch.setattr(location, "S3_ATTEMPTS", 2)
+        way.is_broken = True
+        message = f"(?s)cannot read {bucket}/x: .* did not answer in .* attempts"
+        with pytest.raises(StorageError, match=message):
+            (bucket / "x").read_bytes()
+        assert way.requests["HEAD"] <= 4
+
+    def test_a_small_file_is_written_in_one_request_and_read_in_two(self, bucket, way):
+        (bucket / "x").write_bytes(b"1")
+        before = way.requests.total()
+        (bucket / "y").write_bytes(b"1")
+        written = way.requests.total() - before
+        (bucket / "y").read_bytes()
+        assert (written, way.requests.total() - before - written) == (1, 2)
 
     def test_an_interrupted_write_leaves_nothing(self, bucket):
         with pytest.raises(KeyboardInterrupt), (bucket / "x").open_atomic() as stream:
