@@ -34,6 +34,53 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+RAN_OUT = {
+    "ObjectStoreFullError": (
+        "Ray's object store, in shared memory, is full. Give it more (`ray start "
+        "--object-store-memory`; in a container `--shm-size`), or run fewer workers on a machine."
+    ),
+    "OutOfDiskError": (
+        "Ray's temporary folder, into which its object store spills, is on a full disk. Free some "
+        "space there, or give Ray another folder (RAY_TMPDIR; `ray start --temp-dir`)."
+    ),
+    "OutOfMemoryError": (
+        "the memory of a machine or GPU ran out. Run fewer workers on a machine, lower the batch "
+        "sizes of the stage, or use machines with more memory."
+    ),
+}
+"""Name of an error's class -> what has run out, and what to do; of Ray, but for GPUs of torch."""
+
+
+def ran_out(error: BaseException) -> str | None:
+    """Return what a machine of the cluster has run out of, if that is the cause of `error`."""
+    seen: BaseException | None = error
+    while seen is not None:
+        names = {kind.__name__ for kind in type(seen).__mro__}
+        if is_out_of_memory(seen):
+            names |= {"OutOfMemoryError"}
+        for name in names & RAN_OUT.keys():
+            return f"{RAN_OUT[name]} ({one_line(seen)[:200]})"
+        seen = getattr(seen, "cause", None) or seen.__cause__
+    return None
+
+
+@contextlib.contextmanager
+def ran_out_explained() -> Iterator[None]:
+    """Raise a DataError that names what has run out, for whatever Ray raises then.
+
+    Raises:
+        DataError: that is the cause of an error inside the block.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if what := ran_out(error):
+            raise DataError(f"{what} The same command then goes on from here.") from error
+        raise
+
+
 @contextlib.contextmanager
 def user_errors(who: str, advice: str) -> Iterator[None]:
     """Raise what Ray raises inside the block as an error of this program.
@@ -72,4 +119,6 @@ def user_errors(who: str, advice: str) -> Iterator[None]:
         if isinstance(cause, RayActorError):
             what = f"died {MAX_ATTEMPTS} times, most likely for want of memory"
             raise LostWorkerError(f"{who} {what}. {advice}", with_node=False) from error
+        if (shortage := ran_out(cause)) is not None:
+            raise DataError(f"{who}: {shortage}") from error
         raise UnitError(f"{who} failed with:\n{error}") from None

@@ -3,7 +3,7 @@
 Small results come to the driver; what is large goes from actor to actor.
 """
 
-import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import itemgetter
@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import ray
 
+from s2l_ray import events
 from s2l_ray.distributed import resources, waiting
 from s2l_ray.distributed.failures import MAX_ATTEMPTS, LostWorkerError, user_errors
 from s2l_ray.distributed.session import worker_environment
@@ -20,6 +21,8 @@ from s2l_ray.storage.location import Location
 MAX_RETRIES = MAX_ATTEMPTS - 1
 RETRIED_ERRORS = [StorageError, OSError, MemoryError, RuntimeError]
 """Errors that another attempt may not meet again."""
+SECONDS_UNTIL_LOST, SECONDS_PER_LOOK = 60.0, 0.5
+"""Longest time in which Ray takes a node that does not answer off its list, and between looks."""
 Result = TypeVar("Result")
 
 
@@ -134,7 +137,7 @@ class RayFleet:
                 if not error.with_node and self._nodes <= resources.nodes():
                     raise
                 lost = f"  {self.wanted.stage}: a node was lost; its workers start again elsewhere"
-                print(lost, file=sys.stderr, flush=True)
+                events.tell("notice", text=lost)
                 self._restart()
         return work()
 
@@ -143,6 +146,10 @@ class RayFleet:
         for actor in self.actors:
             ray.kill(actor)
         self.actors = []
+        # A node that does not answer counts as one of the cluster for some ten seconds more.
+        deadline = time.monotonic() + SECONDS_UNTIL_LOST
+        while self._nodes <= resources.nodes() and time.monotonic() < deadline:
+            time.sleep(SECONDS_PER_LOOK)
         fitting = resources.as_many_as_fit(replace(self.wanted, min=1)).max
         self._start(min(self.wanted.max, fitting))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from s2l_ray import events
 from s2l_ray.distributed import resources, shared_paths, waiting
-from s2l_ray.distributed.failures import MAX_ATTEMPTS, is_out_of_memory
+from s2l_ray.distributed.failures import MAX_ATTEMPTS, is_out_of_memory, ran_out
 from s2l_ray.distributed.session import worker_environment
 from s2l_ray.errors import (
     ConfigError,
@@ -192,6 +192,8 @@ class UnitRunner:
         if is_out_of_memory(error):
             cause = f"the memory did not suffice for unit {unit[:100]} ({one_line(error)[:200]})"
             return _as_row(DataError(f"{self._stage}: {cause}. {self._advice}"))
+        if (shortage := ran_out(error)) is not None:
+            return _as_row(DataError(f"{self._stage}: unit {unit[:100]}: {shortage}"))
         trace = "".join(traceback.format_exception(error))
         cause = f"failed in {MAX_ATTEMPTS} attempts, the last time with:\n{trace}"
         return _as_row(UnitError(f"{self._stage}: unit {unit[:100]} {cause}"))

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.distributed import preconditions
+from s2l_ray.distributed import failures, preconditions
 from s2l_ray.errors import ConfigError, one_line
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -57,7 +57,8 @@ def cluster(address: str | None) -> Iterator[None]:
         _join(address or os.environ["RAY_ADDRESS"]) if joined else _start()
     _quieten_ray_data()
     try:
-        yield
+        with failures.ran_out_explained():
+            yield
     finally:
         ray.shutdown()
 
