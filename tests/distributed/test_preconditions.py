@@ -147,6 +147,7 @@ def test_a_token_that_the_cluster_does_not_know_is_named(server, tmp_path, varia
 @pytest.mark.ray
 def test_a_server_that_is_no_cluster_is_named(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setattr(preconditions, "CONNECT_SECONDS", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(preconditions.CONNECT_SECONDS)
         address = f"127.0.0.1:{server.getsockname()[1]}"
