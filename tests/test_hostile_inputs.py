@@ -23,7 +23,9 @@ from s2l_ray.evaluation.answers import equal, extract
 from s2l_ray.selection import conditions
 from s2l_ray.storage import input_files
 
-some = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+some = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 ROWS = [{"instruction": f"käse {i}", "output": "x" * i, "n": i} for i in range(5)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
 LOOSE_TEXT = st.text(st.characters(codec=None), max_size=20)
