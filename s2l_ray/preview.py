@@ -21,7 +21,7 @@ from s2l_ray.data.sources import SourceRow
 from s2l_ray.data.templates import Template, load_template
 from s2l_ray.data.tokenise import TokenisedExample, decoded, tokenise
 from s2l_ray.errors import ConfigError
-from s2l_ray.models.checkpoints import load_tokenizer
+from s2l_ray.models.tokenizers import load_tokenizer
 from s2l_ray.storage.location import Location
 
 if TYPE_CHECKING:

@@ -60,7 +60,7 @@ class PartTokeniser:
         self.tokenizer = self.template = None
         if tokenizer is not None:
             # Importing it takes seconds, which a worker that only cuts files does not need.
-            from s2l_ray.models.checkpoints import load_tokenizer
+            from s2l_ray.models.tokenizers import load_tokenizer
 
             self.tokenizer = load_tokenizer(tokenizer)
             self.template = load_template(config)

@@ -13,7 +13,7 @@ from s2l_ray.distributed.vllm_engine import Engine
 from s2l_ray.errors import ConfigError
 from s2l_ray.evaluation import metrics
 from s2l_ray.evaluation.items import read_items
-from s2l_ray.models.checkpoints import load_tokenizer
+from s2l_ray.models.tokenizers import load_tokenizer
 from s2l_ray.storage.location import Location, is_uri
 
 

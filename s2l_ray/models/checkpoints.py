@@ -5,19 +5,15 @@ model is run.
 """
 
 import difflib
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GgufConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -25,7 +21,7 @@ from transformers import (
 )
 
 from s2l_ray.config.sections import ModelSpec, RandomModel
-from s2l_ray.errors import ConfigError, ModelError, UserError, first
+from s2l_ray.errors import ConfigError, ModelError, first
 from s2l_ray.models.adapters import (
     Adapter,
     Loadable,
@@ -34,56 +30,13 @@ from s2l_ray.models.adapters import (
     merge,
     tokenizer_source,
 )
+from s2l_ray.models.load_errors import explained_loading
 from s2l_ray.models.model_files import check_model_files, has_tokenizer
 from s2l_ray.models.origins import opened_source, source_of
+from s2l_ray.models.tokenizers import load_tokenizer
 from s2l_ray.storage.location import Location, is_uri
 
 DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16}
-_LOADING_ERRORS = (
-    OSError,
-    ValueError,
-    RuntimeError,
-    ImportError,
-    KeyError,
-    SafetensorError,
-    StrictDataclassError,
-)
-
-
-def load_tokenizer(spec: Loadable, *, offline: bool = False) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of `spec`; it has an end-of-sequence token.
-
-    An adapter without a tokenizer has that of its base.
-
-    Args:
-        offline: look up a name on the hub in this machine's cache only.
-
-    Raises:
-        ModelError: the tokenizer is missing, cannot be read, or has no end-of-sequence token.
-    """
-    name = tokenizer_name(spec)
-    with _explained(f"tokenizer {name}"), opened_source(name) as (location, options):
-        tokenizer = AutoTokenizer.from_pretrained(
-            location, trust_remote_code=False, local_files_only=offline, **options
-        )
-    if tokenizer.eos_token_id is None:
-        raise ModelError(
-            f"tokenizer {name} has no end-of-sequence token, which closes every response; "
-            f"set `eos_token` in its tokenizer_config.json"
-        )
-    return tokenizer
-
-
-def tokenizer_name(spec: Loadable) -> str:
-    """Return the name of the tokenizer that belongs to a model.
-
-    Raises:
-        ModelError: `spec` is an adapter whose base is not here.
-    """
-    if isinstance(spec, Adapter):
-        own = has_tokenizer(Location.of(spec.folder))
-        return spec.folder if own else tokenizer_source(spec.base)
-    return tokenizer_source(spec.tokenizer if isinstance(spec, RandomModel) else spec)
 
 
 def load_model(
@@ -106,7 +59,7 @@ def load_model(
     adapter = adapter_of(spec)
     if adapter is not None:
         return _merged(adapter, dtype)
-    with _explained(f"model {spec}"), opened_source(spec) as (location, options):
+    with explained_loading(f"model {spec}"), opened_source(spec) as (location, options):
         if "gguf_file" in options:
             # Otherwise its weights may stay quantised, and can be neither trained nor saved.
             options["quantization_config"] = GgufConfig(dequantize=True)
@@ -136,7 +89,7 @@ def _merged(adapter: Adapter, dtype: torch.dtype) -> PreTrainedModel:
     check_model_files(folder)
     check_peft(f"the LoRA adapter {adapter.folder}")
     base = load_model(adapter.base, dtype=dtype)
-    with folder.local() as path, _explained(f"adapter {adapter.folder}"):
+    with folder.local() as path, explained_loading(f"adapter {adapter.folder}"):
         return merge(base, Location.of(path)).eval()
 
 
@@ -146,7 +99,7 @@ def load_without_weights(spec: ModelSpec) -> PreTrainedModel:
     Raises:
         ModelError: the model is not on this machine, or its configuration cannot be used.
     """
-    with _explained(f"model {spec}"):
+    with explained_loading(f"model {spec}"):
         config = _offline_config(spec)
         _check_kind(config, spec)
         with torch.device("meta"):
@@ -177,7 +130,7 @@ def load_miniature(
     Raises:
         ModelError: as for `load_without_weights`.
     """
-    with _explained(f"model {spec}"):
+    with explained_loading(f"model {spec}"):
         config = _offline_config(spec)
         text = config.get_text_config()
         with torch.device("meta"):
@@ -292,18 +245,6 @@ def set_precision(precision: str, device: torch.device) -> str:
     return "bf16" if native else "fp32"
 
 
-@contextmanager
-def _explained(what: str) -> Iterator[None]:
-    """Turn errors of the libraries that read models into a ModelError of one line."""
-    try:
-        yield
-    except UserError:
-        raise
-    except _LOADING_ERRORS as error:
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ModelError(f"{what} cannot be loaded: {reason}") from error
-
-
 def _architecture(spec: RandomModel) -> tuple[str, dict[str, Any]]:
     """Return the model type of `spec` and the arguments of its configuration, which knows them.
 
@@ -314,7 +255,7 @@ def _architecture(spec: RandomModel) -> tuple[str, dict[str, Any]]:
     name = arguments.pop("model_type", None)
     if name is None:
         raise ModelError("a model initialised at random needs `model_type` in its architecture")
-    with _explained(f"architecture {name}"):
+    with explained_loading(f"architecture {name}"):
         _refuse_unknown(arguments, AutoConfig.for_model(name), name)
     return name, arguments
 
@@ -322,7 +263,7 @@ def _architecture(spec: RandomModel) -> tuple[str, dict[str, Any]]:
 def _random_config(spec: RandomModel, *, offline: bool = False) -> PreTrainedConfig:
     name, arguments = _architecture(spec)
     tokenizer = load_tokenizer(spec, offline=offline)
-    with _explained(f"architecture {name}"):
+    with explained_loading(f"architecture {name}"):
         config = AutoConfig.for_model(name, **_token_arguments(tokenizer) | arguments)
     if config.vocab_size < len(tokenizer):
         raise ModelError(
@@ -352,7 +293,7 @@ def _refuse_unknown(arguments: dict[str, Any], default: PreTrainedConfig, name: 
 
 
 def _initialised(config: PreTrainedConfig, dtype: torch.dtype, seed: int) -> PreTrainedModel:
-    with torch.random.fork_rng(devices=[]), _explained(f"architecture {config.model_type}"):
+    with torch.random.fork_rng(devices=[]), explained_loading(f"architecture {config.model_type}"):
         torch.default_generator.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     # Weights are drawn in float32 for any dtype. Buffers (rotary frequencies) must not change.

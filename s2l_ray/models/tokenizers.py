@@ -1,11 +1,59 @@
-"""A small tokenizer for models that start from random weights."""
+"""Tokenizers: those of models, and a small one for models that start from random weights.
+
+Nothing here needs the code of models. Its import takes longer than that of torch, and workers that
+only tokenise are spared it.
+"""
 
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from s2l_ray.config.sections import RandomModel
+from s2l_ray.errors import ModelError
+from s2l_ray.models.adapters import Adapter, Loadable, tokenizer_source
+from s2l_ray.models.load_errors import explained_loading
+from s2l_ray.models.model_files import has_tokenizer
+from s2l_ray.models.origins import opened_source
+from s2l_ray.storage.location import Location
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
+
+
+def load_tokenizer(spec: Loadable, *, offline: bool = False) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of `spec`; it has an end-of-sequence token.
+
+    An adapter without a tokenizer has that of its base.
+
+    Args:
+        offline: look up a name on the hub in this machine's cache only.
+
+    Raises:
+        ModelError: the tokenizer is missing, cannot be read, or has no end-of-sequence token.
+    """
+    name = tokenizer_name(spec)
+    with explained_loading(f"tokenizer {name}"), opened_source(name) as (location, options):
+        tokenizer = AutoTokenizer.from_pretrained(
+            location, trust_remote_code=False, local_files_only=offline, **options
+        )
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            f"tokenizer {name} has no end-of-sequence token, which closes every response; "
+            f"set `eos_token` in its tokenizer_config.json"
+        )
+    return tokenizer
+
+
+def tokenizer_name(spec: Loadable) -> str:
+    """Return the name of the tokenizer that belongs to a model.
+
+    Raises:
+        ModelError: `spec` is an adapter whose base is not here.
+    """
+    if isinstance(spec, Adapter):
+        own = has_tokenizer(Location.of(spec.folder))
+        return spec.folder if own else tokenizer_source(spec.base)
+    return tokenizer_source(spec.tokenizer if isinstance(spec, RandomModel) else spec)
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:

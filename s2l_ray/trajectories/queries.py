@@ -41,7 +41,7 @@ def write_query_parts(queries: Queries, folder: Location) -> tuple[Parts, dict[s
     Raises:
         DataError: there are no rows, or too many of them cannot be used.
     """
-    from s2l_ray.models.checkpoints import load_tokenizer  # imports torch
+    from s2l_ray.models.tokenizers import load_tokenizer  # imports torch
 
     tokenizer = load_tokenizer(queries.tokenizer)
     template = load_template(queries.data)
