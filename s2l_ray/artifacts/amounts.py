@@ -1,9 +1,9 @@
-"""Amounts of rows and tokens, and the work of a stage on them."""
+"""Amounts of rows and tokens, the work of a stage on them, and what it takes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from s2l_ray.config.sections import WorkerRange
+from s2l_ray.config.sections import ModelSpec, RunConfig, WorkerRange
 from s2l_ray.models import flops
 from s2l_ray.models.flops import Shape
 
@@ -140,3 +140,42 @@ def forward_flops(shape: Shape, rows: Amount) -> float:
 def most_workers(workers: int | WorkerRange) -> int:
     """Return the number of workers, or the upper end of its range."""
     return workers.max if isinstance(workers, WorkerRange) else workers
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Measured constants with which `s2l plan` converts operations into seconds.
+
+    Attributes:
+        of_product: the share that a worker reaches on average of a given speed in matrix products.
+            It comes from two runs on two CPU cores in fp32. A GPU has reached more in scoring;
+            narrow models in bf16 reach less.
+        of_trial: the share that a worker reaches of the speed measured in passes of a small model.
+            The rest goes to optimizer steps, other workers and rows of unequal length. It comes
+            from two runs of docs/experiments.md on two other CPU cores, in fp32 and in bf16.
+        start_seconds: seconds from the beginning of the stage to its first computation, mostly for
+            imports. They come from the same two runs as `of_trial`.
+        start_seconds_on_gpu: the same on a GPU, with the start of CUDA and the compilation of
+            layers. They come from runs on one H200, where compilation took 41 of the reference's
+            65 seconds, measured by itself.
+    """
+
+    of_product: float
+    of_trial: float
+    start_seconds: float
+    start_seconds_on_gpu: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """The functions and constants that estimate the cost of a stage that computes with a model.
+
+    Attributes:
+        model: returns the model; None if the configuration names none.
+        work: returns the computation, for a model of the given shape; None for an unknown shape.
+        speed: constants that convert it into seconds.
+    """
+
+    model: Callable[[RunConfig], ModelSpec | None]
+    work: Callable[[RunConfig, Quantities, Shape | None], Work]
+    speed: Speed

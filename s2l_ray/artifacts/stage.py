@@ -11,13 +11,12 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
-from s2l_ray.artifacts.amounts import Quantities, Work
+from s2l_ray.artifacts.amounts import Estimate, Quantities
 from s2l_ray.artifacts.extensions import BaseRun, Extension
 from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.manifest import SUPPLEMENT, StageDir, fingerprint
 from s2l_ray.artifacts.tables import Parts
-from s2l_ray.config.sections import ModelSpec, RunConfig, SelectionConfig
-from s2l_ray.models.flops import Shape
+from s2l_ray.config.sections import RunConfig, SelectionConfig
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
@@ -59,6 +58,10 @@ class Supplement:
         return {**summary, **made, SUPPLEMENT: record}
 
 
+def _never() -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Task:
     """The inputs and the work of one step, whose folder is not decided yet.
@@ -73,6 +76,8 @@ class Task:
         is_checked: whether the work shows that the inputs cannot be used, or are too few. Then a
             finished result stays until another one is finished and fits what follows.
         supplement: a part of the results with inputs of its own, or None.
+        fits_here: tells, before anything is done, whether the work can be done by threads of this
+            process, without a connection to Ray.
     """
 
     inputs: dict[str, Any]
@@ -81,6 +86,7 @@ class Task:
     repeats: bool = True
     is_checked: bool = False
     supplement: Supplement | None = None
+    fits_here: Callable[[], bool] = _never
 
     def fill(self, out: StageDir, progress: Progress) -> dict[str, Any]:
         """Do the work and make the supplement, if there is one; return the summary."""
@@ -101,45 +107,6 @@ class PoolSize:
     rows: int
     prepared: Mapping[str, Any] | None
     new_strata: frozenset[str]
-
-
-@dataclass(frozen=True)
-class Speed:
-    """Measured constants with which `s2l plan` converts operations into seconds.
-
-    Attributes:
-        of_product: the share that a worker reaches on average of a given speed in matrix products.
-            It comes from two runs on two CPU cores in fp32. A GPU has reached more in scoring;
-            narrow models in bf16 reach less.
-        of_trial: the share that a worker reaches of the speed measured in passes of a small model.
-            The rest goes to optimizer steps, other workers and rows of unequal length. It comes
-            from two runs of docs/experiments.md on two other CPU cores, in fp32 and in bf16.
-        start_seconds: seconds from the beginning of the stage to its first computation, mostly for
-            imports. They come from the same two runs as `of_trial`.
-        start_seconds_on_gpu: the same on a GPU, with the start of CUDA and the compilation of
-            layers. They come from runs on one H200, where compilation took 41 of the reference's
-            65 seconds, measured by itself.
-    """
-
-    of_product: float
-    of_trial: float
-    start_seconds: float
-    start_seconds_on_gpu: float
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """The functions and constants that estimate the cost of a stage that computes with a model.
-
-    Attributes:
-        model: returns the model; None if the configuration names none.
-        work: returns the computation, for a model of the given shape; None for an unknown shape.
-        speed: constants that convert it into seconds.
-    """
-
-    model: Callable[[RunConfig], ModelSpec | None]
-    work: Callable[[RunConfig, Quantities, Shape | None], Work]
-    speed: Speed
 
 
 @dataclass(frozen=True)
@@ -250,6 +217,7 @@ class Step:
         repeats: as `Task.repeats` says.
         replacement: the same step in a folder below REDONE, for `Task.is_checked`; None without.
         supplement: a part of the results with inputs of its own, or None.
+        fits_here: as `Task.fits_here` says.
     """
 
     declaration: Stage
@@ -260,6 +228,7 @@ class Step:
     repeats: bool = True
     replacement: "Step | None" = None
     supplement: Supplement | None = None
+    fits_here: Callable[[], bool] = _never
 
     @classmethod
     def of(cls, stage: Stage, task: Task, parent: Location, arm: str = "") -> "Step":
@@ -270,7 +239,17 @@ class Step:
         if task.is_checked:
             replacement = cls.of(stage, replace(task, is_checked=False), parent / REDONE, arm)
         work = partial(task.fill, out)
-        return cls(stage, out, work, arm, early, task.repeats, replacement, task.supplement)
+        return cls(
+            stage,
+            out,
+            work,
+            arm,
+            early,
+            task.repeats,
+            replacement,
+            task.supplement,
+            task.fits_here,
+        )
 
     @property
     def stage(self) -> str:

@@ -10,7 +10,7 @@ from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Ta
 from s2l_ray.config.clusters import MOST_CLUSTERS
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.progress import Progress
-from s2l_ray.trajectories.declaration import TRAJECTORIES
+from s2l_ray.trajectories.declaration import TRAJECTORIES, trajectory_files
 
 
 def _task(plan: RunPlan, _: str) -> Task:
@@ -23,7 +23,16 @@ def _task(plan: RunPlan, _: str) -> Task:
     }
     if not section.may_make_fewer:
         inputs.pop("clusters.rows_per_cluster", None)
-    return Task(inputs, partial(_cluster, plan))
+    return Task(inputs, partial(_cluster, plan), fits_here=partial(_fits_here, plan))
+
+
+def _fits_here(plan: RunPlan) -> bool:
+    """Tell whether the trajectories, those that the run is to import or has, fit this process."""
+    from s2l_ray.distributed import resources
+    from s2l_ray.trajectories.import_existing import loss_bytes
+
+    files = trajectory_files(plan)
+    return resources.fits_here(lambda: loss_bytes(files))
 
 
 def _cluster(plan: RunPlan, out: StageDir, progress: Progress) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 
 class Fleet(Protocol):
-    """Workers that each hold a share of the parts: `RayFleet`, or objects in this process."""
+    """Workers that each hold a share of the parts: `RayFleet` or `ThreadFleet`."""
 
     def call_all(self, method: str, *arguments: Any) -> list[Any]:
         """Return what `method` returns on every worker."""

@@ -9,7 +9,7 @@ Shape letters: T checkpoints, K clusters of one stratum, or of all.
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from typing import Any
@@ -27,10 +27,11 @@ from s2l_ray.clusters.scaling import Moments
 from s2l_ray.clusters.worker import ClusterWorker, MomentsWorker, Scales
 from s2l_ray.config.clusters import ClustersConfig
 from s2l_ray.distributed import resources
-from s2l_ray.distributed.fleet import RayFleet
+from s2l_ray.distributed.threads import start_fleet
 from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
+from s2l_ray.trajectories.import_existing import loss_bytes
 
 
 @dataclass(frozen=True)
@@ -79,15 +80,13 @@ def run(
     Distances and the inertia are in the square of that unit. The scales of standardised
     trajectories are `scales` in the summary.
     """
-    wanted = resources.workers(
-        out.stage, config.workers, cpus=1, gpus=0, advice=out.advice_on_memory
-    )
     files, scales, strata = trajectories.files(), Scales(), None
+    wanted = _workers(config, files, out)
     # Workers end before the next ones start: no name here holds them longer than they are needed.
     if config.strata == "auto":
         vectors = found_strata.embedding_files(trajectories)
         strata = found_strata.find(
-            RayFleet(StrataWorker, files, wanted, vectors, seed),
+            start_fleet(StrataWorker, files, wanted, vectors, seed),
             config,
             out.location,
             stored.strata_GH,
@@ -95,9 +94,9 @@ def run(
         )
     found, of_strata = strata or (None, {})
     if config.scaling == "standardised":
-        scales = scales_of(RayFleet(MomentsWorker, files, wanted, config, seed, found))
+        scales = scales_of(start_fleet(MomentsWorker, files, wanted, config, seed, found))
         scales |= stored.scales
-    fleet = RayFleet(ClusterWorker, files, wanted, config, seed, scales, found)
+    fleet = start_fleet(ClusterWorker, files, wanted, config, seed, scales, found)
     summary = cluster(fleet, config, out.location, progress=progress, stored=stored)
     if not summary["rows"]:
         raise DataError(f"clusters: there are no trajectories in {trajectories.folder}.")
@@ -105,6 +104,13 @@ def run(
         summary = found_strata.told(summary, found, of_strata, out.location)
     as_json = {name: scale.as_json() for name, scale in sorted(scales.items())}
     return {**summary, "scales": as_json} if scales else summary
+
+
+def _workers(config: ClustersConfig, files: Sequence[Location], out: StageDir) -> resources.Workers:
+    """Return threads of this process where the trajectories fit it, and actors where not."""
+    if resources.fits_here(partial(loss_bytes, [file.uri for file in files])):
+        return resources.threads(out.stage, advice=out.advice_on_memory)
+    return resources.workers(out.stage, config.workers, cpus=1, gpus=0, advice=out.advice_on_memory)
 
 
 def scales_of(fleet: Fleet) -> Scales:

@@ -134,7 +134,7 @@ def _run_stages(
     """
     folder = Location.of(config.run_dir)
     steps = plan(config, folder).through(CLUSTERS.name)
-    if any(step.declaration.uses_ray for step in stale(steps, None)):
+    if pipeline.needs_ray(stale(steps, None), connection.address):
         connection.open()
     for until in (PREPARE.name, CLUSTERS.name):
         if until in {step.stage for step in steps}:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from s2l_ray import events
-from s2l_ray.distributed import resources, shared_paths, waiting
+from s2l_ray.distributed import resources, shared_paths, threads, waiting
 from s2l_ray.distributed.failures import MAX_ATTEMPTS, is_out_of_memory, ran_out
 from s2l_ray.distributed.session import worker_environment
 from s2l_ray.errors import (
@@ -44,6 +44,7 @@ def map_units(
     parts. So nothing depends on block sizes, and no reader competes with the pool for cores.
     A unit that fails is tried again. A unit whose worker dies is given to another worker. Ray would
     repeat that for ever, so attempts are counted by files in the folder `attempts`.
+    Workers that are threads of this process need no Ray; their units are tried again as well.
 
     Args:
         worker: a class; each actor makes one object of it, at its first unit.
@@ -59,40 +60,15 @@ def map_units(
         DataError: in MAX_ATTEMPTS attempts the worker died or had too little memory.
         UnitError: a unit failed MAX_ATTEMPTS times in another way.
     """
-    import ray.data
-
     if not units:
         return
-    waiting.for_room(replace(wanted, min=1))  # one of them does all the work, if later
     counts = attempts / uuid.uuid4().hex
     if counts.is_local:
         (counts / SHARED).write_bytes(b"")
-    dataset = ray.data.from_items(
-        [{"number": number, "unit": json.dumps(unit)} for number, unit in enumerate(units)],
-        override_num_blocks=len(units),
-    )
-    scaling = dataset.context.autoscaling_config
-    scaling.actor_pool_util_upscaling_threshold = BUSY_SHARE_TO_GROW
-    scaling.actor_pool_util_downscaling_threshold = 0.0
-    results = dataset.map(
-        UnitRunner,
-        compute=ray.data.ActorPoolStrategy(
-            min_size=min(wanted.min, len(units)),
-            max_size=min(wanted.max, len(units)),
-            # A unit queued behind another one would wait while other workers are idle.
-            max_tasks_in_flight_per_actor=1,
-        ),
-        fn_constructor_kwargs={
-            "worker": worker,
-            "constructor": constructor,
-            "wanted": wanted,
-            "attempts": counts,
-        },
-        num_cpus=wanted.cpus,
-        num_gpus=wanted.gpus or None,
-        runtime_env=worker_environment(cpus=wanted.cpus, gpus=wanted.gpus),
-    )
-    for row in results.iter_rows():
+    rows = [{"number": number, "unit": json.dumps(unit)} for number, unit in enumerate(units)]
+    runner = {"worker": worker, "constructor": constructor, "wanted": wanted, "attempts": counts}
+    run = threads.finished if wanted.here else _on_ray
+    for row in run(UnitRunner, rows, wanted, runner):
         if row["error"]:
             raise from_message(row)
         if row["attempts"] > 1:
@@ -101,6 +77,36 @@ def map_units(
             events.tell("retried", stage=wanted.stage, error=cause[:500], **told)
         yield json.loads(row["result"])
     counts.remove()
+
+
+def _on_ray(
+    runner: type,
+    rows: Sequence[dict[str, Any]],
+    wanted: resources.Workers,
+    constructor: Mapping[str, Any],
+) -> Iterator[dict[str, Any]]:
+    """Yield `runner(**constructor)(row)` for every row, done by a pool of actors."""
+    import ray.data
+
+    waiting.for_room(replace(wanted, min=1))  # one of them does all the work, if later
+    dataset = ray.data.from_items(list(rows), override_num_blocks=len(rows))
+    scaling = dataset.context.autoscaling_config
+    scaling.actor_pool_util_upscaling_threshold = BUSY_SHARE_TO_GROW
+    scaling.actor_pool_util_downscaling_threshold = 0.0
+    results = dataset.map(
+        runner,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=min(wanted.min, len(rows)),
+            max_size=min(wanted.max, len(rows)),
+            # A unit queued behind another one would wait while other workers are idle.
+            max_tasks_in_flight_per_actor=1,
+        ),
+        fn_constructor_kwargs=dict(constructor),
+        num_cpus=wanted.cpus,
+        num_gpus=wanted.gpus or None,
+        runtime_env=worker_environment(cpus=wanted.cpus, gpus=wanted.gpus),
+    )
+    yield from results.iter_rows()
 
 
 DONE = "done"

@@ -1,15 +1,18 @@
 """The resources that workers of a stage need, and those that a cluster has or can get."""
 
+import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from s2l_ray.config.sections import WorkerRange
-from s2l_ray.distributed import autoscaler
+from s2l_ray.distributed import autoscaler, session
 from s2l_ray.errors import ConfigError
 
 MAX_WORKERS = 1_024
 """The most workers of a stage that has no setting for their number, on a cluster that grows."""
+MAX_BYTES_HERE = 2 << 30
+"""Work that holds at most so many bytes is done in this process, unless a cluster was joined."""
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,7 @@ class Workers:
         min, max: the fewest and the most workers.
         cpus, gpus: what each of them takes.
         advice: what to do when a worker runs out of memory, one or more sentences.
+        here: whether they are threads of this process, for which Ray is not needed.
     """
 
     stage: str
@@ -29,6 +33,7 @@ class Workers:
     cpus: float = 1
     gpus: float = 0
     advice: str = ""
+    here: bool = False
 
     @property
     def asks(self) -> dict[str, float]:
@@ -59,6 +64,20 @@ def workers(
     wanted = Workers(stage, low, high, cpus, gpus, advice)
     check_resources(wanted)
     return wanted
+
+
+def fits_here(num_bytes: Callable[[], int]) -> bool:
+    """Tell whether work that holds so many bytes is done by threads of this process.
+
+    That saves the starts of Ray and of its workers. On a cluster that was joined it is not done:
+    this process may run on a small node.
+    """
+    return not session.is_shared() and num_bytes() <= MAX_BYTES_HERE
+
+
+def threads(stage: str, *, advice: str = "") -> Workers:
+    """Return workers that are threads of this process, one for each CPU."""
+    return Workers(stage, 1, os.cpu_count() or 1, advice=advice, here=True)
 
 
 def one_per_cpu() -> WorkerRange:

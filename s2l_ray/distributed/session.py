@@ -19,6 +19,16 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 """Set to the configured number of threads on every machine: the last bits of sums depend on it."""
 
 
+_started_here = False
+"""Whether the Ray that this process is connected to was started by `cluster`."""
+
+
+def is_shared() -> bool:
+    """Tell whether this process is connected to a Ray that was not started for its own work."""
+    ray = sys.modules.get("ray")
+    return ray is not None and ray.is_initialized() and not _started_here
+
+
 def joins_cluster(address: str | None) -> bool:
     """Return True to join a running cluster, False to start Ray on this machine.
 
@@ -44,6 +54,7 @@ def cluster(address: str | None) -> Iterator[None]:
     Raises:
         ConfigError: there is no cluster at `address`, or the connection is to another one.
     """
+    global _started_here
     import ray  # takes a second, which a command with nothing to do should not spend
 
     joined = joins_cluster(address)
@@ -56,10 +67,12 @@ def cluster(address: str | None) -> Iterator[None]:
     with _own_sigterm():
         _join(address or os.environ["RAY_ADDRESS"]) if joined else _start()
     _quieten_ray_data()
+    _started_here = not joined
     try:
         with failures.ran_out_explained():
             yield
     finally:
+        _started_here = False
         ray.shutdown()
 
 

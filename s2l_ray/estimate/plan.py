@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, TypeVar
 
-from s2l_ray.artifacts.amounts import Quantities, Work
+from s2l_ray.artifacts.amounts import Estimate, Quantities, Work
 from s2l_ray.artifacts.inputs import Contents
-from s2l_ray.artifacts.stage import Estimate, Stage, Step
+from s2l_ray.artifacts.stage import Stage, Step
 from s2l_ray.comparison import run as comparison
 from s2l_ray.config.sections import ModelSpec, RunConfig
 from s2l_ray.data.declaration import PREPARE

@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from s2l_ray.artifacts.amounts import Quantities, Work
+from s2l_ray.artifacts.amounts import Estimate, Quantities, Speed, Work
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, section_values
-from s2l_ray.artifacts.stage import Estimate, RunPlan, Speed, Stage, Task
+from s2l_ray.artifacts.stage import RunPlan, Stage, Task
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import ModelSpec, RunConfig
 from s2l_ray.data.cleaning import held_out_files

@@ -96,12 +96,20 @@ def do_steps(
     (planned.run / REDONE).remove()
 
 
+def needs_ray(todo: Sequence[Step], address: str | None) -> bool:
+    """Tell whether a step needs a connection to Ray: all do on a cluster that is joined."""
+    from s2l_ray.distributed import session
+
+    joins = session.joins_cluster(address)
+    return any(step.declaration.uses_ray and (joins or not step.fits_here()) for step in todo)
+
+
 @contextlib.contextmanager
 def connected(
     todo: Sequence[Step], config: RunConfig, address: str | None, say: Callable[[str], None]
 ) -> Iterator[None]:
     """Connect to Ray inside the block, if a step needs it, and check that it can hold the steps."""
-    if not any(step.declaration.uses_ray for step in todo):
+    if not needs_ray(todo, address):
         yield
         return
     with contextlib.ExitStack() as stack:

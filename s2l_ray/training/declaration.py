@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from s2l_ray.artifacts.amounts import Quantities, Work
+from s2l_ray.artifacts.amounts import Estimate, Quantities, Speed, Work
 from s2l_ray.artifacts.inputs import base_key
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, subset_file
-from s2l_ray.artifacts.stage import Estimate, PoolSize, RunPlan, Speed, Stage, Task
+from s2l_ray.artifacts.stage import PoolSize, RunPlan, Stage, Task
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import ModelSpec, RunConfig
 from s2l_ray.data.declaration import (

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from s2l_ray.artifacts.amounts import Quantities, Work
+from s2l_ray.artifacts.amounts import Estimate, Quantities, Speed, Work
 from s2l_ray.artifacts.extensions import Extension
 from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS, QUERIES, StageDir, section_inputs
-from s2l_ray.artifacts.stage import Estimate, Extending, ExtensionPlan, RunPlan, Speed, Stage, Task
+from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import RunConfig, WorkerRange
 from s2l_ray.data.declaration import PREPARE, pool_tokenizer, with_absolute_template
@@ -36,7 +36,12 @@ def _task(plan: RunPlan, _: str) -> Task:
         inputs: dict[str, Any] = {"trajectories.path": plan.contents.file_hashes(files)}
         if plan.config.data is not None and any(map(_lacks_stratum, files)):
             inputs["strata of the pool"] = plan.after(TRAJECTORIES)[PREPARE.name]
-        return Task(inputs, partial(_import, plan, files), is_checked=True)
+        return Task(
+            inputs,
+            partial(_import, plan, files),
+            is_checked=True,
+            fits_here=partial(_fits_here, files),
+        )
     patterns = [absolute(name) for name in section.queries]
     queries = list_files(patterns, QUERIES_KEY, run=plan.run).files
     inputs = {
@@ -48,12 +53,29 @@ def _task(plan: RunPlan, _: str) -> Task:
     return Task(inputs, partial(_score, plan, queries), early, repeats=False)
 
 
+def trajectory_files(plan: RunPlan) -> list[str]:
+    """Return the files that the trajectories of a run are in: those to import, or its parts."""
+    section = plan.config.trajectories
+    assert section is not None
+    if section.path is None:
+        return [file.uri for file in plan.parts(TRAJECTORIES).files()]
+    files = list_files([absolute(section.path)], "trajectories.path", run=plan.run).files
+    return [file.uri for file in files]
+
+
 def _lacks_stratum(file: InputFile) -> bool:
     """Tell whether a file has no column `stratum`; False for a file that the import will refuse."""
     try:
         return "stratum" not in Location(file.uri).read_schema().names
     except (StorageError, pa.ArrowException):
         return False
+
+
+def _fits_here(files: Sequence[InputFile]) -> bool:
+    from s2l_ray.distributed import resources
+    from s2l_ray.trajectories.import_existing import loss_bytes
+
+    return resources.fits_here(lambda: loss_bytes([file.uri for file in files]))
 
 
 def _import(

@@ -7,6 +7,7 @@ of a part depends on the files alone.
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,13 +55,7 @@ def run(
     for result in map_units(
         Importer,
         units,
-        resources.workers(
-            "data",
-            resources.one_per_cpu(),
-            cpus=1,
-            gpus=0,
-            advice="Use machines with more memory for each CPU.",
-        ),
+        _workers(uris),
         out.location / "attempts",
         folder=out.location,
     ):
@@ -79,6 +74,13 @@ def run(
     }
     rows, notes = pool_join.join(Parts(out.location), pool, without_stratum)
     return {**summary, "rows": rows, "notes": notes}
+
+
+def _workers(uris: Sequence[str]) -> resources.Workers:
+    advice = "Use machines with more memory for each CPU."
+    if resources.fits_here(partial(loss_bytes, uris)):
+        return resources.threads("data", advice=advice)
+    return resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0, advice=advice)
 
 
 def lacks_stratum(uri: str) -> bool:
@@ -126,6 +128,11 @@ def footer_counts(uri: str) -> tuple[int, int]:
     )
     num_rows = file.metadata.num_rows
     return num_rows, round(num_losses / max(num_rows, 1))
+
+
+def loss_bytes(uris: Sequence[str]) -> int:
+    """Return how many bytes the losses of parquet files take in memory, from their footers."""
+    return sum(4 * rows * checkpoints for rows, checkpoints in map(footer_counts, uris))
 
 
 def _num_rows(uri: str) -> int:

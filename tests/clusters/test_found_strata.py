@@ -25,8 +25,8 @@ from tests.clusters.test_stage import (
     NUM_ROWS,
     SEVEN_PARTS,
     STRATA,
-    InProcess,
     centroids,
+    in_process,
     labels,
     settings,
     write_parts,
@@ -78,14 +78,14 @@ def shares(files, shards=None):
 def found_in(trajectories, folder, config, shards=None):
     vectors = found_strata.embedding_files(trajectories)
     held = shares(trajectories.files(), shards)
-    fleet = InProcess([StrataWorker(share, vectors, 3) for share in held])
+    fleet = in_process([StrataWorker(share, vectors, 3) for share in held])
     return found_strata.find(fleet, config, folder, progress=Progress("clusters"))
 
 
 def clustered(trajectories, folder, config, shards=None):
     found, of_strata = found_in(trajectories, folder, config, shards)
     held = shares(trajectories.files(), shards)
-    fleet = InProcess([clusters.ClusterWorker(share, config, 3, None, found) for share in held])
+    fleet = in_process([clusters.ClusterWorker(share, config, 3, None, found) for share in held])
     summary = clusters.cluster(fleet, config, folder, progress=Progress("clusters"))
     summary = found_strata.told(summary, found, of_strata, folder)
     names = [*folder.names(), *(f"staged/{name}" for name in (folder / "staged").names())]
@@ -97,7 +97,7 @@ def test_rows_are_clustered_as_if_their_field_named_the_kind_that_embeddings_sho
     summary, _ = clustered(write_both(folder), folder / "found", config)
     named = [f"found-{kind + 1:02d}" for kind in KIND_N]
     files = write_parts(folder / "named", SEVEN_PARTS, strata=named)
-    fleet = InProcess([clusters.ClusterWorker(dict(enumerate(files)), settings(), 3)])
+    fleet = in_process([clusters.ClusterWorker(dict(enumerate(files)), settings(), 3)])
     clusters.cluster(fleet, settings(), folder / "by field", progress=Progress("clusters"))
 
     assert labels(folder / "found") == labels(folder / "by field")
@@ -157,7 +157,7 @@ def test_over_all_clusters_leave_the_found_strata_to_the_selection(folder):
     over_all = settings(**AUTO, per_stratum=False)
     summary, _ = clustered(trajectories, folder / "all", over_all)
 
-    fleet = InProcess([clusters.ClusterWorker(dict(enumerate(trajectories.files())), over_all, 3)])
+    fleet = in_process([clusters.ClusterWorker(dict(enumerate(trajectories.files())), over_all, 3)])
     clusters.cluster(fleet, over_all, folder / "plain", progress=Progress("clusters"))
     assert labels(folder / "all")["cluster"] == labels(folder / "plain")["cluster"]
     assert summary["stratum_of_cluster"] == [""] * 5

@@ -1,6 +1,5 @@
 """Clusters: what comes out depends on the trajectories, never on who held them."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,8 @@ from s2l_ray.clusters import stage as clusters
 from s2l_ray.clusters import worker as clustering
 from s2l_ray.clusters.worker import ClusterWorker
 from s2l_ray.config.clusters import ClustersConfig
+from s2l_ray.distributed import resources
+from s2l_ray.distributed.threads import ThreadFleet
 from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
@@ -27,23 +28,6 @@ IDS = [f"e{number}" for number in range(NUM_ROWS)]
 STRATA = [("math", "code", "chat")[number % 3] for number in range(NUM_ROWS)]
 METHODS = ("minibatch", "authors")
 SEVEN_PARTS = np.array_split(np.arange(NUM_ROWS), 7)
-
-
-@dataclass(frozen=True)
-class InProcess:
-    """A fleet of workers in this process."""
-
-    workers: list[ClusterWorker]
-
-    def call_all(self, method: str, *arguments: Any) -> list[Any]:
-        return [getattr(worker, method)(*arguments) for worker in self.workers]
-
-    def shuffle(self, names: Any, mapper: str, reducer: str, *arguments: Any) -> dict[str, Any]:
-        found = {}
-        for index, name in enumerate(names):
-            shards = self.call_all(mapper, [name], *arguments)
-            found |= getattr(self.workers[index % len(self.workers)], reducer)(*shards)
-        return found
 
 
 @pytest.fixture
@@ -75,7 +59,12 @@ def fleet_of(
     """A fleet in which shard i is the numbers of the parts that worker i holds."""
     shards = shards or [range(len(files))]
     shares = [{number: files[number] for number in shard} for shard in shards]
-    return InProcess([ClusterWorker(share, config, seed, scales) for share in shares])
+    return in_process([ClusterWorker(share, config, seed, scales) for share in shares])
+
+
+def in_process(workers: list[Any]) -> ThreadFleet:
+    """These workers as a fleet in this process."""
+    return ThreadFleet(resources.threads("clusters"), workers, ["a worker"] * len(workers))
 
 
 def clustered(folder, files, config, shards=None, seed: int = 3) -> tuple[dict[str, Any], Any]:

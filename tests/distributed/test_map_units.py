@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from s2l_ray import events
 from s2l_ray.distributed import failures, resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, ModelError, StorageError, UnitError, UserError
@@ -163,38 +162,6 @@ class TestOnTwoCpus:
             list(map_units(Doubler, units(1, -1), ONE, attempts))
         assert type(raised.value) is DataError
         assert str(raised.value) == "unit -1: first line\nsecond line, with {braces}"
-
-    def test_what_a_worker_refuses_while_it_starts_is_raised_as_it_was(self, attempts):
-        with pytest.raises(UserError) as raised:
-            list(map_units(Doubler, units(1), ONE, attempts, refuse="no weights in /model"))
-        assert type(raised.value) is ModelError
-        assert str(raised.value) == "no weights in /model"
-
-    def test_a_bug_in_a_worker_names_the_unit_and_the_cause_and_is_no_user_error(self, attempts):
-        with pytest.raises(UnitError) as raised:
-            list(map_units(Broken, units(1), ONE, attempts))
-        assert not isinstance(raised.value, UserError)
-        text = str(raised.value)
-        assert text.startswith('trajectories: unit {"number": 1') and "failed in 3 attempts" in text
-        assert text.rstrip().endswith("KeyError: 'no such key'") and "in __call__" in text
-
-    def test_a_unit_that_fails_is_tried_again_by_a_new_worker(self, attempts, tmp_path):
-        made = str(tmp_path / "made")
-        told: list[events.Event] = []
-        with events.heard_by(told.append):
-            results = list(map_units(Flaky, units(2), ONE, attempts, made=made))
-        assert results == [{"times": 3}]
-        assert attempts.files() == []
-        (retried,) = told
-        assert (retried["event"], retried["attempts"]) == ("retried", 3)
-        assert retried["unit"].startswith('{"number": 2') and "no luck 2" in retried["error"]
-
-    @pytest.mark.parametrize("allocator", [0, 1])
-    def test_too_little_memory_is_for_the_user_to_mend(self, attempts, allocator):
-        with pytest.raises(
-            DataError, match=r"memory did not suffice for unit .*Lower trajectories"
-        ):
-            list(map_units(Greedy, units(allocator), ONE, attempts))
 
     @pytest.mark.parametrize(("deadly", "last"), [(1, 3), (3, 2)])
     def test_attempts_of_workers_that_died_count_with_those_that_failed(

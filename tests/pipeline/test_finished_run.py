@@ -6,12 +6,11 @@ The path of a run is no part of its fingerprints.
 import json
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from tests import tiny
+from tests.pipeline.test_without_ray import trajectories
 from tests.small_run import NOBODY, refusal, sets, stages_done, state, table
 
 pytestmark = pytest.mark.ray
@@ -235,20 +234,6 @@ def test_what_a_prepared_pool_cannot_give_is_explained(
     assert not (run / "reference" / "_manifest.json").exists()
 
 
-def trajectories(folder: Path, losses: list[list[float]], name: str = "example_id") -> Path:
-    """A configuration that brings these trajectories, as parquet."""
-    ids = [f"e{i}" for i in range(len(losses))]
-    pq.write_table(pa.table({name: ids, "loss_nats": losses}), folder / "t.parquet")
-    tree = {
-        "run_dir": str(folder / "run"),
-        "trajectories": {"path": str(folder / "t.parquet")},
-        "clusters": {"num_clusters": 2, "rows_per_cluster": 1},
-        "selection": {"budget": 2},
-    }
-    (folder / "brought.yaml").write_text(yaml.safe_dump(tree))
-    return folder / "brought.yaml"
-
-
 def test_brought_trajectories_and_rows_are_enough_for_a_subset(s2l, tmp_path):
     losses = [[float(i % 3), 0.5 * (i % 2)] for i in range(12)]
     config = trajectories(tmp_path, losses)
@@ -268,21 +253,3 @@ def test_brought_trajectories_and_rows_are_enough_for_a_subset(s2l, tmp_path):
     selected = [json.loads(line) for line in subset.splitlines()]
     assert len(ranking) == 12 and {row["example_id"] for row in selected} == head
     assert selected == [row | {"example_id": row["id"]} for row in rows if row["id"] in head]
-
-
-@pytest.mark.parametrize(
-    ("losses", "name", "pieces"),
-    [
-        ([[1.0, 2.0], [1.0, float("nan")], [3.0, 4.0]], "example_id", ["NaN", "(first: e1)"]),
-        ([[1.0, 2.0], [3.0, 4.0], [1.0]], "example_id", ["2 values", "1 in row 2", "example e2"]),
-        ([[1.0, 2.0]], "name", ["no column 'example_id'", "it has name, loss_nats"]),
-        ([[1.0, 2.0]], "example_id", ["selection.budget: 2 examples", "the pool has (1)"]),
-    ],
-    ids=["NaN", "unequal", "column", "budget"],
-)
-def test_brought_trajectories_that_cannot_be_used_are_explained(
-    s2l, tmp_path, losses, name, pieces
-):
-    message = refusal(s2l("run", trajectories(tmp_path, losses, name), "--until", "selection"))
-    assert [piece for piece in pieces if piece not in message] == []
-    assert not (tmp_path / "run" / "selection" / "ranking.parquet").exists()

@@ -1,0 +1,112 @@
+"""Threads of this process do what actors do, where the work is small: same results, same errors."""
+
+import os
+
+import pytest
+
+from s2l_ray import events
+from s2l_ray.distributed import resources
+from s2l_ray.distributed.failures import MAX_ATTEMPTS
+from s2l_ray.distributed.map_units import map_units
+from s2l_ray.distributed.threads import ThreadFleet, start_fleet
+from s2l_ray.errors import DataError, ModelError, StorageError, UnitError, UserError
+from tests.distributed import test_map_units
+from tests.distributed.test_fleet import FILES, Holder
+from tests.distributed.test_map_units import Broken, Doubler, Flaky, Forgetful, Greedy, units
+
+attempts = test_map_units.attempts
+
+ONE = resources.Workers("trajectories", 1, 1, advice=test_map_units.ADVICE, here=True)
+TWO = resources.Workers("clusters", 1, 2, advice="Raise clusters.workers.", here=True)
+
+
+@pytest.mark.parametrize("wanted", [ONE, TWO])
+def test_every_unit_has_one_result_however_many_threads(attempts, wanted):
+    found = list(map_units(Doubler, units(*range(5)), wanted, attempts))
+
+    assert sorted(result["twice"] for result in found) == [0, 2, 4, 6, 8]
+    assert found[0]["name"] == ["ü", None] and attempts.files() == []
+
+
+@pytest.mark.parametrize(
+    ("refuse", "numbers", "kind", "message"),
+    [
+        ("", (1, -1), DataError, "unit -1: first line\nsecond line, with {braces}"),
+        ("no weights in /model", (1,), ModelError, "no weights in /model"),
+    ],
+    ids=["at a unit", "while it starts"],
+)
+def test_what_a_worker_refuses_is_raised_as_it_was(attempts, refuse, numbers, kind, message):
+    with pytest.raises(UserError) as raised:
+        list(map_units(Doubler, units(*numbers), TWO, attempts, refuse=refuse))
+    assert type(raised.value) is kind
+    assert str(raised.value) == message
+
+
+def test_a_bug_in_a_worker_names_the_unit_and_the_cause_and_is_no_user_error(attempts):
+    with pytest.raises(UnitError, match="failed in 3 attempts") as raised:
+        list(map_units(Broken, units(1), ONE, attempts))
+    assert not isinstance(raised.value, UserError)
+    text = str(raised.value)
+    assert text.startswith('trajectories: unit {"number": 1')
+    assert text.rstrip().endswith("KeyError: 'no such key'") and "in __call__" in text
+
+
+def test_a_unit_that_fails_is_tried_again_by_a_new_worker(attempts, tmp_path):
+    made = str(tmp_path / "made")
+    told: list[events.Event] = []
+    with events.heard_by(told.append):
+        results = list(map_units(Flaky, units(2), ONE, attempts, made=made))
+    assert results == [{"times": 3}]
+    assert attempts.files() == [] and os.path.getsize(made) == 3
+    (retried,) = told
+    assert (retried["event"], retried["attempts"]) == ("retried", 3)
+    assert retried["unit"].startswith('{"number": 2') and "no luck 2" in retried["error"]
+
+
+def test_a_unit_that_storage_fails_is_tried_again(attempts):
+    assert list(map_units(Forgetful, units(2), ONE, attempts)) == [{"failed": 2}]
+    with pytest.raises(StorageError, match="cannot read part 3"):
+        list(map_units(Forgetful, units(3), ONE, attempts))
+
+
+@pytest.mark.parametrize("allocator", [0, 1])
+def test_too_little_memory_is_for_the_user_to_mend(attempts, allocator):
+    with pytest.raises(DataError, match=r"memory did not suffice for unit .*Lower trajectories"):
+        list(map_units(Greedy, units(allocator), ONE, attempts))
+
+
+def test_a_fleet_holds_every_part_once_and_reduces_every_name_once():
+    fleet = start_fleet(Holder, FILES, TWO)
+
+    assert isinstance(fleet, ThreadFleet)
+    assert fleet.call_all("held", 10) == [[0, 20, 40], [10, 30]]
+    assert fleet.shuffle(["c", "a", "b"], "give", "take") == {"a": 10, "b": 10, "c": 10}
+
+
+def test_a_fleet_asks_storage_again(tmp_path):
+    fleet = start_fleet(Holder, FILES, TWO)
+    assert fleet.call_all("fail", tmp_path, "storage", MAX_ATTEMPTS - 1) == [0, MAX_ATTEMPTS - 1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message", "num_attempts"),
+    [
+        ("storage", StorageError, "^cannot read s3://bucket/part$", MAX_ATTEMPTS),
+        ("memory", DataError, "^clusters: the worker of parts 1, 3 had too little .* Raise", 1),
+        ("refusal", DataError, "^e7 is not finite$", 1),
+        ("bug", KeyError, "no such key", 1),
+    ],
+)
+def test_what_does_not_pass_is_said_with_its_place(tmp_path, kind, error, message, num_attempts):
+    fleet = start_fleet(Holder, FILES, TWO)
+    with pytest.raises(error, match=message):
+        fleet.call_all("fail", tmp_path, kind, 99)
+    assert len(list(tmp_path.iterdir())) == num_attempts
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "fits"), [(resources.MAX_BYTES_HERE, True), (resources.MAX_BYTES_HERE + 1, False)]
+)
+def test_work_is_done_here_up_to_a_size(num_bytes, fits):
+    assert resources.fits_here(lambda: num_bytes) is fits
