@@ -108,14 +108,21 @@ def server(tmp_path_factory) -> Iterator[str]:
             Path(ray.__file__).parent / "core/src/ray/gcs/gcs_server",
             *(f"--{name}={value}" for name, value in arguments.items()),
         ],
-        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN},
+        env={**without_ray(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN},
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
-        assert any("server started, listening" in line for line in process.stdout)
-        yield f"127.0.0.1:{port}"
-        process.kill()
+        try:
+            assert process.stdout is not None
+            assert any("server started, listening" in line for line in process.stdout)
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.kill()
+
+
+def without_ray() -> dict[str, str]:
+    """The environment without Ray's variables, such as the level below which it says nothing."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
 
 
 @pytest.mark.ray
@@ -128,11 +135,10 @@ def server(tmp_path_factory) -> Iterator[str]:
     ],
 )
 def test_a_token_that_the_cluster_does_not_know_is_named(server, tmp_path, variables, source):
-    left = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
     done = subprocess.run(
         [sys.executable, "-c", JOINS, server],
         cwd=ROOT,
-        env={**left, "HOME": str(tmp_path), **variables},
+        env={**without_ray(), "HOME": str(tmp_path), **variables},
         capture_output=True,
         text=True,
         check=True,
