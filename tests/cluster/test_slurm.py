@@ -13,8 +13,8 @@ PROGRAMS = {
     "scontrol": 'echo "scontrol $*" >> "$LOG"',
     "ray": """
 [[ $1 == health-check ]] && exit
-echo "ray $*; $RAY_AUTH_MODE, $(stat -c %a "$RAY_AUTH_TOKEN_PATH")" >> "$LOG"
-wc -c < "$RAY_AUTH_TOKEN_PATH" >> "$LOG"
+token=$(stat -c %a "$RAY_AUTH_TOKEN_PATH"),$(wc -c < "$RAY_AUTH_TOKEN_PATH")
+echo "ray $*; $RAY_AUTH_MODE,$token" >> "$LOG"  # in one piece: two of them write at once
 echo $$ >> "$LOG.pids"
 exec sleep 600
 """,
@@ -65,7 +65,7 @@ def test_ray_starts_over_the_nodes_with_a_token_of_this_user_alone(submit, tmp_p
     )
     assert "--nodes=1 --ntasks=1 --nodelist=localhost" in head[0]
     assert "--nodes=3 --ntasks=3 --exclude=localhost" in workers[0]
-    assert log.count("; token, 600\n64\n") == len(started) == 2
+    assert log.count("; token,600,64\n") == len(started) == 2
 
 
 @pytest.mark.parametrize("code", ["0", "1", "2"])

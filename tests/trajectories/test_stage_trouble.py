@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.distributed.failures import MAX_ATTEMPTS
-from s2l_ray.distributed.map_units import UnitRunner
+from s2l_ray.distributed.map_units import SHARED, UnitRunner
 from s2l_ray.distributed.resources import Workers
 from s2l_ray.errors import DataError, ModelError
 from s2l_ray.storage.location import Location
@@ -114,6 +114,7 @@ def test_a_unit_in_which_workers_die_too_often_is_refused_and_only_that_one(
         {"number": number, "unit": json.dumps({"part": part, "group": [0, 1, 2]})}
         for number, part in enumerate((0, 2))
     )
+    (attempts / SHARED).write_bytes(b"")
     for attempt in range(MAX_ATTEMPTS):
         # Begun and no more, as if the process had ended.
         (attempts / "0" / str(attempt)).write_bytes(b"")
