@@ -53,6 +53,7 @@ def ended_by_signals(message: Callable[[int], str]) -> Iterator[None]:
         signal.set_wakeup_fd(told)
         for number, handler in before.items():
             signal.signal(number, handler)
+        writer.shutdown(socket.SHUT_RDWR)  # also for children that have it open
         writer.close()
         watcher.join()
         reader.close()

@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
@@ -186,7 +186,8 @@ def seconds_by_step(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def _state(progress: Mapping[str, Any]) -> State:
-    values = dict(progress)
+    known = {field.name for field in fields(State)}  # a newer version may write more
+    values = {key: value for key, value in progress.items() if key in known}
     workers = values.pop("workers", None)
     return State(**values, workers=None if workers is None else (workers[0], workers[1]))
 

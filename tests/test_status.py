@@ -65,6 +65,14 @@ def test_a_running_run_shows_stage_progress_cost_and_failures(run, capsys):
     assert lines[5].endswith("restarted reference 2")
 
 
+def test_what_a_newer_version_has_written_is_passed_over(run, capsys):
+    progress = {"stage": "reference", "seconds": 3.0, "done": 5, "of_a_newer_version": 1}
+    sign(run, 3.0, progress=progress)
+
+    assert cli.main(["status", str(run)]) == 0
+    assert "5 rows" in capsys.readouterr().out
+
+
 def test_json_has_the_same(run, capsys):
     assert cli.main(["status", str(run), "--json"]) == 0
 

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from s2l_ray import interrupts
 from s2l_ray.artifacts.amounts import Amount
 from s2l_ray.comparison.trial import ITEMS, NOTHING_TRAINED, RESULT, Ended, Trial, failure
 from s2l_ray.config.data import DataConfig
@@ -104,6 +105,7 @@ def _trained(trial: Trial, out: Location, target: TargetConfig, data: DataConfig
             )
         manifest = folder.finish(summary, time.monotonic() - started)
         if shown.is_to_stop:
+            interrupts.takes_time.clear()
             raise KeyboardInterrupt
     summary = manifest.summary
     # Rows and tokens of all steps; which of them are responses, the stage does not count.

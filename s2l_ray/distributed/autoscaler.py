@@ -78,7 +78,7 @@ def _older() -> Autoscaler:
 def read_status(status: Mapping[str, Any], manual_types: set[str]) -> Autoscaler:
     """Return the report of the older autoscaler, without nodes that were started by hand."""
     starting = Counter(status.get("pending_launches") or {})
-    starting.update(node_type for _, _, node_type, _ in status.get("pending_nodes") or [])
+    starting.update(node_type for _, node_type, _ in status.get("pending_nodes") or [])
     known = (status.get("node_availability_summary") or {}).get("node_availabilities") or {}
     failures = {
         name: record["unavailable_node_information"]["description"]

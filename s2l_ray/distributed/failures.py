@@ -54,13 +54,16 @@ RAN_OUT = {
 def ran_out(error: BaseException) -> str | None:
     """Return what a machine of the cluster has run out of, if that is the cause of `error`."""
     seen: BaseException | None = error
-    while seen is not None:
+    known: list[BaseException] = []
+    while seen is not None and seen not in known:
+        known.append(seen)
         names = {kind.__name__ for kind in type(seen).__mro__}
         if is_out_of_memory(seen):
             names |= {"OutOfMemoryError"}
         for name in names & RAN_OUT.keys():
             return f"{RAN_OUT[name]} ({one_line(seen)[:200]})"
-        seen = getattr(seen, "cause", None) or seen.__cause__
+        of_ray = getattr(seen, "cause", None)
+        seen = of_ray if isinstance(of_ray, BaseException) else seen.__cause__
     return None
 
 

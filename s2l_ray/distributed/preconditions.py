@@ -5,7 +5,6 @@ names another cause.
 """
 
 import errno
-import os
 import socket
 import tempfile
 from pathlib import Path
@@ -27,7 +26,8 @@ def check_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as probe:
-            os.posix_fallocate(probe.fileno(), 0, PROBE_BYTES)
+            probe.write(bytes(PROBE_BYTES))
+            probe.flush()
     except OSError as error:
         cause = "is full" if error.errno == errno.ENOSPC else f"cannot be written ({error})"
         raise ConfigError(
@@ -59,6 +59,7 @@ def check_listens(address: str) -> None:
         ConfigError: it does not take a connection.
     """
     host, _, port = address.rpartition("://")[2].rpartition(":")
+    host = host.strip("[]")  # of IPv6
     if not (host and port.isdigit()):
         return
     try:

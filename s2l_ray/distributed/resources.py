@@ -15,6 +15,10 @@ MAX_BYTES_HERE = 2 << 30
 """Work that holds at most so many bytes is done in this process, unless a cluster was joined."""
 
 
+MOST_THREADS = 8
+"""Threads for work that fits this process; each may hold a part with its embeddings."""
+
+
 @dataclass(frozen=True)
 class Workers:
     """The workers that a stage wants.
@@ -76,8 +80,9 @@ def fits_here(num_bytes: Callable[[], int]) -> bool:
 
 
 def threads(stage: str, *, advice: str = "") -> Workers:
-    """Return workers that are threads of this process, one for each CPU."""
-    return Workers(stage, 1, os.cpu_count() or 1, advice=advice, here=True)
+    """Return workers that are threads of this process, one for each CPU that it may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Workers(stage, 1, min(usable or 1, MOST_THREADS), advice=advice, here=True)
 
 
 def one_per_cpu() -> WorkerRange:

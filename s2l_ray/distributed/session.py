@@ -39,8 +39,16 @@ def joins_cluster(address: str | None) -> bool:
 
 def secrets() -> list[str]:
     """Return the values of environment variables that are named like secrets."""
-    named = re.compile("TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY", re.IGNORECASE)
-    return [value for name, value in os.environ.items() if named.search(name) and len(value) >= 8]
+    named = re.compile(
+        "TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL|API_?KEY|ACCESS_KEY|STORAGE_KEY|ACCOUNT_KEY"
+        "|PRIVATE_KEY|CONNECTION_STRING",
+        re.IGNORECASE,
+    )
+    found = [value for name, value in os.environ.items() if named.search(name)]
+    for value in os.environ.values():
+        if "://" in value and "@" in value:  # https://user:password@host
+            found.append(value.partition("://")[2].rpartition("@")[0].partition(":")[2])
+    return [value for value in found if len(value) >= 8]
 
 
 @contextlib.contextmanager
@@ -158,7 +166,7 @@ def _check_connected(address: str | None) -> None:
     import ray
 
     connected = ray.get_runtime_context().gcs_address
-    if address and ":" in address and address.rpartition("://")[2] != connected:
+    if address and (found := _host_and_port(address)) and found != connected:
         raise ConfigError(
             f"this process is connected to the Ray cluster at {connected}, not to {address}. Leave "
             "out the address, or call ray.shutdown() first."
@@ -173,10 +181,10 @@ def _host_and_port(address: str) -> str | None:
     """
     from ray._private.services import canonicalize_bootstrap_address
 
-    if address == "auto":
-        found: str | None = canonicalize_bootstrap_address(address)
-        return found
-    return None if "://" in address else address
+    if "://" in address:
+        return None
+    found: str | None = canonicalize_bootstrap_address(address)  # also that of localhost
+    return found
 
 
 def _token_source() -> str:

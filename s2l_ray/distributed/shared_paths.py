@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from s2l_ray.errors import ConfigError, first
+from s2l_ray.errors import ConfigError, first, one_line
 from s2l_ray.storage.location import Location, is_uri
 
 SECONDS_TO_ANSWER = 60.0
@@ -111,7 +111,7 @@ def _looked_at(
 ) -> list[Seen]:
     """Return what is seen on each node that answers."""
     import ray
-    from ray.exceptions import RayError
+    from ray.exceptions import RayError, RayTaskError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     task = ray.remote(look)
@@ -121,6 +121,7 @@ def _looked_at(
         ).remote(name, probe, paths)
         for node, name in nodes.items()
     ]
+    name_of = dict(zip(futures, nodes.values(), strict=True))
     done, slow = ray.wait(futures, num_returns=len(futures), timeout=SECONDS_TO_ANSWER)
     for future in slow:
         ray.cancel(future)
@@ -128,6 +129,11 @@ def _looked_at(
     for future in done:
         try:
             found.append(ray.get(future))
+        except RayTaskError as error:
+            raise ConfigError(
+                f"{name_of[future]} cannot run this program: {one_line(error.cause)[:300]}. Every "
+                "node needs the s2l_ray of the driver, and its packages."
+            ) from None
         except RayError:
             continue  # the node has left the cluster meanwhile
     return found

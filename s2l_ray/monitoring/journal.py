@@ -19,7 +19,7 @@ from typing import Any
 
 from s2l_ray import events, progress
 from s2l_ray.background import running_thread
-from s2l_ray.errors import StorageError, one_line
+from s2l_ray.errors import one_line
 from s2l_ray.storage.location import Location
 from s2l_ray.version import __version__
 
@@ -81,6 +81,7 @@ class _Journal:
         self._pending: dict[str, list[str]] = defaultdict(list)
         self._lock, self._writing = threading.Lock(), threading.Lock()
         self._has_work = self._has_failed = False
+        self._ended = ""
         self._next_progress = time.monotonic() + SECONDS_PER_PROGRESS
 
     def hear(self, event: events.Event) -> None:
@@ -90,9 +91,9 @@ class _Journal:
             name, text = LINES, "\n".join(f"{event['time']} {event['text']}".splitlines())
         elif kind == "metrics":
             known = {key: value for key, value in event.items() if key != "event"}
-            name, text = METRICS, json.dumps(known, ensure_ascii=False)
+            name, text = METRICS, json.dumps(known)
         else:
-            name, text = EVENTS, json.dumps(event, ensure_ascii=False)
+            name, text = EVENTS, json.dumps(event)
         with self._lock:
             self._has_work = self._has_work or kind == "begin"
             self._pending[name].append(text)
@@ -108,9 +109,10 @@ class _Journal:
 
     def close(self, ended: str) -> None:
         """Write all that is left, and that the process has ended."""
-        self._write(ended)
+        self._ended = ended  # a beat that waits for this write says so as well
+        self._write()
 
-    def _write(self, ended: str = "") -> None:
+    def _write(self) -> None:
         with self._lock:
             if not self._has_work:
                 return
@@ -118,19 +120,20 @@ class _Journal:
         with self._writing, self._harmless():
             for name, lines in pending.items():
                 self._logs[name].append(self._without_secrets("\n".join([*lines, ""])))
-            self._write_now(ended)
+            self._write_now()
 
-    def _write_now(self, ended: str) -> None:
+    def _write_now(self) -> None:
         step = progress.current()
         now: dict[str, Any] = {"time": time.time(), "seconds_per_beat": self._beat, **_process()}
         now |= {"progress": step.state().as_json()} if step is not None else {}
-        now |= {"ended": ended} if ended else {}
-        text = self._without_secrets(json.dumps(now, ensure_ascii=False))
+        now |= {"ended": self._ended} if self._ended else {}
+        text = self._without_secrets(json.dumps(now))
         (self._folder / NOW).write_bytes(text.encode())
 
     def _without_secrets(self, text: str) -> str:
         for secret in self._secrets:
-            text = text.replace(secret, "[secret]")
+            for form in (secret, json.dumps(secret)[1:-1]):  # as it is, and as JSON has it
+                text = text.replace(form, "[secret]")
         return text
 
     @contextlib.contextmanager
@@ -138,7 +141,7 @@ class _Journal:
         """Say the first failure inside the block to the user, and let none of them end the run."""
         try:
             yield
-        except (OSError, StorageError) as error:
+        except Exception as error:
             if not self._has_failed:
                 self._has_failed = True
                 text = f"the logs cannot be written, and the run goes on: {one_line(error)[:300]}"
@@ -154,7 +157,7 @@ class _File:
     def append(self, text: str) -> None:
         """Write `text` behind what is there."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
+        with self._path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
 
 
@@ -174,7 +177,7 @@ class _Objects:
             self._number = 1 + int(before[-1].split("-")[1].split(".")[0]) if before else 0
         self._text += text
         file = self._folder / f"{self._stem}-{self._number:06d}.{self._suffix}"
-        content = self._text.encode()
+        content = self._text.encode(errors="backslashreplace")
         if len(content) > MAX_BYTES_OF_OBJECT:
             # Also where it cannot be written: what is in memory stays bounded.
             self._number, self._text = self._number + 1, ""

@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,8 @@ from s2l_ray.monitoring.journal import FOLDER
 from s2l_ray.storage.location import Location
 
 SECONDS_PER_LOOK = 0.5
+SECONDS_TO_END = 60.0
+"""Longest time that a slow tracker gets for what waits when the run has ended."""
 Log = Callable[[dict[str, float], int], None]
 """Takes values by name, and the step that they are of."""
 
@@ -84,7 +87,14 @@ class _Feeder:
         """Feed the trackers, which the first record opens, until `stop` is set and none is left."""
         opened: dict[str, Any] = {}
         waiting: list[str] = [*self._config.to]
+        deadline = None
         while not (stop.is_set() and self._records.empty()):
+            if stop.is_set():
+                deadline = deadline or time.monotonic() + SECONDS_TO_END
+                if time.monotonic() >= deadline:
+                    left = f"{self._records.qsize():,} records of metrics were not sent in time"
+                    events.tell("notice", text=f"tracking: {left}; logs/ has them")
+                    break
             with contextlib.suppress(queue.Empty):
                 record = self._records.get(timeout=SECONDS_PER_LOOK)
                 while waiting:
@@ -149,14 +159,16 @@ def _wandb(project: str, name: str, run: Location) -> tuple[Log, Callable[[], No
 def _mlflow(project: str, name: str, run: Location) -> tuple[Log, Callable[[], None]]:
     """Send to the server in MLFLOW_TRACKING_URI, or without one where MLflow does by itself."""
     import mlflow
+    from mlflow.entities import Metric
 
     mlflow.set_experiment(project)
     opened = mlflow.start_run(run_name=name, tags={"s2l.run_dir": str(run)})
     client = mlflow.MlflowClient()
 
     def log(values: dict[str, float], step: int) -> None:
-        for key, value in values.items():
-            client.log_metric(opened.info.run_id, _plain(key), value, step=step)
+        now = int(time.time() * 1000)
+        metrics = [Metric(_plain(key), value, now, step) for key, value in values.items()]
+        client.log_batch(opened.info.run_id, metrics)
 
     return log, mlflow.end_run
 

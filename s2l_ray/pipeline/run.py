@@ -11,6 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+from s2l_ray import interrupts
 from s2l_ray.artifacts.inputs import CONTENTS
 from s2l_ray.artifacts.manifest import SUPPLEMENT, Manifest, check_run, open_run
 from s2l_ray.artifacts.stage import REDONE, RunPlan, Stage, Step
@@ -220,6 +221,7 @@ def _do(step: Step, following: Step | None, checks: Checks) -> Manifest:
     checks.unchanged()
     manifest = step.out.finish(summary, time.monotonic() - started)
     if progress.is_to_stop:
+        interrupts.takes_time.clear()  # set since Ctrl-C, so that the result could be finished
         raise KeyboardInterrupt
     return manifest
 

@@ -114,9 +114,12 @@ def interruptible(
         with running_thread(interruption.keep):
             yield
     except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
         interrupts.takes_time.clear()
+        raise KeyboardInterrupt from None
+    except BaseException:
+        interrupts.takes_time.clear()
+        raise
+    finally:
         # Ray Train leaves its own handler behind; it sets none outside the main thread.
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, before)

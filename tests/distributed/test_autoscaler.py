@@ -7,7 +7,7 @@ from s2l_ray.distributed.autoscaler import Autoscaler, read_status
 STATUS = {
     "active_nodes": {"head": 1, "node_ab12": 1},
     "idle_nodes": None,
-    "pending_nodes": [["id", "10.0.0.2", "cpu", "waiting-for-ssh"]],
+    "pending_nodes": [["10.0.0.2", "cpu", "waiting-for-ssh"]],
     "pending_launches": {"cpu": 2},
     "failed_nodes": [],
     "node_availability_summary": {

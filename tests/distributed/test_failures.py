@@ -26,8 +26,14 @@ def test_what_has_run_out_is_named_with_its_remedy(what, wrapped):
         raise ray.exceptions.RayTaskError("work", "its traceback", RAISED[what])
 
 
+class OddError(Exception):
+    cause = "what a library calls a cause is no error"
+
+
 def test_other_errors_stay_what_they_are():
     with pytest.raises(KeyError), failures.ran_out_explained():
         raise KeyError("a bug")
+    with pytest.raises(OddError), failures.ran_out_explained():
+        raise OddError
     with pytest.raises(DataError, match=r"^e7 is not finite$"), failures.ran_out_explained():
         raise DataError("e7 is not finite")

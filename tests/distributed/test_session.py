@@ -25,6 +25,21 @@ def test_a_cluster_is_joined_when_an_address_says_so(monkeypatch, address, varia
     assert session.joins_cluster(address) is joins
 
 
+def test_values_that_look_like_secrets_are_known(monkeypatch):
+    hidden = {
+        "HF_TOKEN": "hf_abcdefgh",
+        "AZURE_STORAGE_KEY": "azure-key-1",
+        "AZURE_STORAGE_CONNECTION_STRING": "AccountKey=azure-key-2",
+    }
+    shown = {"HOME": "/home/somebody", "MY_TOKEN": "short", "PROXY": "http://proxy.local:3128"}
+    for name, value in {**hidden, **shown, "MLFLOW_TRACKING_URI": "https://me:passw0rd@h"}.items():
+        monkeypatch.setenv(name, value)
+
+    found = session.secrets()
+    assert {*hidden.values(), "passw0rd"} <= set(found)
+    assert not {*shown.values()} & set(found)
+
+
 def test_a_worker_computes_on_as_many_threads_as_configured(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
 

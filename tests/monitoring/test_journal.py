@@ -61,15 +61,36 @@ def test_the_last_sign_of_life_says_how_the_process_ended(tmp_path, error, how):
     assert texts == (["bad row"] if how == "failed" else [])
 
 
-def test_secrets_are_never_written(tmp_path):
-    secret = "hf_abcdefghijk"  # noqa: S105
+def test_a_beat_after_the_end_still_says_how_it_ended(tmp_path):
+    kept = journal._Journal(Location.of(tmp_path / "logs"), [])
+    with events.heard_by(kept.hear), Progress("prepare"):
+        kept.close("done")
+        kept._write()
+
+    now = journal.read_now(Location.of(tmp_path))
+    assert now is not None and now["ended"] == "done"
+
+
+def test_a_name_that_is_no_unicode_is_written_escaped(tmp_path):
+    name = "caf\udce9.yaml"
+    with journal.kept(Location.of(tmp_path)), Progress("prepare"):
+        events.tell("line", text=name)
+        events.tell("retried", error=name)
+
+    assert "caf\\udce9.yaml" in (tmp_path / "logs" / journal.LINES).read_text()
+    assert name in [event.get("error") for event in log(tmp_path)]
+
+
+@pytest.mark.parametrize("secret", ["hf_abcdefghijk", 'pass"word\\1', "two\nlines"])
+def test_secrets_are_never_written(tmp_path, secret):
     with journal.kept(Location.of(tmp_path), [secret]), Progress(f"stage {secret}"):
         events.tell("line", text=f"downloading with {secret}")
         events.tell("metrics", stage=secret)
 
     written = [path.read_text() for path in (tmp_path / "logs").iterdir()]
     assert len(written) == 4
-    assert not any(secret in text for text in written)
+    forms = (secret, json.dumps(secret)[1:-1])
+    assert not any(form in text for text in written for form in forms)
     assert any("downloading with [secret]" in text for text in written)
 
 

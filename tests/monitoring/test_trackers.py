@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+import threading
 import types
 
 import pytest
@@ -88,6 +89,20 @@ def test_a_tracker_that_fails_is_left_out_and_said(tmp_path, monkeypatch, fails)
     (notice,) = [event["text"] for event in told if event["event"] == "notice"]
     assert notice == "wandb takes no metrics, and the run goes on: no network"
     assert logged == ([1, 2, 3] if fails == "end" else [])
+
+
+def test_a_tracker_that_is_too_slow_keeps_no_run_from_ending(tmp_path, monkeypatch):
+    monkeypatch.setattr(trackers, "SECONDS_TO_END", -1.0)
+    feeder = trackers._Feeder(TrackingConfig(to=["wandb"]), Location.of(tmp_path))
+    told: list[events.Event] = []
+    stop = threading.Event()
+    stop.set()
+    with events.heard_by(told.append), events.heard_by(feeder.hear):
+        tell_three_steps()
+        feeder.feed(stop)
+
+    notices = [event["text"] for event in told if event["event"] == "notice"]
+    assert notices == ["tracking: 3 records of metrics were not sent in time; logs/ has them"]
 
 
 def test_a_record_becomes_numbers_under_the_name_of_its_stage():
