@@ -145,8 +145,8 @@ def nonnegative(feature_ND: np.ndarray) -> np.ndarray:
 
 def variants(base: Mapping[str, Any], out: Path, model: str | None):
     """Yield the name and the configuration of every variant; later ones read losses of earlier."""
-    for name, changes in TRAINED.items():
-        yield name, configuration(base, out / folder_name(name), changes)
+    for name in (BASE, MOST):
+        yield name, configuration(base, out / folder_name(name), TRAINED[name])
     table = s2l.load(out / folder_name(MOST)).trajectories().to_pandas()
     loss_NT = np.stack(table["loss_nats"].to_numpy()).astype(np.float32)
     embedding_NH = embeddings(out / folder_name(MOST), table["example_id"])
@@ -164,6 +164,8 @@ def variants(base: Mapping[str, Any], out: Path, model: str | None):
             pq.write_table(pa.table(table[["example_id", "stratum"]].to_dict("list")
                                     | {"loss_nats": values}), losses)  # fmt: skip
         yield name, on_losses(base, folder, losses)
+    for name in [name for name in TRAINED if name not in (BASE, MOST)]:
+        yield name, configuration(base, out / folder_name(name), TRAINED[name])
     for scale in SCALES if model else ():
         name = f"not trained, perturbed by {scale}"
         yield name, perturbed(base, out / folder_name(name), model, scale)
