@@ -164,9 +164,12 @@ def _own_sigterm() -> Iterator[None]:
 def _check_connected(address: str | None) -> None:
     """Refuse another HOST:PORT than that of the cluster to which this process is connected."""
     import ray
+    from ray._private.services import canonicalize_bootstrap_address
 
     connected = ray.get_runtime_context().gcs_address
-    if address and (found := _host_and_port(address)) and found != connected:
+    asked = _host_and_port(address) if address else None
+    # Ray has localhost under the address that other machines see.
+    if asked and ":" in asked and connected not in (asked, canonicalize_bootstrap_address(asked)):
         raise ConfigError(
             f"this process is connected to the Ray cluster at {connected}, not to {address}. Leave "
             "out the address, or call ray.shutdown() first."
@@ -181,10 +184,10 @@ def _host_and_port(address: str) -> str | None:
     """
     from ray._private.services import canonicalize_bootstrap_address
 
-    if "://" in address:
-        return None
-    found: str | None = canonicalize_bootstrap_address(address)  # also that of localhost
-    return found
+    if address == "auto":
+        found: str | None = canonicalize_bootstrap_address(address)
+        return found
+    return None if "://" in address else address
 
 
 def _token_source() -> str:
