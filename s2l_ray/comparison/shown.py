@@ -100,6 +100,8 @@ def sentences(rows: Sequence[Row]) -> list[str]:
 
 
 def _sentence(budget: str, mine: Sequence[Row], rows: Sequence[Row]) -> str:
+    if len(mine) > 1 and len({row["mean"] for row in mine}) == 1:
+        return f"At {budget} all arms have {mine[0]['mean']:.4f}: this does not tell them apart."
     best = _best(mine)
     reached = f"the best mean is that of {best['label']}, {best['mean']:.4f}{_share(best, rows)}"
     random = next((row for row in mine if row["difference"] is None), None)

@@ -86,12 +86,16 @@ def notes(
             for name, item in counts["sets"].items()
             if item["found"]
         ]
+        same = sum(item["same_prompt"] for item in counts["sets"].values())
         is_done = (
-            "they are left out" if are_dropped else "data.decontaminate: drop would leave them out"
+            "they are left out"
+            if are_dropped
+            else "look at them before data.decontaminate: drop leaves them out"
         )
         said.append(
-            f"{counts['rows']:,} row(s) hold a prompt of an evaluation set ({first(of_sets, 8)}): "
-            f"prepared/contaminated.parquet lists them; {is_done}"
+            f"{counts['rows']:,} row(s) are like a prompt of an evaluation set "
+            f"({first(of_sets, 8)}): {same:,} have the same prompt, the others much of its text, "
+            f"as rows of one template have. prepared/contaminated.parquet lists them; {is_done}"
         )
     for name, number in unusable.items():
         if number:

@@ -142,8 +142,9 @@ def cluster_facts(clusters: ClusterView | None) -> list[str]:
         num_strata = len(set(clusters.stratum_K))
         where = f" in {len(names):,} of {num_strata:,} strata" if num_strata > 1 else ""
         facts.append(
-            f"Fewer clusters than requested{where} ({first(names)}): the sample had fewer distinct "
-            "trajectories, or some clusters were left without any."
+            f"Fewer clusters than requested{where} ({first(names)}): one for every "
+            "clusters.rows_per_cluster rows, or fewer where trajectories are equal or clusters "
+            "were left without any."
         )
     num_shown = len(shown_clusters(size_K, selected_K))
     if num_shown < len(size_K):

@@ -90,3 +90,9 @@ def test_what_has_an_effect_is_accepted(tmp_path):
 def test_a_stored_configuration_has_all_keys(tmp_path):
     stored = loaded(tmp_path, SCORED).model_dump(mode="json")
     assert from_tree(stored, "config.json").reference.checkpoints == 12
+
+
+def test_a_stored_configuration_is_run_again_from_its_file(tmp_path):
+    stored = loaded(tmp_path, SCORED).model_dump(mode="json")
+
+    assert loaded(tmp_path, stored).model_dump(mode="json") == stored

@@ -133,7 +133,9 @@ def test_rows_with_prompts_are_listed_and_counted(tmp_path, sets, path, mode, nu
             "birds": {"prompts": 1, "found": 1, "same_prompt": 1, "overlap": 0},
         },
     }
-    assert "4 row(s) hold a prompt of an evaluation set (gsm8k 3, birds 1)" in summary["notes"][0]
+    assert (
+        "4 row(s) are like a prompt of an evaluation set (gsm8k 3, birds 1)" in summary["notes"][0]
+    )
     ids = {item["row"]: item["example_id"] for item in all_rows(tmp_path / "out", "rows")}
     expected = [ids[number] for number, *_ in FOUND] if mode == "report" else [None] * 4
     assert [item["example_id"] for item in lines] == expected

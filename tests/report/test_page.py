@@ -100,9 +100,12 @@ def test_a_smaller_number_of_clusters_than_requested_is_told():
     view = replace(clusters(5), stratum_K=["a", "a", "a", "tiny", "b"], shrunk={"tiny": 1, "b": 1})
     told = report_clusters.cluster_facts(view)[-1]
     assert told.startswith("Fewer clusters than requested in 2 of 3 strata (tiny: 1, b: 1): ")
-    assert "the sample had fewer distinct trajectories, or some clusters were left without" in told
     assert (
-        "requested (all: 5): the"
+        "one for every clusters.rows_per_cluster rows, or fewer where trajectories are equal"
+        in told
+    )
+    assert (
+        "requested (all: 5): one"
         in report_clusters.cluster_facts(replace(clusters(5), shrunk={"": 5}))[-1]
     )
     assert not [fact for fact in report_clusters.cluster_facts(clusters(5)) if "requested" in fact]
