@@ -188,7 +188,7 @@ def main() -> None:
         values[name], strata = by_seed(items)
         found = crossed_mean(values[name], strata)
         source = run.trajectories().to_pandas(["example_id", "stratum"]).set_index("example_id")
-        both = clusters[name].join(clusters[BASE], rsuffix="_base").join(source)
+        both = clusters[name].join(clusters[BASE].add_suffix("_base")).join(source)
         rows.append(
             {
                 "variant": name,

@@ -88,7 +88,7 @@ class JsonLines(Display):
 
     def _hear(self, event: events.Event) -> None:
         if event["event"] != "metrics":
-            self._write(json.dumps(event, ensure_ascii=False))
+            self._write(json.dumps(event))
 
     def _show(self, state: progress.State) -> None:
         events.tell("progress", **state.as_json())

@@ -13,16 +13,7 @@ import pytest
 from s2l_ray import display, events
 from s2l_ray.display import Display, JsonLines, with_display
 from s2l_ray.progress import Progress
-
-
-class Clock:
-    """The time that a test says it is."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

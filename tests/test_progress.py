@@ -4,16 +4,7 @@ import pytest
 
 from s2l_ray import events, progress
 from s2l_ray.progress import LABEL_WIDTH, Progress, current, duration
-
-
-class Clock:
-    """The time that a test says it is."""
-
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def monotonic(self) -> float:
-        return self.now
+from tests.clock import Clock
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ def compare(config: RunConfig, *, address: str | None = None, say: Say = print) 
             made = _Comparison(planned, compared, connection, say).make()
         # Before Ray is left: with the connection, a job may lose its working directory.
         if config.selection is not None:
-            pipeline.run(config, until=SELECTION.name, say=lambda _: None)
+            pipeline.run(config, until=SELECTION.name, address=address, say=lambda _: None)
         rebuild_report(folder)
         return made
 

@@ -74,15 +74,8 @@ def extend(
     Raises:
         UserError: the user can correct it; nothing of the stage that failed is visible.
     """
-    # Before the lock, which would write into a folder that is no run.
-    data = config_of(run).data
     patterns = [absolute(name) for name in patterns]
-    listing = input_files.list_files(
-        patterns, "DATA", run=run, split=data.split if data is not None else None
-    )
-    for note in listing.notes:
-        say(note)
-    files = listing.files
+    files = _listed(run, patterns, say)  # before the lock, which would write into no run
     with exclusive(run), journal.kept(run, session.secrets()):
         base = load_base_run(run)
         contents = cached_contents(run)
@@ -114,6 +107,18 @@ def extend(
             say("no row of the data is new: the centroids stay as they are")
     assigned = any(step.declaration is CLUSTERS for step in todo)
     return ExtendResult(todo, given or moving or (_last(run) if assigned else None))
+
+
+def _listed(
+    run: Location, patterns: Sequence[str], say: Callable[[str], None]
+) -> Sequence[input_files.InputFile]:
+    """Return the files of the new data, and say what was noticed."""
+    data = config_of(run).data
+    split = data.split if data is not None else None
+    listing = input_files.list_files(patterns, "DATA", run=run, split=split)
+    for note in listing.notes:
+        say(note)
+    return listing.files
 
 
 def cached_contents(run: Location) -> Contents:

@@ -99,8 +99,6 @@ def do_steps(
 
 def needs_ray(todo: Sequence[Step], address: str | None) -> bool:
     """Tell whether a step needs a connection to Ray: all do on a cluster that is joined."""
-    from s2l_ray.distributed import session
-
     joins = session.joins_cluster(address)
     return any(step.declaration.uses_ray and (joins or not step.fits_here()) for step in todo)
 

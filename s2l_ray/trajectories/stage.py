@@ -83,11 +83,8 @@ def run(
         of_queries = replace(out, location=out.further_folder(QUERIES) / out.location.name)
         embed_queries(config, query_parts, checkpoints[-1], of_queries, precision)
     notes = [(out.location / UNITS / name).read_bytes().decode() for name in _names(out, "note-")]
-    optional = {
-        **counts,
-        "num_losses_before": num_before,
-        "notes": [*notes, *counts.get("notes", [])],
-    }
+    notes += counts.get("notes", [])
+    optional = {**counts, "num_losses_before": num_before, "notes": notes}
     return {
         "steps": [checkpoint.step for checkpoint in checkpoints],
         "rows": int(sums[0, 1]),

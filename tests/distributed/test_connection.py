@@ -20,6 +20,12 @@ def test_a_connection_is_used_and_left_as_it_is(named, monkeypatch):
     assert ray.is_initialized()
 
 
+def test_localhost_is_the_address_of_a_cluster_here():
+    address = ray.get_runtime_context().gcs_address
+    with session.cluster(f"127.0.0.1:{address.rpartition(':')[2]}"):
+        assert ray.get_runtime_context().gcs_address == address
+
+
 def test_another_cluster_than_the_connected_one_is_refused():
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
