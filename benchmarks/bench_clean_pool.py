@@ -13,7 +13,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from s2l_ray.data.contamination import PromptIndex
 from s2l_ray.data.examples import Example, read_example
 from s2l_ray.data.held_out import read_prompts
 from s2l_ray.data.part_tokeniser import PartTokeniser
-from s2l_ray.data.raw_parts import FileCutter, RawPart
+from s2l_ray.data.raw_parts import FileCutter
 from s2l_ray.data.sources import read_rows
 from s2l_ray.data.words import words
 from s2l_ray.storage.input_files import expand
@@ -50,8 +49,7 @@ def prepared(path: str, folder: Path) -> None:
     config = DataConfig(train=[path])
     files, out = expand([path]), Location.of(folder / "prepared")
     cut = FileCutter(out / "staged", config.fields, config.rows_per_part)
-    found = cut({"number": 0, **asdict(files[0])})["parts"]
-    parts = [RawPart(0, name, num_rows) for name, num_rows in found]
+    parts = prepare.raw_parts([cut(unit) for unit in prepare.cutting_units(files)])
     tokeniser = PartTokeniser(out, config, str(folder / "tokenizer"))
     for unit in prepare.tokenising_units(files, parts, out / "staged", None):
         tokeniser(unit)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray.artifacts.tables import Parts
+from s2l_ray.data.raw_parts import read_numbered
 from s2l_ray.storage.location import Location
 
 NAMES = pa.schema([("file", pa.string()), ("row", pa.int64()), ("example_id", pa.string())])
@@ -49,7 +50,8 @@ class ComparedTable:
         """Return file, row and example_id (null in a raw part) of the rows at these positions."""
         if self.checked is None or self.raw is None:
             return self.rows.read_table(NAMES.names).take(position_H)
-        row = self.checked.read_table(["row"])["row"].take(position_H)
+        rows = read_numbered(self.checked, self.raw["row_offset"], ["row"])
+        row = rows["row"].take(position_H)
         file = pa.array([self.raw["uri"]] * len(row), pa.string())
         return pa.table([file, row, pa.nulls(len(row), pa.string())], schema=NAMES)
 

@@ -15,7 +15,7 @@ from s2l_ray.config.data import DataConfig
 from s2l_ray.data import duplicates
 from s2l_ray.data.dropped_rows import load_dropped
 from s2l_ray.data.examples import Example, RowError, id_of_content, read_example
-from s2l_ray.data.raw_parts import excerpt_of
+from s2l_ray.data.raw_parts import excerpt_of, read_numbered
 from s2l_ray.data.templates import load_template
 from s2l_ray.data.tokenise import TokenisedExample, tokenise
 from s2l_ray.storage.location import Location
@@ -74,7 +74,7 @@ class PartTokeniser:
         return result
 
     def _tokenise(self, unit: dict[str, Any]) -> dict[str, Any]:
-        checked = (self.staged / unit["name"]).read_table().to_pylist()
+        checked = read_numbered(self.staged / unit["name"], unit["row_offset"]).to_pylist()
         in_pool_P = np.zeros(len(checked), bool)
         if "known" in unit:
             in_pool_P = duplicates.unpacked(unit["known"], len(checked))
@@ -142,7 +142,7 @@ class PartTokeniser:
             [item.response_ranges for item in tokens],
         )
         (self.folder / part_name(part)).write_table(table)
-        originals = (self.staged / f"rows-{unit['name']}").read_table()
+        originals = read_numbered(self.staged / f"rows-{unit['name']}", unit["row_offset"])
         originals = kept_rows(originals, ids, uri, numbers)
         (self.folder / rows_name(part)).write_table(originals)
         table = pa.table(

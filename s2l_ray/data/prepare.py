@@ -1,9 +1,9 @@
 """Stage 1: input files become numbered parts of tokenised rows, in input order.
 
-First, one reader for each file cuts it into raw parts of `rows_per_part` consecutive rows; a part
-never spans two files. Then the driver compares 16 bytes of every row to detect repeated rows and
-repeated ids, and rows that are to be left out are found. Last, the parts are tokenised
-independently of each other.
+First, one reader for each slice of a file cuts it into raw parts of `rows_per_part` consecutive
+rows; a part never spans two slices. Then the driver compares 16 bytes of every row to detect
+repeated rows and repeated ids, and rows that are to be left out are found. Last, the parts are
+tokenised independently of each other.
 """
 
 from collections import Counter
@@ -22,6 +22,7 @@ from s2l_ray.data.held_out import HeldOut
 from s2l_ray.data.part_tokeniser import REJECTED, PartTokeniser, rejected_name
 from s2l_ray.data.raw_parts import FileCutter, RawPart
 from s2l_ray.data.row_errors import ASKED_FOR
+from s2l_ray.data.slices import slices
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, check_rejected_share, first
@@ -221,6 +222,28 @@ def results_of_files(
     ]
 
 
+def cutting_units(files: Sequence[InputFile]) -> list[dict[str, Any]]:
+    """Return the unit of work for each slice of each file, in input order."""
+    return [
+        {"number": number, "slice": part.number, "slices": part.count, **asdict(file)}
+        for number, file in enumerate(files)
+        for part in slices(file)
+    ]
+
+
+def raw_parts(results: Sequence[Mapping[str, Any]]) -> list[RawPart]:
+    """Return the raw parts that cutting units left, whose results are in input order."""
+    parts, rows_of_file = [], Counter[int]()
+    for result in results:
+        number = result["number"]
+        parts += [
+            RawPart(number, name, num_rows, rows_of_file[number])
+            for name, num_rows in result["parts"]
+        ]
+        rows_of_file[number] += result["rows"]
+    return parts
+
+
 def _cut(
     config: DataConfig,
     files: Sequence[InputFile],
@@ -229,18 +252,16 @@ def _cut(
     progress: Progress,
 ) -> tuple[list[RawPart], pool_checks.FieldCount]:
     """Cut every file into raw parts; return them in input order, and a count of their fields."""
-    count = pool_checks.FieldCount()
-    units = [{"number": number, **asdict(file)} for number, file in enumerate(files)]
-    parts_of_file: list[list[RawPart]] = [[] for _ in files]
-    progress.start(len(files), "files read")
+    count, units, results = pool_checks.FieldCount(), cutting_units(files), []
+    of_files = "" if len(units) == len(files) else f"slices of {len(files):,} "
+    progress.start(len(units), f"{of_files}files read")
     for result in run_units(
         FileCutter, units, staged=staged, fields=config.fields, rows_per_part=config.rows_per_part
     ):
-        number = result["number"]
-        parts_of_file[number] = [RawPart(number, name, rows) for name, rows in result["parts"]]
+        results.append(result)
         count.merge(result["fields"])
         progress.update(1)
-    return [part for parts in parts_of_file for part in parts], count
+    return raw_parts(sorted(results, key=lambda r: (r["number"], r["slice"]))), count
 
 
 def _pool_of_workers(out: StageDir) -> clean_pool.RunUnits:

@@ -1,7 +1,8 @@
 """Raw parts: consecutive rows of one input file, read and checked but not yet tokenised.
 
 A raw part is two files in the folder `staged`: NAME with a line for every row, and rows-NAME with
-the original fields of the rows that can be used.
+the original fields of the rows that can be used. Rows are numbered from the first one of the slice
+of the file that they were read from: how many stand before it is known when all slices are read.
 """
 
 import hashlib
@@ -11,12 +12,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from s2l_ray.artifacts.tables import rows_table, typed_rows_table
 from s2l_ray.config.data import FieldNames
 from s2l_ray.data.examples import Example, RowError, content_digest, read_example
+from s2l_ray.data.parsers import SourceRow
 from s2l_ray.data.pool_checks import FieldCount
-from s2l_ray.data.sources import SourceRow, read_rows
+from s2l_ray.data.slices import Slice, SliceReader
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
@@ -42,25 +45,29 @@ class RawPart:
     name: str
     """The name of the part's file in the folder of raw parts."""
     num_rows: int
+    row_offset: int = 0
+    """What to add to its numbers of rows: the number of rows before its slice of the file."""
 
 
 class FileCutter:
-    """A worker that reads input files from beginning to end and cuts them into raw parts."""
+    """A worker that reads slices of input files and cuts them into raw parts."""
 
     def __init__(self, staged: Location, fields: FieldNames, rows_per_part: int) -> None:
         self.staged, self.fields, self.rows_per_part = staged, fields.of_pool, rows_per_part
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        number = unit["number"]
-        # Older versions wrote less into file-*.json, of other rows: what they left is redone.
-        done = self.staged / f"cut-{number:06d}.json"
+        name = f"{unit['number']:06d}-{unit['slice']:06d}"
+        # Older versions wrote less into other files, of other rows: what they left is redone.
+        done = self.staged / f"slice-{name}.json"
         if not done.exists():
-            rows = read_rows(InputFile(unit["uri"], unit["size"], unit["modified"]))
+            file = InputFile(unit["uri"], unit["size"], unit["modified"])
+            reader = SliceReader(Slice(file, unit["slice"], unit["slices"]))
             parts, count = [], FieldCount()
-            for index, chunk in enumerate(_chunks(rows, self.rows_per_part)):
+            for index, chunk in enumerate(_chunks(reader.rows(), self.rows_per_part)):
                 count.add((row.fields for row in chunk if row.fields is not None), self.fields)
-                parts.append(self._write(f"file-{number:06d}-{index:06d}.parquet", chunk))
-            done.write_json({"number": number, "parts": parts, "fields": count.as_json()})
+                parts.append(self._write(f"slice-{name}-{index:06d}.parquet", chunk))
+            found = {"number": unit["number"], "slice": unit["slice"], "rows": reader.num_rows}
+            done.write_json({**found, "parts": parts, "fields": count.as_json()})
         result: dict[str, Any] = done.read_json()
         return result
 
@@ -88,6 +95,13 @@ class FileCutter:
         except RowError as error:
             return None, error.reason, excerpt_of(error, row.fields)
         return _digest(example), None, None
+
+
+def read_numbered(file: Location, row_offset: int, columns: list[str] | None = None) -> pa.Table:
+    """Return the table of a raw part, its rows numbered from the beginning of the input file."""
+    table = file.read_table(columns)
+    place = table.schema.get_field_index("row")
+    return table.set_column(place, table.field(place), pc.add(table["row"], row_offset))
 
 
 def digest_of_id(example_id: str) -> bytes:

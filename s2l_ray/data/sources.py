@@ -55,33 +55,40 @@ def read_rows(file: InputFile) -> Iterator[SourceRow]:
     kind, compression = format_of(file.uri)
     with naming(file):
         if kind == "parquet":
-            yield from _parquet_rows(file)
+            yield from parquet_rows(file)
             return
         if kind == "arrow":
             yield from _arrow_rows(file)
             return
         with open_input(file.uri, compression) as stream:
-            if stream.peek(3)[:3] == codecs.BOM_UTF8:
-                stream.read(3)
-            if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-                raise DataError(
-                    f"data: {file.uri} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 FILE"
-                )
+            skip_mark(file.uri, stream)
             if kind in ("csv", "tsv"):
                 yield from csv_rows(file.uri, stream, "," if kind == "csv" else "\t")
+            elif holds_lines(file.uri, kind, stream):
+                yield from line_rows(file.uri, stream)
             else:
-                yield from _json_rows(file.uri, kind, stream)
+                yield from array_rows(file.uri, stream)
 
 
-def _json_rows(origin: str, kind: str, stream: io.BufferedReader) -> Iterator[SourceRow]:
-    """Yield the rows of an array, or of lines."""
+def skip_mark(origin: str, stream: io.BufferedReader) -> None:
+    """Skip the mark of UTF-8 at the beginning of a file; raise DataError if it is UTF-16."""
+    if stream.peek(3)[:3] == codecs.BOM_UTF8:
+        stream.read(3)
+    if stream.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        raise DataError(f"data: {origin} is UTF-16. Convert it: iconv -f UTF-16 -t UTF-8 FILE")
+
+
+def holds_lines(origin: str, kind: str, stream: io.BufferedReader) -> bool:
+    """Tell whether JSON is a row on each line; else it is an array, and blanks before it are read.
+
+    Raises:
+        DataError: it is neither.
+    """
     head = stream.peek(1)
-    is_array = kind == "json" or is_array_of_objects(head)
-    if is_array and starts_array(stream):
-        yield from array_rows(origin, stream)
-    else:
-        check_lines(origin, head, may_be_one_object=kind == "json")
-        yield from line_rows(origin, stream)
+    if (kind == "json" or is_array_of_objects(head)) and starts_array(stream):
+        return False
+    check_lines(origin, head, may_be_one_object=kind == "json")
+    return True
 
 
 def estimated_rows(file: InputFile, sample: Sequence[Mapping[str, Any]]) -> int:
@@ -110,11 +117,14 @@ def estimated_rows(file: InputFile, sample: Sequence[Mapping[str, Any]]) -> int:
     return max(round(file.size * len(sample) / max(stored_bytes, 1)), len(sample))
 
 
-def _parquet_rows(file: InputFile) -> Iterator[SourceRow]:
+def parquet_rows(file: InputFile, number: int = 0, num_slices: int = 1) -> Iterator[SourceRow]:
+    """Yield the rows of the `number`-th of `num_slices` ranges of row groups, numbered from 0."""
     filesystem, path, _ = open_uri(file.uri)
     with pq.ParquetFile(filesystem.open_input_file(path)) as parquet:
         check_distinct(file.uri, parquet.schema_arrow.names)
-        yield from _typed_rows(parquet.iter_batches(batch_size=BATCH_ROWS))
+        first, end = (parquet.num_row_groups * n // num_slices for n in (number, number + 1))
+        groups = list(range(first, end))
+        yield from _typed_rows(parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=groups))
 
 
 def _typed_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[SourceRow]:

@@ -240,9 +240,10 @@ def format_of(uri: str) -> tuple[str, str | None]:
 def open_input(uri: str, compression: str | None) -> io.BufferedReader:
     """Open a file for reading, decompressed by the named codec of pyarrow."""
     filesystem, path, _ = open_uri(uri)
-    return io.BufferedReader(
-        filesystem.open_input_stream(path, compression=compression), CHUNK_BYTES
-    )
+    if compression is None:  # so that it can be read from any byte
+        return io.BufferedReader(filesystem.open_input_file(path), CHUNK_BYTES)
+    stream = filesystem.open_input_stream(path, compression=compression)
+    return io.BufferedReader(stream, CHUNK_BYTES)
 
 
 @contextmanager

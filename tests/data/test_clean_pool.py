@@ -6,7 +6,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from s2l_ray.artifacts.tables import Parts
-from s2l_ray.data import clean_pool
+from s2l_ray.data import clean_pool, prepare
+from s2l_ray.data.slices import slices
 from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import expand
@@ -116,6 +117,15 @@ def path(tmp_path):
     return jsonl(tmp_path / "pool.jsonl", POOL)
 
 
+@pytest.fixture(params=[None, 300], ids=["whole", "in slices"])
+def slice_bytes(request, monkeypatch):
+    """The input file as one slice, or as several."""
+    if request.param:
+        monkeypatch.setattr(prepare, "slices", partial(slices, slice_bytes=request.param))
+    return request.param
+
+
+@pytest.mark.usefixtures("slice_bytes")
 @pytest.mark.parametrize("num_workers", [1, 3])
 @pytest.mark.parametrize("mode", ["report", "drop"])
 def test_rows_with_prompts_are_listed_and_counted(tmp_path, sets, path, mode, num_workers):
@@ -193,6 +203,7 @@ REPEATING = [
 REPEATS = [(2, 0), (3, 1), (7, 0)]
 
 
+@pytest.mark.usefixtures("slice_bytes")
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_repeating_rows_are_dropped_with_the_first_one_named(tmp_path, num_workers):
     path = jsonl(tmp_path / "pool.jsonl", REPEATING)

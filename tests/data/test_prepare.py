@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -14,9 +13,11 @@ from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts, original_rows
 from s2l_ray.config.data import DataConfig, FieldNames
 from s2l_ray.data import prepare
+from s2l_ray.data.compared_tables import NAMES
 from s2l_ray.data.examples import REASONS
 from s2l_ray.data.part_tokeniser import PartTokeniser
-from s2l_ray.data.raw_parts import FileCutter, RawPart
+from s2l_ray.data.raw_parts import FileCutter
+from s2l_ray.data.slices import slices
 from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import expand
@@ -61,14 +62,10 @@ def prepare_here(folder, paths, config, tokenizer=None, *, num_workers=1, pool=N
     files, staged = expand(paths), Location.of(folder) / "staged"
     cutters = [FileCutter(staged, config.fields, config.rows_per_part) for _ in range(num_workers)]
     cut = [
-        cutters[number % num_workers]({"number": number, **asdict(file)})["parts"]
-        for number, file in reversed(list(enumerate(files)))
+        cutters[number % num_workers](unit)
+        for number, unit in reversed(list(enumerate(prepare.cutting_units(files))))
     ]
-    parts = [
-        RawPart(number, name, num_rows)
-        for number, found in enumerate(reversed(cut))
-        for name, num_rows in found
-    ]
+    parts = prepare.raw_parts(cut[::-1])
     workers = [PartTokeniser(Location.of(folder), config, tokenizer) for _ in range(num_workers)]
     results = {}
     units = prepare.tokenising_units(files, parts, staged, pool)
@@ -246,6 +243,25 @@ def test_without_a_tokenizer_rows_and_ids_are_kept_and_tokens_are_empty(
     assert bare["num_tokens"].to_pylist() == bare["num_prompt_tokens"].to_pylist() == [0, 0, 0]
     assert tables(tmp_path / "with", "rows")[0].equals(tables(tmp_path / "without", "rows")[0])
     assert (summary["tokens"], summary["tokenizer"]) == (0, None)
+
+
+def test_a_file_in_slices_gives_the_rows_of_the_whole_file(
+    tmp_path, template, tokenizer, monkeypatch
+):
+    path = jsonl(tmp_path / "pool.jsonl", [b"", *POOL, b"  ", *POOL, row(0)])
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    of_whole = prepare_here(whole, [path], settings(template), tokenizer)
+    monkeypatch.setattr(prepare, "slices", lambda file: slices(file, 300))
+    of_cut = prepare_here(cut, [path], settings(template), tokenizer)
+
+    assert len(slices(*expand([path]), 300)) > 4
+    assert all_rows(cut) == all_rows(whole)
+    for read in (original_rows, lambda table: table.select(NAMES.names).to_pylist()):
+        of_both = [[r for t in tables(out, "rows") for r in read(t)] for out in (cut, whole)]
+        assert of_both[0] == of_both[1]
+    assert rejected(cut) == rejected(whole) and rejected(cut)[-1][1] > len(POOL)
+    assert of_cut | {"rows_per_part": []} == of_whole | {"rows_per_part": []}
+    assert sum(of_cut["rows_per_part"]) == sum(of_whole["rows_per_part"])
 
 
 def test_the_same_files_come_out_of_one_worker_and_of_two(tmp_path, template, tokenizer):
