@@ -3,12 +3,16 @@
 Shape letters: N examples.
 """
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from hashlib import blake2b
 
 import numpy as np
 
 _MASK = 2**64 - 1
+_TEXTS_TO_COMPILE = 16_384
+"""Loading compiled code takes as long as `hashlib` does for a million texts; parts of large pools
+have more texts than this."""
 
 
 def example_keys(ids: Sequence[str]) -> np.ndarray:
@@ -18,11 +22,34 @@ def example_keys(ids: Sequence[str]) -> np.ndarray:
         key_N, uint64 (N,): BLAKE2b of the id in UTF-8, 8 bytes, little-endian. Among N ids two
         share a key with probability about N^2 / 2^65 (3e-4 for a hundred million).
     """
+    return _keys(example_id.encode() for example_id in ids)
+
+
+def text_keys(text_B: np.ndarray, start_N: np.ndarray) -> np.ndarray:
+    """Return the keys of `example_keys` for ids that lie one after the other in memory.
+
+    Args:
+        text_B: uint8, the ids in UTF-8.
+        start_N: integer (N + 1,), where each begins, and where the last one ends.
+    """
+    content = np.ascontiguousarray(text_B).data
+    if len(start_N) <= _TEXTS_TO_COMPILE:
+        return _keys(content[start:end] for start, end in itertools.pairwise(start_N.tolist()))
+    from s2l_ray import blake2b as compiled  # takes time to load
+
+    key_N = np.empty(len(start_N) - 1, np.uint64)
+    compiled.digests(text_B, start_N, key_N)
+    long_N = np.flatnonzero(np.diff(start_N) > compiled.BLOCK_BYTES)
+    key_N[long_N] = _keys(content[start_N[row] : start_N[row + 1]] for row in long_N)
+    return key_N
+
+
+def _keys(texts: Iterable[bytes | memoryview]) -> np.ndarray:
     # Copying an empty hash object takes half the time of constructing one.
     empty, digests = blake2b(digest_size=8), []
-    for example_id in ids:
+    for text in texts:
         hashed = empty.copy()
-        hashed.update(example_id.encode())
+        hashed.update(text)
         digests.append(hashed.digest())
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 

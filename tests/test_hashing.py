@@ -3,9 +3,11 @@
 from hashlib import blake2b
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from s2l_ray import hashing
+from s2l_ray.artifacts.keys import column_keys
 
 RNG = np.random.default_rng(7)
 MASK = 2**64 - 1
@@ -38,6 +40,15 @@ def test_a_key_does_not_depend_on_its_neighbours():
     alone = np.concatenate([hashing.example_keys([id]) for id in ids])
     np.testing.assert_array_equal(hashing.example_keys(ids), alone)
     assert hashing.example_keys([]).shape == (0,)
+
+
+@pytest.mark.parametrize("num_ids", [0, 1, 40_000])
+def test_keys_of_a_column_are_those_of_its_ids(num_ids):
+    # Lengths on both sides of words, blocks, lanes and of what is worth compiled code.
+    ids = ["é" * (row % 9) + "x" * (row * 7 % 140) for row in range(num_ids)]
+    column = pa.chunked_array([["not", "hashed", *ids[:30]], ids[30:]], pa.string()).slice(2)
+
+    np.testing.assert_array_equal(column_keys(column), hashing.example_keys(ids))
 
 
 @pytest.mark.parametrize("salts", [(), (0,), (42,), (1, 2), (2, 1), (2**63 + 5, 0, -1)])

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray import hashing
+from s2l_ray.artifacts.keys import column_keys
 from s2l_ray.artifacts.manifest import EMBEDDINGS, STRATA, pass_folder
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters import kmeans, quality
@@ -204,7 +205,7 @@ class StrataWorker:
             if (file := self.embeddings[part]) is None:
                 continue
             table = file.read_table()
-            key_N = hashing.example_keys(table["example_id"].to_pylist())
+            key_N = column_keys(table["example_id"])
             is_sampled_N = hashing.mixed(key_N, self.seed, SAMPLE) <= below
             samples.append(_vectors(table.filter(pa.array(is_sampled_N))))
         sample_SH = np.concatenate(samples) if samples else np.empty((0, 0), np.float16)

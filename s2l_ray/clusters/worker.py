@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from s2l_ray import hashing
+from s2l_ray.artifacts.keys import column_keys
 from s2l_ray.artifacts.tables import part_name
 from s2l_ray.clusters import kmeans, quality, sampling, scaling
 from s2l_ray.clusters.found_strata import FoundStrata
@@ -333,7 +334,7 @@ def _read(worker: MomentsWorker | ClusterWorker, part: int) -> Iterator[tuple[st
             f"or above {kmeans.MAX_LOSS_NATS:,.0f} nats (first: "
             f"{first([ids[row] for row in bad[:4]])}). Redo them with `--from trajectories`."
         )
-    key_N = hashing.mixed(hashing.example_keys(ids), worker.seed, SAMPLE)
+    key_N = hashing.mixed(column_keys(table["example_id"]), worker.seed, SAMPLE)
     table = _with_strata(table, part, worker.found)
     for name, row_N in _rows_by_stratum(table, worker.config.per_stratum).items():
         yield name, _PartRows(key_N[row_N], row_N.astype(np.int32), loss_NT.take(row_N, axis=0))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray import hashing
+from s2l_ray.artifacts.keys import column_keys
 from s2l_ray.artifacts.tables import EXAMPLE_ID, Parts
 from s2l_ray.errors import ConfigError, first
 
@@ -41,7 +41,7 @@ class AddedColumns:
 
     def of(self, rows: pa.Table) -> pa.Table:
         """Return the columns of `rows`, which have an example_id and are in the subset."""
-        keys = hashing.example_keys(rows[EXAMPLE_ID].to_pylist())
+        keys = column_keys(rows[EXAMPLE_ID])
         index = pa.array(np.searchsorted(self.sorted_keys, keys))
         return pa.table({name: values.take(index) for name, values in self.values.items()})
 

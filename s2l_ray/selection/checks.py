@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray import hashing
 from s2l_ray.artifacts import column_types, tables
+from s2l_ray.artifacts.keys import column_keys
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config import budgets
 from s2l_ray.config.sections import RunConfig
@@ -170,7 +170,7 @@ def _examples(prepared: Parts) -> tuple[Examples, list[str]]:
     """
     keys, names = [], []
     for table in prepared.tables(["example_id"], optional=["stratum"]):
-        keys.append(hashing.example_keys(table["example_id"].to_pylist()))
+        keys.append(column_keys(table["example_id"]))
         has_strata = "stratum" in table.column_names
         names.append(
             table["stratum"].combine_chunks().cast(pa.string())

@@ -13,7 +13,7 @@ from typing import NoReturn
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray import hashing
+from s2l_ray.artifacts.keys import column_keys
 from s2l_ray.artifacts.manifest import NORMS, pass_folder
 from s2l_ray.artifacts.tables import WITHOUT_PROMPT, Parts
 from s2l_ray.artifacts.token_tables import RANGES, num_response_tokens
@@ -248,7 +248,7 @@ def align_with_pool(
     sorter_N: np.ndarray | None = None
     start = 0
     for table in parts.tables(["example_id", *columns], optional=optional):
-        key_P = hashing.example_keys(table["example_id"].to_pylist())
+        key_P = column_keys(table["example_id"])
         stop = start + len(key_P)
         if np.array_equal(key_N[start:stop], key_P):
             # The usual case, as stages write the same parts.
@@ -299,7 +299,7 @@ def ids_of(some_keys: np.ndarray, sources: Sources) -> list[str]:
     """Return the ids with these keys, in the order of the pool."""
     ids: list[str] = []
     for table in sources.clusters.tables(["example_id"]):
-        key_P = hashing.example_keys(table["example_id"].to_pylist())
+        key_P = column_keys(table["example_id"])
         row_P = np.flatnonzero(np.isin(key_P, some_keys))
         ids += table["example_id"].take(pa.array(row_P)).to_pylist()
     return ids

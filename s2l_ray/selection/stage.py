@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from s2l_ray import hashing
+from s2l_ray.artifacts.keys import column_keys
 from s2l_ray.artifacts.manifest import RANKING, SUBSET, StageDir
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import SelectionConfig
@@ -124,7 +124,7 @@ def load_pool(clusters: Parts) -> ClusteredPool:
     keys, numbers, codes = array("Q"), array("i"), array("i")
     code_by_name: dict[str, int] = {}
     for table in clusters.tables(RANKED.names):
-        keys.frombytes(hashing.example_keys(table["example_id"].to_pylist()).tobytes())
+        keys.frombytes(column_keys(table["example_id"]).tobytes())
         numbers.frombytes(table["cluster"].to_numpy().tobytes())
         codes.frombytes(_coded(table["stratum"], code_by_name).tobytes())
     strata = sorted(code_by_name)
@@ -165,7 +165,7 @@ def _check_unique(pool: ClusteredPool) -> None:
 
 def _with_keys(table: pa.Table, sorted_keys: np.ndarray) -> pa.Table:
     """Return the rows of `table` whose examples have one of these keys; there must be a key."""
-    key_N = hashing.example_keys(table["example_id"].to_pylist())
+    key_N = column_keys(table["example_id"])
     index_N = np.searchsorted(sorted_keys, key_N)
     return table.filter(pa.array(sorted_keys[index_N % len(sorted_keys)] == key_N))
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray import hashing
+from s2l_ray.artifacts.keys import column_keys
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.errors import DataError, first
 
@@ -60,7 +60,7 @@ def join(
     for file in trajectories.files():
         table = file.read_table()
         ids = table["example_id"].to_pylist()
-        place_P, known_P = pool.places(hashing.example_keys(ids))
+        place_P, known_P = pool.places(column_keys(table["example_id"]))
         seen_K[place_P[known_P]] = True
         joined = table.filter(pa.array(known_P))
         if file.name in without_stratum:
@@ -94,12 +94,12 @@ def missing_losses(prepared: Parts, trajectories: Parts) -> DataError:
     pool = _load(prepared)
     seen_K = np.zeros(len(pool.key_K), bool)
     for table in trajectories.tables(["example_id"]):
-        place_P, known_P = pool.places(hashing.example_keys(table["example_id"].to_pylist()))
+        place_P, known_P = pool.places(column_keys(table["example_id"]))
         seen_K[place_P[known_P]] = True
     names: list[str] = []
     for table in prepared.tables(["example_id"]):
         ids = table["example_id"].to_pylist()
-        place_P, _ = pool.places(hashing.example_keys(ids))
+        place_P, _ = pool.places(column_keys(table["example_id"]))
         names += [ids[row] for row in np.flatnonzero(~seen_K[place_P])[: 4 - len(names)]]
     return DataError(
         f"trajectories.path: {int((~seen_K).sum()):,} of {len(seen_K):,} rows of the pool have no "
@@ -114,7 +114,7 @@ def _repeated_losses(pool: _Pool, trajectories: Parts) -> DataError:
     num_repeated, names = 0, list[str]()
     for table in trajectories.tables(["example_id"]):
         ids = table["example_id"].to_pylist()
-        place_P, known_P = pool.places(hashing.example_keys(ids))
+        place_P, known_P = pool.places(column_keys(table["example_id"]))
         row_P = np.flatnonzero(known_P)
         _, first_F = np.unique(place_P[row_P], return_index=True)
         again_P = seen_K[place_P[row_P]]
@@ -133,7 +133,7 @@ def _load(prepared: Parts) -> _Pool:
     keys, codes = array("Q"), array("i")
     code_by_name: dict[str, int] = {}
     for table in prepared.tables(["example_id", "stratum"]):
-        keys.frombytes(hashing.example_keys(table["example_id"].to_pylist()).tobytes())
+        keys.frombytes(column_keys(table["example_id"]).tobytes())
         names: list[Any] = table["stratum"].to_pylist()
         codes.extend(code_by_name.setdefault(name, len(code_by_name)) for name in names)
     key_K, stratum_K = np.frombuffer(keys, np.uint64), np.frombuffer(codes, np.int32)
