@@ -14,11 +14,16 @@ import pyarrow.compute as pc
 
 from s2l_ray.artifacts import column_types
 from s2l_ray.errors import first
+from s2l_ray.storage import row_groups
 from s2l_ray.storage.location import Location
 
 EXAMPLE_ID = "example_id"
 WITHOUT_PROMPT = "loss_without_prompt_nats"
 """The column of trajectories with the loss of a response that is read without its prompt."""
+
+PLACES = "_places.json"
+"""The file, in place of parts, that says where trajectories lie. The underscore is for readers of
+Parquet, as that of the manifest."""
 
 
 def part_name(part: int, prefix: str = "part") -> str:
@@ -46,13 +51,21 @@ class Parts:
     more: tuple[Location, ...] = ()
 
     def files(self) -> list[Location]:
-        """Return the files in numeric order, one folder after the other."""
-        return [
-            folder / name
-            for folder in (self.folder, *self.more)
-            for name in folder.names()
-            if name.startswith(f"{self.prefix}-") and name.endswith(".parquet")
-        ]
+        """Return the files in numeric order, one folder after the other.
+
+        Trajectories that are read where they lie are runs of row groups of their files.
+        """
+        found: list[Location] = []
+        for folder in (self.folder, *self.more):
+            names = folder.names()
+            found += [
+                folder / name
+                for name in names
+                if name.startswith(f"{self.prefix}-") and name.endswith(".parquet")
+            ]
+            if PLACES in names:
+                found += row_groups.of_json((folder / PLACES).read_json())
+        return found
 
     @property
     def folder_names(self) -> str:

@@ -108,7 +108,7 @@ def run(
 
 def _workers(config: ClustersConfig, files: Sequence[Location], out: StageDir) -> resources.Workers:
     """Return threads of this process where the trajectories fit it, and actors where not."""
-    if resources.fits_here(partial(loss_bytes, [file.uri for file in files])):
+    if resources.fits_here(partial(loss_bytes, sorted({file.uri for file in files}))):
         return resources.threads(out.stage, advice=out.advice_on_memory)
     return resources.workers(out.stage, config.workers, cpus=1, gpus=0, advice=out.advice_on_memory)
 

@@ -18,6 +18,7 @@ def parquet_dataset(files: Sequence[Location], columns: Sequence[str] | None = N
     import ray.data
 
     filesystem, _ = files[0].filesystem()
-    paths = [file.filesystem()[1] for file in files]
+    # Several parts may lie in one file.
+    paths = list(dict.fromkeys(file.filesystem()[1] for file in files))
     chosen = list(columns) if columns is not None else None
     return ray.data.read_parquet(paths, filesystem=filesystem, columns=chosen)

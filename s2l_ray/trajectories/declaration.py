@@ -58,7 +58,7 @@ def trajectory_files(plan: RunPlan) -> list[str]:
     section = plan.config.trajectories
     assert section is not None
     if section.path is None:
-        return [file.uri for file in plan.parts(TRAJECTORIES).files()]
+        return sorted({file.uri for file in plan.parts(TRAJECTORIES).files()})
     files = list_files([absolute(section.path)], "trajectories.path", run=plan.run).files
     return [file.uri for file in files]
 

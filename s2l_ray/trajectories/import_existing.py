@@ -2,12 +2,13 @@
 
 Columns, lengths and finite values are checked here, once. A file of any size is cut into parts of
 ROWS_PER_PART rows. The parts are numbered in the order of the files and their rows, so the content
-of a part depends on the files alone.
+of a part depends on the files alone. A pool of more than BYTES_COPIED whose files are as parts are
+is not copied: its parts are runs of row groups of these files.
 """
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -16,21 +17,29 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from s2l_ray.artifacts.manifest import StageDir
-from s2l_ray.artifacts.tables import Parts, part_name, trajectory_table
+from s2l_ray.artifacts.tables import PLACES, Parts, part_name, trajectory_table
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, first
 from s2l_ray.progress import Progress
+from s2l_ray.storage import row_groups
 from s2l_ray.storage.location import Location
+from s2l_ray.storage.row_groups import RowGroups
 from s2l_ray.trajectories import pool_join
 
+COLUMNS = ("example_id", "stratum", "loss_nats")
 ROWS_PER_PART = 65_536
+BYTES_COPIED = 2 << 30
+"""Losses of at most so many bytes are always copied: the folder of the run is then complete."""
+FOOTERS_AT_ONCE = 16
+ROWS_PER_GROUP = 1 << 21
+"""The largest row group of a file that is read where it lies, as workers read it at once."""
 
 
 def run(
     uris: Sequence[str], out: StageDir, *, progress: Progress, pool: Parts | None = None
 ) -> dict[str, Any]:
-    """Copy the trajectories of parquet files into parts.
+    """Check the trajectories of parquet files, and copy them into parts unless they can stay.
 
     Args:
         pool: the prepared parts of the pool. Its rows alone are kept, and those of files without a
@@ -39,10 +48,13 @@ def run(
     Reads   any parquet files   example_id: string, loss_nats: list or fixed_size_list of float32
                                 or float64, optionally stratum: string; other columns are ignored
     Writes  part-*.parquet      example_id, stratum: string, loss_nats: fixed_size_list<float32>[T]
+            _places.json        instead of parts, if the trajectories are read where they lie
     Raises  DataError for a missing column, unequal lengths, a null, NaN or infinite loss, or a row
             of the pool without a loss.
     """
-    rows_of_file = [_num_rows(uri) for uri in uris]
+    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
+        footers = list(threads.map(_footer, uris))
+    rows_of_file = [footer.num_rows for footer in footers]
     if not sum(rows_of_file):
         raise DataError(f"trajectories.path: no rows in {len(uris)} file(s) ({first(uris)}).")
     parts_of_file = [-(-rows // ROWS_PER_PART) for rows in rows_of_file]
@@ -50,12 +62,15 @@ def run(
     units = [
         {"uri": uri, "first_part": int(start)} for uri, start in zip(uris, starts, strict=False)
     ]
+    num_bytes = sum(map(_loss_bytes, footers))
+    stay = pool is None and num_bytes > BYTES_COPIED and all(map(_can_stay, footers))
+    places = _places(uris, footers) if stay else None
     progress.start(sum(rows_of_file))
     uri_of_length: dict[int, str] = {}
     for result in map_units(
-        Importer,
+        Importer if places is None else Checker,
         units,
-        _workers(uris),
+        _workers(num_bytes),
         out.location / "attempts",
         folder=out.location,
     ):
@@ -64,6 +79,10 @@ def run(
             uri_of_length.setdefault(result["checkpoints"], result["uri"])
     length = common_length(uri_of_length)
     summary = {"steps": list(range(1, length + 1)), "rows": sum(rows_of_file)}
+    if places is not None:
+        (out.location / PLACES).write_json(row_groups.as_json(places))
+        where = f"{len(uris):,} file(s) (first: {first(uris)})"
+        return {**summary, "notes": [f"losses are not copied but read where they lie, in {where}"]}
     if pool is None:
         return summary
     without_stratum = {
@@ -76,11 +95,44 @@ def run(
     return {**summary, "rows": rows, "notes": notes}
 
 
-def _workers(uris: Sequence[str]) -> resources.Workers:
+def _workers(num_bytes: int) -> resources.Workers:
     advice = "Use machines with more memory for each CPU."
-    if resources.fits_here(partial(loss_bytes, uris)):
+    if resources.fits_here(lambda: num_bytes):
         return resources.threads("data", advice=advice)
     return resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0, advice=advice)
+
+
+def _can_stay(footer: pq.FileMetaData) -> bool:
+    """Tell whether a file can be read as parts are: in columns and types, and in row groups."""
+    schema = footer.schema.to_arrow_schema()
+    kinds = [schema.field(name).type for name in COLUMNS if name in schema.names]
+    if kinds[:2] != [pa.string(), pa.string()] or not pa.types.is_fixed_size_list(kinds[2]):
+        return False
+    groups = list(map(footer.row_group, range(footer.num_row_groups)))
+    strata = [
+        column.statistics
+        for group in groups
+        for column in map(group.column, range(group.num_columns))
+        if column.path_in_schema == "stratum"
+    ]
+    return (
+        kinds[2].value_type == pa.float32()
+        and all(group.num_rows <= ROWS_PER_GROUP for group in groups)
+        and all(known and known.has_null_count and not known.null_count for known in strata)
+    )
+
+
+def _places(uris: Sequence[str], footers: Sequence[pq.FileMetaData]) -> list[RowGroups]:
+    """Return the parts of trajectories that stay where they lie."""
+    places: list[RowGroups] = []
+    for uri, footer in zip(uris, footers, strict=True):
+        size, modified = row_groups.version(Location.of(uri))
+        rows = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
+        places += [
+            RowGroups(uri, start, stop, size, modified)
+            for start, stop in row_groups.runs(rows, ROWS_PER_PART)
+        ]
+    return places
 
 
 def lacks_stratum(uri: str) -> bool:
@@ -116,28 +168,35 @@ def footer_counts(uri: str) -> tuple[int, int]:
     Raises:
         DataError: the file is no parquet, or lacks a column.
     """
+    footer = _footer(uri)
+    return footer.num_rows, _num_checkpoints(footer)
+
+
+def loss_bytes(uris: Sequence[str]) -> int:
+    """Return how many bytes the losses of parquet files take in memory, from their footers."""
+    return sum(_loss_bytes(_footer(uri)) for uri in uris)
+
+
+def _footer(uri: str) -> pq.FileMetaData:
     with _readable(uri):
         file = _open(uri)
     _columns(file.schema_arrow.names, uri)
-    groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+    return file.metadata
+
+
+def _loss_bytes(footer: pq.FileMetaData) -> int:
+    return 4 * footer.num_rows * _num_checkpoints(footer)
+
+
+def _num_checkpoints(footer: pq.FileMetaData) -> int:
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
     num_losses = sum(
         column.num_values
         for group in groups
         for column in map(group.column, range(group.num_columns))
         if column.path_in_schema.split(".")[0] == "loss_nats"
     )
-    num_rows = file.metadata.num_rows
-    return num_rows, round(num_losses / max(num_rows, 1))
-
-
-def loss_bytes(uris: Sequence[str]) -> int:
-    """Return how many bytes the losses of parquet files take in memory, from their footers."""
-    return sum(4 * rows * checkpoints for rows, checkpoints in map(footer_counts, uris))
-
-
-def _num_rows(uri: str) -> int:
-    with _readable(uri):
-        return int(_open(uri).metadata.num_rows)
+    return round(num_losses / max(footer.num_rows, 1))
 
 
 def _open(uri: str) -> pq.ParquetFile:
@@ -165,14 +224,35 @@ class Importer:
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         rows = length = 0
-        for number, batch in enumerate(_batches(unit["uri"])):
-            loss_NT = _losses(batch, rows, unit["uri"])
-            if rows and loss_NT.shape[1] != length:
-                raise _unequal(unit["uri"], rows, length, loss_NT.shape[1])
+        for number, (batch, loss_NT) in enumerate(_checked(unit["uri"])):
             length, rows = loss_NT.shape[1], rows + len(loss_NT)
             table = trajectory_table(batch["example_id"], batch["stratum"], loss_NT)
             (self.folder / part_name(unit["first_part"] + number)).write_table(table)
         return {"uri": unit["uri"], "rows": rows, "checkpoints": length}
+
+
+class Checker:
+    """Worker that checks one file, which stays where it lies; `folder` gets nothing."""
+
+    def __init__(self, folder: Location) -> None:
+        del folder
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        rows = length = 0
+        for _, loss_NT in _checked(unit["uri"]):
+            length, rows = loss_NT.shape[1], rows + len(loss_NT)
+        return {"uri": unit["uri"], "rows": rows, "checkpoints": length}
+
+
+def _checked(uri: str) -> Iterator[tuple[pa.Table, np.ndarray]]:
+    """Yield the tables of `_batches`, each with its losses, float32 (N, T), all of one length."""
+    rows = length = 0
+    for batch in _batches(uri):
+        loss_NT = _losses(batch, rows, uri)
+        if rows and loss_NT.shape[1] != length:
+            raise _unequal(uri, rows, length, loss_NT.shape[1])
+        length, rows = loss_NT.shape[1], rows + len(loss_NT)
+        yield batch, loss_NT
 
 
 def _batches(uri: str) -> Iterator[pa.Table]:
@@ -198,7 +278,7 @@ def _columns(names: Sequence[str], uri: str) -> list[str]:
             f"trajectories.path: {uri} has no column {missing[0]!r} (it has {first(names, 8)}). "
             "Needed are example_id and loss_nats, and optionally stratum."
         )
-    return [name for name in ("example_id", "stratum", "loss_nats") if name in names]
+    return [name for name in COLUMNS if name in names]
 
 
 def _with_stratum(table: pa.Table, uri: str) -> pa.Table:

@@ -9,10 +9,12 @@ import pytest
 import ray
 import yaml
 
+import s2l_ray as s2l
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.distributed import resources
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.storage.location import Location
+from s2l_ray.trajectories import import_existing
 from tests import handmade
 from tests.program import called
 from tests.small_run import NOBODY, refusal, sets, stages_done
@@ -83,6 +85,32 @@ def test_stored_trajectories_are_clustered_anew_in_this_process(tmp_path):
     assert labels == ["clusters"]
     tables = Parts(Location.of(run.uri) / "clusters").tables()
     assert sum(table.num_rows for table in tables) == handmade.NUM_ROWS
+
+
+def test_losses_that_stay_where_they_lie_give_the_bytes_of_a_copy(tmp_path, monkeypatch):
+    losses = np.random.default_rng(0).gamma(2.0, size=(40, 3)).astype(np.float32)
+    table = {
+        "example_id": [f"e{i}" for i in range(40)],
+        "stratum": [f"s{i % 2}" for i in range(40)],
+        "loss_nats": pa.array(losses.tolist(), pa.list_(pa.float32(), 3)),
+    }
+    pq.write_table(pa.table(table), tmp_path / "t.parquet", row_group_size=16)
+    monkeypatch.setattr(import_existing, "ROWS_PER_PART", 16)
+    left = {}
+    for name, bytes_copied in (("copied", 480), ("stays", 479)):
+        monkeypatch.setattr(import_existing, "BYTES_COPIED", bytes_copied)
+        tree = yaml.safe_load(trajectories(tmp_path, [[1.0, 2.0]]).read_text())
+        pq.write_table(pa.table(table), tmp_path / "t.parquet", row_group_size=16)
+        run = tmp_path / name
+        handmade.run({**tree, "run_dir": str(run)}, until="report")
+        np.testing.assert_array_equal(s2l.load(run).trajectories().to_numpy(), losses)
+        files = [file for stage in ("clusters", "selection") for file in (run / stage).iterdir()]
+        left[name] = {file.name: file.read_bytes() for file in files if file.name[0] != "_"}
+        left[name]["centroids"] = (run / "clusters" / "_centroids.npy").read_bytes()
+
+    assert not list((tmp_path / "stays" / "trajectories").glob("part-*"))
+    assert len(left["stays"]) == 3 + 1 + 1
+    assert left["stays"] == left["copied"]
 
 
 @pytest.mark.parametrize(
