@@ -12,7 +12,8 @@ import numpy as np
 
 from s2l_ray import hashing
 from s2l_ray.clusters import kmeans, minibatch, sampling
-from s2l_ray.clusters.worker import SAMPLE, START
+from s2l_ray.clusters.held_rows import SAMPLE
+from s2l_ray.clusters.worker import START
 from s2l_ray.config.clusters import ClustersConfig
 from s2l_ray.config.selection import SelectionConfig
 from s2l_ray.errors import ConfigError, DataError, first

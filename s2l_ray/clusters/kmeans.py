@@ -151,9 +151,15 @@ class TrackedRows:
     def nearest(self, centroid_KT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return what `nearest` returns for all rows."""
         self.sums(centroid_KT)
-        sqdist_N = np.empty(len(self.loss_NT), np.float64)
-        kernels.distances(self.loss_NT, self._centroid_KT, self._label_N, sqdist_N)
-        return self._label_N.copy(), sqdist_N
+        return self.labelled(slice(None))
+
+    def labelled(self, rows: np.ndarray | slice) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `nearest` returns for some rows, after `sums` over all of them."""
+        assert self._num_rows == len(self.loss_NT), "rows without a label"
+        loss_RT, label_R = self.loss_NT[rows], self._label_N[rows].copy()
+        sqdist_R = np.empty(len(label_R), np.float64)
+        kernels.distances(loss_RT, self._centroid_KT, label_R, sqdist_R)
+        return label_R, sqdist_R
 
     def _forget(self, num_clusters: int) -> None:
         num_rows, num_checkpoints = self.loss_NT.shape

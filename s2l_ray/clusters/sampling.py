@@ -25,6 +25,8 @@ LEAST_WEIGHT, MOST_WEIGHT = 4, 2**14
 """The weight of the farthest rows, and the largest one of common rows. Weights are integers, so
 that sums stay exact."""
 
+_ROWS_PER_BLOCK = 1 << 20
+
 
 @dataclass(frozen=True)
 class Centre:
@@ -63,13 +65,18 @@ def draw(loss_NT: np.ndarray, key_N: np.ndarray, size: int, centre: Centre | Non
         size: rows of the sample.
         centre: that of the whole pool; None draws all rows equally often.
     """
-    time_N, rate_N = np.empty((2, len(loss_NT)))
     mean_T = np.zeros(loss_NT.shape[1]) if centre is None else centre.mean_T
     mean_sqdist = 0.0 if centre is None else centre.mean_sqdist
     # A new array: numba compiles anew for a read-only one, such as comes from another process.
     mean_1T = np.array(mean_T[None], np.float32)
-    kernels.waiting_times(loss_NT, key_N, mean_1T, mean_sqdist, time_N, rate_N)
-    return _earliest(Sample(time_N, rate_N, loss_NT), size)
+    drawn: list[Sample] = []
+    # Times of all rows would take a third of the memory that the losses take.
+    for start in range(0, max(len(loss_NT), 1), _ROWS_PER_BLOCK):
+        rows = slice(start, start + _ROWS_PER_BLOCK)
+        time_B, rate_B = np.empty((2, len(loss_NT[rows])))
+        kernels.waiting_times(loss_NT[rows], key_N[rows], mean_1T, mean_sqdist, time_B, rate_B)
+        drawn = [join([*drawn, Sample(time_B, rate_B, loss_NT[rows])], size)]
+    return drawn[0]
 
 
 def join(samples: Sequence[Sample], size: int) -> Sample:

@@ -94,7 +94,7 @@ def run(
         )
     found, of_strata = strata or (None, {})
     if config.scaling == "standardised":
-        scales = scales_of(start_fleet(MomentsWorker, files, wanted, config, seed, found))
+        scales = scales_of(start_fleet(MomentsWorker, files, wanted, config, found))
         scales |= stored.scales
     fleet = start_fleet(ClusterWorker, files, wanted, config, seed, scales, found)
     summary = cluster(fleet, config, out.location, progress=progress, stored=stored)

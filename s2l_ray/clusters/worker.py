@@ -5,27 +5,24 @@ T checkpoints, K clusters of one stratum.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
-from s2l_ray import hashing
-from s2l_ray.artifacts.keys import column_keys
 from s2l_ray.artifacts.tables import part_name
-from s2l_ray.clusters import kmeans, quality, sampling, scaling
+from s2l_ray.clusters import held_rows, kmeans, quality, sampling
 from s2l_ray.clusters.found_strata import FoundStrata
+from s2l_ray.clusters.held_rows import HeldRows, PartFiles, StratumRows
 from s2l_ray.clusters.minibatch import Centroids, Sums
 from s2l_ray.clusters.num_clusters import Trials, try_ladder
 from s2l_ray.clusters.scaling import Moments, Scale
 from s2l_ray.config.clusters import MOST_CLUSTERS, ClustersConfig
-from s2l_ray.errors import DataError, first
 from s2l_ray.storage.location import Location
 
-SAMPLE, START, OTHER_START = 1, 3, 4
-"""Salts: each use of the seed gets other random numbers."""
+START, OTHER_START = 3, 4
+"""Salts: each use of the seed gets other random numbers (`held_rows` has one more)."""
 
 ROWS_IN_SILHOUETTE = 1_000
 
@@ -39,24 +36,6 @@ Wanted = int | Literal["auto"]
 """How many clusters a stratum gets."""
 
 
-@dataclass(frozen=True)
-class _StratumRows:
-    """The rows of one stratum that an actor holds, in the order of their hashes.
-
-    So the first rows are a mini-batch.
-
-    Attributes:
-        key_N: uint64 (N,), hashed keys, ascending.
-        position_N: int32 (N,), the position of each row in the actor's parts, put one after the
-            other.
-        tracked: the trajectories, scaled.
-    """
-
-    key_N: np.ndarray
-    position_N: np.ndarray
-    tracked: kmeans.TrackedRows
-
-
 class MomentsWorker:
     """Sums up the trajectories of some parts, one part after the other."""
 
@@ -64,17 +43,17 @@ class MomentsWorker:
         self,
         files: dict[int, Location],
         config: ClustersConfig,
-        seed: int,
         found: FoundStrata | None = None,
     ) -> None:
-        self.files, self.config, self.seed, self.found = files, config, seed, found
+        self.parts = PartFiles(files, config.per_stratum, found)
 
     def moments(self) -> dict[str, Moments]:
         """Return, by stratum, the sums that its scale follows from."""
         moments: dict[str, Moments] = {}
-        for part in self.files:
-            for name, rows in _read(self, part):
-                of_part = Moments.of(rows.loss_NT)
+        for part, _, rows in self.parts.ids():
+            loss_NT = held_rows.losses(self.parts.files[part])
+            for name, row_N in rows.items():
+                of_part = Moments.of(loss_NT.take(row_N, axis=0))
                 moments[name] = moments[name].merge(of_part) if name in moments else of_part
         return moments
 
@@ -96,9 +75,10 @@ class ClusterWorker:
         scales: Scales | None = None,
         found: FoundStrata | None = None,
     ) -> None:
-        self.files, self.config, self.seed, self.found = files, config, seed, found
+        self.parts = PartFiles(files, config.per_stratum, found)
+        self.config, self.seed = config, seed
         self._scales = scales or {}
-        self._rows: dict[str, _StratumRows] | None = None
+        self._rows: HeldRows | None = None
 
     def row_counts(self) -> Counter[str]:
         """Return the number of rows by stratum."""
@@ -235,57 +215,33 @@ class ClusterWorker:
         Returns:
             the sizes of all clusters; and the inertia by part number.
         """
-        loaded = self._loaded()
-        num_rows = sum(len(rows.key_N) for rows in loaded.values())
-        cluster_N = np.empty(num_rows, np.int32)
-        sqdist_N = np.empty(num_rows, np.float64)
-        for name, rows in loaded.items():
-            label, sqdist_N[rows.position_N] = rows.tracked.nearest(centroids[name])
-            cluster_N[rows.position_N] = label + numbers[name]
+        for name, rows in self._loaded().items():
+            rows.tracked.sums(centroids[name])
+        size_K = np.zeros(sum(len(centroid_KT) for centroid_KT in centroids.values()), np.int64)
         inertia: dict[int, float] = {}
         start = 0
-        for number, file in self.files.items():
-            table = _with_strata(file.read_table(["example_id", "stratum"]), number, self.found)
-            part = slice(start, start + table.num_rows)
+        # One part after the other: labels and distances of all rows would take much memory.
+        for number, table, row_by_name in self.parts.ids():
+            place_P = self._held().place_N[start : start + table.num_rows]
             start += table.num_rows
-            inertia[number] = float(sqdist_N[part].sum())
-            _write_labels(table, cluster_N[part], sqdist_N[part], folder / part_name(number))
-        num_clusters = sum(len(centroid_KT) for centroid_KT in centroids.values())
-        return np.bincount(cluster_N, minlength=num_clusters), inertia
+            cluster_P, sqdist_P = np.empty(len(place_P), np.int32), np.empty(len(place_P))
+            for name, row_P in row_by_name.items():
+                rows = self._loaded()[name]
+                label, sqdist_P[row_P] = rows.tracked.labelled(place_P[row_P] - rows.first)
+                cluster_P[row_P] = label + numbers[name]
+            size_K += np.bincount(cluster_P, minlength=len(size_K))
+            inertia[number] = float(sqdist_P.sum())
+            _write_labels(table, cluster_P, sqdist_P, folder / part_name(number))
+        return size_K, inertia
 
-    def _loaded(self) -> dict[str, _StratumRows]:
+    def _loaded(self) -> dict[str, StratumRows]:
         """Return the rows by stratum; they are read at the first call."""
+        return self._held().strata
+
+    def _held(self) -> HeldRows:
         if self._rows is None:
-            pieces: dict[str, list[_PartRows]] = {}
-            start = 0
-            for part in self.files:
-                num_rows = 0
-                for name, rows in _read(self, part):
-                    rows.position_N[:] += start
-                    num_rows += len(rows.key_N)
-                    pieces.setdefault(name, []).append(rows)
-                start += num_rows
-            # One stratum after the other, so that no more than one is in memory twice.
-            self._rows = {
-                name: _joined_rows(pieces.pop(name), self.config.scaling, self._scales.get(name))
-                for name in sorted(pieces)
-            }
+            self._rows = held_rows.read(self.parts, self.config, self._scales, self.seed)
         return self._rows
-
-
-@dataclass(frozen=True)
-class _PartRows:
-    """The rows of one stratum in one part, as read.
-
-    Attributes:
-        key_N: uint64 (N,), hashed keys.
-        position_N: int32 (N,), the position of each row, from the first row of the part.
-        loss_NT: float32 (N, T), nats per token.
-    """
-
-    key_N: np.ndarray
-    position_N: np.ndarray
-    loss_NT: np.ndarray
 
 
 def _write_labels(
@@ -296,62 +252,8 @@ def _write_labels(
     file.write_table(table)
 
 
-def _joined_rows(pieces: list[_PartRows], scaling_name: str, scale: Scale | None) -> _StratumRows:
-    """Put the rows of all parts in the order of their keys, and scale them; empties `pieces`."""
-    key_N = np.concatenate([rows.key_N for rows in pieces])
-    order_N = np.argsort(key_N, kind="stable")
-    position_N = np.concatenate([rows.position_N for rows in pieces])[order_N]
-    loss_NT = np.concatenate([rows.loss_NT for rows in pieces])
-    pieces.clear()
-    loss_NT = loss_NT.take(order_N, axis=0)
-    scaled_NT = scaling.scaled(loss_NT, scaling_name, scale)
-    return _StratumRows(key_N[order_N], position_N, kmeans.TrackedRows(scaled_NT))
-
-
 def _num_below(key_N: np.ndarray, share: float) -> int:
     """Return how many of the sorted keys are among the lowest `share` of all 64-bit integers."""
     if share >= 1:
         return len(key_N)
     return int(np.searchsorted(key_N, np.uint64(share * 2.0**64)))
-
-
-def _read(worker: MomentsWorker | ClusterWorker, part: int) -> Iterator[tuple[str, _PartRows]]:
-    """Yield the rows of a part, stratum by stratum.
-
-    Raises:
-        DataError: a loss is not finite, or above `kmeans.MAX_LOSS_NATS`.
-    """
-    file = worker.files[part]
-    table = file.read_table(["example_id", "stratum", "loss_nats"])
-    ids = table["example_id"].to_pylist()
-    losses = table["loss_nats"].combine_chunks()
-    loss_NT = losses.flatten().to_numpy().reshape(len(ids), losses.type.list_size)
-    # NaN fails the comparison.
-    bad = np.flatnonzero(~(np.abs(loss_NT) <= kmeans.MAX_LOSS_NATS).all(axis=1))
-    if len(bad):
-        raise DataError(
-            f"clusters: {len(bad):,} trajectories in {file.name} hold a loss that is NaN, infinite "
-            f"or above {kmeans.MAX_LOSS_NATS:,.0f} nats (first: "
-            f"{first([ids[row] for row in bad[:4]])}). Redo them with `--from trajectories`."
-        )
-    key_N = hashing.mixed(column_keys(table["example_id"]), worker.seed, SAMPLE)
-    table = _with_strata(table, part, worker.found)
-    for name, row_N in _rows_by_stratum(table, worker.config.per_stratum).items():
-        yield name, _PartRows(key_N[row_N], row_N.astype(np.int32), loss_NT.take(row_N, axis=0))
-
-
-def _with_strata(table: pa.Table, part: int, found: FoundStrata | None) -> pa.Table:
-    return table if found is None else found.replace(table, part)
-
-
-def _rows_by_stratum(table: pa.Table, per_stratum: bool) -> dict[str, np.ndarray]:
-    if not table.num_rows:
-        return {}
-    if not per_stratum:
-        return {"": np.arange(table.num_rows)}
-    coded = table["stratum"].combine_chunks().dictionary_encode()
-    code_N = coded.indices.to_numpy()
-    order_N = np.argsort(code_N, kind="stable")
-    ends = np.cumsum(np.bincount(code_N, minlength=len(coded.dictionary)))
-    rows = np.split(order_N, ends[:-1])
-    return dict(zip(coded.dictionary.to_pylist(), rows, strict=True))

@@ -84,6 +84,18 @@ def test_the_sample_of_a_union_is_that_of_its_shards_samples(num_shards, size):
         np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
 
 
+def test_a_sample_does_not_depend_on_the_size_of_blocks(monkeypatch):
+    loss_NT, key_N = pool(101), keys(101)
+    whole = sampling.draw(loss_NT, key_N, 20, centre_of(loss_NT))
+    monkeypatch.setattr(sampling, "_ROWS_PER_BLOCK", 10)
+
+    blocks = sampling.draw(loss_NT, key_N, 20, centre_of(loss_NT))
+
+    np.testing.assert_array_equal(blocks.time_S, whole.time_S)
+    np.testing.assert_array_equal(blocks.rate_S, whole.rate_S)
+    np.testing.assert_array_equal(blocks.loss_ST, whole.loss_ST)
+
+
 def test_a_pool_that_is_its_sample_has_equal_weights():
     loss_NT = pool(40)
     sample = sampling.draw(loss_NT, keys(40), 40, centre_of(loss_NT))

@@ -10,10 +10,9 @@ import pytest
 from s2l_ray import hashing
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts, part_name, trajectory_table
-from s2l_ray.clusters import kmeans
+from s2l_ray.clusters import held_rows, kmeans
 from s2l_ray.clusters import stage as clusters
-from s2l_ray.clusters import worker as clustering
-from s2l_ray.clusters.worker import ClusterWorker
+from s2l_ray.clusters.worker import START, ClusterWorker
 from s2l_ray.config.clusters import ClustersConfig
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.threads import ThreadFleet
@@ -85,7 +84,7 @@ class Counted(Progress):
 
 def sampled_rows(config: ClustersConfig, seed: int) -> list[int]:
     """The rows with the largest hashes, which are drawn first, of each stratum or of all."""
-    key_N = hashing.mixed(hashing.example_keys(IDS), seed, clustering.SAMPLE)
+    key_N = hashing.mixed(hashing.example_keys(IDS), seed, held_rows.SAMPLE)
     strata = np.array(STRATA) if config.per_stratum else np.array([""] * NUM_ROWS)
     return [
         row
@@ -223,7 +222,7 @@ def test_authors_centroids_are_those_of_scikit_learn(folder):
     config = settings(method="authors", per_stratum=False, rows_per_sample=10**6)
     summary, _ = clustered(folder / "out", write_parts(folder / "in", SEVEN_PARTS), config)
 
-    start_KT = kmeans.random_rows(LOSS_NT, 5, 3 + clustering.START)
+    start_KT = kmeans.random_rows(LOSS_NT, 5, 3 + START)
     theirs = cluster.KMeans(5, init=start_KT, n_init=1, max_iter=20, tol=0).fit(LOSS_NT)
     np.testing.assert_allclose(centroids(folder / "out"), theirs.cluster_centers_, rtol=1e-5)
     assert summary["inertia"] == pytest.approx(theirs.inertia_, rel=1e-5)

@@ -41,7 +41,7 @@ def folder(tmp_path) -> Location:
 def scales_of(files, config, shards=None) -> dict[str, Scale]:
     shards = shards or [range(len(files))]
     shares = [{number: files[number] for number in shard} for shard in shards]
-    return clusters.scales_of(in_process([MomentsWorker(share, config, 3) for share in shares]))
+    return clusters.scales_of(in_process([MomentsWorker(share, config) for share in shares]))
 
 
 def clustered(place, files, config, shards=None, scales=None, stored=None):
