@@ -82,6 +82,7 @@ def write_inputs(folder: Path) -> Path:
             "batch_size": 8,
             "zero_stage": 2,
             "resume_every": 10,
+            "evaluate_every": 12,
         },
         "evaluation": {"sets": ["held"], "max_new_tokens": 4, "precision": "fp32"},
     }

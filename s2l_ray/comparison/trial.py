@@ -22,8 +22,8 @@ from s2l_ray.artifacts.token_tables import RANGES, num_response_tokens
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig, TargetConfig
 from s2l_ray.data.chat_sources import jinja_source, read_chat_template
+from s2l_ray.data.held_out_rows import check_usable
 from s2l_ray.errors import DataError, ModelError
-from s2l_ray.evaluation.evaluation_sets import check_usable
 from s2l_ray.evaluation.stage import UnitEvaluator
 from s2l_ray.models import causality, dimensions
 from s2l_ray.models.checkpoints import DTYPES, device_for, load_model, load_tokenizer, set_precision

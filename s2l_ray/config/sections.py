@@ -208,6 +208,11 @@ class LoraConfig(Section):
 class TargetConfig(Training):
     """The large model, fine-tuned on the subset alone."""
 
+    operational: ClassVar[frozenset[str]] = Training.operational | {
+        "evaluate_every",
+        "evaluate_rows",
+    }
+
     workers: PositiveInt = 1
     """Processes that train together."""
     model: ModelSpec
@@ -221,6 +226,13 @@ class TargetConfig(Training):
     """Compute activations again in the backward pass instead of storing them."""
     lora: LoraConfig | None = None
     """Train adapters instead of all weights. Default: all weights."""
+    evaluate_every: PositiveInt | None = None
+    """Optimizer steps between two measurements of the loss on held-out rows, one more of which
+    follows the last step: those of `evaluation.sets`, or without `evaluation` all of data.eval.
+    The training is the same with it. Default: none."""
+    evaluate_rows: PositiveInt | None = None
+    """Most rows of each set that `evaluate_every` measures, chosen by a hash of the row. Default:
+    those that the evaluation takes, so that the last loss is the evaluation's."""
 
 
 MetricName = Literal["exact-match", "program", "rouge-l", "bleu", "bertscore", "multiple-choice"]
@@ -324,6 +336,17 @@ class RunConfig(Section):
         """True if trajectories are read from existing files, so that nothing is scored."""
         return self.trajectories is not None and self.trajectories.path is not None
 
+    @property
+    def held_out_sets(self) -> dict[str, int | None]:
+        """Return the sets whose loss is measured while the target trains, and most rows of each."""
+        if self.target is None or self.target.evaluate_every is None or self.data is None:
+            return {}
+        if self.evaluation is None:
+            return dict.fromkeys(self.data.eval, self.target.evaluate_rows)
+        limits = (self.target.evaluate_rows, self.evaluation.max_items)
+        most = min((limit for limit in limits if limit is not None), default=None)
+        return dict.fromkeys(self.evaluation.sets, most)
+
     @model_validator(mode="after")
     def _sections_fit(self) -> "RunConfig":
         scored = self.trajectories is not None and self.trajectories.path is None
@@ -342,6 +365,10 @@ class RunConfig(Section):
         chosen = self.selection is not None or self.comparison is not None
         if self.target is not None and (not chosen or self.data is None):
             raise ValueError("`target` needs `selection` (or `comparison`) and `data`")
+        if self.target is not None and self.target.evaluate_every and not self.held_out_sets:
+            raise ValueError(
+                "`target.evaluate_every` needs held-out rows: name them in `data.eval`"
+            )
         if self.evaluation is not None:
             if self.target is None:
                 raise ValueError("`evaluation` needs `target`")

@@ -66,6 +66,12 @@ def _unread(config: RunConfig) -> Iterator[tuple[list[str], str]]:
             _in_order("data.fields", fields, _given(fields) & OF_TEXTS),
             "all of a conversation is in `data.fields.messages`",
         )
+    target = config.target
+    if target is not None and target.evaluate_every is None:
+        yield (
+            _in_order("target", target, _given(target) & {"evaluate_rows"}),
+            "nothing is measured in the training without `target.evaluate_every`",
+        )
     evaluation = config.evaluation
     if evaluation is not None and not evaluation.asks_for("bertscore"):
         unread = {"bertscore"} & evaluation.model_fields_set

@@ -158,6 +158,18 @@ class Survey:
         return example, "", ""
 
 
+def check_held_out(name: str, data: DataConfig, files: Sequence[InputFile]) -> None:
+    """Refuse a set of `data.eval` whose first rows show no use.
+
+    Raises:
+        DataError: as `Survey.check_usable`.
+    """
+    survey = Survey(f"data.eval.{name}", data.of_set(name))
+    for _ in survey.read(files):
+        pass
+    survey.check_usable()
+
+
 def rejected_line(counts: Mapping[str, int], num_rows: int, *, whole: bool = True) -> str:
     """Return how many rows cannot be used, and the commonest reasons; "" if all can.
 

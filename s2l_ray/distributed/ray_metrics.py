@@ -50,7 +50,7 @@ class _Exporter:
     def hear(self, event: events.Event) -> None:
         """Count what happened."""
         stage = {"stage": str(event.get("stage", ""))}
-        if event["event"] == "metrics":
+        if event["event"] == "metrics" and "loss_nats" in event:
             self._gauges["s2l_loss_nats"].set(event["loss_nats"], stage)
             self._counters["s2l_steps_total"].inc(1, stage)
             self._counters["s2l_trained_tokens_total"].inc(event["num_tokens"], stage)

@@ -18,7 +18,7 @@ from s2l_ray.evaluation.declaration import EVALUATION
 from s2l_ray.models.origins import list_checkpoints
 from s2l_ray.storage.location import Location
 from s2l_ray.training import schedule
-from s2l_ray.training.declaration import reference_model, target_model
+from s2l_ray.training.declaration import TARGET, reference_model, target_model
 from s2l_ray.trajectories.declaration import TRAJECTORIES
 
 
@@ -30,7 +30,7 @@ def quantities(
     Args:
         config: the configuration.
         planned: all its steps.
-        stale: names of the stages to do. Held-out rows are read only if they are to be evaluated.
+        stale: names of the stages to do. Held-out rows are read only if these measure them.
 
     Raises:
         UserError: data cannot be used, or the pool is too small for the budget or the checkpoints.
@@ -42,7 +42,12 @@ def quantities(
     }
     path = config.trajectories.path if config.trajectories else None
     imported = sizes.imported(path, summaries.get(TRAJECTORIES.name)) if path is not None else None
-    pool, held_out, remarks = _rows(config, summaries.get(PREPARE.name), EVALUATION.name in stale)
+    sets = dict[str, int | None]()
+    if TARGET.name in stale:
+        sets |= config.held_out_sets
+    if config.evaluation is not None and EVALUATION.name in stale:
+        sets |= dict.fromkeys(config.evaluation.sets, config.evaluation.max_items)
+    pool, held_out, remarks = _rows(config, summaries.get(PREPARE.name), sets)
     if imported is not None and pool is not None:
         assert config.data is not None, "there is a pool"
         _check_losses(imported[0], pool, config.data.max_rejected)
@@ -71,30 +76,25 @@ def tokenizer_of(spec: ModelSpec) -> str:
 
 
 def _rows(
-    config: RunConfig, prepared: Mapping[str, Any] | None, evaluates: bool
+    config: RunConfig, prepared: Mapping[str, Any] | None, sets: Mapping[str, int | None]
 ) -> tuple[Pool | None, dict[str, Amount], list[str]]:
-    """Return the pool, the held-out sets if they are to be evaluated, and remarks.
+    """Return the pool, the held-out sets, and remarks.
 
     Args:
         config: the configuration.
         prepared: the summary of the prepared pool, or None.
-        evaluates: whether the evaluation is to do.
+        sets: the held-out sets to read, and most rows of each.
     """
-    data, held_out, remarks = config.data, dict[str, Amount](), list[str]()
+    data, remarks = config.data, list[str]()
     if data is None:
-        return None, held_out, remarks
-    evaluation = config.evaluation if evaluates else None
+        return None, {}, remarks
     counter = sizes.by_characters(data)
-    if evaluation is not None or prepared is None or not prepared["tokens"]:
+    if sets or prepared is None or not prepared["tokens"]:
         counter, remarks = _counter(config, data)
     run = Location.of(config.run_dir)
     pool = sizes.pool(data, prepared, counter, run)
     remarks = [*pool_files(data, run).notes, *remarks]
-    if evaluation is not None:
-        held_out = {
-            name: sizes.held_out(name, data, counter, evaluation.max_items, run)
-            for name in dict.fromkeys(evaluation.sets)
-        }
+    held_out = {name: sizes.held_out(name, data, counter, most, run) for name, most in sets.items()}
     return pool, held_out, remarks
 
 

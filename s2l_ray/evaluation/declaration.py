@@ -11,7 +11,7 @@ from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import ModelSpec, RunConfig
 from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import check_template, template_inputs, with_absolute_template
-from s2l_ray.data.first_rows import Survey
+from s2l_ray.data.first_rows import check_held_out
 from s2l_ray.errors import first
 from s2l_ray.models.flops import Shape
 from s2l_ray.progress import Progress
@@ -80,13 +80,9 @@ def _check(config: RunConfig) -> None:
         sandbox.check()
     for name in dict.fromkeys(section.sets):
         files = held_out_files(data, name, Location.of(config.run_dir)).files
-        of_set = data.of_set(name)
-        survey = Survey(f"data.eval.{name}", of_set)
-        for _ in survey.read(files):
-            pass
-        survey.check_usable()
+        check_held_out(name, data, files)
         if model is not None:
-            _check_prompts(model, of_set, files, survey.key)
+            _check_prompts(model, data.of_set(name), files, f"data.eval.{name}")
 
 
 def _check_prompts(

@@ -10,10 +10,10 @@ import torch
 from s2l_ray.artifacts.tables import original_rows
 from s2l_ray.config.data import DataConfig
 from s2l_ray.data.examples import Example, RowError, read_example
+from s2l_ray.data.held_out_rows import Failure
 from s2l_ray.data.row_errors import NO_ROOM
 from s2l_ray.data.templates import Template
 from s2l_ray.data.tokenise import TokenisedExample, prompt_ids, tokenise
-from s2l_ray.evaluation.evaluation_sets import Failure
 from s2l_ray.models.generation import Generator
 from s2l_ray.models.scoring import Scorer
 from s2l_ray.storage.location import Location

@@ -23,12 +23,13 @@ from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts, part_name, rows_name
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig
+from s2l_ray.data.held_out_rows import Failure, check_usable
 from s2l_ray.data.templates import load_template
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, first
 from s2l_ray.evaluation import comparison, metrics, sandbox, vllm_answers
-from s2l_ray.evaluation.evaluation_sets import Failure, check_usable, staged_units
+from s2l_ray.evaluation.evaluation_sets import staged_units
 from s2l_ray.evaluation.item_tables import RESPONSE, items_table, schema
 from s2l_ray.evaluation.items import Item, Target, read_items
 from s2l_ray.evaluation.text_overlap import corpus_bleu

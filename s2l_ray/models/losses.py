@@ -4,8 +4,8 @@ The error norm of a position is ||softmax(logits) - onehot(target)||, the length
 its cross-entropy with respect to the logits: 0 for a certain and right prediction, sqrt(2) for a
 certain and wrong one.
 
-Shapes: M response positions, V vocabulary, H hidden size, C measures: the loss, and perhaps the
-error norm. A lower-case letter (m, v) is a part of that axis.
+Shapes: B rows, M response positions, V vocabulary, H hidden size, C measures: the loss, and perhaps
+the error norm. A lower-case letter (m, v) is a part of that axis.
 
 Source:
     The norm is a token's share of EL2N, Paul, Ganguli and Dziugaite (2021), arXiv:2107.07075.
@@ -14,6 +14,7 @@ Source:
 import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -163,6 +164,18 @@ class _TiledLayer:
         tile_Mv = self.buffer[: num_rows * width].view(num_rows, width)
         torch.mm(hidden_MH, weight_vH.T, out=tile_Mv)
         return tile_Mv
+
+
+def row_means(measure_CM: torch.Tensor, num_response_B: torch.Tensor) -> torch.Tensor:
+    """Return the measures, averaged over each row's response tokens: float32 (C, B).
+
+    Args:
+        measure_CM: float tensor (C, M), row after row.
+        num_response_B: int64 tensor (B,), how many of the M positions each row has.
+    """
+    # Unsafe: to see that lengths and values fit, it would wait for the GPU.
+    mean = partial(torch.segment_reduce, reduce="mean", lengths=num_response_B, unsafe=True)
+    return torch.stack([mean(measure_M.double()).float() for measure_M in measure_CM])
 
 
 @functools.cache

@@ -23,6 +23,7 @@ from s2l_ray.errors import ModelError, one_line
 from s2l_ray.models import embeddings, shared_prefix
 from s2l_ray.models.batch_plan import max_logit_rows, plan_batches
 from s2l_ray.models.dimensions import check_rows_fit
+from s2l_ray.models.losses import row_means
 from s2l_ray.models.output_layer import (
     before_output_layer,
     ends_in_a_linear_layer,
@@ -317,10 +318,7 @@ class _Pass:
             to_device(target_M.astype(np.int64), device),
             past,
         )
-        num_response_B = to_device(mask_BL.sum(axis=1), device)
-        # Unsafe: to see that lengths and values fit, it would wait for the GPU.
-        mean = partial(torch.segment_reduce, reduce="mean", lengths=num_response_B, unsafe=True)
-        return torch.stack([mean(measure_M.double()).float() for measure_M in measure_CM])
+        return row_means(measure_CM, to_device(mask_BL.sum(axis=1), device))
 
     def _means_and_embeddings(self, row_B: np.ndarray, past: Past) -> torch.Tensor:
         """Return `_means`, and store the rows' embeddings."""

@@ -21,6 +21,8 @@ Spec = dict[str, Any]
 MAX_LINES = 100
 MAX_BARS = 24
 LEAST_SPREAD = 1e-4
+SUBSET = "the subset"
+"""The rows that the target is trained on, in the legend of its losses."""
 LEGEND = {"orient": "top", "title": None, "symbolType": "square"}
 
 
@@ -275,6 +277,45 @@ def training(curve: Sequence[tuple[int, float]]) -> Chart | None:
         f"{curve[-1][0]:,} steps."
     )
     return Chart("training", words, spec, rows)
+
+
+def target(
+    curve: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, Mapping[str, float]]]
+) -> Chart | None:
+    """Draw the loss of the target over its training, on the subset and on held-out sets."""
+    if len(curve) < 2:
+        return None
+    sets = list(dict.fromkeys(name for _, losses in held_out for name in losses))
+    labels = dict(zip(sets, _distinct([f"held out: {name}" for name in sets]), strict=True))
+    rows = [{"rows": SUBSET, "step": step, "loss": loss} for step, loss in curve]
+    rows += [
+        {"rows": labels[name], "step": step, "loss": loss}
+        for step, losses in held_out
+        for name, loss in losses.items()
+    ]
+    scale = {"domain": [SUBSET, *labels.values()], "range": ["@series"]}
+    spec = {
+        "height": 240,
+        "mark": {"type": "line", "strokeWidth": 2, "point": {"size": 18}},
+        "encoding": {
+            "x": quantitative("step", "step", scale={"nice": False}),
+            "y": quantitative("loss", "loss, nats per token", scale={"zero": False}),
+            "color": nominal("rows", None, scale=scale, legend={**LEGEND, "columns": 3}),
+            "tooltip": tooltip("rows", "step", "loss"),
+        },
+    }
+    words = (
+        f"The loss on the subset goes from {curve[0][1]:.3g} to {curve[-1][1]:.3g} nats per token "
+        f"in {curve[-1][0]:,} steps."
+    )
+    for name in sets:
+        measured = [(losses[name], step) for step, losses in held_out if name in losses]
+        lowest, step = min(measured)
+        words += (
+            f" On {numbers.name(name)} it is {measured[-1][0]:.3g} at the end, and lowest, "
+            f"{lowest:.3g}, after step {step:,}."
+        )
+    return Chart("target", words, spec, rows)
 
 
 def merged_dots(

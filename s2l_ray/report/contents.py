@@ -89,6 +89,10 @@ class ReportData:
     extensions: ExtensionsView | None = None
     curve: Sequence[tuple[int, float]] = ()
     """Steps of the reference's training, each with the mean loss since the step before it."""
+    target_curve: Sequence[tuple[int, float]] = ()
+    """The same of the target."""
+    held_out: Sequence[tuple[int, Mapping[str, float]]] = ()
+    """Steps of the target's training, each with the mean loss of held-out sets after it."""
     evaluation: Sequence[ArmScore] = ()
     comparisons: Sequence[Comparison] = ()
     comparison: ComparisonView | None = None

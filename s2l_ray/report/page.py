@@ -80,6 +80,7 @@ def drawn_charts(report: ReportData) -> list[Chart]:
         charts.lengths(report.lengths),
         *charts.cluster_charts(report.clusters),
         charts.training(report.curve),
+        charts.target(report.target_curve, report.held_out),
         score_charts.budgets(report.comparison),
     ]
     return [chart for chart in every if chart is not None]

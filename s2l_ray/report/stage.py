@@ -24,7 +24,7 @@ from s2l_ray.report.lengths import lengths
 from s2l_ray.report.provenance import provenance
 from s2l_ray.report.strata import strata_lines
 from s2l_ray.storage.location import Location
-from s2l_ray.training.declaration import REFERENCE
+from s2l_ray.training.declaration import REFERENCE, TARGET
 
 
 def run(
@@ -61,7 +61,7 @@ def collect(run_dir: Location, config: RunConfig, finished: Mapping[str, Finishe
     if clusters is not None:
         shown = shown_clusters(clusters.size_K, clusters.selected_K)
         rows = cluster_rows(finished, shown, examples.chosen_ids(finished, shown))
-    reference = finished.get(REFERENCE.name)
+    reference, target = finished.get(REFERENCE.name), finished.get(TARGET.name)
     return ReportData(
         name=run_dir.name,
         config=config.model_dump(mode="json"),
@@ -73,6 +73,8 @@ def collect(run_dir: Location, config: RunConfig, finished: Mapping[str, Finishe
         strata=strata_lines(finished, rows.strata),
         extensions=extensions_view(run_dir),
         curve=reference.summary.get("curve", ()) if reference else (),
+        target_curve=target.summary.get("curve", ()) if target else (),
+        held_out=target.summary.get("held_out", ()) if target else (),
         evaluation=arm_scores(arms),
         comparisons=paired_differences(arms),
         comparison=_comparison(run_dir, config),

@@ -6,7 +6,7 @@ It is an actor beside the driver. Over it the driver also asks the workers to st
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,8 +16,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from s2l_ray import events
 from s2l_ray.background import running_thread
+from s2l_ray.errors import first
 from s2l_ray.progress import Progress
 
+HELD_OUT = "held_out_loss_nats/"
+"""The key of the loss of a held-out set is this and its name."""
 SECONDS_PER_LOOK = 0.5
 SECONDS_PER_BEAT, SECONDS_WITHOUT_BEAT = 1.0, 5.0
 """Time between two beats of rank 0, and time after which it counts as dead or unable to work."""
@@ -29,9 +32,10 @@ class Written:
 
     Attributes:
         attempt: a number that changes when a new rank 0 begins.
-        doing: what rank 0 does before its first step.
+        doing: what rank 0 does before its first step, or between two.
         start: the steps that were done before; None until it makes steps.
-        records: the steps since the last look: `step`, `loss_nats`, `num_tokens` and more.
+        records: what is new since the last look. Of a step: `step`, `loss_nats`, `num_tokens` and
+            more. Of a measurement after it: `step`, and HELD_OUT with each set's name.
     """
 
     attempt: int
@@ -53,11 +57,15 @@ class _Board:
     def doing(self, what: str) -> None:
         self._doing, self._start, self._records = what, None, []
 
+    def busy(self, what: str) -> None:
+        self._doing = what
+
     def begin(self, start: int) -> None:
         self._attempt += 1
         self._doing, self._start, self._records = "", start, []
 
     def add(self, record: dict[str, Any]) -> None:
+        self._doing = ""
         self._records.append(record)
 
     def beat(self) -> bool:
@@ -95,7 +103,7 @@ def shown(board: Any, total_steps: int, progress: Progress) -> Iterator[None]:
 
 
 def _show(board: Any, total_steps: int, progress: Progress, stop: threading.Event) -> None:
-    attempt, stopped = 0, False
+    attempt, stopped, notes = 0, False, dict[str, str]()
     while not stopped:  # with a last look after the training has ended
         stopped = stop.wait(SECONDS_PER_LOOK)
         written = None
@@ -114,7 +122,22 @@ def _show(board: Any, total_steps: int, progress: Progress, stop: threading.Even
         for record in written.records:
             events.tell("metrics", stage=progress.stage, **record)
             steps = record["step"] - (progress.reached or 0)
-            progress.update(steps, record["num_tokens"], f"loss {record['loss_nats']:.3f}")
+            notes |= _notes(record)
+            progress.update(steps, record.get("num_tokens", 0), "   ".join(notes.values()))
+        if not progress.is_to_stop:
+            progress.doing(written.doing)
+
+
+def _notes(record: Mapping[str, Any]) -> dict[str, str]:
+    """Return the losses of a record as the line of the training shows them, by kind."""
+    if "loss_nats" in record:
+        return {"loss": f"loss {record['loss_nats']:.3f}"}
+    losses = [
+        f"{key.removeprefix(HELD_OUT)} {value:.3f}"
+        for key, value in record.items()
+        if key.startswith(HELD_OUT)
+    ]
+    return {HELD_OUT: f"held-out {first(losses)}"}
 
 
 class Writer:
@@ -146,6 +169,18 @@ class Writer:
         speed = record["num_tokens"] / max(now - self._last, 1e-6)
         self._last = now
         self._board.add.remote({**record, "tokens_per_second": round(speed, 1)})
+
+    def busy(self, what: str) -> None:
+        """Write what is done before the next step."""
+        self._board.busy.remote(what)
+
+    def add_held_out(self, step: int, loss_nats: Mapping[str, float]) -> None:
+        """Write the loss of each held-out set after a step, and how long it took to measure."""
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        losses = {f"{HELD_OUT}{name}": loss for name, loss in loss_nats.items()}
+        record = {"step": step, **losses, "held_out_seconds": round(seconds, 2)}
+        self._board.add.remote(record)
 
     def _beat(self) -> None:
         """Tell the board for ever that this process is alive, so that the driver sees its end."""

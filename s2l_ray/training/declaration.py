@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from s2l_ray.artifacts.amounts import Estimate, Quantities, Speed, Work
+from s2l_ray.artifacts.amounts import Amount, Estimate, Quantities, Speed, Work
 from s2l_ray.artifacts.inputs import base_key
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, subset_file
 from s2l_ray.artifacts.stage import PoolSize, RunPlan, Stage, Task
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import ModelSpec, RunConfig
+from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import (
     PREPARE,
     check_template,
@@ -18,6 +19,7 @@ from s2l_ray.data.declaration import (
     template_inputs,
     with_absolute_template,
 )
+from s2l_ray.data.first_rows import check_held_out
 from s2l_ray.errors import ModelError
 from s2l_ray.models.adapters import adapter_of, base_of_checkpoints, check_peft
 from s2l_ray.models.flops import Shape
@@ -25,8 +27,8 @@ from s2l_ray.models.model_files import check_checkpoints, first_checkpoint, has_
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
-from s2l_ray.training.schedule import checkpoint_steps, num_steps
-from s2l_ray.training.work import training_work
+from s2l_ray.training.schedule import checkpoint_steps, num_measurements, num_steps
+from s2l_ray.training.work import training_work, with_measurements
 
 
 def reference_checkpoints(run: Location, summary: dict[str, Any]) -> dict[int, Location]:
@@ -240,10 +242,15 @@ def _target_task(plan: RunPlan, arm: str) -> Task:
 
 
 def _train_target(plan: RunPlan, arm: str, out: StageDir, progress: Progress) -> dict[str, Any]:
+    from s2l_ray.data.held_out_rows import choose
     from s2l_ray.training import target
 
     section, data = plan.config.target, plan.config.data
     assert section is not None and data is not None
+    held_out = {
+        name: choose(name, data, held_out_files(data, name, plan.run).files, most)
+        for name, most in plan.config.held_out_sets.items()
+    }
     return target.run(
         section.model_copy(update={"model": plan.contents.loadable(section.model)}),
         with_absolute_template(data),
@@ -251,6 +258,7 @@ def _train_target(plan: RunPlan, arm: str, out: StageDir, progress: Progress) ->
         out,
         seed=plan.config.seed,
         progress=progress,
+        held_out=held_out,
     )
 
 
@@ -269,6 +277,9 @@ def _check_target(config: RunConfig) -> None:
     if data is not None:
         files = pool_files(data, Location.of(config.run_dir)).files
         check_first_rows(section.model, section.model, data, files)
+        for name in config.held_out_sets:
+            files = held_out_files(data, name, Location.of(config.run_dir)).files
+            check_held_out(name, data, files)
     check_causal(section.model)
 
 
@@ -276,14 +287,33 @@ def _target_sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
     section = config.target
     assert section is not None
     steps = num_steps(quantities.num_selected, section)
-    return {"target": f"{quantities.about}{steps:,} steps of {section.batch_size}"}
+    text = f"{quantities.about}{steps:,} steps of {section.batch_size}"
+    measured = _measured_rows(config, quantities)
+    if measured.rows:
+        times = num_measurements(steps, section)
+        text += f"; loss of {measured.rows:,} held-out rows, {times:,} time{'s' * (times > 1)}"
+    return {"target": text}
+
+
+def _measured_rows(config: RunConfig, quantities: Quantities) -> Amount:
+    """Return the held-out rows whose loss is measured while the target trains."""
+    limits = config.held_out_sets
+    sets = [
+        amount.scaled_to(min(amount.rows, limits[name] or amount.rows))
+        for name, amount in quantities.held_out.items()
+        if name in limits
+    ]
+    return sum(sets, Amount(0, 0, 0))
 
 
 def _target_work(config: RunConfig, quantities: Quantities, shape: Shape | None) -> Work:
     assert config.target is not None and quantities.pool is not None
     # Tokens are those of the pool; the target's own tokenizer may make fewer or more.
     subset = quantities.pool.amount.scaled_to(quantities.num_selected)
-    return training_work(config.target, subset, shape)
+    work = training_work(config.target, subset, shape)
+    measured = _measured_rows(config, quantities)
+    times = num_measurements(num_steps(quantities.num_selected, config.target), config.target)
+    return with_measurements(work, measured, times, shape)
 
 
 TARGET = Stage(

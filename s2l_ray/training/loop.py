@@ -61,9 +61,17 @@ class StepReport:
 
 
 class Engine(Protocol):
-    """A model that learns: one of its replicas, or a shard of it."""
+    """A model that learns: one of its replicas, or a shard of it.
+
+    Attributes:
+        forward: computes with the model, on all ranks together: itself, or a wrapper.
+        autocast: computes in bfloat16 with weights in float32.
+    """
 
     model: PreTrainedModel
+    forward: torch.nn.Module
+    device: torch.device
+    autocast: bool
 
     def update(
         self, batches: Sequence[MicroBatch], *, learning_rate: float, num_response: int
@@ -118,7 +126,15 @@ def _dropout_seed(seed: int, step: int, rank: int) -> int:
 def batch_loss(
     model: torch.nn.Module, batch: MicroBatch, *, device: torch.device, autocast: bool
 ) -> torch.Tensor:
-    """Return the summed loss of a micro-batch's response tokens, in nats; zero for a stand-in.
+    """Return the summed loss of a micro-batch's response tokens, in nats; zero for a stand-in."""
+    loss_M = response_losses(model, batch, device=device, autocast=autocast)
+    return loss_M.sum() * batch.weight
+
+
+def response_losses(
+    model: torch.nn.Module, batch: MicroBatch, *, device: torch.device, autocast: bool
+) -> torch.Tensor:
+    """Return the loss of each response token of a micro-batch, in nats: float32 (M,).
 
     Args:
         autocast: compute in bfloat16 with weights in float32.
@@ -126,7 +142,7 @@ def batch_loss(
     rotations.forget_lengths(unwrapped(model))
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=autocast):
         logits_MV = response_logits(model, to_device(batch.input_ids_BL, device), batch.mask_BL)
-    return token_losses(logits_MV, to_device(batch.target_M, device)).sum() * batch.weight
+    return token_losses(logits_MV, to_device(batch.target_M, device))
 
 
 def compile_to_train(
@@ -280,10 +296,17 @@ class History:
     num_tokens: int = 0
     workers: list[list[int]] = field(default_factory=list)
     """Pairs: steps done before, and the number of workers from then on."""
+    held_out: list[tuple[int, dict[str, float]]] = field(default_factory=list)
+    """Pairs: a step, and the mean loss of each held-out set after it."""
 
     @property
     def step(self) -> int:
         return len(self.loss_nats)
+
+    @property
+    def is_measured(self) -> bool:
+        """Tell whether the loss of the held-out sets is known after the last step."""
+        return bool(self.held_out) and self.held_out[-1][0] == self.step
 
     def add(self, report: StepReport) -> None:
         self.loss_nats.append(report.loss_nats)

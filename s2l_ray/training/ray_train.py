@@ -10,7 +10,7 @@ import errno
 import resource
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -39,6 +39,7 @@ from s2l_ray.training.interruption import InterruptibleTrainer, Stopped, interru
 if TYPE_CHECKING:
     # Models' libraries take seconds to import; only workers need them.
     from s2l_ray.training import loop as training
+    from s2l_ray.training.held_out import HeldOut
 
 RESUME = "resume"
 MAX_FAILURES = 3
@@ -190,6 +191,16 @@ class Worker:
         if self._board is not None:
             self._board.add({**asdict(report), "memory_bytes": _peak_memory(self.device)})
 
+    def show_held_out(self, step: int, loss_nats: Mapping[str, float]) -> None:
+        """Send the loss of the held-out sets after a step to the driver."""
+        if self._board is not None:
+            self._board.add_held_out(step, loss_nats)
+
+    def measuring(self) -> None:
+        """Tell the driver that the loss of held-out rows is measured before the next step."""
+        if self._board is not None:
+            self._board.busy("measuring the held-out loss")
+
     def must_stop(self) -> bool:
         """Return True, on every rank after the same step, once the user wants to stop."""
         stop = torch.tensor(self._board is not None and self._board.is_to_stop, dtype=torch.uint8)
@@ -278,12 +289,14 @@ def train(
     *,
     state: State,
     after_step: Callable[[int], None] = lambda _step: None,
+    held_out: "HeldOut | None" = None,
 ) -> "training.History":
     """Train to the end, from the last saved state if there is one.
 
     Args:
         after_step: called with the number of steps done, on every rank, after every step except
             those before the saved state.
+        held_out: rows whose loss is measured on the way.
     """
     from s2l_ray.training import loop as training
 
@@ -292,10 +305,14 @@ def train(
     start = history.step
     worker.begin(start)
     ranks = {"rank": worker.rank, "num_ranks": worker.num_ranks}
+    measure = partial(_measure, worker, engine, held_out, history, plan.total_steps)
+    if start:
+        measure()  # the training may have been stopped while it measured
     for report in training.steps(engine, plan, start=start, **ranks):
         history.add(report)
         after_step(history.step)
         worker.show(report)
+        measure()
         if worker.must_stop():
             _save(history, state, worker.rank, wait=True)
             raise Stopped(history.step)
@@ -303,6 +320,26 @@ def train(
         if worker.must_leave(history.step) or due:
             _save(history, state, worker.rank)
     return history
+
+
+def _measure(
+    worker: Worker,
+    engine: "training.Engine",
+    held_out: "HeldOut | None",
+    history: "training.History",
+    total_steps: int,
+) -> None:
+    """Measure the loss of held-out rows, if that is due after the last step and not done yet."""
+    step = history.step
+    if held_out is None or history.is_measured or not held_out.is_due(step, total_steps):
+        return
+    worker.measuring()
+    found = held_out.losses(
+        engine, rank=worker.rank, num_ranks=worker.num_ranks, must_stop=worker.must_stop
+    )
+    if found is not None:
+        history.held_out.append((step, found))
+        worker.show_held_out(step, found)
 
 
 def _resumed(state: State) -> "training.History":

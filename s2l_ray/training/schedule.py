@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.config.sections import EverySteps, Training
+from s2l_ray.config.sections import EverySteps, TargetConfig, Training
 from s2l_ray.errors import ConfigError
 
 UNITS_PER_WORKER = 4
@@ -25,6 +25,11 @@ def num_steps(num_rows: int, config: Training) -> int:
     if config.max_steps is not None:
         return config.max_steps
     return max(round(config.epochs * steps_per_epoch(num_rows, config.batch_size)), 1)
+
+
+def num_measurements(num_steps: int, config: TargetConfig) -> int:
+    """Return how often the loss of held-out rows is measured in so many steps."""
+    return math.ceil(num_steps / config.evaluate_every) if config.evaluate_every else 0
 
 
 def rows_trained(num_rows: int, config: Training) -> int:

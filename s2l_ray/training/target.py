@@ -2,7 +2,8 @@
 
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +17,8 @@ from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import ModelSpec, TargetConfig
 from s2l_ray.data.chat_sources import jinja_source, read_chat_template
 from s2l_ray.data.examples import RowError, read_example
+from s2l_ray.data.held_out_rows import Chosen, check_usable
+from s2l_ray.data.row_errors import NO_ROOM
 from s2l_ray.data.templates import Template, load_template
 from s2l_ray.data.tokenise import tokenise as tokenise_examples
 from s2l_ray.errors import DataError, first
@@ -24,9 +27,10 @@ from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training import ray_train, schedule
 from s2l_ray.training.batches import TrainingPlan
+from s2l_ray.training.held_out import HeldOut
 from s2l_ray.training.token_parts import TokenParts
 
-TOKENS, MODEL = "tokens", "model"
+TOKENS, HELD_OUT, MODEL = "tokens", "held-out", "model"
 
 
 def run(
@@ -37,12 +41,15 @@ def run(
     *,
     seed: int,
     progress: Progress,
+    held_out: Mapping[str, Chosen] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Train the target on the rows of `selected`; `model` appears once all of it is written.
 
     Reads   selected            rows as they came and example_id: .jsonl, or .parquet
+            held_out            the rows whose loss is measured every `config.evaluate_every` steps
     Writes  target/model/       a Hugging Face directory, adapters merged
-    Returns the number of rows trained on, the ids of rows left out, and the course of the training.
+    Returns the number of rows trained on, the ids of rows left out, and the course of the training,
+            with the mean loss of each set of `held_out` after the steps that were measured.
     Raises  DataError if more rows than data.max_rejected have no response token left under the
             target's own tokenizer, ModelError if the model cannot be used.
     """
@@ -52,8 +59,16 @@ def run(
     num_rows, rejected = tokenise(selected, tokens, data, model)
     parts = TokenParts.of([tokens / name for name in tokens.names()])
     total_steps = schedule.num_steps(sum(parts.num_rows), config)
+    if held_out:
+        progress.doing("tokenising the held-out rows")
+    sets = tokenise_held_out(held_out, out.location / HELD_OUT, data, model)
     settings = {
-        "num_tokens_of_longest": parts.num_tokens_of_longest,
+        "num_tokens_of_longest": max(
+            rows.num_tokens_of_longest for rows in (parts, *sets.values())
+        ),
+        "held_out": HeldOut(sets, config.evaluate_every, config.micro_batch_size)
+        if config.evaluate_every and sets
+        else None,
         "plan": TrainingPlan(parts, config.model_copy(update={"model": model}), seed, total_steps),
         "model_directory": out.location / MODEL,
         "chat_template": read_chat_template(data),
@@ -62,6 +77,7 @@ def run(
         _train_on_worker, settings, config, out, total_steps=total_steps, progress=progress
     )
     tokens.remove()
+    (out.location / HELD_OUT).remove()
     return {
         "num_rows": num_rows - len(rejected),
         "num_rejected": len(rejected),
@@ -94,7 +110,7 @@ def tokenise(
         chunk = list(itertools.islice(rows, data.rows_per_part))
         if not chunk:
             break
-        table, left_out = _tokenised(chunk, data, template, tokenizer)
+        table, left_out = _tokenised(chunk, data.of_pool, template, tokenizer)
         (tokens / part_name(part)).write_table(table)
         num_rows += len(chunk)
         rejected += left_out
@@ -141,8 +157,7 @@ def _tokenised(
     template: Template,
     tokenizer: Any,
 ) -> tuple[pa.Table, list[tuple[str, RowError]]]:
-    fields = data.fields.of_pool
-    examples = [read_example(row, fields) for _, row in rows]
+    examples = [read_example(row, data.fields) for _, row in rows]
     outcomes = tokenise_examples(examples, template, tokenizer, data.max_tokens)
     kept, rejected = [], []
     for (example_id, _), example, item in zip(rows, examples, outcomes, strict=True):
@@ -152,6 +167,43 @@ def _tokenised(
             kept.append((example_id, example.stratum, item.input_ids, item.response_ranges))
     ids, strata, input_ids, ranges = zip(*kept, strict=True) if kept else ((), (), (), ())
     return token_table(ids, strata, input_ids, ranges), rejected
+
+
+def tokenise_held_out(
+    sets: Mapping[str, Chosen], tokens: Location, data: DataConfig, model: ModelSpec
+) -> dict[str, TokenParts]:
+    """Write the rows of held-out sets as tokens, as the evaluation reads them; return their parts.
+
+    Rows of which no response token fits have no loss, and are left out.
+
+    Raises:
+        DataError: too many rows of a set cannot be used, or none of them has a loss.
+    """
+    template, tokenizer = load_template(data), checkpoints.load_tokenizer(model)
+    tokens.remove()
+    parts = {}
+    for number, (name, found) in enumerate(sets.items()):
+        folder, of_set = tokens / f"{number:03d}", data.of_set(name)
+        failures = list(found.failures)
+        for part in itertools.count():
+            chunk = list(itertools.islice(found.rows, data.rows_per_part))
+            if not chunk:
+                break
+            rows = [(row.location, row.fields) for row in chunk]
+            table, left_out = _tokenised(rows, of_set, template, tokenizer)
+            (folder / part_name(part)).write_table(table)
+            failures += [
+                (error.reason, where) for where, error in left_out if error.reason != NO_ROOM
+            ]
+        check_usable(name, found.num_rows, failures, data.max_rejected)
+        parts[name] = TokenParts.of([folder / file for file in folder.names()])
+        if not parts[name].files:
+            raise DataError(
+                f"data.eval.{name}: no row has a response token within data.max_tokens "
+                f"({data.max_tokens:,}), so there is no loss to measure. Raise it, or leave out "
+                "target.evaluate_every."
+            )
+    return parts
 
 
 def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict[str, Any]:
@@ -190,6 +242,7 @@ def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict
             load=lambda folder: engine.load_shard(folder / shard),
             on_every_rank=True,
         ),
+        held_out=settings["held_out"],
     )
     weights = engine.gather_weights(worker.rank)
     with ray_train.shared_errors():
@@ -202,6 +255,7 @@ def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict
         "num_tokens": history.num_tokens,
         "loss_nats": history.loss_nats[-1],
         "curve": history.curve(),
+        **({"held_out": history.held_out} if history.held_out else {}),
         "precision": precision,
         "device": worker.device.type,
     }

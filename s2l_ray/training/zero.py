@@ -130,6 +130,7 @@ class ZeroEngine:
     ) -> None:
         _without_shared_memory_op()
         self.device, self.num_ranks, self.lora = device, num_ranks, config.lora
+        self.autocast = False  # the weights have the type to compute in
         self.offloaded = config.cpu_offload
         groups = weight_groups(model, config.weight_decay)
         make = DeepSpeedCPUAdam if self.offloaded else torch.optim.AdamW
@@ -139,6 +140,7 @@ class ZeroEngine:
         )
         self.stage = config.zero_stage
         self.model = model.train()
+        self.forward: torch.nn.Module = self.engine
 
     def update(
         self, batches: Sequence[MicroBatch], *, learning_rate: float, num_response: int
@@ -149,7 +151,7 @@ class ZeroEngine:
         loss_sum = torch.zeros((), device=self.device)
         for number, batch in enumerate(batches, 1):
             self.engine.set_gradient_accumulation_boundary(number == len(batches))
-            loss = batch_loss(self.engine, batch, device=self.device, autocast=False)
+            loss = batch_loss(self.engine, batch, device=self.device, autocast=self.autocast)
             # DeepSpeed divides by the number of ranks; by accumulation steps it would, too.
             self.engine.backward(loss * (self.num_ranks / num_response), scale_wrt_gas=False)
             self.engine.step()

@@ -137,6 +137,31 @@ def test_a_section_whose_origin_is_missing_is_refused(missing, message):
         from_tree(tree, "run.yaml")
 
 
+@pytest.mark.parametrize(
+    ("evaluation", "rows", "expected"),
+    [
+        ({"sets": ["gsm8k"]}, None, {"gsm8k": None}),
+        ({"sets": ["gsm8k"], "max_items": 7}, 9, {"gsm8k": 7}),
+        ({"sets": ["gsm8k"], "max_items": 7}, 5, {"gsm8k": 5}),
+        (None, 5, {"gsm8k": 5, "svamp": 5}),
+    ],
+)
+def test_what_is_measured_in_training_is_no_more_than_what_is_evaluated(evaluation, rows, expected):
+    data = {**TREE["data"], "eval": {"gsm8k": "a.jsonl", "svamp": "b.jsonl"}}
+    target = {**TREE["target"], "evaluate_every": 10, "evaluate_rows": rows}
+    tree = {**TREE, "data": data, "target": target, "evaluation": evaluation}
+
+    assert from_tree(tree, "run.yaml").held_out_sets == expected
+    tree["target"] = TREE["target"]
+    assert from_tree(tree, "run.yaml").held_out_sets == {}
+
+
+def test_what_is_measured_in_training_has_to_be_there():
+    tree = {**TREE, "data": {**TREE["data"], "eval": {}}, "evaluation": None}
+    with pytest.raises(ConfigError, match=r"`target\.evaluate_every` needs held-out rows"):
+        from_tree({**tree, "target": {**TREE["target"], "evaluate_every": 10}}, "run.yaml")
+
+
 def test_trajectories_from_elsewhere_need_nothing_before_them():
     tree = {
         "run_dir": "x",

@@ -65,6 +65,10 @@ def test_no_key_of_scoring_goes_with_existing_trajectories(tmp_path, key):
             r"  reference\.epochs, reference\.checkpoints: ",
         ),
         (
+            {**IMPORTED, "data": POOL, "target": {"model": MODEL, "evaluate_rows": 9}},
+            r"  target\.evaluate_rows: nothing is measured in the training without",
+        ),
+        (
             {**SCORED, "data": {**POOL, "fields": {"messages": "m", "prompt": "q"}}},
             r"data\.fields\.prompt: all of a conversation is in",
         ),

@@ -243,6 +243,25 @@ def test_the_cost_follows_from_rows_steps_checkpoints_and_the_model(tree):
     assert list(found)[-1] == "all"
 
 
+def test_measurements_in_a_training_cost_a_pass_over_their_rows(tree, tmp_path):
+    row = json.loads((tmp_path / "held.jsonl").read_text().splitlines()[0])
+    rows = [json.dumps({**row, "id": str(number)}) for number in range(3)]
+    (tmp_path / "held.jsonl").write_text("\n".join(rows))
+    finish(tree, until="prepare")
+    plain = cost(tree)
+    measured = changed(tree, "target.evaluate_every", 2)
+
+    # Of five steps the second, the fourth and the last; the evaluation reads the rows once.
+    assert sized(measured)["target"] == "5 steps of 4; loss of 3 held-out rows, 3 times"
+    sizes = {name: int(cost(found)["target"][0].replace(",", "")) for name, found in (
+        ("plain", tree), ("all", measured), ("one", changed(measured, "target.evaluate_rows", 1)),
+    )}  # fmt: skip
+    assert (sizes["all"] - sizes["plain"]) == 3 * (sizes["one"] - sizes["plain"]) > 0
+    assert cost(measured)["evaluation"] == plain["evaluation"]
+    without = changed(measured, "evaluation", None)
+    assert sized(without)["target"] == sized(measured)["target"]
+
+
 def test_only_what_is_to_do_costs_something(tree):
     finish(tree, until="trajectories")
     assert list(cost(tree)) == ["target", "evaluation", "all"]

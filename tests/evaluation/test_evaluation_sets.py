@@ -7,8 +7,9 @@ import pytest
 from s2l_ray.artifacts.tables import original_rows, rows_name
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig
+from s2l_ray.data.held_out_rows import check_usable, chosen
 from s2l_ray.errors import DataError
-from s2l_ray.evaluation.evaluation_sets import check_usable, chosen, staged_units
+from s2l_ray.evaluation.evaluation_sets import staged_units
 from s2l_ray.storage.input_files import expand
 from s2l_ray.storage.location import Location
 

@@ -20,6 +20,14 @@ def tell_three_steps() -> None:
         events.tell("metrics", stage="target (random-6-42)", step=step, **metrics)
 
 
+def test_the_loss_of_a_held_out_set_has_a_name_of_its_own():
+    record = {"time": "now", "event": "metrics", "stage": "target", "step": 50}
+
+    values, step = trackers.values_of({**record, "held_out_loss_nats/gsm8k": 1.5})
+
+    assert (values, step) == ({"target/held_out_loss_nats/gsm8k": 1.5}, 50)
+
+
 def test_tensorboard_files_hold_every_step(tmp_path):
     loader = pytest.importorskip("tensorboardX.proto.event_pb2")
     with trackers.fed(TrackingConfig(to=["tensorboard"]), Location.of(tmp_path)):

@@ -216,6 +216,15 @@ def test_metrics_are_those_of_the_items(finished, arm):
     assert held["exact_match"]["rate"] == pytest.approx(np.mean(items["correct"].to_pylist()))
 
 
+@pytest.mark.parametrize("arm", [".", f"arms/{ARM}"])
+def test_the_loss_in_the_training_ends_at_that_of_the_evaluation(finished, arm):
+    measured = manifest(finished / arm / "target")["summary"]["held_out"]
+    held = json.loads((finished / arm / "evaluation" / "metrics.json").read_text())["sets"]["held"]
+
+    assert [step for step, _ in measured] == [12, 24, 30]
+    assert measured[-1][1] == {"held": pytest.approx(held["loss_nats"]["mean"], rel=1e-5)}
+
+
 def test_the_report_is_one_page_that_loads_nothing(finished):
     page = (finished / "report" / "index.html").read_text()
     policy = re.search(r'http-equiv="Content-Security-Policy"\s+content="([^"]*)', page)

@@ -43,10 +43,13 @@ def test_a_finished_run_has_logs_and_its_status_says_so(finished, s2l):
     names = {stage["name"] for stage in now["stages"]}
     assert {"prepare", "reference", "target", "target (random-0.4-7)", "evaluation"} <= names
 
-    lines = (finished / "logs" / "metrics.jsonl").read_text().splitlines()
-    steps = [(line["stage"], line["step"]) for line in map(json.loads, lines)]
+    text = (finished / "logs" / "metrics.jsonl").read_text()
+    lines = [json.loads(line) for line in text.splitlines()]
+    steps = [(line["stage"], line["step"]) for line in lines if "loss_nats" in line]
     assert [step for stage, step in steps if stage == "reference"] == list(range(1, 81))
     assert [step for stage, step in steps if stage == "target"] == list(range(1, 31))
+    measured = [line for line in lines if "held_out_loss_nats/held" in line]
+    assert [line["step"] for line in measured if line["stage"] == "target"] == [12, 24, 30]
 
 
 def test_what_only_steers_the_work_does_not_redo_it(finished, config, s2l):

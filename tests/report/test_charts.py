@@ -1,6 +1,7 @@
 """The charts: the compiler of Vega-Lite accepts every one, and their numbers are right."""
 
 import statistics
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -37,7 +38,7 @@ def test_every_chart_compiles_and_has_rows_and_words():
     drawn = page.drawn_charts(replace(whole, clusters=view))
 
     names = ["headline", "sources", "lengths", "trajectories", "selected", "ladders", "training"]
-    assert [chart.name for chart in drawn] == [*names, "budgets"]
+    assert [chart.name for chart in drawn] == [*names, "target", "budgets"]
     for chart in drawn:
         assert compiled(chart)["marks"] and chart.rows and len(chart.words) > 20
 
@@ -89,6 +90,17 @@ def test_bins_hold_every_length_once(longest):
 def test_the_median_length_is_the_one_of_sorting(num_rows):
     lengths_N = np.random.default_rng(num_rows).integers(0, 30, num_rows)
     assert lengths.median(np.bincount(lengths_N)) == statistics.median_low(lengths_N.tolist())
+
+
+def test_held_out_losses_have_a_line_each_and_their_lowest_in_words():
+    held_out = [(5, {"a": 2.5, "b": 9.0}), (10, {"a": 2.0, "b": 9.5}), (12, {"a": 2.25, "b": 9.75})]
+    chart = charts.target([(1, 4.0), (12, 1.5)], held_out)
+
+    lines = Counter(row["rows"] for row in chart.rows)
+    assert lines == {charts.SUBSET: 2, "held out: a": 3, "held out: b": 3}
+    assert "goes from 4 to 1.5 nats per token in 12 steps." in chart.words
+    assert "On a it is 2.25 at the end, and lowest, 2, after step 10." in chart.words
+    compiled(chart)
 
 
 def test_names_of_sources_that_are_cut_alike_stay_apart():

@@ -123,6 +123,8 @@ def full(text: str = "plain") -> ReportData:
         lengths=Lengths(np.array([0, 4, 5, 9]), np.array([0, 3, 1, 0])),
         strata=[StratumLine(text, 12000, 900), StratumLine("b", 3000, 600)],
         curve=[(10, 2.5), (20, 1.25)],
+        target_curve=[(5, 3.5), (10, 2.25)],
+        held_out=[(5, {text: 3.75}), (10, {text: 3.5, "b": 1.0})],
         evaluation=[
             ArmScore(text, text, 1319, 1.23456, 1.2, 1.3, 0.327, 0.3, 0.35),
             ArmScore(text, "random", 1319, 1.25),
@@ -253,6 +255,7 @@ def test_marks_that_turn_text_around_are_written_out():
         ({"counts": None, "strata": (), "lengths": None}, "pool"),
         ({"clusters": None}, "clusters"),
         ({"curve": ()}, "reference"),
+        ({"target_curve": ()}, "target"),
         ({"comparison": None}, "comparison"),
         ({"extensions": None}, "extensions"),
         ({"examples": ()}, "examples"),

@@ -18,6 +18,7 @@ from s2l_ray.config.sections import LoraConfig, TargetConfig
 from s2l_ray.errors import ConfigError
 from s2l_ray.models.causality import check_causal
 from s2l_ray.training import loop as training
+from tests.training.test_held_out import FewParts, TinyParts, held_out, scored
 from tests.training.test_loop import CPU, SEED, STEPS, plan_of, settings, tiny_model
 
 
@@ -35,6 +36,7 @@ def _on_rank(rank, num_ranks, folder, cases):
     )
     from s2l_ray.training import lora, zero
 
+    ranks = {"rank": rank, "num_ranks": num_ranks}
     for name, config, dtype in cases:
         place = folder / name
 
@@ -44,10 +46,14 @@ def _on_rank(rank, num_ranks, folder, cases):
                 lora.add_adapters(model, config.lora, seed=SEED)
             return zero.ZeroEngine(model, config, device=CPU, dtype=dtype, num_ranks=num_ranks)
 
-        def train(engine, *, start=0, stop=STEPS, config=config):
-            ranks = {"rank": rank, "num_ranks": num_ranks}
+        def train(engine, *, start=0, stop=STEPS, config=config, measured=None):
+            losses = []
             loop = training.steps(engine, plan_of(config), start=start, **ranks)
-            return [report.loss_nats for report in itertools.islice(loop, stop - start)]
+            for report in itertools.islice(loop, stop - start):
+                losses.append(report.loss_nats)
+                if measured is not None:
+                    measured.append(held_out().losses(engine, **ranks))
+            return losses
 
         whole = engine()
         check_causal(whole.model)  # as the worker of a target does; it changes nothing
@@ -59,13 +65,16 @@ def _on_rank(rank, num_ranks, folder, cases):
         interrupted.save_shard(place / f"shard-{rank}.safetensors")
         resumed = engine()
         resumed.load_shard(place / f"shard-{rank}.safetensors")
-        assert train(resumed, start=2) == losses[2:]
+        # Measured after every step, it learns what the other, which is not measured, has learned.
+        measured = []
+        assert train(resumed, start=2, measured=measured) == losses[2:]
         again = resumed.gather_weights(rank)
 
         if rank == 0:
             assert all(torch.equal(again[key], weight) for key, weight in weights.items())
             whole.model.save_pretrained(place, state_dict=weights)
             (place / "losses.json").write_text(json.dumps(losses))
+            (place / "held-out.json").write_text(json.dumps(measured[-1]))
     torch.distributed.destroy_process_group()
 
 
@@ -123,6 +132,16 @@ def check_learns_what_one_replica_learns(results, case):
 @pytest.mark.parametrize("case", ["one", "two", "three"])
 def test_every_stage_on_two_ranks_learns_what_one_replica_learns(results, case):
     check_learns_what_one_replica_learns(results, case)
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("case", ["one", "two", "three", "adapters", "adapters-three"])
+def test_two_ranks_measure_together_what_the_evaluation_scores(results, case):
+    model = AutoModelForCausalLM.from_pretrained(results / case)
+    found = json.loads((results / case / "held-out.json").read_text())
+    assert found == pytest.approx(
+        {"one": scored(model, TinyParts()), "two": scored(model, FewParts())}, rel=1e-5
+    )
 
 
 @pytest.mark.ray
