@@ -1,14 +1,15 @@
 """What a comparison compares: methods with settings, each as the configuration of its own run."""
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from s2l_ray.config.comparison import ComparedMethod, ComparisonConfig
 from s2l_ray.config.load import from_tree
 from s2l_ray.config.sections import RunConfig, SelectionConfig
-from s2l_ray.errors import ConfigError, first
+from s2l_ray.errors import ConfigError, UserError, as_message, first, from_message
 from s2l_ray.selection import conditions, settings
 from s2l_ray.selection.methods import METHODS, method_named
 
@@ -27,12 +28,14 @@ class Variant:
         method: its name in `METHODS`.
         settings: in what it differs from the run's own selection and clusters.
         config: the run's configuration with the selection and the clusters of this method.
+        where: the key under which it stands, for messages.
     """
 
     label: str
     method: str
     settings: Mapping[str, Any]
     config: RunConfig
+    where: str = "comparison.methods"
 
     @property
     def selection(self) -> SelectionConfig:
@@ -51,6 +54,27 @@ class Variant:
     def has_own_strata(self) -> bool:
         """Tell whether strata may differ from those of the run's clusters, by a setting."""
         return "clusters" in self.settings
+
+    def errors_named(self) -> contextlib.AbstractContextManager[None]:
+        """Let errors about its selection name the keys of the comparison."""
+        return _errors_named(self.where, self.settings)
+
+
+@contextlib.contextmanager
+def _errors_named(where: str, given: Collection[str]) -> Iterator[None]:
+    """Let errors inside the block that name `selection` name what the user wrote.
+
+    A setting that is not among those `given` is the run's own, and keeps its name.
+    """
+    try:
+        yield
+    except UserError as error:
+        key, colon, rest = str(error).partition(":")
+        section, _, name = key.partition(".")
+        if section != "selection" or (name and name != "budget" and name not in given):
+            raise
+        written = "comparison.budgets" if name == "budget" else f"{where}.{name}".rstrip(".")
+        raise from_message({**as_message(error), "message": f"{written}{colon}{rest}"}) from None
 
 
 def names_read(section: SelectionConfig) -> set[str]:
@@ -82,7 +106,17 @@ def variants(config: RunConfig) -> list[Variant]:
 
 
 def _variant(config: RunConfig, section: ComparisonConfig, place: int) -> Variant:
+    """Return the method at one place of the section."""
     item, where = section.methods[place], f"comparison.methods.{place}"
+    with _errors_named(where, item.selection):
+        changed = _config_of(config, section, item, where)
+    return Variant(item.label or _label(item), item.method, _given(item), changed, where)
+
+
+def _config_of(
+    config: RunConfig, section: ComparisonConfig, item: ComparedMethod, where: str
+) -> RunConfig:
+    """Return the configuration with the selection and the clusters of a method."""
     row = method_named(item.method)
     own = config.selection or SelectionConfig(budget=section.budgets[0])
     base = settings.with_method(own, item.method)
@@ -99,7 +133,7 @@ def _variant(config: RunConfig, section: ComparisonConfig, place: int) -> Varian
     assert changed.selection is not None
     settings.check(changed.selection)
     settings.check_stratify(changed.selection)
-    return Variant(item.label or _label(item), item.method, _given(item), changed)
+    return changed
 
 
 def _given(item: ComparedMethod) -> dict[str, Any]:

@@ -96,11 +96,19 @@ def test_a_score_may_need_losses(tree, score, needs):
 @pytest.mark.parametrize(
     ("methods", "message"),
     [
-        (["s2k"], "there is no method 's2k'; did you mean 's2l'"),
+        (["s2k"], "^comparison.methods.0: there is no method 's2k'; did you mean 's2l'"),
+        (["s2l", {"method": "random", "where": "a <"}], "^comparison.methods.1.where: 'a <' is no"),
+        (["score"], "^comparison.methods.0: `score` is not given"),
         ([{"method": "s2l", "stratfy": True}], r"selection.stratfy: unknown key; .*'stratify'"),
         ([{"method": "s2l", "clusters": {"k": 2}}], r"methods.0 \(s2l\)[^$]*clusters.k: unknown"),
-        ([{"method": "random", "within": "nearest"}], "`within` orders the clusters of s2l"),
-        ([{"method": "random", "stratify": False}], "`stratify` has no effect on random"),
+        (
+            [{"method": "random", "within": "nearest"}],
+            "comparison.methods.0: `within` orders",
+        ),
+        (
+            [{"method": "random", "stratify": False}],
+            "methods.0: `stratify` has no effect on",
+        ),
         ([{"method": "s2l", "budget": 3}], "`budget` is no setting of a method"),
         (["random", "random"], "`methods` names one twice"),
         (["s2l", {"method": "s2l", "stratify": True}], "2 are the same"),
@@ -111,6 +119,11 @@ def test_a_score_may_need_losses(tree, score, needs):
 def test_a_method_that_cannot_be_compared_is_refused(tree, methods, message):
     with pytest.raises(ConfigError, match=message):
         compared(tree, *methods)
+
+
+def test_a_setting_of_the_run_itself_keeps_its_name_in_messages(tree):
+    with pytest.raises(ConfigError, match=r"^selection\.where: 'a <' is no"):
+        compared(handmade.changed(tree, "selection.where", "a <"), "random")
 
 
 @pytest.mark.parametrize(
