@@ -44,20 +44,13 @@ class State:
     note: str = ""
     workers: tuple[int, int] | None = None
 
-    @property
-    def waits_for(self) -> str:
-        """Return what it does before the next unit is finished; "" while units are being done."""
-        if self.workers is not None and self.workers[0] < self.workers[1] and not self.done:
-            return f"starting workers ({self.workers[0]} of {self.workers[1]})"
-        return self.doing
-
     def text(self) -> str:
         """Return a line for people, without the name of the step."""
         fields = []
         if self.done is not None:
             of = f" of {self.total:,}" if self.total else ""
             fields.append(f"{self.done:,}{of} {self.unit}")
-        fields += [self.waits_for] if self.waits_for else []
+        fields += [self.doing] if self.doing else []
         if self.tokens_per_second is not None:
             fields.append(f"{self.tokens_per_second:,.0f} tokens/s")
         if self.seconds_left is not None:
@@ -152,10 +145,13 @@ class Progress:
         # The first of a few large units is no measure: its time includes the start of the workers.
         if counts and self.total and fresh > 1:
             left = seconds * (self.total - (self.reached or 0)) / fresh
+        doing = self._doing
+        if self.workers is not None and self.workers[0] < self.workers[1] and not fresh:
+            doing = f"starting workers ({self.workers[0]} of {self.workers[1]})"
         return State(
             self.stage,
             now - self._begun,
-            self._doing,
+            doing,
             self.reached,
             self.total,
             self.unit,

@@ -2,13 +2,14 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from s2l_ray.artifacts.finished import finished_stages
 from s2l_ray.artifacts.manifest import check_run
+from s2l_ray.comparison import records
 from s2l_ray.config.load import from_tree
 from s2l_ray.errors import StorageError
 from s2l_ray.monitoring import journal
@@ -32,11 +33,15 @@ class StageStatus:
         name: of the stage, with that of its arm.
         is_finished: whether it has a result that counts.
         seconds: what it has taken so far, with attempts that were interrupted or failed.
+        is_begun: whether the last process has begun it, and has not ended it.
+        trials: of a comparison, how many are finished, and how many it has asked for.
     """
 
     name: str
     is_finished: bool
     seconds: float
+    is_begun: bool = False
+    trials: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Status:
         process: host, process, command and version of the last process, and how many seconds ago
             it gave a sign of life.
         progress: of the step that it does.
-        stages: what is finished and what it cost, and what is to do.
+        stages: what is finished and what it cost, and what is to do; a comparison is the last.
         failures: what failed, was tried again or was lost, oldest first.
     """
 
@@ -85,9 +90,12 @@ class Status:
             is_now = self.progress.get("stage") == stage.name
             text = duration(stage.seconds) if stage.seconds else ""
             what = "done" if stage.is_finished else "begun" if stage.seconds else "to do"
+            if stage.is_begun and self.phase == "running":
+                what = "running"
             if is_now and self.phase == "running":
                 text = f"{text:<11}{_state(self.progress).text()}"
-                what = "running"
+            elif stage.trials is not None:
+                text = f"{text:<11}{stage.trials[0]:,} of {stage.trials[1]:,} trials"
             yield f"  {stage.name:<{LABEL_WIDTH}}{what:<9}{text}".rstrip()
         if self.progress and self.progress["stage"] not in {stage.name for stage in self.stages}:
             yield _state(self.progress).line()
@@ -126,7 +134,7 @@ def status(path: str) -> Status:
         _phase(process),
         process,
         progress,
-        list(_stages(run, events)),
+        list(_stages(run, Spent.of(events, now))),
         [event for event in events if event["event"] in FAILURES],
     )
 
@@ -143,15 +151,20 @@ def _phase(process: Mapping[str, Any]) -> str:
     return "dead" if process["seconds_since_sign"] > SECONDS_WITHOUT_SIGN else "running"
 
 
-def _stages(run: Location, events: Sequence[Mapping[str, Any]]) -> Iterator[StageStatus]:
+def _stages(run: Location, spent: "Spent") -> Iterator[StageStatus]:
     """Yield the stages that are finished or begun, and those that the configuration asks for."""
-    finished, spent = finished_stages(run, STAGES), seconds_by_step(events)
+    finished = finished_stages(run, STAGES)
     names = dict.fromkeys([*_asked_for(run), *finished])
     for name in names:
         done = finished.get(name)
         # Logs may be missing: then what the manifest says is all that is known.
-        seconds = max(spent.get(name, 0.0), done.manifest.seconds if done else 0.0)
-        yield StageStatus(name, done is not None, round(seconds, 1))
+        seconds = max(spent.seconds.get(name, 0.0), done.manifest.seconds if done else 0.0)
+        yield StageStatus(name, done is not None, round(seconds, 1), name in spent.begun)
+    trials = records.counts(run)
+    if trials is not None:
+        name = records.FOLDER
+        seconds = round(spent.seconds.get(name, 0.0), 1)
+        yield StageStatus(name, trials[0] == trials[1], seconds, name in spent.begun, trials)
 
 
 def _asked_for(run: Location) -> list[str]:
@@ -162,27 +175,50 @@ def _asked_for(run: Location) -> list[str]:
     return [stage.name for stage in STAGES if stage.section and stage.is_wanted(config)]
 
 
-def seconds_by_step(events: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the seconds of each step over all its attempts.
+@dataclass(frozen=True)
+class Spent:
+    """The time that the steps of a run have taken.
 
-    An attempt of a process that was killed lasted, as far as is known, to its last event.
+    Attributes:
+        seconds: of each step, over all its attempts.
+        begun: the steps that the last process has begun and not ended.
     """
-    spent: Counter[str] = Counter()
-    begun: dict[str, datetime] = {}
-    last: datetime | None = None
-    for event in events:
-        if event["event"] == "process" and last is not None:
-            spent.update({name: (last - start).total_seconds() for name, start in begun.items()})
-            begun = {}
-        last = datetime.fromisoformat(event["time"])
-        if event["event"] == "begin":
-            begun[event["stage"]] = last
-        elif event["event"] in ("end", "failed", "interrupted") and "stage" in event:
-            begun.pop(event["stage"], None)
-            spent[event["stage"]] += event["seconds"]
-    if last is not None:
-        spent.update({name: (last - start).total_seconds() for name, start in begun.items()})
-    return dict(spent)
+
+    seconds: Mapping[str, float]
+    begun: Collection[str]
+
+    @classmethod
+    def of(
+        cls, events: Sequence[Mapping[str, Any]], sign: Mapping[str, Any] | None = None
+    ) -> "Spent":
+        """Return the time by the events of a run, and by the last sign of life of its process.
+
+        Both are times of the clock of the machine that wrote them, so that the clock of the reader
+        matters to none of them. An attempt of a process that was killed lasted, as far as is known,
+        to its last event or sign of life.
+        """
+        spent: Counter[str] = Counter()
+        begun: dict[str, datetime] = {}
+        last: datetime | None = None
+        for event in events:
+            if event["event"] == "process" and last is not None:
+                spent.update(_until(last, begun))
+                begun = {}
+            last = datetime.fromisoformat(event["time"])
+            if event["event"] == "begin":
+                begun[event["stage"]] = last
+            elif event["event"] in ("end", "failed", "interrupted") and "stage" in event:
+                begun.pop(event["stage"], None)
+                spent[event["stage"]] += event["seconds"]
+        if last is not None:
+            if sign is not None:
+                last = max(last, datetime.fromtimestamp(sign["time"], UTC))
+            spent.update(_until(last, begun))
+        return cls(dict(spent), set(begun))
+
+
+def _until(end: datetime, begun: Mapping[str, datetime]) -> dict[str, float]:
+    return {name: (end - start).total_seconds() for name, start in begun.items()}
 
 
 def _state(progress: Mapping[str, Any]) -> State:

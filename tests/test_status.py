@@ -3,16 +3,28 @@
 import json
 import subprocess
 import sys
-import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from s2l_ray import cli, status
 from s2l_ray.artifacts.manifest import open_run
+from s2l_ray.comparison import records
 from s2l_ray.monitoring import journal
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
+from tests.clock import Clock
+
+NOW = 1_796_040_000.0
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch) -> None:
+    """The clock of whoever asks: it stands still."""
+    stopped = Clock()
+    stopped.now = NOW
+    monkeypatch.setattr(status, "time", stopped)
 
 
 @pytest.fixture
@@ -29,26 +41,26 @@ def run(tmp_path) -> Path:
     step.start(80, "steps")
     step.update(3, tokens=30, note="loss 5.1")
     events = [
-        {"time": "2026-11-30T10:00:00+00:00", "event": "process"},
-        {"time": "2026-11-30T10:00:01+00:00", "event": "begin", "stage": "reference"},
-        {"time": "2026-11-30T10:01:01+00:00", "event": "progress", "stage": "reference"},
-        {"time": "2026-11-30T11:00:00+00:00", "event": "process"},
-        {"time": "2026-11-30T11:00:00+00:00", "event": "begin", "stage": "reference"},
-        {
-            "time": "2026-11-30T11:00:05+00:00",
-            "event": "restarted",
-            "stage": "reference",
-            "step": 2,
-        },
+        happened(7200, "process"),
+        happened(7199, "begin", stage="reference"),
+        happened(7139, "progress", stage="reference"),
+        happened(100, "process"),
+        happened(100, "begin", stage="reference"),
+        happened(95, "restarted", stage="reference", step=2),
     ]
     (tmp_path / "run" / "logs").mkdir()
     (tmp_path / "run" / "logs" / journal.EVENTS).write_text("\n".join(map(json.dumps, events)))
-    sign(tmp_path / "run", 3.0, progress=step.state().as_json())
+    sign(tmp_path / "run", 15.0, progress=step.state().as_json())
     return tmp_path / "run"
 
 
+def happened(seconds_ago: float, event: str, **more: object) -> dict[str, object]:
+    time_of_it = datetime.fromtimestamp(NOW - seconds_ago, UTC)
+    return {"time": time_of_it.isoformat(), "event": event, **more}
+
+
 def sign(run: Path, seconds_ago: float, **more: object) -> None:
-    now = {"time": time.time() - seconds_ago, "process": 17, "host": "node-1", **more}
+    now = {"time": NOW - seconds_ago, "process": 17, "host": "node-1", **more}
     (run / "logs" / journal.NOW).write_text(json.dumps(now))
 
 
@@ -58,9 +70,9 @@ def test_a_running_run_shows_stage_progress_cost_and_failures(run, capsys):
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0].startswith(f"{run}: running (process 17 on node-1, last sign of life ")
     assert lines[1] == "prepare done 0:12"
-    assert lines[2].startswith("reference running 1:05 3 of 80 steps")
+    assert lines[2].startswith("reference running 2:25 3 of 80 steps")
     assert lines[2].endswith("loss 5.1")
-    assert lines[3] == "time of the stages so far: 1:18"
+    assert lines[3] == "time of the stages so far: 2:38"
     assert lines[4] == "failures so far: 1 restarted"
     assert lines[5].endswith("restarted reference 2")
 
@@ -82,11 +94,61 @@ def test_json_has_the_same(run, capsys):
         ("prepare", True),
         ("reference", False),
     ]
-    assert now["seconds"] == 77.5
+    assert now["seconds"] == 157.5
 
 
 def test_attempts_of_killed_processes_count_up_to_their_last_event(run):
-    assert status.seconds_by_step(journal.read(Location.of(run))) == {"reference": 65.0}
+    spent = status.Spent.of(journal.read(Location.of(run)))
+
+    assert spent.seconds == {"reference": pytest.approx(65.0, abs=0.01)}
+
+
+@pytest.mark.parametrize(("seconds_ago", "seconds"), [(15, 145), (5, 155), (80, 80), (7000, 65)])
+def test_a_step_lasts_to_the_last_sign_of_life_and_not_to_the_clock_of_the_reader(
+    run, seconds_ago, seconds
+):
+    """The process that is dead gave its last sign 80 seconds ago; a sign may be of another."""
+    sign(run, seconds_ago)
+
+    (reference,) = [stage for stage in status.status(str(run)).stages if stage.is_begun]
+    assert reference.seconds == pytest.approx(seconds, abs=0.2)
+
+
+def compared(run: Path, done: int = 2) -> None:
+    """Five trials, of which some are finished, and another is begun."""
+    names = [f"trial-{number}" for number in range(5)]
+    folder = Location.of(run) / "comparison"
+    records.ask(folder, [*names, names[0]])
+    for name in names[:done]:
+        (folder / "trials" / name / "result.json").write_json({})
+    (folder / "trials" / "of-an-earlier-comparison" / "result.json").write_json({})
+    (folder / "trials" / names[-1] / "resume" / "state").write_bytes(b"")
+
+
+@pytest.mark.parametrize("how", ["running", "killed", "interrupted"])
+def test_trials_of_a_comparison_are_counted(run, capsys, how):
+    compared(run)
+    log = run / "logs" / journal.EVENTS
+    end = [happened(30, "interrupted", stage="comparison", seconds=60.0)]
+    events = [happened(90, "begin", stage="comparison"), *(end if how == "interrupted" else [])]
+    log.write_text("\n".join(map(json.dumps, [happened(90, "process"), *events])))
+    sign(run, 70 if how == "killed" else 30, **({"ended": how} if how == "interrupted" else {}))
+
+    assert cli.main(["status", str(run)]) == 0
+
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    (line,) = [line for line in lines if line.startswith("comparison")]
+    expected = {"running": "running 1:00", "killed": "begun 0:20", "interrupted": "begun 1:00"}
+    assert line == f"comparison {expected[how]} 2 of 5 trials"
+    stage = status.status(str(run)).as_json()["stages"][-1]
+    assert (stage["trials"], stage["is_finished"]) == ((2, 5), False)
+
+
+def test_a_comparison_whose_trials_are_all_there_is_done(run, capsys):
+    compared(run, done=5)
+
+    assert cli.main(["status", str(run)]) == 0
+    assert "comparison done 5 of 5 trials" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(

@@ -128,14 +128,25 @@ class Selector:
         What a subset holds is recorded, so that only a new one is selected and written.
         """
         choose: Chooser | None = None
-        named = (variant.label, variant.method, variant.settings)
         for budget in budgets:
-            key = self._key(variant, seed, budget)
-            record = self.folder / SUBSETS / f"{key}.json"
-            if not record.exists():
-                choose = choose or self.chooser(variant, seed)
-                record.write_json(choose(budget))
-            yield Arm(*named, name_of(budget), seed, key, **record.read_json())
+            if not self._record(self._key(variant, seed, budget)).exists():
+                with variant.errors_named():
+                    choose = choose or self.chooser(variant, seed)
+                    self._record(self._key(variant, seed, budget)).write_json(choose(budget))
+            known = self.recorded(variant, seed, budget)
+            assert known is not None, "it was written"
+            yield known
+
+    def recorded(self, variant: Variant, seed: int, budget: Budget) -> Arm | None:
+        """Return the arm of a subset that is recorded; None if it never was selected."""
+        key = self._key(variant, seed, budget)
+        if not self._record(key).exists():
+            return None
+        named = (variant.label, variant.method, variant.settings)
+        return Arm(*named, name_of(budget), seed, key, **self._record(key).read_json())
+
+    def _record(self, key: str) -> Location:
+        return self.folder / SUBSETS / f"{key}.json"
 
     def _key(self, variant: Variant, seed: int, budget: Budget) -> str:
         """Return a hash of all that shapes a subset: pool, losses, clusters, settings, seed."""
@@ -170,10 +181,17 @@ class Selector:
 
     def whole_pool(self) -> dict[str, Any]:
         """Return what the subset of all rows is; they are written if that is not known."""
-        record = self.folder / SUBSETS / f"{self._key_of_pool}.json"
-        if not record.exists():
-            record.write_json(self.write_whole_pool())
-        return {"key": self._key_of_pool, **record.read_json()}
+        if self.recorded_pool() is None:
+            self._record(self._key_of_pool).write_json(self.write_whole_pool())
+        known = self.recorded_pool()
+        assert known is not None, "it was written"
+        return known
+
+    def recorded_pool(self) -> dict[str, Any] | None:
+        """Return what the subset of all rows is; None if it is not recorded."""
+        key = self._key_of_pool
+        record = self._record(key)
+        return {"key": key, **record.read_json()} if record.exists() else None
 
     def write_whole_pool(self) -> dict[str, Any]:
         """Write all rows, and return what they are."""

@@ -4,7 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 
 from s2l_ray.artifacts.manifest import fingerprint
-from s2l_ray.comparison.trial import Ended, Trial, TrialRunner
+from s2l_ray.comparison.records import TRIALS, Ended, Trial
+from s2l_ray.comparison.trial import TrialRunner
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig, TargetConfig
 from s2l_ray.distributed import resources
@@ -55,8 +56,9 @@ def done(
                 for name, files in sets.items()}  # fmt: skip
     asked = {"sets": contents, "evaluation": evaluation.model_dump(mode="json")}
     staged = folder / "staged" / fingerprint({**asked, "data": data.model_dump(mode="json")})
+    progress.doing("reading the held-out rows")
     staged_units(evaluation, data, sets, staged)
-    progress.start(len(todo), "trials")
+    progress.doing("loading libraries and the model, then training the first trials")
     for result in map_units(
         TrialRunner,
         # The label comes first: messages show the beginning of a unit.
@@ -67,7 +69,7 @@ def done(
         data=data,
         evaluation=evaluation,
         staged=staged,
-        folder=folder / "trials",
+        folder=folder / TRIALS,
         gpus=wanted.gpus,
     ):
         progress.update(1)

@@ -17,8 +17,8 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from s2l_ray.comparison.arms import Arm
+from s2l_ray.comparison.records import ITEMS, RESULT, is_done
 from s2l_ray.comparison.statistics import Estimate, crossed_mean, holm
-from s2l_ray.comparison.trial import ITEMS, RESULT
 from s2l_ray.comparison.variants import BASELINE
 from s2l_ray.evaluation import metrics
 from s2l_ray.storage.location import Location
@@ -147,11 +147,6 @@ def read_trial(trials: Location, name: str) -> FinishedTrial:
     schema = (folder / ITEMS).read_schema()
     columns = ["set", "file", "item", "stratum", *metric_columns(schema).values()]
     return FinishedTrial((folder / RESULT).read_json(), (folder / ITEMS).read_table(columns))
-
-
-def is_done(trials: Location, name: str) -> bool:
-    """Tell whether a trial has left its result."""
-    return (trials / name / RESULT).exists()
 
 
 def write(folder: Location, trials: Location, outcomes: Sequence[Outcome]) -> None:

@@ -8,7 +8,7 @@ method, budget or seed trains only what is new.
 
 import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +16,9 @@ import numpy as np
 
 from s2l_ray.artifacts.amounts import Amount, Pool, Quantities
 from s2l_ray.artifacts.inputs import CONTENTS
-from s2l_ray.artifacts.manifest import fingerprint
 from s2l_ray.artifacts.stage import RunPlan
 from s2l_ray.clusters.declaration import CLUSTERS
-from s2l_ray.comparison import results
+from s2l_ray.comparison import records, results
 from s2l_ray.comparison.arms import (
     ALL_DATA,
     NO_TRAINING,
@@ -30,11 +29,12 @@ from s2l_ray.comparison.arms import (
     name_of,
     needs_scoring,
 )
+from s2l_ray.comparison.records import FOLDER, TRIALS
 from s2l_ray.comparison.results import Outcome, Rationed
+from s2l_ray.comparison.trials import trials_of
 from s2l_ray.comparison.variants import Variant, variants
-from s2l_ray.config.budgets import num_tokens
 from s2l_ray.config.comparison import ComparisonConfig
-from s2l_ray.config.sections import RandomModel, RunConfig, TargetConfig
+from s2l_ray.config.sections import RunConfig, TargetConfig
 from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import PREPARE, with_absolute_template
 from s2l_ray.distributed import session
@@ -50,14 +50,12 @@ from s2l_ray.progress import LABEL_WIDTH, Progress, duration
 from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
-from s2l_ray.training import schedule
 from s2l_ray.training.declaration import REFERENCE, TARGET
 from s2l_ray.trajectories.declaration import TRAJECTORIES
 
 if TYPE_CHECKING:
-    from s2l_ray.comparison.trial import Ended, Trial
+    from s2l_ray.comparison.records import Ended, Trial
 
-FOLDER = "comparison"
 Say = Callable[[str], None]
 
 
@@ -103,7 +101,8 @@ def check(config: RunConfig) -> list[Variant]:
     trackers.check(config.tracking, Location.of(config.run_dir))
     compared = variants(config)
     for variant in compared:
-        SELECTION.check(variant.config)
+        with variant.errors_named():
+            SELECTION.check(variant.config)
     for stage in (TARGET, EVALUATION):
         stage.check(config)
     return compared
@@ -155,7 +154,8 @@ def _check_budgets(compared: Sequence[Variant]) -> None:
         assert variant.config.comparison is not None
         for budget in variant.config.comparison.budgets:
             section = variant.selection.model_copy(update={"budget": budget})
-            preflight.check_pool(variant.config.model_copy(update={"selection": section}))
+            with variant.errors_named():
+                preflight.check_pool(variant.config.model_copy(update={"selection": section}))
 
 
 @dataclass
@@ -188,20 +188,22 @@ class _Comparison:
         selector = Selector(self.plan, self.folder, self._cost_of_scoring())
         self._make_clusters(selector)
         arms = list(self._arms(selector))
-        trials = self._trials(arms, selector)
+        trials = trials_of(self.plan, arms, selector)
+        records.ask(self.folder, (item.name for item in trials))
         outcomes = [Outcome(arm, item.name) for arm, item in zip(arms, trials, strict=True)]
         todo = {item.name: item for item in trials}
-        for name in [name for name in todo if results.is_done(self.trials_folder, name)]:
+        for name in [name for name in todo if records.is_done(self.trials_folder, name)]:
             del todo[name]
         arm_of = {outcome.trial: outcome.arm for outcome in reversed(outcomes)}
-        if finished := len(arm_of) - len(todo):
+        finished = len(arm_of) - len(todo)
+        if finished:
             self.say(f"  {finished:,} trials are finished, and {len(todo):,} are to do")
         write = partial(results.write, self.folder, self.trials_folder, outcomes)
         sometimes = Rationed(write)
         failed: list[str] = []
         try:
             self._write_rows(selector, arms, {item.rows for item in todo.values()})
-            for ended in self._ended(list(todo.values())):
+            for ended in self._ended(list(todo.values()), finished):
                 self._report(arm_of[ended.trial], ended)
                 failed += [ended.error] if ended.error is not None else []
                 sometimes()
@@ -218,7 +220,7 @@ class _Comparison:
 
     @property
     def trials_folder(self) -> Location:
-        return self.folder / "trials"
+        return self.folder / TRIALS
 
     def _report(self, arm: Arm, ended: "Ended") -> None:
         if ended.error is not None:
@@ -305,44 +307,6 @@ class _Comparison:
 
     # --- trials ---
 
-    def _trials(self, arms: Sequence[Arm], selector: Selector) -> "list[Trial]":
-        """Return the trial of every arm; arms with the same rows and seed share one."""
-        from s2l_ray.comparison.trial import Trial
-
-        shared = self._inputs_of_trials()
-        trials = []
-        for arm in arms:
-            steps, seed = self._steps(arm, arms), self._seed(arm)
-            inputs = {**shared, "subset": arm.subset, "seed": seed, "steps": steps}
-            rows = str(selector.rows_file(arm.key)) if arm.subset else ""
-            trials.append(Trial(fingerprint(inputs), rows, seed, steps, arm.name))
-        return trials
-
-    def _seed(self, arm: Arm) -> int:
-        """Return the seed of an arm's trial; 0 if no seed changes it: stored weights, untrained."""
-        return arm.seed if arm.subset or isinstance(self.target.model, RandomModel) else 0
-
-    def _steps(self, arm: Arm, arms: Sequence[Arm]) -> int:
-        """Return the optimizer steps of an arm."""
-        if not arm.subset:
-            return 0
-        target = self.target
-        if self.section.steps == "epochs":
-            return schedule.num_steps(arm.num_rows, target.model_copy(update={"max_steps": None}))
-        return schedule.num_steps(self._rows_of_largest_budget(arms), target)
-
-    def _rows_of_largest_budget(self, arms: Sequence[Arm]) -> int:
-        """Return its rows; of a budget in tokens, those of rows of mean length.
-
-        How many rows such a budget really gives depends on method and seed, and a further one must
-        not change the steps of all others.
-        """
-        tokens = {name_of(budget): num_tokens(budget) for budget in self.section.budgets}
-        rows = [arm.num_rows for arm in arms if arm.budget and tokens[arm.budget] is None]
-        pool = self.plan.summary(PREPARE)
-        rows += [round(n * pool["kept"] / pool["tokens"]) for n in tokens.values() if n is not None]
-        return max(*rows, 1)
-
     @property
     def target(self) -> TargetConfig:
         """The section `target`, with a model that workers can load."""
@@ -353,20 +317,8 @@ class _Comparison:
         model = ray_train.absolute_model(self.plan.contents.loadable(section.model))
         return section.model_copy(update={"model": model})
 
-    def _inputs_of_trials(self) -> dict[str, Any]:
-        """Return all that shapes every trial: target, held-out sets, template, evaluation."""
-        config = self.plan.config
-        assert config.target is not None
-        # How many steps a trial has is among its own inputs.
-        target = config.target.model_copy(update={"max_steps": None, "epochs": 1.0})
-        bare = replace(
-            self.plan, config=config.model_copy(update={"target": target}), steps=[], arms={}
-        )
-        inputs = {**TARGET.task(bare, "").inputs, **EVALUATION.task(bare, "").inputs}
-        return {key: value for key, value in inputs.items() if key != "seed"}
-
-    def _ended(self, todo: Sequence["Trial"]) -> Iterator["Ended"]:
-        """Train and evaluate, and yield the end of each trial."""
+    def _ended(self, todo: Sequence["Trial"], finished: int) -> Iterator["Ended"]:
+        """Train and evaluate, and yield the end of each trial; `finished` others are there."""
         if not todo:
             return
         # Names of trials hold the commits of models on the hub: the next comparison has the same.
@@ -382,6 +334,7 @@ class _Comparison:
         in_pool = partial(pool.done, per_gpu=self.section.trials_per_gpu)
         run = separate.done if separate.is_needed(self.target) else in_pool
         with Progress(FOLDER) as progress:
+            progress.start(finished + len(todo), "trials", done=finished)
             yield from run(
                 todo,
                 target=self.target,

@@ -12,7 +12,8 @@ from typing import Any
 
 from s2l_ray import interrupts
 from s2l_ray.artifacts.amounts import Amount
-from s2l_ray.comparison.trial import ITEMS, NOTHING_TRAINED, RESULT, Ended, Trial, failure
+from s2l_ray.comparison.records import ITEMS, RESULT, TRIALS, Ended, Trial, failure
+from s2l_ray.comparison.trial import NOTHING_TRAINED
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig, RandomModel, TargetConfig
 from s2l_ray.errors import DataError, ModelError
@@ -43,16 +44,17 @@ def done(
     progress: Progress,
 ) -> Iterator[Ended]:
     """Yield the end of every trial; see `pool.done`."""
-    progress.start(len(todo), "trials")
     for trial in todo:
-        out = folder / "trials" / trial.name
+        out = folder / TRIALS / trial.name
         try:
             result = _trained(trial, out, target, data) if trial.steps else NOTHING_TRAINED
+            started = time.monotonic()
             _evaluate(trial, out, target, data, evaluation, sets)
+            seconds = time.monotonic() - started
         except (DataError, ModelError) as error:
             yield Ended(trial.name, failure(trial, error))
             continue
-        settings = {"seed": trial.seed, "steps": trial.steps}
+        settings = {"seed": trial.seed, "steps": trial.steps, "seconds_evaluating": seconds}
         (out / RESULT).write_json({**result, **settings})
         for stage in (TARGET, EVALUATION):
             (out / stage.folder).remove()

@@ -8,7 +8,6 @@ import json
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from safetensors import SafetensorError
 from s2l_ray.artifacts.amounts import Amount
 from s2l_ray.artifacts.tables import rows_name
 from s2l_ray.artifacts.token_tables import RANGES, num_response_tokens
+from s2l_ray.comparison.records import ITEMS, RESULT, Trial, failure
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig, TargetConfig
 from s2l_ray.data.chat_sources import jinja_source, read_chat_template
@@ -36,7 +36,7 @@ from s2l_ray.training.target import tokenise
 from s2l_ray.training.token_parts import TokenParts
 from s2l_ray.training.work import training_work
 
-RESULT, ITEMS, RESUME, TOKENS = "result.json", "items.parquet", "resume", "tokens"
+RESUME, TOKENS = "resume", "tokens"
 
 NOTHING_TRAINED: Mapping[str, Any] = {
     "rows": 0,
@@ -46,43 +46,6 @@ NOTHING_TRAINED: Mapping[str, Any] = {
     "flops_training": 0.0,
     "loss_nats": None,
 }
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One training of the target.
-
-    Attributes:
-        name: a hash of all that shapes its result; also the name of its folder.
-        rows: the file of the rows that it is trained on; "" for no training.
-        seed: decides the order of the rows, and random weights.
-        steps: optimizer steps.
-        label: method and budget of an arm that it belongs to, for messages.
-    """
-
-    name: str
-    rows: str
-    seed: int
-    steps: int
-    label: str = ""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """The end of a trial.
-
-    Attributes:
-        trial: its name.
-        error: why it failed; None if its result is in its folder.
-    """
-
-    trial: str
-    error: str | None = None
-
-
-def failure(trial: Trial, error: Exception) -> str:
-    """Return what went wrong in a trial, with the arm that it belongs to."""
-    return f"{trial.label}, seed {trial.seed}: {error}"
 
 
 class TrialRunner:
@@ -136,9 +99,12 @@ class TrialRunner:
         source = jinja_source(read_chat_template(self.data), tokenizer)
         if source is not None:
             tokenizer.chat_template = source
+        started = time.monotonic()
         items = self._evaluated(model.to(self.device), tokenizer)
+        seconds = time.monotonic() - started
         (out / ITEMS).write_table(items)
         settings = {"seed": trial.seed, "steps": trial.steps, "precision": precision}
+        settings["seconds_evaluating"] = seconds
         (out / RESULT).write_json({**trained, **settings, "device": self.device.type})
         for name in (RESUME, TOKENS):
             (out / name).remove()

@@ -184,6 +184,9 @@ def table(costs: Sequence[Cost]) -> list[str]:
 
 def _sum(costs: Sequence[Cost]) -> str:
     known = [cost for cost in costs if cost.seconds is not None]
+    if not known:
+        tokens = sum(cost.work.tokens for cost in costs)
+        return _line("all", f"{tokens:,}", "", "unknown", "").rstrip()
     label = "all" if len(known) == len(costs) else "all of known time"
     tokens = sum(cost.work.tokens for cost in known)
     operations = sum(cost.work.flops or 0.0 for cost in known)

@@ -9,6 +9,7 @@ from s2l_ray.artifacts.amounts import Estimate, Quantities, Work
 from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.stage import Stage, Step
 from s2l_ray.comparison import run as comparison
+from s2l_ray.comparison import trials
 from s2l_ray.config.sections import ModelSpec, RunConfig
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import ConfigError
@@ -48,8 +49,7 @@ def lines(
     run_plan = steps.plan(config, Location.of(config.run_dir))
     stale = staleness.stale(run_plan.steps, from_stage)
     preflight.check(run_plan, stale, from_stage)
-    if config.comparison is not None:
-        comparison.check(config)
+    compared = comparison.check(config) if config.comparison is not None else []
     shown = [f"run_dir   {config.run_dir}", ""]
     shown += [
         f"{step.label:<{LABEL_WIDTH}}{_state(run_plan.steps, stale, step)}"
@@ -59,7 +59,8 @@ def lines(
     amounts, counting = quantities(pinned, run_plan.steps, {step.stage for step in stale})
     # Without a tokenizer, tokens are guesses, and rows may be refused by the template.
     _check_pool(config, amounts, stale, exact=not counting)
-    size_lines = [*_size_lines(config, amounts), *planned_trials.lines(pinned, amounts)]
+    state = trials.state(run_plan, compared, stale) if compared else None
+    size_lines = [*_size_lines(config, amounts), *planned_trials.lines(pinned, amounts, state)]
     shown += ["", *size_lines] if size_lines else []
     costly = [step for step in stale if _computes(config, step.declaration)]
     if costly:

@@ -10,8 +10,10 @@ from s2l_ray.comparison import arms as arms_module
 from s2l_ray.comparison import results
 from s2l_ray.comparison import run as comparison
 from s2l_ray.comparison.arms import ALL_DATA, NO_TRAINING, Arm, name_of
+from s2l_ray.comparison.records import Ended, Trial
 from s2l_ray.comparison.run import _Comparison
-from s2l_ray.comparison.trial import Ended, Trial, TrialRunner
+from s2l_ray.comparison.trial import TrialRunner
+from s2l_ray.comparison.trials import shared_inputs, trials_of
 from s2l_ray.comparison.variants import variants
 from s2l_ray.config.load import from_tree
 from s2l_ray.config.sections import RandomModel
@@ -51,7 +53,7 @@ def planned(tree: dict[str, Any]) -> tuple[list[Arm], list[Trial], dict[str, Loc
     selector = comparison.Selector(made.plan, made.folder, made._cost_of_scoring())
     arms = list(made._arms(selector))
     files = {arm.subset: selector.rows_file(arm.key) for arm in arms if arm.key}
-    return arms, made._trials(arms, selector), files
+    return arms, trials_of(made.plan, arms, selector), files
 
 
 def test_every_method_budget_and_seed_is_an_arm_beside_all_data_and_no_training(tree):
@@ -139,7 +141,7 @@ def test_models_whose_commit_is_unknown_are_refused_before_a_trial(tree):
     made.plan.contents.unknown.add("org/model")
 
     with pytest.raises(ModelError, match="org/model"):
-        next(made._ended([Trial("a", "", 1, 0)]))
+        next(made._ended([Trial("a", "", 1, 0)], 0))
 
 
 SHAPING = [
@@ -159,7 +161,8 @@ def test_every_key_that_shapes_trials_is_among_their_inputs(tree, key):
         tree = put(tree, "target.lora", {"rank": 2})
     changed = put(tree, key, KEYS[key][0])
 
-    assert comparison_of(tree)._inputs_of_trials() != comparison_of(changed)._inputs_of_trials()
+    before, after = (shared_inputs(comparison_of(of).plan) for of in (tree, changed))
+    assert before != after
 
 
 def test_the_content_of_a_held_out_file_shapes_trials(tree, tmp_path):
@@ -230,7 +233,7 @@ def test_random_costs_nothing_to_select_and_s2l_the_reference_and_the_trajectori
 def test_a_budget_above_the_pool_is_refused_once_the_rows_are_counted(tree):
     config = from_tree(put(tree, "comparison.budgets", [31]), "test")
 
-    with pytest.raises(DataError, match="31 examples are more than the pool has"):
+    with pytest.raises(DataError, match=r"^comparison\.budgets: 31 examples are more than"):
         comparison.compare(config, say=lambda line: None)
 
 
@@ -294,7 +297,7 @@ def test_other_settings_of_a_method_are_another_subset(tree):
 class InThisProcess(_Comparison):
     """A comparison whose trials run here, one after the other; the first of them fails."""
 
-    def _ended(self, todo):
+    def _ended(self, todo, finished):
         config = self.plan.config
         staged = self.folder / "staged"
         files = {"held": expand([config.data.eval["held"]])}

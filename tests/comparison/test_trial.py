@@ -9,7 +9,8 @@ import pytest
 
 from s2l_ray.comparison import separate
 from s2l_ray.comparison import trial as trials
-from s2l_ray.comparison.trial import Trial, TrialRunner
+from s2l_ray.comparison.records import Trial
+from s2l_ray.comparison.trial import TrialRunner
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import EvaluationConfig, LoraConfig, RandomModel, TargetConfig
 from s2l_ray.evaluation.evaluation_sets import staged_units

@@ -2,9 +2,15 @@
 
 import pytest
 
+from s2l_ray.comparison import run as comparison
+from s2l_ray.comparison.arms import Cost, Selector
+from s2l_ray.comparison.trials import trials_of
+from s2l_ray.comparison.variants import variants
 from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError
 from s2l_ray.estimate import plan
+from s2l_ray.pipeline import steps
+from s2l_ray.storage.location import Location
 from tests import handmade
 from tests.handmade import NUM_ROWS, NUM_TOKENS, changed
 
@@ -23,14 +29,17 @@ def line(tree) -> str:
     return found
 
 
+def tokens_of(found: str) -> int:
+    return int(found.split("at most ")[1].split(" tokens")[0].replace(",", ""))
+
+
 def test_trials_are_counted_with_their_tokens(tree):
     found = line(tree)
 
     assert "18 trials: 2 methods x 2 budgets x 3 seeds, all data, no training" in found
     # Five steps of 4 rows; the last batch of an epoch is smaller: 6 rows give 4, 2, 4, 2 and 4.
     tokens = 3 * (2 * 16 + 2 * 19 + 20) * sum(NUM_TOKENS) / NUM_ROWS
-    counted = int(found.split("at most ")[1].split(" tokens")[0].replace(",", ""))
-    assert counted == pytest.approx(tokens, rel=0.02)
+    assert tokens_of(found) == pytest.approx(tokens, rel=0.02)
     assert "FLOP" in found
 
 
@@ -43,8 +52,63 @@ def test_epochs_cost_more_on_larger_subsets(tree):
     assert "12 trials" not in found
     assert "15 trials" in found
     tokens = 2 * 3 * 2 * (6 + 15) * sum(NUM_TOKENS) / NUM_ROWS
-    counted = int(found.split("at most ")[1].split(" tokens")[0].replace(",", ""))
-    assert counted == pytest.approx(tokens, rel=0.05)
+    assert tokens_of(found) == pytest.approx(tokens, rel=0.05)
+
+
+@pytest.fixture
+def tree_of_random(tree):
+    """The same with methods that need no clusters of their own for each seed."""
+    return changed(tree, "comparison.methods", ["random", "balanced-random"])
+
+
+def finish_trials(tree, names: set[str]) -> None:
+    """Select all subsets, and leave the results of the trials of arms with these names."""
+    config = from_tree(tree, "test")
+    planned = steps.plan(config, Location.of(config.run_dir))
+    made = comparison._Comparison(planned, variants(config), None, lambda line: None)
+    selector = Selector(planned, made.folder, Cost(0.0, 0.0))
+    arms = list(made._arms(selector))
+    for arm, trial in zip(arms, trials_of(planned, arms, selector), strict=True):
+        if arm.name in names:
+            costs = {"flops_training": 6e6, "seconds_training": 60.0, "seconds_evaluating": 10.0}
+            (made.trials_folder / trial.name / "result.json").write_json(costs)
+
+
+def test_trials_that_are_there_are_counted_and_give_the_time_of_the_others(tree_of_random):
+    tree = tree_of_random
+    shown = plan.lines(from_tree(tree, "test"), tflops=1.0)
+    assert any("time unknown until a trial is finished" in text for text in shown)
+    whole = line(tree)
+    finish_trials(tree, {"random, 6", "balanced-random, 6", "balanced-random, 0.5"})
+
+    assert "18 trials" in line(tree)
+    assert "; 9 are finished, 9 to do; at most " in line(tree)
+    assert tokens_of(line(tree)) < tokens_of(whole)
+    (time,) = [
+        text for text in plan.lines(from_tree(tree, "t"), tflops=1.0) if "by the time" in text
+    ]
+    assert "by the time of the 9 finished ones" in time
+    assert line(changed(tree, "comparison.seeds", [1, 2, 3, 4])).count("9 are finished, 15 to do")
+
+
+def test_another_largest_budget_changes_the_steps_of_all_trials(tree_of_random):
+    tree = tree_of_random
+    del tree["target"]["max_steps"]
+    finish_trials(tree, {"random, 6", "random, 0.5"})
+    assert "6 are finished, 12 to do" in line(tree)
+
+    assert "are finished" not in line(changed(tree, "comparison.budgets", [6, 0.5, 20]))
+    assert "6 are finished, 18 to do" in line(changed(tree, "comparison.budgets", [6, 0.5, 7]))
+
+
+def test_a_comparison_without_open_trials_says_so(tree_of_random):
+    tree = tree_of_random
+    arms = {
+        f"{method}, {budget}" for method in ("random", "balanced-random") for budget in (6, 0.5)
+    }
+    finish_trials(tree, {*arms, "all-data", "no-training"})
+
+    assert line(tree).endswith("no training; all of them are finished")
 
 
 def test_a_method_that_compare_refuses_is_refused(tree):
