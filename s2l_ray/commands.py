@@ -103,6 +103,7 @@ def demo(
     epilog="""\b
 example: s2l init pool.jsonl > mine.yaml
 example: s2l init 'pool/*.parquet' --model EleutherAI/pythia-70m-deduped
+example: s2l init mails.csv --fields prompt=mail,response=reply,stratum=desk
 """,
 )
 def init(
@@ -117,6 +118,14 @@ def init(
         str | None,
         typer.Option(metavar="M", help="The reference, a small model. Default: one is proposed."),
     ] = None,
+    fields: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=FIELD,...",
+            help="Fields that hold prompt, response, messages, stratum and others, as in "
+            "data.fields; null for none. Default: they are looked for.",
+        ),
+    ] = None,
 ) -> None:
     """Look at the first rows of files, and print the shortest configuration that reads them, with
     comments: which fields hold questions, answers or messages, strata and ids, and numbers of
@@ -124,7 +133,8 @@ def init(
     """
     from s2l_ray import first_config
 
-    print(first_config.text_of(files, model), end="")
+    named = first_config.parse_fields(fields or [])
+    print(first_config.text_of(files, model, named), end="")
 
 
 @app.command(

@@ -4,14 +4,19 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
+from s2l_ray.config import without_effect
 from s2l_ray.config.clusters import ClustersConfig
+from s2l_ray.config.data import FieldNames
+from s2l_ray.config.load import from_tree
 from s2l_ray.data import shapes, sources
 from s2l_ray.data.parsers import SourceRow
-from s2l_ray.errors import DataError, ModelError, first
+from s2l_ray.data.pool_checks import FieldCount, check_named_fields
+from s2l_ray.errors import ConfigError, DataError, ModelError, first
 from s2l_ray.models import local_models
 from s2l_ray.storage import input_files
 from s2l_ray.storage.input_files import InputFile
@@ -25,6 +30,7 @@ MODEL, CHAT_MODEL, TOOLS_MODEL = (
 MOST_FILES, ROWS_PER_FILE = 8, 200
 """Files that are looked at, and rows of each."""
 EPOCHS, MOST_CHECKPOINTS = 3, 12
+NO_FIELDS: Mapping[str, str | None] = MappingProxyType({})
 CHARACTERS_PER_TOKEN = 3
 """A low estimate, so that rows fit into max_tokens."""
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*(?::[\w./-]+)*")
@@ -47,18 +53,23 @@ class Found:
         return self.num_rows * self.shape.num_usable // self.num_read
 
 
-def text_of(files: Sequence[str], model: str | None = None) -> str:
+def text_of(
+    files: Sequence[str], model: str | None = None, fields: Mapping[str, str | None] = NO_FIELDS
+) -> str:
     """Return a configuration that reads `files`, as YAML with comments.
 
     Args:
         files: as in data.train.
         model: the reference; None to propose one.
+        fields: keys of data.fields -> names of fields; the others are looked for.
 
     Raises:
+        ConfigError: there is no such key.
         DataError: there is no such file, there are no rows, or no field of theirs is known.
         ModelError: the model cannot be used for these rows.
     """
-    found = look_at(files)
+    _check_keys(files, fields)
+    found = look_at(files, fields)
     lines = _header(files, found)
     lines += [f"run_dir: runs/{_run_name(files[0])}", "data:"]
     lines += [f"  {line}" for line in _data(files, found, model)]
@@ -66,8 +77,32 @@ def text_of(files: Sequence[str], model: str | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def look_at(patterns: Sequence[str]) -> Found:
-    """Return what the first rows of `patterns` show.
+def parse_fields(texts: Sequence[str]) -> dict[str, str | None]:
+    """Return the fields that texts such as `prompt=question,response=answer` name.
+
+    Raises:
+        ConfigError: a part of them is no KEY=FIELD.
+    """
+    fields: dict[str, str | None] = {}
+    for pair in (pair for text in texts for pair in text.split(",")):
+        key, equals, name = (part.strip() for part in pair.partition("="))
+        if not (key and equals and name):
+            raise ConfigError(
+                f"--fields {pair!r}: expected KEY=FIELD, such as prompt=question,response=answer; "
+                "FIELD is null where the rows have none"
+            )
+        fields[key] = None if name == "null" else name
+    return fields
+
+
+def _check_keys(files: Sequence[str], fields: Mapping[str, str | None]) -> None:
+    """Refuse what a configuration with these fields would be refused for."""
+    tree = {"run_dir": "runs", "data": {"train": list(files), "fields": dict(fields)}}
+    without_effect.check(from_tree(tree, "--fields"))
+
+
+def look_at(patterns: Sequence[str], fields: Mapping[str, str | None] = NO_FIELDS) -> Found:
+    """Return what the first rows of `patterns` show, some of whose fields may be known.
 
     Raises:
         DataError: as for `text_of`.
@@ -77,13 +112,18 @@ def look_at(patterns: Sequence[str]) -> Found:
     rows = [row.fields for sample, _ in read for row in sample if row.fields is not None]
     if not rows:
         raise DataError(f"there are no rows in {first([file.uri for file in files])}")
-    shape = shapes.shape_of(rows)
-    if shape is None:
+    names = first([file.uri for file in files])
+    shape = shapes.shape_of(rows, fields)
+    if shape is None or not shape.num_usable:
+        why = f" (first: {' '.join(shape.problem.split())})" if shape is not None else ""
         raise DataError(
-            f"none of the fields of {first([file.uri for file in files])} is known to hold "
-            f"questions, answers or messages: {shapes.describe_columns(rows)}. Write which ones "
-            "do: data.fields: {prompt: ..., response: ...}, or {messages: ...} for chats."
+            f"it cannot be told which fields of {names} hold questions, answers or messages{why}; "
+            f"the rows have {shapes.describe_columns(rows)}. Say which ones do: "
+            "--fields prompt=FIELD,response=FIELD, or --fields messages=FIELD for chats."
         )
+    named, count = FieldNames.model_validate(dict(fields)), FieldCount()
+    count.add(rows, named)
+    check_named_fields(count, named, names, " that were looked at")
     is_whole = len(files) <= MOST_FILES and all(whole for _, whole in read)
     num_read = sum(len(sample) for sample, _ in read)
     num_rows = num_read if is_whole else max(_num_rows(files, read), num_read)

@@ -1,7 +1,9 @@
 """The shape of rows: which of their fields hold questions, answers, messages, strata and ids."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from s2l_ray.config.data import FieldNames
@@ -87,18 +89,24 @@ class Shape:
     num_strata: int
 
 
-def shape_of(rows: Sequence[Mapping[str, Any]]) -> Shape | None:
+def shape_of(
+    rows: Sequence[Mapping[str, Any]], given: Mapping[str, str | None] = MappingProxyType({})
+) -> Shape | None:
     """Return the first shape under which nearly all of `rows` can be read, else most of them.
 
-    None if no row can be read.
+    None if nothing in the rows looks like a question with an answer, or like a chat.
+
+    Args:
+        rows: some rows.
+        given: keys of FieldNames -> the fields that hold them; only the others are looked for.
     """
     best: Shape | None = None
     columns = _columns(rows)
-    for names in _candidates(columns):
-        shape = _tried(rows, _with_labels(columns, names, len(rows)))
+    for names in _candidates(columns, given):
+        shape = _tried(rows, _with_labels(columns, names, given, len(rows)))
         if shape.num_usable >= CLEAR_SHARE * len(rows):
             return shape
-        if shape.num_usable > (best.num_usable if best else 0):
+        if best is None or shape.num_usable > best.num_usable:
             best = shape
     return best
 
@@ -129,8 +137,28 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return columns
 
 
-def _candidates(columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, str | None]]:
+def _candidates(
+    columns: Mapping[str, Sequence[Any]], given: Mapping[str, str | None]
+) -> Iterator[dict[str, str | None]]:
     """Yield what the fields may stand for: conversations first, then the usual pairs of names."""
+    if "messages" in given:
+        yield {"messages": given["messages"]}
+        return
+    if not {"prompt", "response"} & given.keys():
+        yield from _with_chats(columns)
+    texts = {name.lower(): name for name, values in columns.items() if any(map(_is_text, values))}
+    prompts, responses = (
+        [given[key]] if key in given else [texts[name] for name in usual if name in texts]
+        for key, usual in (("prompt", _PROMPTS), ("response", _RESPONSES))
+    )
+    for prompt, response in itertools.product(prompts, responses):
+        if prompt != response:
+            context = _context(columns, (prompt, response))
+            yield {"prompt": prompt, "response": response, "context": context}
+
+
+def _with_chats(columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, str | None]]:
+    """Yield what fields that hold messages may stand for."""
     structured = [name for name, values in columns.items() if any(map(_may_be_chat, values))]
     asked = next((name for name in _PROMPTS if name in structured), None)
     answered = [name for name in _RESPONSES if name in structured]
@@ -142,15 +170,9 @@ def _candidates(columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, str 
     spoken = next((name for name in _PROMPTS if any(map(_is_text, columns.get(name, [])))), None)
     if spoken and answered:
         yield {"prompt": spoken, "response": answered[0]}
-    texts = {name.lower(): name for name, values in columns.items() if any(map(_is_text, values))}
-    for prompt in _PROMPTS:
-        for response in _RESPONSES:
-            if prompt in texts and response in texts and prompt != response:
-                context = _context(columns, (prompt, response))
-                yield {"prompt": texts[prompt], "response": texts[response], "context": context}
 
 
-def _context(columns: Mapping[str, Sequence[Any]], used: tuple[str, str]) -> str | None:
+def _context(columns: Mapping[str, Sequence[Any]], used: Sequence[str | None]) -> str | None:
     """Return the field of the context; it may be empty in all rows that were read."""
     names = {name.lower(): name for name, values in columns.items() if _are_texts(values)}
     name = next((name for name in _CONTEXTS if name in names and name not in used), None)
@@ -165,10 +187,13 @@ def _are_texts(values: Sequence[Any]) -> bool:
 
 
 def _with_labels(
-    columns: Mapping[str, Sequence[Any]], names: Mapping[str, str | None], num_rows: int
+    columns: Mapping[str, Sequence[Any]],
+    names: Mapping[str, str | None],
+    given: Mapping[str, str | None],
+    num_rows: int,
 ) -> FieldNames:
-    """Return the field names with those of stratum, id, system and tools that the rows have."""
-    used = set(names.values())
+    """Return the field names with those of stratum, id, system and tools: given, or in the rows."""
+    used = {*names.values(), *given.values()}
     rest = {name: values for name, values in columns.items() if name not in used}
     chosen: dict[str, str | None] = dict(names)
     chosen["stratum"] = _stratum(rest, num_rows)
@@ -180,7 +205,7 @@ def _with_labels(
         chosen["tools"] = next((name for name in _TOOLS if rest.get(name)), "tools")
     if not all(isinstance(value, str | int | float) for value in rest.get("answer", [])):
         chosen["answer"] = None
-    return FieldNames.model_validate(chosen)
+    return FieldNames.model_validate({**chosen, **given})
 
 
 def _stratum(columns: Mapping[str, Sequence[Any]], num_rows: int) -> str | None:
