@@ -129,7 +129,7 @@ def test_mathematics_touches_neither_ray_nor_files_nor_the_environment(name):
 
 
 LOWEST = ("errors", "events", "progress", "display", "background", "compilation")
-LOWEST += ("blake2b", "hashing", "interrupts", "intervals", "version")
+LOWEST += ("blake2b", "hashing", "interrupts", "intervals", "notation", "version")
 """Modules that every folder may import, and that import nothing of ours but each other."""
 RAY_IN_TRAINING = [f"s2l_ray.training.{name}" for name in ("ray_train", "board", "interruption")]
 FOLDERS = {  # folder: (folders that it may import, libraries that it never imports)

@@ -28,9 +28,11 @@ SETTINGS = "settings.json"
 """The file, in the folder of an extension, that says whether it moves the centroids."""
 UPDATED = "update_centroids"
 """A key of that file, and an input of clusters whose centroids were moved."""
+LOSSES_BEFORE = "num_losses_before"
+"""The key of a summary with the number of files of losses that an interrupted run had left."""
 INCIDENTAL = (
     "notes",
-    "num_losses_before",
+    LOSSES_BEFORE,
     "num_query_rows",
     "rejected_query_rows",
     "contamination",

@@ -12,6 +12,7 @@ from s2l_ray.comparison.arms import ALL_DATA
 from s2l_ray.comparison.results import MACRO, id_of
 from s2l_ray.comparison.variants import BASELINE
 from s2l_ray.evaluation.metrics import METRICS
+from s2l_ray.notation import flops
 from s2l_ray.progress import duration
 
 HIGHER_IS_BETTER = {id_of(metric): metric.higher_is_better for metric in METRICS}
@@ -58,7 +59,7 @@ def _costs(rows: Sequence[Row]) -> Table:
             f"{row['training_tokens']:,}",
             duration(row["seconds_selecting"]),
             duration(row["seconds_training"]),
-            f"{row['flops']:.2e}",
+            flops(row["flops"]),
         )
     return table
 

@@ -9,6 +9,7 @@ from typing import Any
 from s2l_ray.artifacts.amounts import Work, most_workers
 from s2l_ray.config.sections import EvaluationConfig, Training, TrajectoriesConfig
 from s2l_ray.evaluation.declaration import EVALUATION
+from s2l_ray.notation import flops, with_prefix
 from s2l_ray.progress import LABEL_WIDTH, duration
 from s2l_ray.stages import STAGES
 
@@ -169,12 +170,12 @@ def table(costs: Sequence[Cost]) -> list[str]:
     shown = [_line("cost", "tokens", "FLOPs", "time", "workers")]
     for cost in costs:
         rate, operations = cost.hardware.flops_per_second, cost.work.flops
-        each = "" if rate is None else f" x {readable(rate)}FLOP/s"
+        each = "" if rate is None else f" x {with_prefix(rate, 'FLOP/s')}"
         shown.append(
             _line(
                 cost.label,
                 f"{cost.work.tokens:,}",
-                "unknown" if operations is None else f"{readable(operations)}FLOP",
+                "unknown" if operations is None else flops(operations),
                 "unknown" if cost.seconds is None else duration(cost.seconds),
                 f"{cost.hardware.workers}{each}",
             )
@@ -192,20 +193,11 @@ def _sum(costs: Sequence[Cost]) -> str:
     operations = sum(cost.work.flops or 0.0 for cost in known)
     total = sum(cost.seconds or 0.0 for cost in known)
     hours = f"{total / 3600:,.2f} hours"
-    return _line(label, f"{tokens:,}", f"{readable(operations)}FLOP", duration(total), hours)
+    return _line(label, f"{tokens:,}", flops(operations), duration(total), hours)
 
 
 def _line(label: str, tokens: str, operations: str, time: str, workers: str) -> str:
     return f"{label:<{LABEL_WIDTH - 4}}{tokens:>18}{operations:>13}{time:>11}   {workers}"
-
-
-def readable(number: float) -> str:
-    """Return a number in three digits with a prefix: 1.234e13 -> '12.3 T'."""
-    for prefix in ("", "k", "M", "G", "T", "P", "E"):
-        if number < 999.5:
-            return f"{number:.3g} {prefix}"
-        number /= 1000
-    return f"{number:,.3g} Z"
 
 
 def remarks(hardware: Mapping[str, Hardware]) -> list[str]:

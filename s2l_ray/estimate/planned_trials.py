@@ -8,7 +8,7 @@ from s2l_ray.comparison.trials import State
 from s2l_ray.config import budgets
 from s2l_ray.config.comparison import ComparisonConfig
 from s2l_ray.config.sections import RandomModel, RunConfig, TargetConfig
-from s2l_ray.estimate.costs import readable
+from s2l_ray.notation import flops
 from s2l_ray.progress import duration
 from s2l_ray.training import schedule
 from s2l_ray.training.work import training_work
@@ -54,7 +54,7 @@ def lines(config: RunConfig, quantities: Quantities, state: State | None) -> lis
         text += f"; {number - num_todo:,} are finished, {num_todo:,} to do"
     cost = f"{quantities.about}{sum(work.tokens for work in works):,} tokens"
     if shape is not None:
-        cost += f", {readable(sum(work.flops or 0.0 for work in works))}FLOP"
+        cost += f", {flops(sum(work.flops or 0.0 for work in works))}"
     time = _time(state.done if state is not None else [], works, num_todo)
     return [
         f"{'comparison':<16}{text}; at most {cost} to train on",
@@ -76,11 +76,11 @@ def _named(section: ComparisonConfig) -> str:
 def _time(done: Sequence[Mapping[str, Any]], works: Sequence[Work], num_todo: int) -> str:
     """Return the time that trials take by that of finished ones, one after the other."""
     timed = [result for result in done if "seconds_evaluating" in result]  # others are older
-    flops = sum(result["flops_training"] or 0.0 for result in timed)
+    trained = sum(result["flops_training"] or 0.0 for result in timed)
     todo = [work.flops for work in works if work.flops is not None]
-    if not flops or len(todo) < len(works):
+    if not trained or len(todo) < len(works):
         return UNKNOWN_TIME
-    training = sum(todo) * sum(result["seconds_training"] for result in timed) / flops
+    training = sum(todo) * sum(result["seconds_training"] for result in timed) / trained
     evaluating = num_todo * sum(result["seconds_evaluating"] for result in timed) / len(timed)
     seconds = duration(training + evaluating)
     return (

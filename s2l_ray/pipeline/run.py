@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from s2l_ray import interrupts
+from s2l_ray.artifacts.extensions import LOSSES_BEFORE
 from s2l_ray.artifacts.inputs import CONTENTS
 from s2l_ray.artifacts.manifest import SUPPLEMENT, Manifest, check_run, open_run
 from s2l_ray.artifacts.stage import REDONE, RunPlan, Stage, Step
@@ -239,7 +240,7 @@ def headline(summary: Mapping[str, Any]) -> str:
     """Return the first four numbers of a summary as text, and what was cut."""
     shown, most = [], 4 + bool(summary.get("cut"))
     for key, value in summary.items():
-        if key == "cut" and not value:
+        if key == LOSSES_BEFORE or (key == "cut" and not value):
             continue
         name = key.removeprefix("num_").replace("_", " ")
         if isinstance(value, int) and not isinstance(value, bool):

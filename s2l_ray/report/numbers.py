@@ -1,9 +1,10 @@
 """Numbers and outside text as a page or a terminal shows them."""
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any
+
+from s2l_ray.notation import with_prefix
 
 MAX_NAME = 40
 """Characters of a name in a chart or in a sentence."""
@@ -44,10 +45,7 @@ def duration(seconds: float) -> str:
 
 def power(number: float) -> str:
     """Return a number with three digits and, from a million on, a prefix: 850, 1.2 M, 3.05 T."""
-    if number < 1e6:
-        return f"{number:,.0f}"
-    exponent = min(6, int(math.log10(number * 1.0005)) // 3)
-    return f"{number / 10 ** (3 * exponent):.3g} {'KMGTPE'[exponent - 1]}"
+    return f"{number:,.0f}" if number < 1e6 else with_prefix(number)
 
 
 def excerpt(text: str, limit: int) -> str:

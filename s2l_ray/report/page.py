@@ -14,6 +14,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from s2l_ray.notation import flops
 from s2l_ray.report import charts, numbers, score_charts, sentences, vega
 from s2l_ray.report.charts import Chart
 from s2l_ray.report.cluster_cards import ClusterCard
@@ -39,7 +40,7 @@ def render(report: ReportData) -> str:
     )
     environment.filters.update(
         count=numbers.count, share=numbers.share, nats=numbers.nats, duration=numbers.duration,
-        summary=numbers.summary, power=numbers.power, name=numbers.name,
+        summary=numbers.summary, power=numbers.power, flops=flops, name=numbers.name,
     )  # fmt: skip
     return environment.from_string(_file("page.html")).render(
         report=report,

@@ -1,9 +1,10 @@
 """What the page says in words: its first sentences, and which arm is better."""
 
+from s2l_ray.notation import flops
 from s2l_ray.report import numbers
 from s2l_ray.report.comparison import RANDOM, ComparedArm, metric_title
 from s2l_ray.report.contents import Comparison, ReportData
-from s2l_ray.report.numbers import counted, duration, power
+from s2l_ray.report.numbers import counted, duration
 
 SELECTING = ("prepare", "reference", "trajectories", "clusters", "selection")
 """Stages whose seconds are the cost of a selection."""
@@ -111,7 +112,7 @@ def cost(report: ReportData) -> list[tuple[str, str]]:
     if training is not None:
         lines.append((duration(training), "to train on the subset"))
     if own is not None and own.flops:
-        lines.append((power(own.flops), "FLOPs, selecting and training"))
+        lines.append((flops(own.flops), "selecting and training"))
     return lines
 
 

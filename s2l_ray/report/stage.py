@@ -7,6 +7,7 @@ and no more than a sample of it is in memory at once.
 from collections.abc import Mapping
 from typing import Any
 
+from s2l_ray.artifacts.extensions import LOSSES_BEFORE
 from s2l_ray.artifacts.finished import Finished
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.config.sections import RunConfig
@@ -100,7 +101,7 @@ def _stage_line(item: Finished) -> StageLine:
     shown = {
         key: round(value, 4) if isinstance(value, float) else value
         for key, value in item.summary.items()
-        if isinstance(value, int | float | str)
+        if isinstance(value, int | float | str) and key != LOSSES_BEFORE
     }
     known = item.manifest
     return StageLine(item.label, known.seconds, known.finished, shown, known.fingerprint)

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from s2l_ray.artifacts.extensions import LOSSES_BEFORE
 from s2l_ray.artifacts.manifest import QUERIES, StageDir
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import TrajectoriesConfig
@@ -84,7 +85,7 @@ def run(
         embed_queries(config, query_parts, checkpoints[-1], of_queries, precision)
     notes = [(out.location / UNITS / name).read_bytes().decode() for name in _names(out, "note-")]
     notes += counts.get("notes", [])
-    optional = {**counts, "num_losses_before": num_before, "notes": notes}
+    optional = {**counts, LOSSES_BEFORE: num_before, "notes": notes}
     return {
         "steps": [checkpoint.step for checkpoint in checkpoints],
         "rows": int(sums[0, 1]),

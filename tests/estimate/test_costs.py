@@ -163,21 +163,6 @@ def test_the_table_is_aligned_and_sums_what_is_known():
     assert len({line.index("  ", line.index("FLOP")) for line in shown[1:3]}) == 1
 
 
-@pytest.mark.parametrize(
-    ("number", "expected"),
-    [
-        (0, "0 "),
-        (999, "999 "),
-        (999.6, "1 k"),
-        (83.6e9, "83.6 G"),
-        (1.234e15, "1.23 P"),
-        (5e22, "50 Z"),
-    ],
-)
-def test_large_numbers_have_three_digits_and_a_prefix(number, expected):
-    assert costs.readable(number) == expected
-
-
 def test_what_the_times_are_made_of_is_said_for_the_stages_that_are_shown():
     on_cpus, on_gpus = Hardware(1, 1e9), Hardware(1, 1e9, is_measured=True, on_gpu=True)
     shown = " ".join(costs.remarks({"target": on_cpus, "evaluation": on_cpus}))

@@ -221,6 +221,7 @@ def test_relative_paths_count_from_the_working_directory(tree, tmp_path, monkeyp
             "2 rows, 0 rejected, 1 step, 1 worker",
         ),
         ({"converged": True, "loss_nats": 0.5}, "loss nats 0.5"),
+        ({"rows": 3, "tokens": 9, "num_losses_before": 1}, "3 rows, 9 tokens"),
     ],
 )
 def test_the_line_of_a_stage_is_its_first_four_numbers(summary, line):
