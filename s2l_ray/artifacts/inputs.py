@@ -11,7 +11,7 @@ from s2l_ray.config.data import CHATML, NAMED_TEMPLATES, DataConfig
 from s2l_ray.config.sections import ModelSpec, RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.models import adapters, origins
-from s2l_ray.storage import input_files
+from s2l_ray.storage import hub, input_files
 from s2l_ray.storage.location import Location, is_uri
 
 CONTENTS = "contents.json"
@@ -73,6 +73,17 @@ class Contents:
             else:
                 self.cache[key] = [0, "", revision]
         return None if name in self.unknown else str(self.cache[key][2])
+
+    def check_revisions(self) -> None:
+        """Refuse models whose commit is unknown: a run could be neither repeated nor resumed.
+
+        Raises:
+            ModelError: naming them, and why the hub did not say.
+        """
+        if self.unknown:
+            names = sorted(self.unknown)
+            silence = hub.silence("model", names[0].partition("@")[0])
+            raise origins.not_reached(names, silence or "the hub did not answer before")
 
     def pinned(self, model: Any) -> Any:
         """Return the same model or tokenizer; the name of one on the hub gets its known commit."""

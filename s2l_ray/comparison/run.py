@@ -322,7 +322,7 @@ class _Comparison:
         if not todo:
             return
         # Names of trials hold the commits of models on the hub: the next comparison has the same.
-        preflight.check_revisions(self.plan.contents)
+        self.plan.contents.check_revisions()
         (self.plan.run / CONTENTS).write_json(self.plan.contents.cache)
         self.connection.open()
         from s2l_ray.comparison import pool, separate

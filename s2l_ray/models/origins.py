@@ -9,27 +9,33 @@ import importlib.util
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.errors import ModelError
+from s2l_ray.errors import ModelError, first
+from s2l_ray.storage import hub
 from s2l_ray.storage.location import Location, is_uri
-
-HUB_SECONDS = 10.0
 
 
 @contextmanager
-def opened_source(name: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def opened_source(name: str, *, offline: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield what transformers has to open, and the options for it.
 
-    Files on an object store are copied to this machine's disk until the block ends.
+    Files on an object store are copied to this machine's disk until the block ends. Where no
+    network answers for the hub, a model of it is the folder in this machine's cache.
+
+    Args:
+        name: of the model.
+        offline: do not ask the hub.
 
     Raises:
-        ModelError: there is no such file, or it is no model.
+        ModelError: there is no such file, or it is no model, or a model of the hub can neither be
+            fetched nor is in the cache.
     """
     if not is_uri(name):
-        yield source_of(name)
+        yield source_of(name) if offline or not is_hub_name(name) else _source_on_hub(name)
         return
     with Location.of(name).local() as path:
         yield source_of(str(path))
@@ -53,6 +59,34 @@ def source_of(name: str) -> tuple[str, dict[str, Any]]:
         raise ModelError(f"model {name}: there is no {path}")
     repository, at, revision = name.partition("@")
     return repository, {"revision": revision} if at else {}
+
+
+@cache
+def _source_on_hub(name: str) -> tuple[str, dict[str, Any]]:
+    """Return what `source_of` does, or the folder in the cache if the hub does not answer."""
+    repository, _, revision = name.partition("@")
+    silence = hub.silence("model", repository)
+    if not silence:
+        return source_of(name)
+    commit = revision if _is_commit(revision) else _cached_revision(repository, revision or "main")
+    folder = _cache_of(repository) / "snapshots" / (commit or "")
+    if commit is None or not folder.is_dir():
+        raise not_reached([name], silence)
+    return str(folder), {}
+
+
+def not_reached(names: Sequence[str], silence: str) -> ModelError:
+    """Return the error that models of the hub are not here, and why it does not answer."""
+    from huggingface_hub import constants
+
+    repository = names[0].partition("@")[0]
+    listed = f"model {names[0]}" if len(names) == 1 else f"{len(names)} models ({first(names)})"
+    return ModelError(
+        f"{listed}: there is no such directory here, nothing of that name in the cache "
+        f"({constants.HF_HUB_CACHE}), and {silence}. Give a local directory instead; or fetch the "
+        f"model where there is a network, with `hf download {repository}`, copy "
+        "that cache to this machine, and set HF_HUB_OFFLINE=1."
+    )
 
 
 def local_path(name: str) -> Path:
@@ -82,7 +116,6 @@ def hub_revision(name: str) -> str | None:
     Raises:
         ModelError: the hub has no such model, or does not show it to this machine.
     """
-    from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         HFValidationError,
         RepositoryNotFoundError,
@@ -90,10 +123,10 @@ def hub_revision(name: str) -> str | None:
     )
 
     repository, _, revision = name.partition("@")
-    if re.fullmatch("[0-9a-f]{40}", revision):
+    if _is_commit(revision):
         return revision
     try:
-        model = HfApi().model_info(repository, revision=revision or None, timeout=HUB_SECONDS)
+        commit: str | None = hub.info("model", repository, revision or None).sha
     except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError) as error:
         raise ModelError(
             f"model {name}: there is no such directory here, and none of this name on the hub that "
@@ -101,25 +134,33 @@ def hub_revision(name: str) -> str | None:
         ) from None
     except Exception:  # errors of the hub's transport, whichever library that is
         return _cached_revision(repository, revision or "main")
-    return model.sha
+    return commit
+
+
+def _is_commit(revision: str) -> bool:
+    return re.fullmatch("[0-9a-f]{40}", revision) is not None
 
 
 def _cached_revision(repository: str, revision: str) -> str | None:
     """Return the commit of a revision in the cache; without a name there, the newest commit."""
-    from huggingface_hub import constants
-    from huggingface_hub.file_download import repo_folder_name
-
-    folder = repo_folder_name(repo_id=repository, repo_type="model")
-    cache = Path(constants.HF_HUB_CACHE) / folder
-    named = cache / "refs" / revision
+    folder = _cache_of(repository)
+    named = folder / "refs" / revision
     if named.is_file():
         return named.read_text().strip()
     # A model that was loaded by its commit, as runs do, has no name in the cache.
-    snapshots = cache / "snapshots"
+    snapshots = folder / "snapshots"
     if revision != "main" or not snapshots.is_dir():
         return None
     newest = max(snapshots.iterdir(), key=lambda path: path.stat().st_mtime, default=None)
     return None if newest is None else newest.name
+
+
+def _cache_of(repository: str) -> Path:
+    """Return the folder of a model in this machine's cache of the hub."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
 
 
 def list_checkpoints(names: Sequence[str]) -> list[tuple[int, str]]:

@@ -32,7 +32,10 @@ def load_tokenizer(spec: Loadable, *, offline: bool = False) -> PreTrainedTokeni
         ModelError: the tokenizer is missing, cannot be read, or has no end-of-sequence token.
     """
     name = tokenizer_name(spec)
-    with explained_loading(f"tokenizer {name}"), opened_source(name) as (location, options):
+    with (
+        explained_loading(f"tokenizer {name}"),
+        opened_source(name, offline=offline) as (location, options),
+    ):
         tokenizer = AutoTokenizer.from_pretrained(
             location, trust_remote_code=False, local_files_only=offline, **options
         )

@@ -8,11 +8,10 @@ from types import MappingProxyType
 from typing import Any
 
 from s2l_ray.artifacts import extensions
-from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.stage import PoolSize, RunPlan, Stage, Step
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.data.declaration import PREPARE
-from s2l_ray.errors import DataError, ModelError, first
+from s2l_ray.errors import DataError, first
 from s2l_ray.monitoring import trackers
 from s2l_ray.pipeline.staleness import refuse_discarding
 from s2l_ray.stages import STAGES
@@ -71,17 +70,6 @@ def check_files(config: RunConfig, todo: Sequence[Step]) -> None:
         # The selection is checked before hours of scoring, even if this run ends before it.
         if stage.is_wanted(config) and names & {stage.name, *stage.check_also_before}:
             stage.check(config)
-
-
-def check_revisions(contents: Contents) -> None:
-    """Refuse a model whose commit is unknown: the run could be neither repeated nor resumed."""
-    if contents.unknown:
-        names = sorted(contents.unknown)
-        raise ModelError(
-            f"{len(names)} model(s) can only be on the hub, which does not answer, and are not in "
-            f"this machine's cache (first: {first(names)}). Try again, name a commit "
-            f"({names[0].partition('@')[0]}@<40 hexadecimal digits>), or give a directory."
-        )
 
 
 def check_pool(

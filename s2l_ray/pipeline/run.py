@@ -73,7 +73,7 @@ def run(
         # Another run may have finished some of it while this one was waiting or hashing.
         todo = stale(steps, from_stage)
         refuse_discarding(planned.steps, todo, from_stage)
-        preflight.check_revisions(planned.contents)
+        planned.contents.check_revisions()
         (folder / CONTENTS).write_json(planned.contents.cache)
         preflight.check_pool(config, {step.stage for step in todo})
         lacking = [step for step in incomplete(steps) if step not in todo]

@@ -16,7 +16,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from s2l_ray.errors import DataError, first
-from s2l_ray.storage import splits
+from s2l_ray.storage import hub, splits
 from s2l_ray.storage.location import Location, open_uri
 from s2l_ray.storage.walk import INPUTS, Walk
 
@@ -295,15 +295,23 @@ def _hub_revision(file: InputFile) -> str:
     """Return "COMMIT:SPLIT" or "COMMIT:CONFIG/SPLIT" of a data set on the hub."""
     name, config, split = hub_name(file.uri)
     with reaching_hub(file):
-        from huggingface_hub import HfApi
-
         split = f"{config}/{split}" if config else split
-        return f"{HfApi().dataset_info(name).sha}:{split}"
+        return f"{hub.info('dataset', name).sha}:{split}"
 
 
 @contextmanager
 def reaching_hub(file: InputFile) -> Iterator[None]:
-    """Turn any failure of the hub's clients into a DataError; they share no base class."""
+    """Turn any failure of the hub's clients into a DataError; they share no base class.
+
+    Raises:
+        DataError: also if no network answers, before the block is begun.
+    """
+    name, _, _ = hub_name(file.uri)
+    if silence := hub.silence("dataset", name):
+        raise DataError(
+            f"data: {file.uri}: {silence}. Download its files where there is a network, with "
+            f"`hf download --repo-type dataset {name} --local-dir DIR`, and name DIR instead."
+        )
     try:
         yield
     except ImportError as error:

@@ -223,6 +223,48 @@ def test_a_model_that_a_run_loaded_is_known_without_the_hub(environment, tmp_pat
     assert shown(nowhere, OFFLINE) == [f"{COMMIT} None"]
 
 
+READ_OFFLINE = """
+from s2l_ray.data import sources
+from s2l_ray.errors import UserError
+from s2l_ray.models import checkpoints
+from s2l_ray.storage import input_files
+(file,) = input_files.expand(["hf://org/sums"], "data.train")
+for read in (
+    lambda: checkpoints.load_model("org/other"),
+    lambda: next(sources.read_rows(file)),
+    lambda: print(checkpoints.load_tokenizer("org/small").eos_token),
+):
+    try:
+        read()
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.usefixtures("loaded")
+def test_what_the_hub_does_not_give_is_said_once_and_what_is_cached_is_read(
+    environment,
+):
+    """Without the tries of the hub's own clients for every file, which say `Retrying`."""
+    done = subprocess.run(
+        [sys.executable, "-c", READ_OFFLINE],
+        cwd=ROOT,
+        env=environment | {"HF_ENDPOINT": "http://127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    reason = "no network answered for the hub, http://127.0.0.1:1 ("
+    model, rows, eos = done.stdout.splitlines()
+    assert eos == tiny.EOS
+    assert model.startswith("model org/other: there is no such directory here") and reason in model
+    assert "hf download org/other" in model
+    assert rows.startswith(f"data: hf://org/sums: {reason}")
+    assert "--repo-type dataset org/sums" in rows
+    assert "Retrying" not in done.stderr
+
+
 def test_a_run_does_not_begin_with_a_model_of_unknown_version(environment, tmp_path):
     pool = tmp_path / "pool.jsonl"
     pool.write_text('{"instruction": "say", "output": "a"}\n')
@@ -238,6 +280,6 @@ def test_a_run_does_not_begin_with_a_model_of_unknown_version(environment, tmp_p
         check=False,
     )
     assert done.returncode == 2, done.stdout + done.stderr
-    assert "s2l: 1 model(s) can only be on the hub, which does not answer" in done.stderr
-    assert "(first: org/other)" in done.stderr and "org/other@<40" in done.stderr
+    assert "s2l: model org/other: there is no such directory here, nothing of that" in done.stderr
+    assert "no network answered for the hub, http://127.0.0.1:1 (" in done.stderr
     assert not (tmp_path / "run" / "prepared").exists()
