@@ -60,9 +60,9 @@ class Memory:
         self.all_processes = max(self.all_processes, shared_once)
 
 
-def watched(command: list[str]) -> tuple[float, Memory]:
+def watched(command: list[str], memory: Memory | None = None) -> tuple[float, Memory]:
     """Wall-clock seconds and peak memory of `command`, which must succeed."""
-    memory, stop = Memory(), threading.Event()
+    memory, stop = memory or Memory(), threading.Event()
     started = time.monotonic()
     with subprocess.Popen(command) as process:
         root = psutil.Process(process.pid)

@@ -10,6 +10,8 @@ from hashlib import blake2b
 import numpy as np
 
 _MASK = 2**64 - 1
+_KEYS_PER_BLOCK = 1 << 16
+"""Intermediate results of all keys at once would take several times their memory."""
 _TEXTS_TO_COMPILE = 16_384
 """Loading compiled code takes as long as `hashlib` does for a million texts; parts of large pools
 have more texts than this."""
@@ -67,8 +69,11 @@ def mixed(key_N: np.ndarray, *salts: int) -> np.ndarray:
         The finaliser of SplitMix64, Steele, Lea and Flood (2014), doi:10.1145/2660193.2660195.
     """
     mixed_N = key_N.astype(np.uint64)
-    for salt in salts:
-        mixed_N = _finalised(mixed_N + np.uint64(_finalised_int(salt)))
+    addends = [np.uint64(_finalised_int(salt)) for salt in salts]
+    for start in range(0, len(mixed_N), _KEYS_PER_BLOCK):
+        block = mixed_N[start : start + _KEYS_PER_BLOCK]
+        for addend in addends:
+            block[:] = _finalised(block + addend)
     return mixed_N
 
 

@@ -68,7 +68,7 @@ def rank_pool(
         left = remaining(config.where, examples, strata, sources)
         if not isinstance(config.budget, str):
             left.check(budgets.budget_rows(config.budget, num_examples))
-    row_K = left.row_K if left is not None else np.arange(num_examples)
+    row_K = left.row_K if left is not None else slice(None)
     number_by_name: dict[str, np.ndarray] = {}
     notes: tuple[str, ...] = ()
     needed = numbers_needed(config)
@@ -77,7 +77,7 @@ def rank_pool(
         needed_N[row_K] = True
         given = scores.read(config, examples, strata, sources, needed_N)
         number_by_name[settings.SCORE], notes = given.value_N[row_K], given.notes
-    kept = examples.at(row_K) if left is not None else examples
+    kept = examples.at(left.row_K) if left is not None else examples
     number_by_name |= columns.read(needed - {settings.SCORE}, kept.key_N, sources)
     inside = settings.inside_number(config)
     kept = replace(
@@ -88,7 +88,8 @@ def rank_pool(
     if not method_named(config.method).ignores_strata:
         quotas = stratum_quotas(config, strata, size_S, new_strata)
     order_K = _order(config, kept, sources, seed, quotas)
-    ranked = RankedPool(row_K[order_K], 0, remaining=left, notes=notes)
+    of_pool_K = left.row_K[order_K] if left is not None else order_K
+    ranked = RankedPool(of_pool_K, 0, remaining=left, notes=notes)
     if isinstance(config.budget, str):
         return _within_tokens(
             ranked, config.budget, number_by_name[columns.TOKENS][order_K], quotas

@@ -290,5 +290,9 @@ def _cells(examples: Examples, stratify: bool) -> np.ndarray:
     cluster_N = numbered(examples.cluster_N)
     if not stratify:
         return cluster_N
-    num_clusters = int(cluster_N.max(initial=0)) + 1
-    return numbered(numbered(examples.stratum_N) * np.int64(num_clusters) + cluster_N)
+    stratum_N = numbered(examples.stratum_N)
+    num_clusters, num_strata = (int(n.max(initial=0)) + 1 for n in (cluster_N, stratum_N))
+    cell_N = stratum_N.astype(np.min_scalar_type(num_clusters * num_strata))
+    cell_N *= cell_N.dtype.type(num_clusters)
+    np.add(cell_N, cluster_N, out=cell_N, casting="unsafe")  # they may be of a wider type
+    return numbered(cell_N)

@@ -128,12 +128,17 @@ def load_pool(clusters: Parts) -> ClusteredPool:
         numbers.frombytes(table["cluster"].to_numpy().tobytes())
         codes.frombytes(_coded(table["stratum"], code_by_name).tobytes())
     strata = sorted(code_by_name)
-    index_by_code = np.argsort([code_by_name[name] for name in strata]).astype(np.int32)
+    index_by_code = np.empty(len(strata), np.int32)
+    index_by_code[[code_by_name[name] for name in strata]] = np.arange(len(strata))
+    stratum_N = np.frombuffer(codes, np.int32)
+    for start in range(0, len(codes), ROWS_PER_TABLE):
+        block = stratum_N[start : start + ROWS_PER_TABLE]
+        block[:] = index_by_code[block]
     pool = ClusteredPool(
         clusters,
         np.frombuffer(keys, np.uint64),
         np.frombuffer(numbers, np.int32),
-        index_by_code[np.frombuffer(codes, np.int32)],
+        stratum_N,
         strata,
     )
     _check_unique(pool)

@@ -1,11 +1,13 @@
 """Water-filling over groups, as one order of which any budget takes a prefix.
 
-Shape letters: N examples, G groups (clusters, strata or cells).
+Shape letters: N examples, G groups (clusters, strata or cells), P positions in a group.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
+
+_ROWS_PER_BLOCK = 1 << 18
 
 
 @dataclass(frozen=True)
@@ -39,12 +41,15 @@ def water_filled(group_N: np.ndarray, order_N: np.ndarray) -> np.ndarray:
     position, that of the group visited last comes first.
     """
     group_N = numbered(group_N)
-    size_G = np.bincount(group_N)
-    # (position, turn) as one integer; no two examples share it.
-    turn_N = _positions(group_N, size_G, order_N)
-    turn_N *= len(size_G)
-    turn_N += _turns(size_G)[group_N]
-    return np.argsort(turn_N)
+    size_G = _sizes(group_N)
+    grouped_N = order_N[np.argsort(group_N[order_N], kind="stable")]
+    first_rank_P = _first_ranks(size_G)
+    ranked_N, start = np.empty_like(order_N), 0
+    for size, turn in zip(size_G.tolist(), _turns(size_G).tolist(), strict=True):
+        # The groups that reach a position are those with the first turns: larger ones come first.
+        ranked_N[first_rank_P[:size] + turn] = grouped_N[start : start + size]
+        start += size
+    return ranked_N
 
 
 def weighted(group_N: np.ndarray, order_N: np.ndarray, quotas: Quotas) -> np.ndarray:
@@ -91,9 +96,36 @@ def numbered(group_N: np.ndarray) -> np.ndarray:
     if group_N.max(initial=0) > 4 * len(group_N):
         present_G, number_N = np.unique(group_N, return_inverse=True)
         return number_N.astype(np.min_scalar_type(len(present_G)))
-    # No sort is needed: a table of all numbers is at most a few times as long as the pool.
-    number_G = np.cumsum(np.bincount(group_N) > 0) - 1
-    return number_G.astype(np.min_scalar_type(len(number_G)))[group_N]
+    # No sort is needed: a table of all numbers is at most a few times as long as the pool. Block
+    # by block, as numpy copies indices into 8 bytes each.
+    is_there_G = np.zeros(_largest(group_N) + 1, bool)
+    blocks = [slice(s, s + _ROWS_PER_BLOCK) for s in range(0, len(group_N), _ROWS_PER_BLOCK)]
+    for rows in blocks:
+        is_there_G[group_N[rows]] = True
+    number_G = np.cumsum(is_there_G) - 1
+    number_G = number_G.astype(np.min_scalar_type(len(number_G)))
+    number_N = np.empty(len(group_N), number_G.dtype)
+    for rows in blocks:
+        number_N[rows] = number_G[group_N[rows]]
+    return number_N
+
+
+def _sizes(group_N: np.ndarray) -> np.ndarray:
+    """Return the number of examples of each group, without a copy of `group_N` in 8 bytes each."""
+    size_G = np.zeros(_largest(group_N) + 1, np.int64)
+    for start in range(0, len(group_N), _ROWS_PER_BLOCK):
+        size_G += np.bincount(group_N[start : start + _ROWS_PER_BLOCK], minlength=len(size_G))
+    return size_G
+
+
+def _largest(group_N: np.ndarray) -> int:
+    return int(group_N.max()) if len(group_N) else -1
+
+
+def _first_ranks(size_G: np.ndarray) -> np.ndarray:
+    """Return for each position how many examples have a lower one: int64 (P,)."""
+    num_reaching_P = len(size_G) - np.cumsum(np.bincount(size_G))[:-1]
+    return np.concatenate([[0], np.cumsum(num_reaching_P)[:-1]]) if len(size_G) else num_reaching_P
 
 
 def _turns(size_G: np.ndarray) -> np.ndarray:

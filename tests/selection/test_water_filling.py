@@ -154,3 +154,26 @@ def test_a_heavy_group_among_light_ones_is_off_by_more_than_one_as_the_docstring
 def test_quotas_that_mean_nothing_are_refused(weights, least, most, message):
     with pytest.raises(ValueError, match=message):
         quotas_of(weights, least, most)
+
+
+@pytest.mark.parametrize("rows_per_block", [1, 7, 1 << 18])
+@pytest.mark.parametrize("sizes", [[], [1], [3, 0, 1, 0, 0, 5, 3], [1] * 300 + [40]])
+def test_positions_and_then_turns_decide_ranks(monkeypatch, rows_per_block, sizes):
+    monkeypatch.setattr(water_filling, "_ROWS_PER_BLOCK", rows_per_block)
+    group_N, order_N = shuffled(sizes, seed=len(sizes))
+
+    ranked_N = water_filling.water_filled(group_N, order_N)
+
+    # Of groups at one position the larger one comes first, of equal ones that of higher number.
+    position = {row: list(order_N[group_N[order_N] == group_N[row]]).index(row) for row in order_N}
+    place = {row: (position[row], -sizes[group_N[row]], -group_N[row]) for row in order_N}
+    assert ranked_N.tolist() == sorted(order_N.tolist(), key=place.__getitem__)
+
+
+@pytest.mark.parametrize("rows_per_block", [1, 7, 1 << 18])
+@pytest.mark.parametrize("largest", [12, 90, 10**9])
+def test_numbers_without_gaps_keep_groups_and_their_order(monkeypatch, rows_per_block, largest):
+    monkeypatch.setattr(water_filling, "_ROWS_PER_BLOCK", rows_per_block)
+    group_N = np.random.default_rng(1).integers(0, largest, 40) // 3 * 3
+    expected = np.unique(group_N, return_inverse=True)[1]
+    np.testing.assert_array_equal(water_filling.numbered(group_N), expected)
