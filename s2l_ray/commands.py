@@ -76,7 +76,7 @@ def _s2l(
 
 
 @app.command(
-    short_help="Run everything on generated data: no network, minutes on two cores.",
+    short_help="Run everything on generated data: no network, four minutes on two cores.",
     epilog="example: s2l demo --out runs/demo",
 )
 def demo(
