@@ -75,7 +75,8 @@ class _Interruption:
         self.asked = time.monotonic()
         self.board.stop.remote()
         self.progress.is_to_stop = True
-        text = f"stopping, saving step {step + 1}"
+        # Which one that is, this process learns later: steps are done faster than it looks at them.
+        text = "stopping when the step under way is saved"
         if step >= self.total_steps:
             text = "stopping when the result of the training is written"
         events.tell("notice", text=f"{text} (Ctrl-C again: stop at once, without saving)")

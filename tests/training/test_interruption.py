@@ -42,7 +42,10 @@ def test_before_the_first_step_and_at_the_second_ctrl_c_workers_are_ended():
 
 @pytest.mark.parametrize(
     ("done", "said"),
-    [(27, "stopping, saving step 28"), (80, "stopping when the result of the training is written")],
+    [
+        (27, "stopping when the step under way is saved"),
+        (80, "stopping when the result of the training is written"),
+    ],
 )
 def test_what_is_saved_is_said_at_once(done, said):
     told: list[events.Event] = []
@@ -81,7 +84,7 @@ def test_ctrl_c_loses_no_step(tmp_path, finished, config, ray_cluster, monkeypat
         ):
             train(progress=progress)
     notices = [event["text"] for event in told if event["event"] == "notice"]
-    assert notices[0].startswith("stopping, saving step ")
+    assert notices[0].startswith("stopping when the step under way is saved ")
     assert notices[1:] == [f"saved step {HELD_AT} of 80"]
 
     told.clear()
