@@ -110,7 +110,7 @@ def _variant(config: RunConfig, section: ComparisonConfig, place: int) -> Varian
     item, where = section.methods[place], f"comparison.methods.{place}"
     with _errors_named(where, item.selection):
         changed = _config_of(config, section, item, where)
-    return Variant(item.label or _label(item), item.method, _given(item), changed, where)
+    return Variant(item.label or _label(item, changed), item.method, _given(item), changed, where)
 
 
 def _config_of(
@@ -140,10 +140,17 @@ def _given(item: ComparedMethod) -> dict[str, Any]:
     return {**item.selection, **({"clusters": item.clusters} if item.clusters else {})}
 
 
-def _label(item: ComparedMethod) -> str:
-    """Return the method and its settings in words: `s2l (num_clusters 50, stratify false)`."""
+def _label(item: ComparedMethod, config: RunConfig) -> str:
+    """Return the method and its settings in words: `s2l (num_clusters 50, stratify false)`.
+
+    A method that draws evenly from strata is another one where these are found: it says so.
+    """
     given = {**item.clusters, **item.selection}
-    listed = [
+    assert config.clusters is not None
+    finds_strata = config.clusters.strata == "auto" and "strata" not in item.clusters
+    draws_from_strata = METHODS[item.method].always_stratified
+    listed = ["over found strata"] if finds_strata and draws_from_strata else []
+    listed += [
         f"{key} {value if isinstance(value, str) else json.dumps(value)}"
         for key, value in given.items()
     ]

@@ -66,6 +66,12 @@ def test_methods_that_see_strata_follow_a_clustering_that_finds_them(tree):
     told = {"method": "balanced-random", "clusters": {"strata": "field"}}
     found = compared(tree, "random", "balanced-random", "least-confidence", told)
 
+    assert [item.label for item in found] == [
+        "random",
+        "balanced-random (over found strata)",
+        "least-confidence",
+        "balanced-random (strata field)",
+    ]
     assert [item.needs_clusters for item in found] == [False, True, True, False]
     assert [needs_scoring(item) for item in found] == [False, True, True, False]
     assert found[3].has_own_strata
