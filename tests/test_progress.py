@@ -100,6 +100,19 @@ def test_what_a_step_waits_for_is_said_until_a_unit_is_finished(clock):
     assert step.state().text() == "1 of 9 rows   0:04 so far"
 
 
+def test_workers_start_also_where_an_earlier_run_has_done_units(clock):
+    step = Progress("comparison")
+    step.start(15, "trials", done=7)
+    step.doing("loading libraries")
+    step.workers = (0, 2)
+    assert step.state().text().startswith("7 of 15 trials   starting workers (0 of 2)")
+    step.workers = (2, 2)
+    assert step.state().doing == "loading libraries"
+    step.workers = (2, 3)
+    step.update(1)
+    assert step.state().doing == ""
+
+
 def test_while_work_is_paused_there_is_no_count(clock):
     step = Progress("reference")
     step.start(80, "steps")
