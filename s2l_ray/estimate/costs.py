@@ -221,4 +221,7 @@ def remarks(hardware: Mapping[str, Hardware]) -> list[str]:
     ]
     if EVALUATION.name in hardware:
         shown.append("Evaluation takes at most this: every answer is counted at its full length.")
-    return [*shown, "Not counted: prepare, clusters, selection, report, waiting for machines."]
+    return [
+        *shown,
+        "Not counted: prepare, clusters, selection, report, a comparison, waiting for machines.",
+    ]

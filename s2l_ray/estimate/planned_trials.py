@@ -14,8 +14,8 @@ from s2l_ray.training import schedule
 from s2l_ray.training.work import training_work
 
 UNKNOWN_TIME = (
-    "time unknown until a trial is finished; s2l compare may be interrupted then, "
-    "keeps it, and a plan tells from it how long the others take"
+    "time unknown: no finished trial has measured it. Interrupt s2l compare after the first, "
+    "which it keeps, and plan again"
 )
 
 

@@ -77,7 +77,7 @@ def finish_trials(tree, names: set[str]) -> None:
 def test_trials_that_are_there_are_counted_and_give_the_time_of_the_others(tree_of_random):
     tree = tree_of_random
     shown = plan.lines(from_tree(tree, "test"), tflops=1.0)
-    assert any("time unknown until a trial is finished" in text for text in shown)
+    assert any("time unknown: no finished trial has measured it" in text for text in shown)
     whole = line(tree)
     finish_trials(tree, {"random, 6", "balanced-random, 6", "balanced-random, 0.5"})
 
