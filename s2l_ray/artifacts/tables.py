@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from s2l_ray.artifacts import column_types
 from s2l_ray.errors import first
 from s2l_ray.storage import row_groups
+from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
 EXAMPLE_ID = "example_id"
@@ -58,14 +59,26 @@ class Parts:
         found: list[Location] = []
         for folder in (self.folder, *self.more):
             names = folder.names()
-            found += [
-                folder / name
-                for name in names
-                if name.startswith(f"{self.prefix}-") and name.endswith(".parquet")
-            ]
+            found += [folder / name for name in names if self._is_part(name)]
             if PLACES in names:
                 found += row_groups.of_json((folder / PLACES).read_json())
         return found
+
+    def stored(self) -> list[InputFile]:
+        """Return the files that `files` are, or lie in, each once with its size and date."""
+        found: dict[InputFile, None] = {}
+        for folder in (self.folder, *self.more):
+            listed = folder.files() if folder.exists() else []
+            for name, size, modified in listed:
+                if self._is_part(name):
+                    found[InputFile(str(folder / name), size, modified)] = None
+            if any(name == PLACES for name, _, _ in listed):
+                places = row_groups.of_json((folder / PLACES).read_json())
+                found |= {InputFile(p.uri, p.size, str(p.modified)): None for p in places}
+        return list(found)
+
+    def _is_part(self, name: str) -> bool:
+        return name.startswith(f"{self.prefix}-") and name.endswith(".parquet")
 
     @property
     def folder_names(self) -> str:

@@ -29,10 +29,9 @@ def _task(plan: RunPlan, _: str) -> Task:
 def _fits_here(plan: RunPlan) -> bool:
     """Tell whether the trajectories, those that the run is to import or has, fit this process."""
     from s2l_ray.distributed import resources
-    from s2l_ray.trajectories.import_existing import loss_bytes
+    from s2l_ray.trajectories.footers import loss_bytes
 
-    files = trajectory_files(plan)
-    return resources.fits_here(lambda: loss_bytes(files))
+    return resources.fits_here(lambda: loss_bytes(trajectory_files(plan)))
 
 
 def _cluster(plan: RunPlan, out: StageDir, progress: Progress) -> dict[str, Any]:

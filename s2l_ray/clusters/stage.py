@@ -9,7 +9,7 @@ Shape letters: T checkpoints, K clusters of one stratum, or of all.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial, reduce
 from typing import Any
@@ -31,7 +31,7 @@ from s2l_ray.distributed.threads import start_fleet
 from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
-from s2l_ray.trajectories.import_existing import loss_bytes
+from s2l_ray.trajectories.footers import loss_bytes
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def run(
     trajectories are `scales` in the summary.
     """
     files, scales, strata = trajectories.files(), Scales(), None
-    wanted = _workers(config, files, out)
+    wanted = _workers(config, trajectories, out)
     # Workers end before the next ones start: no name here holds them longer than they are needed.
     if config.strata == "auto":
         vectors = found_strata.embedding_files(trajectories)
@@ -106,9 +106,9 @@ def run(
     return {**summary, "scales": as_json} if scales else summary
 
 
-def _workers(config: ClustersConfig, files: Sequence[Location], out: StageDir) -> resources.Workers:
+def _workers(config: ClustersConfig, trajectories: Parts, out: StageDir) -> resources.Workers:
     """Return threads of this process where the trajectories fit it, and actors where not."""
-    if resources.fits_here(partial(loss_bytes, sorted({file.uri for file in files}))):
+    if resources.fits_here(lambda: loss_bytes(trajectories.stored())):
         return resources.threads(out.stage, advice=out.advice_on_memory)
     return resources.workers(out.stage, config.workers, cpus=1, gpus=0, advice=out.advice_on_memory)
 

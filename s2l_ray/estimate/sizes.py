@@ -149,16 +149,18 @@ def imported(pattern: str, summary: Mapping[str, Any] | None) -> tuple[int, int]
         DataError: a file is not Parquet or lacks a column, files differ in their number of
             checkpoints, or there are no rows.
     """
-    from s2l_ray.trajectories import import_existing
+    from s2l_ray.trajectories import footers, import_existing
 
     if summary is not None:
         return summary["rows"], len(summary["steps"])
-    uris = [file.uri for file in input_files.expand([pattern], "trajectories.path")]
-    counts = [(uri, *import_existing.footer_counts(uri)) for uri in uris]
-    uri_of_length = {length: uri for uri, rows, length in counts if rows}
+    files = input_files.expand([pattern], "trajectories.path")
+    found, uris = footers.read(files), [file.uri for file in files]
+    uri_of_length = {
+        footer.checkpoints: uri for footer, uri in zip(found, uris, strict=True) if footer.rows
+    }
     if not uri_of_length:
         raise DataError(f"trajectories.path: no rows in {len(uris)} file(s) ({first(uris)}).")
-    return sum(rows for _, rows, _ in counts), import_existing.common_length(uri_of_length)
+    return sum(footer.rows for footer in found), import_existing.common_length(uri_of_length)
 
 
 @dataclass(frozen=True)

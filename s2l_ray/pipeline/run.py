@@ -100,8 +100,11 @@ def do_steps(
 
 def needs_ray(todo: Sequence[Step], address: str | None) -> bool:
     """Tell whether a step needs a connection to Ray: all do on a cluster that is joined."""
-    joins = session.joins_cluster(address)
-    return any(step.declaration.uses_ray and (joins or not step.fits_here()) for step in todo)
+    using = [step for step in todo if step.declaration.uses_ray]
+    if not using or session.joins_cluster(address):
+        return bool(using)
+    with Progress("checking what fits this process"):
+        return not all(step.fits_here() for step in using)
 
 
 @contextlib.contextmanager

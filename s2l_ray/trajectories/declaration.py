@@ -5,8 +5,6 @@ from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from s2l_ray.artifacts.amounts import Estimate, Quantities, Speed, Work
 from s2l_ray.artifacts.extensions import Extension
 from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS, QUERIES, StageDir, section_inputs
@@ -14,7 +12,7 @@ from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Ta
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import RunConfig, WorkerRange
 from s2l_ray.data.declaration import PREPARE, pool_tokenizer, with_absolute_template
-from s2l_ray.errors import StorageError
+from s2l_ray.errors import UserError
 from s2l_ray.models.flops import Shape
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile, list_files
@@ -34,7 +32,7 @@ def _task(plan: RunPlan, _: str) -> Task:
     if section.path is not None:
         files = list_files([absolute(section.path)], "trajectories.path", run=plan.run).files
         inputs: dict[str, Any] = {"trajectories.path": plan.contents.file_hashes(files)}
-        if plan.config.data is not None and any(map(_lacks_stratum, files)):
+        if plan.config.data is not None and _lack_strata(files):
             inputs["strata of the pool"] = plan.after(TRAJECTORIES)[PREPARE.name]
         return Task(
             inputs,
@@ -53,29 +51,30 @@ def _task(plan: RunPlan, _: str) -> Task:
     return Task(inputs, partial(_score, plan, queries), early, repeats=False)
 
 
-def trajectory_files(plan: RunPlan) -> list[str]:
+def trajectory_files(plan: RunPlan) -> list[InputFile]:
     """Return the files that the trajectories of a run are in: those to import, or its parts."""
     section = plan.config.trajectories
     assert section is not None
     if section.path is None:
-        return sorted({file.uri for file in plan.parts(TRAJECTORIES).files()})
-    files = list_files([absolute(section.path)], "trajectories.path", run=plan.run).files
-    return [file.uri for file in files]
+        return plan.parts(TRAJECTORIES).stored()
+    return list_files([absolute(section.path)], "trajectories.path", run=plan.run).files
 
 
-def _lacks_stratum(file: InputFile) -> bool:
-    """Tell whether a file has no column `stratum`; False for a file that the import will refuse."""
+def _lack_strata(files: Sequence[InputFile]) -> bool:
+    """Tell whether a file has no column `stratum`; False if the import will refuse a file."""
+    from s2l_ray.trajectories import footers
+
     try:
-        return "stratum" not in Location(file.uri).read_schema().names
-    except (StorageError, pa.ArrowException):
+        return any(not footer.has_stratum for footer in footers.read(files))
+    except UserError:
         return False
 
 
 def _fits_here(files: Sequence[InputFile]) -> bool:
     from s2l_ray.distributed import resources
-    from s2l_ray.trajectories.import_existing import loss_bytes
+    from s2l_ray.trajectories.footers import loss_bytes
 
-    return resources.fits_here(lambda: loss_bytes([file.uri for file in files]))
+    return resources.fits_here(partial(loss_bytes, files))
 
 
 def _import(
@@ -84,7 +83,7 @@ def _import(
     from s2l_ray.trajectories import import_existing
 
     pool = plan.parts(PREPARE) if plan.config.data is not None else None
-    return import_existing.run([file.uri for file in files], out, progress=progress, pool=pool)
+    return import_existing.run(files, out, progress=progress, pool=pool)
 
 
 def _score(

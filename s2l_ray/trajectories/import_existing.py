@@ -6,15 +6,12 @@ of a part depends on the files alone. A pool of more than BYTES_COPIED whose fil
 is not copied: its parts are runs of row groups of these files.
 """
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
-import pyarrow.parquet as pq
 
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import PLACES, Parts, part_name, trajectory_table
@@ -23,21 +20,21 @@ from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, first
 from s2l_ray.progress import Progress
 from s2l_ray.storage import row_groups
+from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.row_groups import RowGroups
-from s2l_ray.trajectories import pool_join
+from s2l_ray.trajectories import footers, pool_join
+from s2l_ray.trajectories.footers import Footer, needed_columns, open_parquet, readable
 
-COLUMNS = ("example_id", "stratum", "loss_nats")
 ROWS_PER_PART = 65_536
 BYTES_COPIED = 2 << 30
 """Losses of at most so many bytes are always copied: the folder of the run is then complete."""
-FOOTERS_AT_ONCE = 16
 ROWS_PER_GROUP = 1 << 21
 """The largest row group of a file that is read where it lies, as workers read it at once."""
 
 
 def run(
-    uris: Sequence[str], out: StageDir, *, progress: Progress, pool: Parts | None = None
+    files: Sequence[InputFile], out: StageDir, *, progress: Progress, pool: Parts | None = None
 ) -> dict[str, Any]:
     """Check the trajectories of parquet files, and copy them into parts unless they can stay.
 
@@ -52,9 +49,8 @@ def run(
     Raises  DataError for a missing column, unequal lengths, a null, NaN or infinite loss, or a row
             of the pool without a loss.
     """
-    with ThreadPoolExecutor(FOOTERS_AT_ONCE) as threads:
-        footers = list(threads.map(_footer, uris))
-    rows_of_file = [footer.num_rows for footer in footers]
+    found, uris = footers.read(files), [file.uri for file in files]
+    rows_of_file = [footer.rows for footer in found]
     if not sum(rows_of_file):
         raise DataError(f"trajectories.path: no rows in {len(uris)} file(s) ({first(uris)}).")
     parts_of_file = [-(-rows // ROWS_PER_PART) for rows in rows_of_file]
@@ -62,9 +58,9 @@ def run(
     units = [
         {"uri": uri, "first_part": int(start)} for uri, start in zip(uris, starts, strict=False)
     ]
-    num_bytes = sum(map(_loss_bytes, footers))
-    stay = pool is None and num_bytes > BYTES_COPIED and all(map(_can_stay, footers))
-    places = _places(uris, footers) if stay else None
+    num_bytes = footers.bytes_of(found)
+    stay = pool is None and num_bytes > BYTES_COPIED and all(map(_can_stay, found))
+    places = _places(uris, found) if stay else None
     progress.start(sum(rows_of_file))
     uri_of_length: dict[int, str] = {}
     for result in map_units(
@@ -87,8 +83,8 @@ def run(
         return summary
     without_stratum = {
         part_name(part)
-        for uri, begin, num_parts in zip(uris, starts, parts_of_file, strict=False)
-        if lacks_stratum(uri)
+        for footer, begin, num_parts in zip(found, starts, parts_of_file, strict=False)
+        if not footer.has_stratum
         for part in range(begin, begin + num_parts)
     }
     rows, notes = pool_join.join(Parts(out.location), pool, without_stratum)
@@ -102,43 +98,21 @@ def _workers(num_bytes: int) -> resources.Workers:
     return resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0, advice=advice)
 
 
-def _can_stay(footer: pq.FileMetaData) -> bool:
+def _can_stay(footer: Footer) -> bool:
     """Tell whether a file can be read as parts are: in columns and types, and in row groups."""
-    schema = footer.schema.to_arrow_schema()
-    kinds = [schema.field(name).type for name in COLUMNS if name in schema.names]
-    if kinds[:2] != [pa.string(), pa.string()] or not pa.types.is_fixed_size_list(kinds[2]):
-        return False
-    groups = list(map(footer.row_group, range(footer.num_row_groups)))
-    strata = [
-        column.statistics
-        for group in groups
-        for column in map(group.column, range(group.num_columns))
-        if column.path_in_schema == "stratum"
-    ]
-    return (
-        kinds[2].value_type == pa.float32()
-        and all(group.num_rows <= ROWS_PER_GROUP for group in groups)
-        and all(known and known.has_null_count and not known.null_count for known in strata)
-    )
+    return footer.is_as_parts and max(footer.rows_of_group, default=0) <= ROWS_PER_GROUP
 
 
-def _places(uris: Sequence[str], footers: Sequence[pq.FileMetaData]) -> list[RowGroups]:
+def _places(uris: Sequence[str], found: Sequence[Footer]) -> list[RowGroups]:
     """Return the parts of trajectories that stay where they lie."""
     places: list[RowGroups] = []
-    for uri, footer in zip(uris, footers, strict=True):
+    for uri, footer in zip(uris, found, strict=True):
         size, modified = row_groups.version(Location.of(uri))
-        rows = [footer.row_group(number).num_rows for number in range(footer.num_row_groups)]
         places += [
             RowGroups(uri, start, stop, size, modified)
-            for start, stop in row_groups.runs(rows, ROWS_PER_PART)
+            for start, stop in row_groups.runs(footer.rows_of_group, ROWS_PER_PART)
         ]
     return places
-
-
-def lacks_stratum(uri: str) -> bool:
-    """Tell whether a file has no column `stratum`."""
-    with _readable(uri):
-        return "stratum" not in _open(uri).schema_arrow.names
 
 
 def common_length(uri_of_length: Mapping[int, str]) -> int:
@@ -158,62 +132,6 @@ def common_length(uri_of_length: Mapping[int, str]) -> int:
         )
     [length] = uri_of_length
     return length
-
-
-def footer_counts(uri: str) -> tuple[int, int]:
-    """Return the numbers of rows and checkpoints of a file, read from its footer alone.
-
-    A file without rows has 0 checkpoints.
-
-    Raises:
-        DataError: the file is no parquet, or lacks a column.
-    """
-    footer = _footer(uri)
-    return footer.num_rows, _num_checkpoints(footer)
-
-
-def loss_bytes(uris: Sequence[str]) -> int:
-    """Return how many bytes the losses of parquet files take in memory, from their footers."""
-    return sum(_loss_bytes(_footer(uri)) for uri in uris)
-
-
-def _footer(uri: str) -> pq.FileMetaData:
-    with _readable(uri):
-        file = _open(uri)
-    _columns(file.schema_arrow.names, uri)
-    return file.metadata
-
-
-def _loss_bytes(footer: pq.FileMetaData) -> int:
-    return 4 * footer.num_rows * _num_checkpoints(footer)
-
-
-def _num_checkpoints(footer: pq.FileMetaData) -> int:
-    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
-    num_losses = sum(
-        column.num_values
-        for group in groups
-        for column in map(group.column, range(group.num_columns))
-        if column.path_in_schema.split(".")[0] == "loss_nats"
-    )
-    return round(num_losses / max(footer.num_rows, 1))
-
-
-def _open(uri: str) -> pq.ParquetFile:
-    fs, path = Location.of(uri).filesystem()
-    return pq.ParquetFile(path, filesystem=fs)
-
-
-@contextlib.contextmanager
-def _readable(uri: str) -> Iterator[None]:
-    try:
-        yield
-    except (pa.ArrowException, OSError) as error:
-        cause = " ".join(str(error).split())
-        raise DataError(
-            f"trajectories.path: {uri} cannot be read as parquet: {cause}. Restore the file or "
-            "leave it out."
-        ) from None
 
 
 class Importer:
@@ -258,9 +176,9 @@ def _checked(uri: str) -> Iterator[tuple[pa.Table, np.ndarray]]:
 def _batches(uri: str) -> Iterator[pa.Table]:
     """Yield tables of exactly ROWS_PER_PART rows (the last one shorter), with a stratum column."""
     pending: list[pa.RecordBatch] = []
-    with _readable(uri):
-        file = _open(uri)
-        columns = _columns(file.schema_arrow.names, uri)
+    with readable(uri):
+        file = open_parquet(uri)
+        columns = needed_columns(file.schema_arrow.names, uri)
         for batch in file.iter_batches(ROWS_PER_PART, columns=columns):
             pending.append(batch)
             table = pa.Table.from_batches(pending)
@@ -269,16 +187,6 @@ def _batches(uri: str) -> Iterator[pa.Table]:
                 pending = table.slice(ROWS_PER_PART).to_batches()
     if pending and (rest := pa.Table.from_batches(pending)).num_rows:
         yield _with_stratum(rest, uri)
-
-
-def _columns(names: Sequence[str], uri: str) -> list[str]:
-    missing = [name for name in ("example_id", "loss_nats") if name not in names]
-    if missing:
-        raise DataError(
-            f"trajectories.path: {uri} has no column {missing[0]!r} (it has {first(names, 8)}). "
-            "Needed are example_id and loss_nats, and optionally stratum."
-        )
-    return [name for name in COLUMNS if name in names]
 
 
 def _with_stratum(table: pa.Table, uri: str) -> pa.Table:

@@ -10,11 +10,12 @@ import ray
 import yaml
 
 import s2l_ray as s2l
+from s2l_ray import events
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.distributed import resources
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.storage.location import Location
-from s2l_ray.trajectories import import_existing
+from s2l_ray.trajectories import footers, import_existing
 from tests import handmade
 from tests.program import called
 from tests.small_run import NOBODY, refusal, sets, stages_done
@@ -44,12 +45,14 @@ def trajectories(folder: Path, losses: list[list[float]], name: str = "example_i
 def test_brought_trajectories_become_a_ranking_in_this_process(tmp_path):
     losses = np.random.default_rng(0).gamma(2.0, size=(12, 2)).tolist()
     config = trajectories(tmp_path, losses)
+    read_before = footers._footer.cache_info().misses
 
     done = called("run", config, "--from", "clusters", "--until", "selection")
 
     assert done.returncode == 0, done.stdout + done.stderr
     assert stages_done(done.stdout) == {"trajectories", "clusters", "selection"}
     assert "Ray" not in done.stdout
+    assert footers._footer.cache_info().misses - read_before == 2  # of the file, and of the part
     ranking = pq.read_table(tmp_path / "run" / "selection" / "ranking.parquet")
     assert sorted(ranking["example_id"].to_pylist()) == sorted(f"e{i}" for i in range(12))
     again = called("run", config, "--from", "clusters", *sets(clusters__num_clusters=3))
@@ -70,7 +73,10 @@ def test_what_does_not_fit_this_process_needs_ray(tmp_path, monkeypatch):
     brought = handmade.planned(tree)[:2]
     assert [step.stage for step in brought] == ["trajectories", "clusters"]
 
-    assert not pipeline.needs_ray(brought, None)
+    told: list[events.Event] = []
+    with events.heard_by(told.append):
+        assert not pipeline.needs_ray(brought, None)
+    assert {event["stage"] for event in told} == {"checking what fits this process"}
     monkeypatch.setattr(resources, "MAX_BYTES_HERE", 4 * 2 * 4 - 1)
     assert all(pipeline.needs_ray([step], None) for step in brought)
 

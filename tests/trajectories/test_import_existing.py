@@ -12,8 +12,9 @@ from s2l_ray.artifacts.tables import Parts
 from s2l_ray.errors import DataError, StorageError
 from s2l_ray.progress import Progress
 from s2l_ray.storage import row_groups
+from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
-from s2l_ray.trajectories import import_existing
+from s2l_ray.trajectories import footers, import_existing
 
 RNG = np.random.default_rng(11)
 LOSS_NT = RNG.gamma(2.0, size=(23, 5)).astype(np.float32)
@@ -37,6 +38,10 @@ def importing(uri, folder, first_part=0):
     return import_existing.Importer(Location.of(folder))({"uri": uri, "first_part": first_part})
 
 
+def files_of(uris):
+    return [InputFile(uri, 0, "") for uri in uris]
+
+
 def rows(folder):
     return [row for table in Parts(Location.of(folder)).tables() for row in table.to_pylist()]
 
@@ -55,7 +60,8 @@ KINDS = {
 def test_every_documented_type_becomes_the_same_part(tmp_path, kind, row_group_size):
     losses = list_column(LOSS_NT, kind)
     uri = parquet(tmp_path / "t.parquet", losses, row_group_size=row_group_size, stratum=STRATA)
-    assert import_existing.footer_counts(uri) == (23, 5)
+    (footer,) = footers.read(files_of([uri]))
+    assert (footer.rows, footer.checkpoints, footer.has_stratum) == (23, 5, True)
     assert importing(uri, tmp_path / "out") == {"uri": uri, "rows": 23, "checkpoints": 5}
     [table] = Parts(Location.of(tmp_path / "out")).tables()
     assert [(field.name, str(field.type)) for field in table.schema] == [
@@ -195,7 +201,7 @@ def run(uris, folder):
     out = StageDir(Location.of(folder), "trajectories", {"trajectories.path": "the same"})
     out.begin()
     with Progress("trajectories") as progress:
-        return import_existing.run(uris, out, progress=progress)
+        return import_existing.run(files_of(uris), out, progress=progress)
 
 
 def test_what_is_no_parquet_file_is_named(tmp_path):
@@ -236,7 +242,8 @@ def test_two_files_become_parts_numbered_by_file_and_place(tmp_path, ray_cluster
 
 def a_run_of(folder, uris, pool=None):
     stage = StageDir(folder, "trajectories", {})
-    return import_existing.run(uris, stage, progress=Progress("trajectories"), pool=pool)
+    shown = Progress("trajectories")
+    return import_existing.run(files_of(uris), stage, progress=shown, pool=pool)
 
 
 def valid_files(folder):
