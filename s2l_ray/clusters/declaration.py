@@ -7,10 +7,15 @@ from s2l_ray.artifacts.amounts import Quantities
 from s2l_ray.artifacts.extensions import CLUSTERED, UPDATED, Extension
 from s2l_ray.artifacts.manifest import StageDir, section_inputs
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
-from s2l_ray.config.clusters import MOST_CLUSTERS
+from s2l_ray.config.clusters import MOST_CLUSTERS, ClustersConfig
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.progress import Progress
 from s2l_ray.trajectories.declaration import TRAJECTORIES, trajectory_files
+
+BYTES_BESIDE_LOSSES = 20
+"""What a worker holds of a row beside its losses: hash, place, label and bound."""
+BYTES_OF_WORKER = 500_000_000
+"""A worker without rows: libraries, and the part that it reads."""
 
 
 def _task(plan: RunPlan, _: str) -> Task:
@@ -87,7 +92,24 @@ def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
             most, rule = capped, f", one for every {section.rows_per_cluster} rows"
         kind = "found strata" if is_found else "strata"
         text += f" in each of {strata:,} {kind}, at most {most:,} clusters{rule}"
-    return {"clusters": text}
+    memory = _memory(section, quantities)
+    return {"clusters": text, **({"memory": memory} if memory else {})}
+
+
+def _memory(section: ClustersConfig, quantities: Quantities) -> str:
+    """Return what the workers hold, where losses do not fit the program itself; else ""."""
+    from s2l_ray.distributed.resources import MAX_BYTES_HERE
+
+    rows, workers = quantities.num_rows, section.workers
+    bytes_per_row = 4 * quantities.num_checkpoints
+    if rows * bytes_per_row <= MAX_BYTES_HERE:
+        return ""
+    held = rows * (bytes_per_row + BYTES_BESIDE_LOSSES)
+    each = held / workers + BYTES_OF_WORKER
+    return (
+        f"about {held / 1e9:,.1f} GB of trajectories in the workers of `clusters`: "
+        f"{each / 1e9:,.1f} GB in each of {workers:,} (clusters.workers)"
+    )
 
 
 CLUSTERS = Stage(

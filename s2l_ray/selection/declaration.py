@@ -31,6 +31,11 @@ from s2l_ray.selection.methods import METHODS
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories.declaration import QUERIES_KEY, TRAJECTORIES
 
+BYTES_PER_ROW = 50
+"""What a ranking by clusters holds of an example while it sorts."""
+LEAST_BYTES_TOLD = 1_000_000_000
+"""A plan says what the ranking holds from this on."""
+
 
 def _task(plan: RunPlan, arm: str) -> Task:
     section = settings.effective(plan.arms[arm])
@@ -195,7 +200,10 @@ def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
         text += f", where {section.where}"
     if section.baselines:
         text += f", by each of {1 + len(section.baselines)} methods"
-    return {"selection": text}
+    memory = BYTES_PER_ROW * quantities.num_rows
+    if memory < LEAST_BYTES_TOLD:
+        return {"selection": text}
+    return {"selection": text, "ranking": f"about {memory / 1e9:,.1f} GB in the program itself"}
 
 
 SELECTION = Stage(

@@ -7,11 +7,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from s2l_ray.artifacts.amounts import Quantities
+from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError, DataError, ModelError, UserError
 from s2l_ray.estimate import costs
 from s2l_ray.estimate import plan as planning
 from s2l_ray.progress import duration
+from s2l_ray.selection.declaration import SELECTION
 from tests import handmade, tiny
 from tests.handmade import changed, finish
 
@@ -363,6 +366,26 @@ def test_imported_trajectories_have_a_size_and_no_cost(imported):
     for key, value in (("budget", "5 tokens"), ("method", "longest-responses")):
         with pytest.raises(DataError, match=r"there is no `data`\. Give `data` with"):
             lines(changed(imported, f"selection.{key}", value))
+
+
+@pytest.mark.parametrize(
+    ("rows", "memory", "ranking"),
+    [
+        (
+            100_000_000,
+            "about 6.8 GB of trajectories in the workers of `clusters`: 2.2 GB in each of 4 "
+            "(clusters.workers)",
+            "about 5.0 GB in the program itself",
+        ),
+        (10_000_000, None, None),
+    ],
+)
+def test_a_plan_for_a_large_pool_says_what_memory_it_takes(imported, rows, memory, ranking):
+    config = from_tree(changed(imported, "clusters.workers", 4), "test")
+    amounts = Quantities(imported=(rows, 12), num_checkpoints=12, num_selected=rows // 10)
+
+    assert CLUSTERS.sizes(config, amounts).get("memory") == memory
+    assert SELECTION.sizes(config, amounts).get("ranking") == ranking
 
 
 def test_a_target_after_imported_trajectories_has_a_cost(imported):
