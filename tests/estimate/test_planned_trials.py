@@ -1,5 +1,7 @@
 """What `s2l plan` says about a comparison."""
 
+import re
+
 import pytest
 
 from s2l_ray.comparison import run as comparison
@@ -70,7 +72,7 @@ def finish_trials(tree, names: set[str]) -> None:
     arms = list(made._arms(selector))
     for arm, trial in zip(arms, trials_of(planned, arms, selector), strict=True):
         if arm.name in names:
-            costs = {"flops_training": 6e6, "seconds_training": 60.0, "seconds_evaluating": 10.0}
+            costs = {"flops_training": 6e9, "seconds_training": 60.0, "seconds_evaluating": 10.0}
             (made.trials_folder / trial.name / "result.json").write_json(costs)
 
 
@@ -84,10 +86,13 @@ def test_trials_that_are_there_are_counted_and_give_the_time_of_the_others(tree_
     assert "18 trials" in line(tree)
     assert "; 9 are finished, 9 to do; at most " in line(tree)
     assert tokens_of(line(tree)) < tokens_of(whole)
-    (time,) = [
-        text for text in plan.lines(from_tree(tree, "t"), tflops=1.0) if "by the time" in text
-    ]
-    assert "by the time of the 9 finished ones" in time
+    shown = "\n".join(plan.lines(from_tree(tree, "test"), tflops=1.0))
+    operations, minutes, seconds = re.search(
+        r"tokens, ([\d.]+) GFLOP to train on\n +some (\d+):(\d\d) .* of the 9 finished ones", shown
+    ).groups()
+    # A finished one took 10 seconds for 1 GFLOP, and 10 to evaluate.
+    expected = 10 * float(operations) + 9 * 10
+    assert 60 * int(minutes) + int(seconds) == pytest.approx(expected, rel=0.01)
     assert line(changed(tree, "comparison.seeds", [1, 2, 3, 4])).count("9 are finished, 15 to do")
 
 
