@@ -28,6 +28,7 @@ from s2l_ray.data.parsers import (
 )
 from s2l_ray.errors import DataError
 from s2l_ray.storage.input_files import (
+    CHUNK_BYTES,
     InputFile,
     format_of,
     hub_name,
@@ -84,7 +85,7 @@ def holds_lines(origin: str, kind: str, stream: io.BufferedReader) -> bool:
     Raises:
         DataError: it is neither.
     """
-    head = stream.peek(1)
+    head = stream.peek(1)[:CHUNK_BYTES]
     if (kind == "json" or is_array_of_objects(head)) and starts_array(stream):
         return False
     check_lines(origin, head, may_be_one_object=kind == "json")

@@ -21,7 +21,9 @@ from s2l_ray.storage.location import Location, open_uri
 from s2l_ray.storage.walk import INPUTS, Walk
 
 CHUNK_BYTES = 1 << 20
-"""Number of bytes that are read at once."""
+"""Number of bytes that are taken from a stream at once."""
+REQUEST_BYTES = 1 << 23
+"""Number of bytes of one request: an object store answers in tens of milliseconds, however many."""
 TABLES = ("parquet", "arrow")
 FORMATS = ("jsonl", "ndjson", "json", "csv", "tsv", *TABLES)
 COMPRESSIONS = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}
@@ -241,9 +243,9 @@ def open_input(uri: str, compression: str | None) -> io.BufferedReader:
     """Open a file for reading, decompressed by the named codec of pyarrow."""
     filesystem, path, _ = open_uri(uri)
     if compression is None:  # so that it can be read from any byte
-        return io.BufferedReader(filesystem.open_input_file(path), CHUNK_BYTES)
+        return io.BufferedReader(filesystem.open_input_file(path), REQUEST_BYTES)
     stream = filesystem.open_input_stream(path, compression=compression)
-    return io.BufferedReader(stream, CHUNK_BYTES)
+    return io.BufferedReader(stream, REQUEST_BYTES)
 
 
 @contextmanager
