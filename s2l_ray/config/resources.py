@@ -10,4 +10,5 @@ class ResourcesConfig(Section):
 
     wait: NonNegativeFloat = 600.0
     """Seconds that a stage waits for room for its fewest workers, before the run ends with what it
-    asked for and what the cluster has. An autoscaler may need minutes to add a node."""
+    asked for and what the cluster has; so does a training whose workers were lost. An autoscaler
+    may need minutes to add a node."""

@@ -11,7 +11,8 @@ from s2l_ray.background import running_thread
 from s2l_ray.distributed import ray_metrics
 
 SECONDS_PER_LOOK, SECONDS_PER_LOOK_AT_NODES = 1.0, 5.0
-WORKERS = ("RayTrainWorker", "MapWorker", "ClusterWorker", "MomentsWorker", "StrataWorker")
+OF_TRAININGS = ("RayTrainWorker",)
+WORKERS = (*OF_TRAININGS, "MapWorker", "ClusterWorker", "MomentsWorker", "StrataWorker")
 """What the classes of workers that steps wait for begin with: Ray Train's, Ray Data's, and ours."""
 
 _watching = threading.Lock()
@@ -62,7 +63,7 @@ class _Watch:
         step = progress.current()
         if step is None:
             return
-        actors = _workers()
+        actors = workers()
         if step is not self._step:
             # Those of the step before may take a moment to end.
             self._step, self._earlier = step, set(actors)
@@ -83,8 +84,12 @@ class _Watch:
         self._nodes = nodes
 
 
-def _workers() -> dict[str, str]:
-    """Return the state of each worker of this job that has not ended, by Ray's id."""
+def workers(kinds: tuple[str, ...] = WORKERS) -> dict[str, str]:
+    """Return the state of each worker of this job that has not ended, by Ray's id.
+
+    Args:
+        kinds: what the names of their classes begin with.
+    """
     import ray
     from ray._private.state import actors
 
@@ -92,5 +97,5 @@ def _workers() -> dict[str, str]:
     return {
         name: actor["State"]
         for name, actor in actors(None, job).items()
-        if actor["State"] != "DEAD" and actor["ActorClassName"].startswith(WORKERS)
+        if actor["State"] != "DEAD" and actor["ActorClassName"].startswith(kinds)
     }

@@ -1,13 +1,17 @@
-"""Waiting for room: a stage begins when the cluster can hold the fewest of its workers."""
+"""Waiting for room: a stage begins when the cluster can hold the fewest of its workers.
+
+A training whose workers were lost with their nodes waits for room again.
+"""
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 
 from s2l_ray import events
 from s2l_ray.config.resources import ResourcesConfig
-from s2l_ray.distributed import autoscaler
+from s2l_ray.distributed import autoscaler, cluster_watch
 from s2l_ray.distributed.resources import Workers, free, num_free, total
 from s2l_ray.errors import ConfigError
 from s2l_ray.progress import doing, duration
@@ -44,26 +48,106 @@ def for_room(wanted: Workers) -> None:
     doing(f"waiting for room for {described(wanted)}")
     each = {kind: amount for kind, amount in wanted.asks.items() if amount}
     group = placement_group([each] * wanted.min, strategy="PACK")
-    started, limit, said = time.monotonic(), _limit_seconds.get(), False
+    wait = _Wait(
+        wanted,
+        _limit_seconds.get(),
+        f"Lower {wanted.stage}.workers or what each of them takes, give the cluster nodes that "
+        "have it, or raise resources.wait; the same command goes on from here.",
+    )
     try:
         while not group.wait(SECONDS_PER_LOOK):
-            waited = time.monotonic() - started
-            if waited >= limit:
-                raise ConfigError(
-                    f"{wanted.stage}: no room for {described(wanted)} in {duration(limit)} "
-                    f"(resources.wait). {what_there_is()} Lower {wanted.stage}.workers or what "
-                    "each of them takes, give the cluster nodes that have it, or raise "
-                    "resources.wait; the same command goes on from here."
-                )
-            if not said and waited >= SECONDS_UNTIL_SAID:
-                said = True
-                text = (
-                    f"  {wanted.stage}: waiting for room for {described(wanted)}, at most "
-                    f"{duration(limit)} (resources.wait). {what_there_is()}"
-                )
-                events.tell("notice", text=text)
+            wait.look()
     finally:
         remove_placement_group(group)
+
+
+@dataclass
+class _Wait:
+    """A wait that is said when it gets long, and that does not last for ever.
+
+    Attributes:
+        wanted: the workers that there is no room for.
+        limit_seconds: the longest that it may last.
+        advice: what to do then.
+    """
+
+    wanted: Workers
+    limit_seconds: float
+    advice: str
+    started: float = field(default_factory=time.monotonic)
+    is_said: bool = False
+
+    def look(self) -> None:
+        """Say what is waited for, once, if that takes long.
+
+        Raises:
+            ConfigError: it has taken as long as it may.
+        """
+        waited, stage = time.monotonic() - self.started, self.wanted.stage
+        limit = duration(self.limit_seconds)
+        if waited >= self.limit_seconds:
+            raise ConfigError(
+                f"{stage}: no room for {described(self.wanted)} in {limit} (resources.wait). "
+                f"{what_there_is()} {self.advice}"
+            )
+        if not self.is_said and waited >= SECONDS_UNTIL_SAID:
+            self.is_said = True
+            text = (
+                f"  {stage}: waiting for room for {described(self.wanted)}, at most {limit} "
+                f"(resources.wait). {what_there_is()}"
+            )
+            events.tell("notice", text=text)
+
+
+class LostRoom:
+    """The room of a training, which it may lose with nodes while it runs.
+
+    Ray Train starts the workers again as soon as there is room, and else waits for ever and says
+    nothing. It starts none before there is room for all of them.
+
+    Attributes:
+        error: why the training was given up; None if it was not.
+    """
+
+    def __init__(self, wanted: Workers, give_up: Callable[[], None]) -> None:
+        """Take `wanted`, the workers, and a function that ends the training from any thread."""
+        self.error: ConfigError | None = None
+        self._wanted, self._give_up = wanted, give_up
+        self._limit_seconds = _limit_seconds.get()  # other threads have the default
+        self._wait: _Wait | None = None
+
+    def regained(self) -> None:
+        """Note that workers are at work, so that the next wait begins anew."""
+        self._wait = None
+
+    def look(self) -> str:
+        """Return what a training without workers waits for, where that is room; "" where it is not.
+
+        The training is given up when it has waited as long as `limited_to` allows.
+        """
+        wanted = self._wanted
+        if self.error is None and self._is_there():
+            self.regained()
+            return ""
+        if self._wait is None:
+            self._wait = _Wait(
+                wanted,
+                self._limit_seconds,
+                f"Its workers were lost. Give the cluster nodes that have it, or raise "
+                f"resources.wait: the same command goes on from the last saved state. With another "
+                f"number of {wanted.stage}.workers it begins anew.",
+            )
+        if self.error is None:
+            try:
+                self._wait.look()
+            except ConfigError as error:
+                self.error = error
+                self._give_up()
+        return f"waiting for room for {described(wanted)}"
+
+    def _is_there(self) -> bool:
+        started = cluster_watch.workers(cluster_watch.OF_TRAININGS)
+        return bool(started) or num_free(self._wanted) >= self._wanted.min
 
 
 def described(wanted: Workers) -> str:

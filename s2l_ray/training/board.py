@@ -16,6 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from s2l_ray import events
 from s2l_ray.background import running_thread
+from s2l_ray.distributed.waiting import LostRoom
 from s2l_ray.errors import first
 from s2l_ray.progress import Progress
 
@@ -92,27 +93,36 @@ def of_driver() -> Any:
 
 
 @contextlib.contextmanager
-def shown(board: Any, total_steps: int, progress: Progress) -> Iterator[None]:
-    """Show and tell what is written on the board, inside the block; then end the board."""
+def shown(board: Any, total_steps: int, progress: Progress, room: LostRoom) -> Iterator[None]:
+    """Show and tell what is written on the board, inside the block; then end the board.
+
+    While rank 0 gives no sign of life, `room` is looked at.
+    """
     progress.doing("starting workers")
     try:
-        with running_thread(partial(_show, board, total_steps, progress)):
+        with running_thread(partial(_show, board, total_steps, progress, room)):
             yield
     finally:
         ray.kill(board)
 
 
-def _show(board: Any, total_steps: int, progress: Progress, stop: threading.Event) -> None:
+def _show(
+    board: Any, total_steps: int, progress: Progress, room: LostRoom, stop: threading.Event
+) -> None:
     attempt, stopped, notes = 0, False, dict[str, str]()
     while not stopped:  # with a last look after the training has ended
         stopped = stop.wait(SECONDS_PER_LOOK)
-        written = None
+        written, lacking = None, ""
         with contextlib.suppress(ray.exceptions.RayError):
             written = ray.get(board.read.remote())
+            if written is None:
+                lacking = room.look()
+            else:
+                room.regained()
         if written is None or written.start is None:
             progress.pause()
             waits = "no sign of life from the workers" if attempt else "starting workers"
-            progress.doing(written.doing if written is not None else waits)
+            progress.doing(written.doing if written is not None else lacking or waits)
             continue
         if written.attempt != attempt or progress.reached is None:
             if attempt and written.attempt != attempt:

@@ -12,7 +12,11 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+import ray
+from ray._private import state
+from ray.core.generated import gcs_pb2
 from ray.train.torch import TorchTrainer
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from s2l_ray import events, interrupts
 from s2l_ray.background import running_thread
@@ -35,8 +39,20 @@ class InterruptibleTrainer(TorchTrainer):
     """Calls `on_interrupt` at Ctrl-C. If that returns False, Ray Train ends the workers."""
 
     on_interrupt: Callable[[], bool] = staticmethod(lambda: False)
+    _controller: Any = None
+
+    def give_up(self) -> None:
+        """End a training that waits for room; `fit`, in whatever thread, then raises RayActorError.
+
+        The controller hears no call while it waits, so it is killed.
+        """
+        if self._controller is not None:
+            ray.kill(self._controller)
+            _remove_placement_groups(self._controller)
 
     def _register_sigint_handler(self, controller: Any) -> None:
+        """Take the controller of a `fit` in the main thread, and set the handler of Ctrl-C."""
+        self._controller = controller
         super()._register_sigint_handler(controller)
         end_workers = signal.getsignal(signal.SIGINT)
         assert callable(end_workers)
@@ -46,6 +62,18 @@ class InterruptibleTrainer(TorchTrainer):
                 end_workers(number, frame)
 
         signal.signal(signal.SIGINT, handle)
+
+
+def _remove_placement_groups(actor: Any) -> None:
+    """Remove what an actor that is dead has asked for; until its job ends, Ray would go on asking.
+
+    Which actor made a placement group, no public function says.
+    """
+    for record in state.state._connect_and_get_accessor().get_placement_group_table():
+        group = gcs_pb2.PlacementGroupTableData.FromString(record)
+        if group.creator_actor_id == actor._actor_id.binary():
+            identity = ray.PlacementGroupID(group.placement_group_id)
+            remove_placement_group(PlacementGroup(identity))
 
 
 @dataclass

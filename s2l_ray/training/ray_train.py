@@ -68,7 +68,8 @@ def fit(
     `MAX_FAILURES` times.
 
     Raises:
-        ConfigError: the cluster has no room for the fewest workers, and got none in time.
+        ConfigError: the cluster has no room for the fewest workers, and got none in time; or has
+            lost it.
         UserError: a worker raised it; it has the same type and message here, and is not retried.
         DataError: at the last attempt a worker died, or had too little memory.
     """
@@ -88,10 +89,12 @@ def fit(
         ),
         run_config=run_config(out, wanted),
     )
+    room = waiting.LostRoom(wanted, trainer.give_up)
     with (
         interruptible(trainer, wall, progress, total_steps),
-        board.shown(wall, total_steps, progress),
+        board.shown(wall, total_steps, progress, room),
         _with_user_errors(out),
+        _without_room(room),
     ):
         outcome = trainer.fit().return_value
     if "error" in outcome:
@@ -125,6 +128,17 @@ def _with_user_errors(out: StageDir) -> Iterator[None]:
         if known is not None:
             raise known from failed
         raise
+
+
+@contextlib.contextmanager
+def _without_room(room: waiting.LostRoom) -> Iterator[None]:
+    """Raise the reason why a training was given up, in place of what Ray raises then."""
+    try:
+        yield
+    except ray.exceptions.RayActorError:
+        if room.error is None:
+            raise
+        raise room.error from None
 
 
 def _user_error(failures_of_workers: Sequence[Exception], out: StageDir) -> UserError | None:

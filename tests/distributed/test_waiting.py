@@ -1,5 +1,8 @@
 """Room for workers: it is waited for, and not for ever."""
 
+import re
+import threading
+
 import pytest
 import ray
 from ray.util.placement_group import placement_group, remove_placement_group
@@ -11,6 +14,7 @@ from s2l_ray.errors import ConfigError
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_cluster")]
 
 TWO = resources.Workers("reference", 2, 2, cpus=1)
+THREE = resources.Workers("target", 3, 3, cpus=1)
 
 
 def test_room_that_others_take_is_waited_for_and_then_asked_of_the_user(monkeypatch):
@@ -36,3 +40,32 @@ def test_room_that_others_take_is_waited_for_and_then_asked_of_the_user(monkeypa
     remove_placement_group(others)
     waiting.for_room(TWO)
     waiting.for_room(TWO)
+
+
+def test_a_training_that_has_lost_its_room_says_so_once_and_then_ends(monkeypatch):
+    monkeypatch.setattr(waiting, "SECONDS_UNTIL_SAID", 0.0)
+    told: list[events.Event] = []
+    ends: list[str] = []
+    with events.heard_by(told.append), waiting.limited_to(100.0):
+        room = waiting.LostRoom(THREE, lambda: ends.append("given up"))
+        assert {room.look() for _ in range(3)} == {"waiting for room for 3 workers of 1 CPU"}
+    (notice,) = told
+    assert "target: waiting for room for 3 workers of 1 CPU, at most 1:40" in notice["text"]
+    assert room.error is None and ends == []
+
+    with waiting.limited_to(0.0):
+        room = waiting.LostRoom(THREE, lambda: ends.append("given up"))
+    assert room.look() == room.look() == "waiting for room for 3 workers of 1 CPU"
+    assert ends == ["given up"]
+    message = (
+        r"target: no room for 3 workers .* in 0:00 .* Its workers were lost\. Give the cluster"
+    )
+    assert re.match(message, str(room.error))
+
+
+def test_workers_that_have_room_are_not_waited_for():
+    while resources.num_free(TWO) < TWO.min:  # what others have left is reported a little later
+        threading.Event().wait(0.1)
+    with waiting.limited_to(0.0):
+        room = waiting.LostRoom(TWO, lambda: pytest.fail("there is room for two"))
+    assert room.look() == ""

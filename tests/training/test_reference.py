@@ -17,12 +17,14 @@ from ray._private.parameter import RayParams
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
     get_or_create_autoscaling_coordinator,
 )
+from ray.util import placement_group_table
 
+from s2l_ray import events
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.config.load import load
 from s2l_ray.config.sections import RandomModel, ReferenceConfig, WorkerRange
-from s2l_ray.distributed import resources
+from s2l_ray.distributed import resources, waiting
 from s2l_ray.errors import ConfigError, DataError, ModelError
 from s2l_ray.models import checkpoints
 from s2l_ray.progress import Progress
@@ -227,6 +229,34 @@ def test_elastic_training_goes_on_with_the_workers_that_are_left(
     # The same batches, their gradients summed in another order.
     expected = trained_in_this_process(config, prepared)
     np.testing.assert_allclose([loss for _, loss in summary["curve"]], expected, rtol=1e-3)
+
+
+@pytest.mark.ray
+@pytest.mark.cluster
+def test_a_training_whose_node_does_not_come_back_waits_in_words_and_ends(
+    tmp_path, prepared, cluster, held, monkeypatch
+):
+    monkeypatch.setattr(waiting, "SECONDS_UNTIL_SAID", 0.0)
+    config, out, node = settings(tmp_path, workers=3), stage(tmp_path, "out"), AnotherNode()
+    told: list[events.Event] = []
+    lost = (
+        r"reference: no room for 3 workers of 1 CPU in 0:08 \(resources\.wait\)\. The cluster "
+        r"has 2 CPU .*\. Its workers were lost\. Give the cluster nodes .* the last saved state\."
+    )
+    with (
+        events.heard_by(told.append),
+        waiting.limited_to(8.0),
+        pytest.raises(ConfigError, match=lost),
+        TakesAway(out, node.lose) as progress,
+    ):
+        reference.run(config, prepared, out, seed=3, progress=progress)
+
+    said = [event["text"] for event in told if event["event"] == "notice"]
+    assert any("reference: waiting for room for 3 workers of 1 CPU, at most 0:08" in text
+               for text in said)  # fmt: skip
+    # Nothing goes on asking for that room.
+    while any(group["state"] == "PENDING" for group in placement_group_table().values()):
+        threading.Event().wait(0.1)
 
 
 def trained_in_this_process(config, prepared):
