@@ -149,7 +149,10 @@ def test_an_architecture_without_a_type_is_refused(saved):
         ("package:no_such_package/m.gguf", "no Python package 'no_such_package' is installed"),
         ("package:pytest/m.gguf", "there is no .*/pytest/m.gguf"),
         (__file__, "is a file; expected a directory or a .gguf file"),
-        ("no-such-organisation/model", "model no-such-organisation/model cannot be loaded"),
+        (
+            "no-such-organisation/model",
+            "model no-such-organisation/model: there is no such directory here, nothing of that",
+        ),
     ],
 )
 def test_a_model_that_is_not_there_is_refused(name, message):
