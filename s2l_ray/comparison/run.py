@@ -72,7 +72,7 @@ def compare(config: RunConfig, *, address: str | None = None, say: Say = print) 
     compared = check(config)
     folder = Location.of(config.run_dir)
     with contextlib.ExitStack() as stack:
-        connection = _Connection(address, config.resources.wait, stack, say)
+        connection = _Connection(config, address, stack, say)
         _run_stages(config, compared, connection, say)
         planned = plan(config, folder)
         with exclusive(folder), logged(folder, config.tracking, session.secrets()):
@@ -112,16 +112,24 @@ def check(config: RunConfig) -> list[Variant]:
 class _Connection:
     """The connection to Ray, made when it is first needed, and kept to the end."""
 
+    config: RunConfig
     address: str | None
-    wait_seconds: float
     stack: contextlib.ExitStack
     say: Say
     is_open: bool = False
 
     def open(self) -> None:
+        """Connect, for stages of the run, which check their paths themselves."""
         if not self.is_open:
-            pipeline.connect(self.address, self.wait_seconds, self.stack, self.say)
+            wait_seconds = self.config.resources.wait
+            pipeline.connect(self.address, wait_seconds, self.stack, self.say)
             self.is_open = True
+
+    def open_for(self, *stages: str) -> None:
+        """Connect, and refuse a node that does not share the run and what `stages` read."""
+        self.open()
+        run = Location.of(self.config.run_dir)
+        pipeline.check_shared(run, self.config, stages, self.address)
 
 
 def _run_stages(
@@ -244,7 +252,7 @@ class _Comparison:
             for seed in self.section.seeds:
                 out = selector.clusters_of(variant, seed)
                 if not out.is_current() and out.location not in made:
-                    self.connection.open()
+                    self.connection.open_for(CLUSTERS.name)
                     selector.make_clusters(variant, seed)
                     made.add(out.location)
 
@@ -324,7 +332,7 @@ class _Comparison:
         # Names of trials hold the commits of models on the hub: the next comparison has the same.
         self.plan.contents.check_revisions()
         (self.plan.run / CONTENTS).write_json(self.plan.contents.cache)
-        self.connection.open()
+        self.connection.open_for(TARGET.name, EVALUATION.name)
         from s2l_ray.comparison import pool, separate
 
         evaluation, data = self.plan.config.evaluation, self.plan.config.data

@@ -117,9 +117,7 @@ def connected(
         return
     with contextlib.ExitStack() as stack:
         connect(address, config.resources.wait, stack, say)
-        if session.joins_cluster(address):
-            stages = {step.stage for step in todo}
-            shared_paths.check(todo[0].out.location.parent, inputs_of(config, stages))
+        check_shared(todo[0].out.location.parent, config, {step.stage for step in todo}, address)
         preflight.check_resources(config, list(dict.fromkeys(step.declaration for step in todo)))
         yield
 
@@ -138,6 +136,19 @@ def connect(
         stack.enter_context(session.cluster(address))
     stack.enter_context(cluster_watch.watched())
     stack.enter_context(waiting.limited_to(wait_seconds))
+
+
+def check_shared(
+    run: Location, config: RunConfig, stages: Collection[str], address: str | None
+) -> None:
+    """Refuse a cluster that was joined, if a node does not share `run` or what `stages` read.
+
+    Raises:
+        ConfigError: naming the key and the nodes.
+    """
+    if session.joins_cluster(address):
+        with Progress("checking what the nodes share"):
+            shared_paths.check(run, inputs_of(config, stages))
 
 
 class Checks:

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,9 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from tests import handmade
 from tests.own_ray import BIN, FREE_PORTS, STARTED, Head, head_node
 from tests.small_extension import STAGES, content
-from tests.small_run import stages_done
+from tests.small_run import refusal, stages_done
 
 pytestmark = [pytest.mark.ray, pytest.mark.cluster]
 
@@ -116,6 +118,20 @@ def test_a_folder_that_a_node_does_not_share_is_refused_before_any_work(
     assert f"run_dir: 1 node(s) of the cluster do not see {run} as the node of this" in shown
     assert "s3://bucket/" in shown
     assert {path.name for path in run.iterdir() if path.is_dir()} <= {"logs"}
+
+
+def test_trials_that_are_all_that_is_left_to_do_are_refused_as_well(head, tmp_path):
+    tree = handmade.inputs(tmp_path)
+    tree["comparison"] = {"methods": ["random"], "budgets": [6], "seeds": [1]}
+    run = Path(handmade.finish(tree, until="clusters").uri)
+    (tmp_path / "compared.yaml").write_text(yaml.safe_dump(tree))
+    command = ("python", "-m", "s2l_ray", "compare", tmp_path / "compared.yaml")
+    paths = os.pathsep.join([str(ROOT), head.environment["PYTHONPATH"]])
+    driver = replace(head, environment=head.environment | {"PYTHONPATH": paths})
+    with node_with_its_own(run, head):
+        done = driver.call(*command, "--address", f"127.0.0.1:{head.port}")
+    assert f"run_dir: 1 node(s) of the cluster do not see {run} as the node" in refusal(done)
+    assert not (run / "comparison" / "trials").exists()
 
 
 def test_a_job_extends_a_run(head, working_dir, copied, extended, new_data):
