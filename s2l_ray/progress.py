@@ -16,6 +16,11 @@ LABEL_WIDTH = 40
 """Columns for the name of a step, including the space to its right."""
 
 
+def label_column(label: str) -> str:
+    """Return the name of a step with space to its right, also where it is long."""
+    return f"{label}  ".ljust(LABEL_WIDTH)
+
+
 @dataclass(frozen=True)
 class State:
     """A step at one moment.
@@ -61,7 +66,7 @@ class State:
 
     def line(self) -> str:
         """Return a line for people."""
-        return f"  {self.stage:<{LABEL_WIDTH}}{self.text()}"
+        return f"  {label_column(self.stage)}{self.text()}"
 
     def as_json(self) -> dict[str, Any]:
         """Return what is known, as values of JSON."""

@@ -14,7 +14,7 @@ from s2l_ray.config.load import from_tree
 from s2l_ray.errors import StorageError
 from s2l_ray.monitoring import journal
 from s2l_ray.pipeline.run import CONFIG
-from s2l_ray.progress import LABEL_WIDTH, State, duration
+from s2l_ray.progress import State, duration, label_column
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
 
@@ -96,7 +96,7 @@ class Status:
                 text = f"{text:<11}{_state(self.progress).text()}"
             elif stage.trials is not None:
                 text = f"{text:<11}{stage.trials[0]:,} of {stage.trials[1]:,} trials"
-            yield f"  {stage.name:<{LABEL_WIDTH}}{what:<9}{text}".rstrip()
+            yield f"  {label_column(stage.name)}{what:<9}{text}".rstrip()
         if self.progress and self.progress["stage"] not in {stage.name for stage in self.stages}:
             yield _state(self.progress).line()
         yield f"time of the stages so far: {duration(self.seconds)}"

@@ -3,7 +3,7 @@
 import pytest
 
 from s2l_ray import events, progress
-from s2l_ray.progress import LABEL_WIDTH, Progress, current, duration
+from s2l_ray.progress import LABEL_WIDTH, Progress, State, current, duration, label_column
 from tests.clock import Clock
 
 
@@ -121,6 +121,13 @@ def test_while_work_is_paused_there_is_no_count(clock):
 
     assert step.reached is None
     assert step.state().text() == "0:00 so far"
+
+
+@pytest.mark.parametrize("label", ["prepare", "x" * (LABEL_WIDTH - 2), "x" * 60])
+def test_a_name_of_any_length_stands_apart_from_what_follows(label):
+    column = label_column(label)
+    assert column.startswith(f"{label}  ") and len(column) == max(LABEL_WIDTH, len(label) + 2)
+    assert State(label, 0.0, doing="waiting").line().startswith(f"  {column}waiting")
 
 
 def test_the_current_step_is_the_innermost_one_that_is_open():

@@ -46,7 +46,7 @@ from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline.staleness import stale
 from s2l_ray.pipeline.steps import plan
 from s2l_ray.pipeline.subset import rebuild_report
-from s2l_ray.progress import LABEL_WIDTH, Progress, duration
+from s2l_ray.progress import Progress, duration, label_column
 from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
@@ -242,7 +242,7 @@ class _Comparison:
             if scores.metric == "loss"
         )
         time = duration(done.numbers["seconds_training"])
-        self.say(f"  {name:<{LABEL_WIDTH}}{time:>8}   {done.numbers['rows']:,} rows, loss {losses}")
+        self.say(f"  {label_column(name)}{time:>8}   {done.numbers['rows']:,} rows, loss {losses}")
 
     # --- subsets ---
 

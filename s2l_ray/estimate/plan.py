@@ -18,7 +18,7 @@ from s2l_ray.estimate.costs import Cost, Hardware
 from s2l_ray.estimate.quantities import quantities, tokenizer_of
 from s2l_ray.pipeline import preflight, staleness, steps
 from s2l_ray.pipeline.supplements import lacks_supplement
-from s2l_ray.progress import LABEL_WIDTH
+from s2l_ray.progress import label_column
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
 from s2l_ray.training.declaration import REFERENCE, TARGET
@@ -52,7 +52,7 @@ def lines(
     compared = comparison.check(config) if config.comparison is not None else []
     shown = [f"run_dir   {config.run_dir}", ""]
     shown += [
-        f"{step.label:<{LABEL_WIDTH}}{_state(run_plan.steps, stale, step)}"
+        f"{label_column(step.label)}{_state(run_plan.steps, stale, step)}"
         for step in run_plan.steps
     ]
     pinned = _with_pinned_models(config, run_plan.contents)

@@ -25,7 +25,7 @@ from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline.staleness import is_redone, outdate, refuse_discarding, stale
 from s2l_ray.pipeline.steps import plan
 from s2l_ray.pipeline.supplements import complete, incomplete
-from s2l_ray.progress import LABEL_WIDTH, Progress, duration
+from s2l_ray.progress import Progress, duration, label_column
 from s2l_ray.stages import NAMES, STAGES
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
@@ -208,7 +208,7 @@ def carry_out(
         checks.replacing(None)
         manifest = _do(step, following, checks)
     summary = manifest.summary
-    say(f"  {step.label:<{LABEL_WIDTH}}{duration(manifest.seconds):>8}   {headline(summary)}")
+    say(f"  {label_column(step.label)}{duration(manifest.seconds):>8}   {headline(summary)}")
     for note in [*summary.get("notes", []), *summary.get(SUPPLEMENT, {}).get("notes", [])]:
         say(f"    {note}")
 

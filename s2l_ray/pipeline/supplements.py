@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 from s2l_ray.artifacts.manifest import SUPPLEMENT, fingerprint
 from s2l_ray.artifacts.stage import Step
-from s2l_ray.progress import LABEL_WIDTH, Progress, duration
+from s2l_ray.progress import Progress, duration, label_column
 
 
 def incomplete(steps: Sequence[Step]) -> list[Step]:
@@ -31,6 +31,6 @@ def complete(step: Step, say: Callable[[str], None]) -> None:
         summary = step.supplement.added_to(manifest.summary, step.out, progress)
     step.out.replace_summary(summary)
     label = f"{step.label}: lists"
-    say(f"  {label:<{LABEL_WIDTH}}{duration(time.monotonic() - started):>8}")
+    say(f"  {label_column(label)}{duration(time.monotonic() - started):>8}")
     for note in summary[SUPPLEMENT]["notes"]:
         say(f"    {note}")
