@@ -21,8 +21,6 @@ Spec = dict[str, Any]
 MAX_LINES = 100
 MAX_BARS = 24
 LEAST_SPREAD = 1e-4
-SUBSET = "the subset"
-"""The rows that the target is trained on, in the legend of its losses."""
 LEGEND = {"orient": "top", "title": None, "symbolType": "square"}
 
 
@@ -205,7 +203,7 @@ def sources(strata: Sequence[StratumLine]) -> Chart | None:
     if not strata or not num_selected:
         return None
     ordered = sorted(strata, key=lambda line: (-line.num_examples, line.name))[:MAX_BARS]
-    names = _distinct([line.name or "(none)" for line in ordered])
+    names = distinct([line.name or "(none)" for line in ordered])
     rows = [
         {"source": name, "part": part, "examples": number, "share": number / whole}
         for name, line in zip(names, ordered, strict=True)
@@ -258,66 +256,6 @@ def lengths(found: Lengths | None) -> Chart | None:
     return Chart("lengths", f"{words}.", spec, rows)
 
 
-def training(curve: Sequence[tuple[int, float]]) -> Chart | None:
-    """Draw the loss of the reference over its training."""
-    if len(curve) < 2:
-        return None
-    rows = [{"step": step, "loss": loss} for step, loss in curve]
-    spec = {
-        "height": 220,
-        "mark": {"type": "line", "color": "@accent", "strokeWidth": 2},
-        "encoding": {
-            "x": quantitative("step", "step", scale={"nice": False}),
-            "y": quantitative("loss", "loss, nats per token", scale={"zero": False}),
-            "tooltip": tooltip("step", "loss"),
-        },
-    }
-    words = (
-        f"The loss falls from {curve[0][1]:.3g} to {curve[-1][1]:.3g} nats per token in "
-        f"{curve[-1][0]:,} steps."
-    )
-    return Chart("training", words, spec, rows)
-
-
-def target(
-    curve: Sequence[tuple[int, float]], held_out: Sequence[tuple[int, Mapping[str, float]]]
-) -> Chart | None:
-    """Draw the loss of the target over its training, on the subset and on held-out sets."""
-    if len(curve) < 2:
-        return None
-    sets = list(dict.fromkeys(name for _, losses in held_out for name in losses))
-    labels = dict(zip(sets, _distinct([f"held out: {name}" for name in sets]), strict=True))
-    rows = [{"rows": SUBSET, "step": step, "loss": loss} for step, loss in curve]
-    rows += [
-        {"rows": labels[name], "step": step, "loss": loss}
-        for step, losses in held_out
-        for name, loss in losses.items()
-    ]
-    scale = {"domain": [SUBSET, *labels.values()], "range": ["@series"]}
-    spec = {
-        "height": 240,
-        "mark": {"type": "line", "strokeWidth": 2, "point": {"size": 18}},
-        "encoding": {
-            "x": quantitative("step", "step", scale={"nice": False}),
-            "y": quantitative("loss", "loss, nats per token", scale={"zero": False}),
-            "color": nominal("rows", None, scale=scale, legend={**LEGEND, "columns": 3}),
-            "tooltip": tooltip("rows", "step", "loss"),
-        },
-    }
-    words = (
-        f"The loss on the subset goes from {curve[0][1]:.3g} to {curve[-1][1]:.3g} nats per token "
-        f"in {curve[-1][0]:,} steps."
-    )
-    for name in sets:
-        measured = [(losses[name], step) for step, losses in held_out if name in losses]
-        lowest, step = min(measured)
-        words += (
-            f" On {numbers.name(name)} it is {measured[-1][0]:.3g} at the end, and lowest, "
-            f"{lowest:.3g}, after step {step:,}."
-        )
-    return Chart("target", words, spec, rows)
-
-
 def merged_dots(
     size_K: np.ndarray, selected_K: np.ndarray, *, cells_per_decade: int = 24
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -337,7 +275,7 @@ def _step_title(clusters: ClusterView) -> str:
     return "training step" if clusters.steps is not None else "checkpoint"
 
 
-def _distinct(names: Sequence[str]) -> list[str]:
+def distinct(names: Sequence[str]) -> list[str]:
     """Return short names; those that would be equal get numbers."""
     short = [numbers.name(name, 32) for name in names]
     seen = Counter[str]()

@@ -15,7 +15,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from s2l_ray.notation import flops
-from s2l_ray.report import charts, numbers, score_charts, sentences, vega
+from s2l_ray.report import charts, numbers, score_charts, sentences, training_charts, vega
 from s2l_ray.report.charts import Chart
 from s2l_ray.report.cluster_cards import ClusterCard
 from s2l_ray.report.clusters import cluster_facts, quality
@@ -80,8 +80,8 @@ def drawn_charts(report: ReportData) -> list[Chart]:
         charts.sources(report.strata),
         charts.lengths(report.lengths),
         *charts.cluster_charts(report.clusters),
-        charts.training(report.curve),
-        charts.target(report.target_curve, report.held_out),
+        training_charts.reference(report.curve),
+        training_charts.target(report.target_curve, report.held_out),
         score_charts.budgets(report.comparison),
     ]
     return [chart for chart in every if chart is not None]

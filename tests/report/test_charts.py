@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import vl_convert
 
-from s2l_ray.report import charts, lengths, page, score_charts
+from s2l_ray.report import charts, lengths, page, score_charts, training_charts
 from s2l_ray.report.clusters import ClusterView
 from s2l_ray.report.comparison import ComparedArm, ComparisonView
 from s2l_ray.report.contents import ArmScore, ReportData
@@ -94,7 +94,7 @@ def test_the_median_length_is_the_one_of_sorting(num_rows):
 
 def test_held_out_losses_have_a_line_each_and_their_lowest_in_words():
     held_out = [(5, {"a": 2.5, "b": 9.0}), (10, {"a": 2.0, "b": 9.5}), (12, {"a": 2.25, "b": 9.75})]
-    chart = charts.target([(1, 4.0), (12, 1.5)], held_out)
+    chart = training_charts.target([(1, 4.0), (12, 1.5)], held_out)
 
     lines = Counter(row["rows"] for row in chart.rows)
     assert lines == {charts.SUBSET: 2, "held out: a": 3, "held out: b": 3}
