@@ -97,7 +97,7 @@ def test_held_out_losses_have_a_line_each_and_their_lowest_in_words():
     chart = training_charts.target([(1, 4.0), (12, 1.5)], held_out)
 
     lines = Counter(row["rows"] for row in chart.rows)
-    assert lines == {charts.SUBSET: 2, "held out: a": 3, "held out: b": 3}
+    assert lines == {training_charts.SUBSET: 2, "held out: a": 3, "held out: b": 3}
     assert "goes from 4 to 1.5 nats per token in 12 steps." in chart.words
     assert "On a it is 2.25 at the end, and lowest, 2, after step 10." in chart.words
     compiled(chart)
