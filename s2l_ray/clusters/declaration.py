@@ -7,7 +7,7 @@ from s2l_ray.artifacts.amounts import Quantities
 from s2l_ray.artifacts.extensions import CLUSTERED, UPDATED, Extension
 from s2l_ray.artifacts.manifest import StageDir, section_inputs
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
-from s2l_ray.config.clusters import MOST_CLUSTERS, ClustersConfig
+from s2l_ray.config.clusters import FINDS_KINDS, MOST_CLUSTERS, ClustersConfig
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.progress import Progress
 from s2l_ray.trajectories.declaration import TRAJECTORIES, trajectory_files
@@ -92,6 +92,7 @@ def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
             most, rule = capped, f", one for every {section.rows_per_cluster} rows"
         kind = "found strata" if is_found else "strata"
         text += f" in each of {strata:,} {kind}, at most {most:,} clusters{rule}"
+        text += f"; {FINDS_KINDS}" if strata == 1 and not is_found else ""
     memory = _memory(section, quantities)
     return {"clusters": text, **({"memory": memory} if memory else {})}
 

@@ -14,6 +14,13 @@ ROWS_PER_STRATUM = 100
 clusters of the default `rows_per_cluster`."""
 
 
+FINDS_KINDS = (
+    "where rows are of many kinds, S2L over all of them can lose to random choice; clusters: "
+    "{strata: auto} with trajectories: {embeddings: true} finds the kinds first (docs/methods.md)"
+)
+"""What to know of a pool in which no field tells kinds of rows apart."""
+
+
 def found_name(number: int) -> str:
     """Return the name of the found stratum with this number, from 0: found-01, found-02, ..."""
     return f"found-{number + 1:02d}"

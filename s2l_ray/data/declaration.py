@@ -11,6 +11,7 @@ from s2l_ray.artifacts.manifest import StageDir, section_inputs, section_values
 from s2l_ray.artifacts.pool_types import check_columns, pool_types
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
 from s2l_ray.artifacts.tables import Parts
+from s2l_ray.config.clusters import FINDS_KINDS
 from s2l_ray.config.data import AUTO, CHATML, NAMED_TEMPLATES, OF_EVALUATION, DataConfig
 from s2l_ray.config.section import default_of
 from s2l_ray.config.sections import RandomModel, RunConfig
@@ -126,7 +127,16 @@ def _prepare(
     summary = prepare.run(data, listing.files, tokenizer, out, progress=progress, held_out=held_out)
     selection = plan.config.selection
     notes = _notes(summary) if selection is None or selection.format == "jsonl" else []
+    notes += note_on_kinds(plan.config, len(summary["strata"]))
     return {**summary, "notes": [*listing.notes, *summary.get("notes", []), *notes]}
+
+
+def note_on_kinds(config: RunConfig, num_strata: int) -> list[str]:
+    """Say what to do where all rows would be clustered as one stratum, while it costs nothing."""
+    clusters = config.clusters
+    if clusters is None or config.imports_trajectories or num_strata > 1:
+        return []
+    return [] if clusters.strata == "auto" else [f"all rows are of one stratum: {FINDS_KINDS}"]
 
 
 def _notes(summary: Mapping[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from s2l_ray.artifacts.amounts import Quantities
 from s2l_ray.clusters.declaration import CLUSTERS
+from s2l_ray.config.clusters import FINDS_KINDS
 from s2l_ray.config.load import from_tree
 from s2l_ray.errors import ConfigError, DataError, ModelError, UserError
 from s2l_ray.estimate import costs
@@ -129,6 +130,8 @@ def test_clusters_are_no_more_than_rows_and_may_be_over_all(tree):
     auto = changed(tree, "clusters.num_clusters", "auto")
     assert sized(auto)["clusters"] == "up to 256 in each of 2 strata, at most 30 clusters"
     assert sized(changed(auto, "clusters.per_stratum", False))["clusters"] == "up to 256 over all"
+    one = sized(changed(tree, "data.fields", {"stratum": None}))["clusters"]
+    assert one == f"3 in each of 1 strata, at most 3 clusters; {FINDS_KINDS}"
 
 
 @pytest.mark.parametrize(
