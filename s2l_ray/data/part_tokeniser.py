@@ -66,8 +66,8 @@ class PartTokeniser:
             self.template = load_template(config)
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        # Older versions wrote less into done-*.json, from other tokens: what they left is redone.
-        done = self.staged / f"tokenised-{unit['part']:06d}.json"
+        # By its name and not its number alone: what an older version left of other parts is redone.
+        done = self.staged / f"tokenised-{unit['part']:06d}-{unit['name']}.json"
         if not done.exists():
             done.write_json(self._tokenise(unit))
         result: dict[str, Any] = done.read_json()

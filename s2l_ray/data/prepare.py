@@ -253,8 +253,7 @@ def _cut(
 ) -> tuple[list[RawPart], pool_checks.FieldCount]:
     """Cut every file into raw parts; return them in input order, and a count of their fields."""
     count, units, results = pool_checks.FieldCount(), cutting_units(files), []
-    of_files = "" if len(units) == len(files) else f"slices of {len(files):,} "
-    progress.start(len(units), f"{of_files}files read")
+    progress.start(len(units), "files read" if len(units) == len(files) else "slices read")
     for result in run_units(
         FileCutter, units, staged=staged, fields=config.fields, rows_per_part=config.rows_per_part
     ):

@@ -61,7 +61,9 @@ class RowComparer:
             self.index = PromptIndex((self.folder / PROMPTS_FILE).read_table())
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        done = self.folder / f"done-{unit['number']:06d}.json"
+        # By the name of its rows as well: what an older version left of other parts is redone.
+        name = Location.of(unit["rows"]).name
+        done = self.folder / f"done-{unit['number']:06d}-{name}.json"
         if not done.exists():
             done.write_json(self._compare(unit))
         result: dict[str, Any] = done.read_json()

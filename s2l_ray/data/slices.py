@@ -12,7 +12,14 @@ from typing import BinaryIO, cast
 
 from s2l_ray.data.parsers import SourceRow, line_rows
 from s2l_ray.data.sources import holds_lines, parquet_rows, read_rows, skip_mark
-from s2l_ray.storage.input_files import CHUNK_BYTES, InputFile, format_of, naming, open_input
+from s2l_ray.storage.input_files import (
+    CHUNK_BYTES,
+    REQUEST_BYTES,
+    InputFile,
+    format_of,
+    naming,
+    open_input,
+)
 
 SLICE_BYTES = 1 << 27
 """Bytes of a file that one worker reads; fixed, so that any number of workers makes the same."""
@@ -54,7 +61,7 @@ class SliceReader:
         file, number, count = self.slice.file, self.slice.number, self.slice.count
         kind, _ = format_of(file.uri)
         if count == 1:
-            yield from self._counted(read_rows(file))
+            yield from self._counted(read_rows(file, REQUEST_BYTES))
         elif kind == "parquet":
             with naming(file):
                 yield from self._counted(parquet_rows(file, number, count))
@@ -69,28 +76,34 @@ class SliceReader:
     def _json_rows(self, kind: str) -> Iterator[SourceRow]:
         file, number, count = self.slice.file, self.slice.number, self.slice.count
         start, end = (file.size * n // count for n in (number, number + 1))
-        with naming(file), open_input(file.uri, None) as stream:
-            skip_mark(file.uri, stream)
-            if not holds_lines(file.uri, kind, stream):
-                yield from read_rows(file) if number == 0 else ()
+        with naming(file), open_input(file.uri, None) as head:
+            skip_mark(file.uri, head)
+            if not holds_lines(file.uri, kind, head):
+                yield from read_rows(file, REQUEST_BYTES) if number == 0 else ()
                 return
-            lines = _Lines(stream, start, end)
+            first = head.tell()
+        with naming(file), open_input(file.uri, None, REQUEST_BYTES) as stream:
+            lines = _Lines(stream, _line_from(stream, start) if number else first, end)
             origin = f"{file.uri}, counted from byte {lines.position:,}"
             yield from line_rows(origin if number else file.uri, cast(BinaryIO, lines))
             self.num_rows = lines.num_lines
 
 
-class _Lines:
-    """The lines of a stream that begin at the bytes `start` to `end`."""
+def _line_from(stream: io.BufferedReader, start: int) -> int:
+    """Return where the first line begins that begins at `start` or later."""
+    # A line that ends with the byte before `start` is followed by one that begins there.
+    stream.seek(start - 1)
+    while (piece := stream.readline(CHUNK_BYTES)) and not piece.endswith(b"\n"):
+        pass
+    return stream.tell()
 
-    def __init__(self, stream: io.BufferedReader, start: int, end: int) -> None:
-        self.stream, self.end, self.num_lines = stream, end, 0
-        if start:
-            # A line that ends with the byte before `start` is followed by one that begins there.
-            stream.seek(start - 1)
-            while (piece := stream.readline(CHUNK_BYTES)) and not piece.endswith(b"\n"):
-                pass
-        self.position = stream.tell()
+
+class _Lines:
+    """The lines of a stream that begin at the bytes `position` to `end`."""
+
+    def __init__(self, stream: io.BufferedReader, position: int, end: int) -> None:
+        self.stream, self.position, self.end, self.num_lines = stream, position, end, 0
+        stream.seek(position)
 
     def readline(self, limit: int) -> bytes:
         if self.position >= self.end:

@@ -44,8 +44,12 @@ BATCH_ROWS = 1024
 """Rows of a table that are in memory at once."""
 
 
-def read_rows(file: InputFile) -> Iterator[SourceRow]:
+def read_rows(file: InputFile, request_bytes: int = CHUNK_BYTES) -> Iterator[SourceRow]:
     """Yield every row of `file` in order, and a bad row with the reason.
+
+    Args:
+        file: the file, or the split of a data set on the hub.
+        request_bytes: as in `open_input`.
 
     Raises:
         DataError: the file is missing, truncated or damaged, so that its later rows are unknown.
@@ -61,7 +65,7 @@ def read_rows(file: InputFile) -> Iterator[SourceRow]:
         if kind == "arrow":
             yield from _arrow_rows(file)
             return
-        with open_input(file.uri, compression) as stream:
+        with open_input(file.uri, compression, request_bytes) as stream:
             skip_mark(file.uri, stream)
             if kind in ("csv", "tsv"):
                 yield from csv_rows(file.uri, stream, "," if kind == "csv" else "\t")

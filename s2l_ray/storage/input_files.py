@@ -23,7 +23,8 @@ from s2l_ray.storage.walk import INPUTS, Walk
 CHUNK_BYTES = 1 << 20
 """Number of bytes that are taken from a stream at once."""
 REQUEST_BYTES = 1 << 23
-"""Number of bytes of one request: an object store answers in tens of milliseconds, however many."""
+"""Number of bytes of one request of who reads a whole file: an object store takes tens of
+milliseconds to answer, for however many."""
 TABLES = ("parquet", "arrow")
 FORMATS = ("jsonl", "ndjson", "json", "csv", "tsv", *TABLES)
 COMPRESSIONS = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}
@@ -120,7 +121,7 @@ def content_hash(file: InputFile) -> str:
     if file.uri.startswith("hf://"):
         return _hub_revision(file)
     digest = hashlib.sha256()
-    with naming(file), open_input(file.uri, None) as stream:
+    with naming(file), open_input(file.uri, None, REQUEST_BYTES) as stream:
         while chunk := stream.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
@@ -239,13 +240,19 @@ def format_of(uri: str) -> tuple[str, str | None]:
     return (suffixes[-1] if suffixes else ""), compression
 
 
-def open_input(uri: str, compression: str | None) -> io.BufferedReader:
-    """Open a file for reading, decompressed by the named codec of pyarrow."""
+def open_input(
+    uri: str, compression: str | None, request_bytes: int = CHUNK_BYTES
+) -> io.BufferedReader:
+    """Open a file for reading, decompressed by the named codec of pyarrow.
+
+    Args:
+        request_bytes: bytes of one read of the file; REQUEST_BYTES for who reads all of it.
+    """
     filesystem, path, _ = open_uri(uri)
     if compression is None:  # so that it can be read from any byte
-        return io.BufferedReader(filesystem.open_input_file(path), REQUEST_BYTES)
+        return io.BufferedReader(filesystem.open_input_file(path), request_bytes)
     stream = filesystem.open_input_stream(path, compression=compression)
-    return io.BufferedReader(stream, REQUEST_BYTES)
+    return io.BufferedReader(stream, request_bytes)
 
 
 @contextmanager

@@ -69,6 +69,7 @@ def test_what_an_older_version_left_of_a_part_is_done_again(tmp_path):
     path = jsonl(tmp_path / "pool.jsonl", [row(0), row(1)])
     staged = Location.of(tmp_path / "out" / "staged")
     (staged / "file-000000.json").write_json({"number": 0, "parts": []})
-    (staged / "done-000000.json").write_json({"part": 0, "rows": 9, "kept": 9})
+    for name in ("done-000000.json", "tokenised-000000.json"):
+        (staged / name).write_json({"part": 0, "rows": 9, "kept": 9})
 
     assert prepare_here(tmp_path / "out", [path], settings())["kept"] == 2

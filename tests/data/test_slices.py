@@ -71,6 +71,10 @@ class TestJsonLines:
         assert counts == [50, *[0] * (len(counts) - 1)] and len(counts) > 3
         assert rows_of_slices(file, 200) == rows_of_file(file)
 
+    def test_blank_lines_before_the_rows_of_a_json_file_change_no_number(self, tmp_path):
+        file = written(tmp_path / "a.json", b"\n \n" + b'{"a": 1}\n' * 40)
+        assert rows_of_slices(file, 100) == rows_of_file(file)
+
     def test_every_slice_refuses_what_the_file_is_refused_for(self, tmp_path):
         for content in (b'{"data": [\n' + b'{"a": 1},\n' * 50, "{}\n".encode("utf-16") * 50):
             file = written(tmp_path / "a.jsonl", content)
