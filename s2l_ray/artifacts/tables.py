@@ -17,17 +17,20 @@ from s2l_ray.errors import first
 from s2l_ray.storage import row_groups
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
+from s2l_ray.storage.row_groups import RowGroups
 
 EXAMPLE_ID = "example_id"
 WITHOUT_PROMPT = "loss_without_prompt_nats"
 """The column of trajectories with the loss of a response that is read without its prompt."""
 
+PART = "part"
+"""The prefix of the names of parts, unless they hold something beside the result of a stage."""
 PLACES = "_places.json"
 """The file, in place of parts, that says where trajectories lie. The underscore is for readers of
 Parquet, as that of the manifest."""
 
 
-def part_name(part: int, prefix: str = "part") -> str:
+def part_name(part: int, prefix: str = PART) -> str:
     """Return the file name of part number `part`."""
     return f"{prefix}-{part:06d}.parquet"
 
@@ -48,7 +51,7 @@ class Parts:
     """
 
     folder: Location
-    prefix: str = "part"
+    prefix: str = PART
     more: tuple[Location, ...] = ()
 
     def files(self) -> list[Location]:
@@ -60,8 +63,7 @@ class Parts:
         for folder in (self.folder, *self.more):
             names = folder.names()
             found += [folder / name for name in names if self._is_part(name)]
-            if PLACES in names:
-                found += row_groups.of_json((folder / PLACES).read_json())
+            found += self._places(folder, names)
         return found
 
     def stored(self) -> list[InputFile]:
@@ -72,10 +74,15 @@ class Parts:
             for name, size, modified in listed:
                 if self._is_part(name):
                     found[InputFile(str(folder / name), size, modified)] = None
-            if any(name == PLACES for name, _, _ in listed):
-                places = row_groups.of_json((folder / PLACES).read_json())
-                found |= {InputFile(p.uri, p.size, str(p.modified)): None for p in places}
+            places = self._places(folder, [name for name, _, _ in listed])
+            found |= {InputFile(p.uri, p.size, str(p.modified)): None for p in places}
         return list(found)
+
+    def _places(self, folder: Location, names: Collection[str]) -> list[RowGroups]:
+        """Return the parts that lie elsewhere. Only losses do, not what else scoring leaves."""
+        if self.prefix != PART or PLACES not in names:
+            return []
+        return row_groups.of_json((folder / PLACES).read_json())
 
     def _is_part(self, name: str) -> bool:
         return name.startswith(f"{self.prefix}-") and name.endswith(".parquet")

@@ -32,7 +32,8 @@ READERS = {
     "data.train": ("prepare",),
     "data.eval": ("prepare", "evaluation"),
     "reference.path": ("prepare", "reference", "trajectories"),
-    "trajectories.path": ("trajectories",),
+    # Losses of more than 2 GB are not copied: those who cluster them read the same files.
+    "trajectories.path": ("trajectories", "clusters"),
     "trajectories.queries": ("trajectories",),
     "selection.score": (),
 }

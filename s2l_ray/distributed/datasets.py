@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from s2l_ray.storage.location import Location
+from s2l_ray.storage.row_groups import RowGroups
 
 if TYPE_CHECKING:
     from ray.data import Dataset as Dataset
@@ -14,9 +15,15 @@ def parquet_dataset(files: Sequence[Location], columns: Sequence[str] | None = N
 
     Ray Data connects to Ray by itself when nothing is connected: to RAY_ADDRESS, or to a Ray that
     it starts here and that lasts as long as the process.
+
+    Raises:
+        StorageError: losses are read where they lie, and one of their files has changed.
     """
     import ray.data
 
+    # Ray Data reads whole files by their paths, so nothing else looks at their dates.
+    for place in {file.uri: file for file in files if isinstance(file, RowGroups)}.values():
+        place.check()
     filesystem, _ = files[0].filesystem()
     # Several parts may lie in one file.
     paths = list(dict.fromkeys(file.filesystem()[1] for file in files))

@@ -1,9 +1,12 @@
 """Row groups of a Parquet file that stays where its owner put it."""
 
+import platform
+import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from s2l_ray.errors import StorageError
@@ -37,13 +40,40 @@ class RowGroups(Location):
         Raises:
             StorageError: the file has changed, is gone, or cannot be read.
         """
-        if version(self) != (self.size, self.modified):
-            raise StorageError(
-                f"{self} has changed since its losses were checked, or is gone; it is read where "
-                "it lies. Restore it, or bring the new losses with `--from trajectories`."
-            )
+        self.check()
         numbers = groups or range(self.start, self.stop)
         return super().read_table(columns, optional=optional, groups=numbers)
+
+    def check(self) -> None:
+        """Refuse the file unless it has the size and date that it was checked with.
+
+        Raises:
+            StorageError: it has others, or this node does not see it.
+        """
+        size, modified = version(self)
+        if size < 0:
+            raise StorageError(
+                f"{self} is not there, as {platform.node()} sees it. Its losses are not in the run "
+                "but read where they lie. Restore it; if other nodes see it, mount its folder on "
+                "all nodes at the same place, or bring the losses from a URI such as "
+                "s3://bucket/..."
+            )
+        if (size, modified) != (self.size, self.modified):
+            raise StorageError(
+                f"{self} has changed since its losses were checked: it has {size:,} bytes of "
+                f"{_date(modified)}, and had {self.size:,} of {_date(self.modified)}. It is read "
+                f"where it lies. {self._same_bytes(size)}Restore it, or bring the new losses with "
+                "`--from trajectories`."
+            )
+
+    def _same_bytes(self, size: int) -> str:
+        """Return what to do about a file that may be the same but for its date."""
+        if size != self.size or not self.is_local:
+            return ""
+        command = f"touch -d {_date(self.modified)} {shlex.quote(self.uri)}"
+        return (
+            f"If only its date is new, give it back: `{command}` (`cp -p` and `rsync -t` keep it). "
+        )
 
 
 def version(file: Location) -> tuple[int, int]:
@@ -51,6 +81,11 @@ def version(file: Location) -> tuple[int, int]:
     fs, path = file.filesystem()
     info = fs.get_file_info(path)
     return (info.size, info.mtime_ns or 0) if info.is_file else (-1, 0)
+
+
+def _date(nanoseconds: int) -> str:
+    """Return a time since 1970 as `touch -d` reads it, to the last digit."""
+    return f"{np.datetime64(nanoseconds, 'ns')}Z"
 
 
 def runs(rows_of_group: Iterable[int], most_rows: int) -> Iterator[tuple[int, int]]:

@@ -33,7 +33,7 @@ class Footer:
         checkpoints: losses of a row; 0 without rows.
         has_stratum: whether there is a column `stratum`.
         is_as_parts: whether columns and types are those of the parts of a run, and no stratum is
-            null.
+            null. Tables of such files can be put together.
     """
 
     rows_of_group: tuple[int, ...]
@@ -96,10 +96,13 @@ def _footer(file: InputFile) -> Footer:
 
 
 def _has_types_of_parts(schema: pa.Schema) -> bool:
-    kinds = [schema.field(name).type for name in COLUMNS if name in schema.names]
+    fields = [schema.field(name) for name in COLUMNS if name in schema.names]
+    kinds = [field.type for field in fields]
     if kinds[:2] != [pa.string(), pa.string()] or not pa.types.is_fixed_size_list(kinds[2]):
         return False
-    return bool(kinds[2].value_type == pa.float32())
+    # The type of a list says, too, whether its values may be null.
+    has_type = kinds[2] == pa.list_(pa.float32(), kinds[2].list_size)
+    return has_type and all(field.nullable for field in fields)
 
 
 def open_parquet(uri: str) -> pq.ParquetFile:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from s2l_ray.artifacts.manifest import StageDir
-from s2l_ray.artifacts.tables import PLACES, Parts, part_name, trajectory_table
+from s2l_ray.artifacts.tables import PART, PLACES, Parts, part_name, trajectory_table
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, first
@@ -60,7 +60,8 @@ def run(
     ]
     num_bytes = footers.bytes_of(found)
     stay = pool is None and num_bytes > BYTES_COPIED and all(map(_can_stay, found))
-    places = _places(uris, found) if stay else None
+    places = _places(files, found) if stay else None
+    _remove_parts(out.location)
     progress.start(sum(rows_of_file))
     uri_of_length: dict[int, str] = {}
     for result in map_units(
@@ -103,16 +104,32 @@ def _can_stay(footer: Footer) -> bool:
     return footer.is_as_parts and max(footer.rows_of_group, default=0) <= ROWS_PER_GROUP
 
 
-def _places(uris: Sequence[str], found: Sequence[Footer]) -> list[RowGroups]:
-    """Return the parts of trajectories that stay where they lie."""
+def _places(files: Sequence[InputFile], found: Sequence[Footer]) -> list[RowGroups]:
+    """Return the parts of trajectories that stay where they lie.
+
+    Raises:
+        DataError: a file is not the one whose footer was read.
+    """
     places: list[RowGroups] = []
-    for uri, footer in zip(uris, found, strict=True):
-        size, modified = row_groups.version(Location.of(uri))
+    for file, footer in zip(files, found, strict=True):
+        size, modified = row_groups.version(Location.of(file.uri))
+        if size != file.size:
+            raise DataError(
+                f"trajectories.path: {file.uri} has changed since this run was planned: it has "
+                f"{max(size, 0):,} bytes, and had {file.size:,}. Run again once it is complete."
+            )
         places += [
-            RowGroups(uri, start, stop, size, modified)
+            RowGroups(file.uri, start, stop, size, modified)
             for start, stop in row_groups.runs(footer.rows_of_group, ROWS_PER_PART)
         ]
     return places
+
+
+def _remove_parts(folder: Location) -> None:
+    """Remove what an interrupted import left; it may have copied where this one does not."""
+    for name in folder.names():
+        if name == PLACES or name.startswith(f"{PART}-"):
+            (folder / name).remove()
 
 
 def common_length(uri_of_length: Mapping[int, str]) -> int:

@@ -55,3 +55,10 @@ def test_every_path_of_a_configuration_has_its_readers(tmp_path):
     assert paths_of(config).keys() <= READERS.keys()
     assert inputs_of(config, {"prepare"}).keys() == {"data.train", "data.eval"}
     assert inputs_of(config, {"clusters", "selection"}) == {}
+
+
+@pytest.mark.parametrize(("stage", "reads"), [("clusters", True), ("selection", False)])
+def test_brought_losses_are_looked_for_where_workers_may_read_them(stage, reads):
+    tree = {"run_dir": "/run", "trajectories": {"path": "/t.parquet"}, "clusters": {}}
+    config = from_tree({**tree, "selection": {"budget": 3}}, "test")
+    assert inputs_of(config, {stage}) == ({"trajectories.path": ["/t.parquet"]} if reads else {})

@@ -1,7 +1,5 @@
 """Imported: trajectories of any documented form become the same parts; others are refused."""
 
-from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,50 +7,26 @@ import pytest
 
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts
-from s2l_ray.errors import DataError, StorageError
+from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
-from s2l_ray.storage import row_groups
-from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories import footers, import_existing
-
-RNG = np.random.default_rng(11)
-LOSS_NT = RNG.gamma(2.0, size=(23, 5)).astype(np.float32)
-IDS = [f"e{row}" for row in range(23)]
-STRATA = [f"s{row % 3}" for row in range(23)]
-
-
-def list_column(loss_NT, kind=None):
-    return pa.array(loss_NT.tolist(), kind or pa.list_(pa.float32()))
-
-
-def parquet(path, losses, ids=IDS, row_group_size=None, **more):
-    columns = {"example_id": ids[: len(losses)], "loss_nats": losses, **more}
-    pq.write_table(pa.table(columns), path, row_group_size=row_group_size)
-    return str(path)
+from tests.trajectories.brought import (
+    IDS,
+    KINDS,
+    LOSS_NT,
+    STRATA,
+    files_of,
+    list_column,
+    parquet,
+    rows,
+)
 
 
 def importing(uri, folder, first_part=0):
     """What one worker says of one file."""
     folder.mkdir(exist_ok=True)
     return import_existing.Importer(Location.of(folder))({"uri": uri, "first_part": first_part})
-
-
-def files_of(uris):
-    return [InputFile(uri, 0, "") for uri in uris]
-
-
-def rows(folder):
-    return [row for table in Parts(Location.of(folder)).tables() for row in table.to_pylist()]
-
-
-KINDS = {
-    "list of float32": pa.list_(pa.float32()),
-    "list of float64": pa.list_(pa.float64()),
-    "fixed-size list of float32": pa.list_(pa.float32(), 5),
-    "fixed-size list of float64": pa.list_(pa.float64(), 5),
-    "large list": pa.large_list(pa.float32()),
-}
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
@@ -238,101 +212,3 @@ def test_two_files_become_parts_numbered_by_file_and_place(tmp_path, ray_cluster
     short = parquet(tmp_path / "short.parquet", list_column(LOSS_NT[:, :4]))
     with pytest.raises(DataError, match="the same checkpoints"):
         run([one, short], tmp_path / "unequal")
-
-
-def a_run_of(folder, uris, pool=None):
-    stage = StageDir(folder, "trajectories", {})
-    shown = Progress("trajectories")
-    return import_existing.run(files_of(uris), stage, progress=shown, pool=pool)
-
-
-def valid_files(folder):
-    """Two files as parts are, of row groups of 4 and of 9 rows."""
-    losses = pa.array(LOSS_NT.tolist(), KINDS["fixed-size list of float32"])
-    return [
-        parquet(folder / f"{number}.parquet", losses, IDS, size, stratum=STRATA)
-        for number, size in enumerate((4, 9))
-    ]
-
-
-def test_a_large_valid_pool_is_read_where_it_lies_with_the_rows_of_a_copy(tmp_path, monkeypatch):
-    uris = valid_files(tmp_path)
-    copied = a_run_of(Location.of(tmp_path / "copied"), uris)
-    monkeypatch.setattr(import_existing, "BYTES_COPIED", 0)
-    monkeypatch.setattr(import_existing, "ROWS_PER_PART", 8)
-
-    stayed = a_run_of(Location.of(tmp_path / "stayed"), uris)
-
-    parts = Parts(Location.of(tmp_path / "stayed"))
-    assert [table.num_rows for table in parts.tables()] == [8, 8, 7, 9, 9, 5]
-    assert rows(tmp_path / "stayed") == rows(tmp_path / "copied")
-    assert [table.column_names for table in parts.tables(["stratum"])] == [["stratum"]] * 6
-    assert parts.folder.names() == ["_places.json", "attempts"]
-    assert "read where they lie, in 2 file(s)" in stayed.pop("notes")[0]
-    assert stayed == copied
-
-
-@pytest.mark.parametrize(
-    ("kind", "more", "bytes_copied"),
-    [
-        ("fixed-size list of float32", {"stratum": STRATA}, 23 * 5 * 4),
-        ("fixed-size list of float32", {"stratum": [None, *STRATA[1:]]}, 0),
-        ("fixed-size list of float32", {"stratum": pa.array(STRATA).dictionary_encode()}, 0),
-        ("fixed-size list of float32", {}, 0),
-        ("fixed-size list of float64", {"stratum": STRATA}, 0),
-        ("list of float32", {"stratum": STRATA}, 0),
-    ],
-    ids=["small", "null stratum", "categories", "no stratum", "float64", "lists"],
-)
-def test_a_pool_that_is_small_or_of_other_columns_is_copied(
-    tmp_path, monkeypatch, kind, more, bytes_copied
-):
-    monkeypatch.setattr(import_existing, "BYTES_COPIED", bytes_copied)
-    uri = parquet(tmp_path / "t.parquet", list_column(LOSS_NT, KINDS[kind]), **more)
-    a_run_of(Location.of(tmp_path / "out"), [uri])
-    assert (tmp_path / "out" / "part-000000.parquet").exists()
-    assert not (tmp_path / "out" / "_places.json").exists()
-
-
-def test_a_row_group_that_no_worker_should_read_at_once_is_copied(tmp_path, monkeypatch):
-    monkeypatch.setattr(import_existing, "BYTES_COPIED", 0)
-    monkeypatch.setattr(import_existing, "ROWS_PER_GROUP", 8)
-    a_run_of(Location.of(tmp_path / "out"), valid_files(tmp_path))
-    assert [row["example_id"] for row in rows(tmp_path / "out")] == IDS * 2
-    assert not (tmp_path / "out" / "_places.json").exists()
-
-
-def test_losses_that_stay_are_checked_as_those_that_are_copied(tmp_path, monkeypatch):
-    monkeypatch.setattr(import_existing, "BYTES_COPIED", 0)
-    losses = LOSS_NT.copy()
-    losses[9, 2] = np.nan
-    column = pa.array(losses.tolist(), KINDS["fixed-size list of float32"])
-    uri = parquet(tmp_path / "t.parquet", column, row_group_size=4, stratum=STRATA)
-    with pytest.raises(DataError, match=r"1 examples in .* NaN or infinite loss \(first: e9\)"):
-        a_run_of(Location.of(tmp_path / "out"), [uri])
-
-
-@pytest.mark.parametrize("change", ["rewritten", "gone"])
-def test_a_file_that_changed_where_it_lies_is_refused(tmp_path, monkeypatch, change):
-    monkeypatch.setattr(import_existing, "BYTES_COPIED", 0)
-    uris = valid_files(tmp_path)
-    a_run_of(Location.of(tmp_path / "out"), uris)
-    Path(uris[1]).unlink()
-    if change == "rewritten":
-        parquet(uris[1], list_column(LOSS_NT[:9]))
-    with pytest.raises(StorageError, match=r"1\.parquet has changed .* `--from trajectories`"):
-        rows(tmp_path / "out")
-
-
-@pytest.mark.parametrize(
-    ("rows_of_group", "expected"),
-    [
-        ([], []),
-        ([0], [(0, 1)]),
-        ([5], [(0, 1)]),
-        ([3, 2, 1, 9, 5], [(0, 2), (2, 3), (3, 4), (4, 5)]),
-        ([1] * 11, [(0, 5), (5, 10), (10, 11)]),
-    ],
-)
-def test_row_groups_are_put_together_up_to_the_size_of_a_part(rows_of_group, expected):
-    assert list(row_groups.runs(rows_of_group, 5)) == expected
