@@ -18,6 +18,9 @@ from s2l_ray.progress import doing, duration
 
 SECONDS_UNTIL_SAID = 10.0
 SECONDS_PER_LOOK = 1.0
+SECONDS_OF_GRACE = 10.0
+"""Time for workers that start or end, which for a moment have neither room nor names, and are not
+waited for."""
 
 _limit_seconds = ContextVar("limit_seconds", default=ResourcesConfig().wait)
 
@@ -32,8 +35,8 @@ def limited_to(seconds: float) -> Iterator[None]:
         _limit_seconds.reset(token)
 
 
-def for_room(wanted: Workers) -> None:
-    """Return when there is room for the fewest of the workers `wanted`.
+def for_room(wanted: Workers) -> float:
+    """Wait for room for the fewest of the workers `wanted`; return the seconds that it took.
 
     Ray would wait for ever, and say nothing: an autoscaler may add what is missing, and others may
     leave. A placement group of the same size tells both of them what is asked for.
@@ -42,23 +45,34 @@ def for_room(wanted: Workers) -> None:
         ConfigError: there was no room in the time that `limited_to` allows.
     """
     if num_free(wanted) >= wanted.min:
-        return
+        return 0.0
     from ray.util.placement_group import placement_group, remove_placement_group
 
     doing(f"waiting for room for {described(wanted)}")
     each = {kind: amount for kind, amount in wanted.asks.items() if amount}
     group = placement_group([each] * wanted.min, strategy="PACK")
-    wait = _Wait(
-        wanted,
-        _limit_seconds.get(),
-        f"Lower {wanted.stage}.workers or what each of them takes, give the cluster nodes that "
-        "have it, or raise resources.wait; the same command goes on from here.",
-    )
+    wait = _Wait(wanted, _limit_seconds.get(), _to_begin(wanted))
     try:
         while not group.wait(SECONDS_PER_LOOK):
             wait.look()
     finally:
         remove_placement_group(group)
+    return time.monotonic() - wait.started
+
+
+def _to_begin(wanted: Workers) -> str:
+    return (
+        f"Lower {wanted.stage}.workers or what each of them takes, give the cluster nodes that "
+        "have it, or raise resources.wait; the same command goes on from here."
+    )
+
+
+def _to_go_on(wanted: Workers) -> str:
+    return (
+        "Its workers were lost. Give the cluster nodes that have it, or raise resources.wait: the "
+        "same command goes on from the last saved state. With another number of "
+        f"{wanted.stage}.workers it begins anew."
+    )
 
 
 @dataclass
@@ -69,6 +83,7 @@ class _Wait:
         wanted: the workers that there is no room for.
         limit_seconds: the longest that it may last.
         advice: what to do then.
+        started: the moment from which it counts.
     """
 
     wanted: Workers
@@ -109,16 +124,33 @@ class LostRoom:
         error: why the training was given up; None if it was not.
     """
 
-    def __init__(self, wanted: Workers, give_up: Callable[[], None]) -> None:
-        """Take `wanted`, the workers, and a function that ends the training from any thread."""
+    def __init__(
+        self, wanted: Workers, give_up: Callable[[], None], *, waited: float = 0.0
+    ) -> None:
+        """Take what the training needs to be given up.
+
+        Args:
+            wanted: its workers.
+            give_up: ends it from any thread.
+            waited: the seconds for which there was no room for its first workers.
+        """
         self.error: ConfigError | None = None
         self._wanted, self._give_up = wanted, give_up
+        self._advice, self._waited = _to_begin(wanted), waited
         self._limit_seconds = _limit_seconds.get()  # other threads have the default
         self._wait: _Wait | None = None
 
     def regained(self) -> None:
         """Note that workers are at work, so that the next wait begins anew."""
+        self._advice, self._waited = _to_go_on(self._wanted), 0.0
         self._wait = None
+
+    def leave(self) -> bool:
+        """Give the training up if it waits for room, and tell whether it did."""
+        if self._wait is None:
+            return False
+        self._give_up()
+        return True
 
     def look(self) -> str:
         """Return what a training without workers waits for, where that is room; "" where it is not.
@@ -127,16 +159,11 @@ class LostRoom:
         """
         wanted = self._wanted
         if self.error is None and self._is_there():
-            self.regained()
+            self._wait = None
             return ""
         if self._wait is None:
-            self._wait = _Wait(
-                wanted,
-                self._limit_seconds,
-                f"Its workers were lost. Give the cluster nodes that have it, or raise "
-                f"resources.wait: the same command goes on from the last saved state. With another "
-                f"number of {wanted.stage}.workers it begins anew.",
-            )
+            counts_from = time.monotonic() + SECONDS_OF_GRACE - self._waited
+            self._wait = _Wait(wanted, self._limit_seconds, self._advice, counts_from)
         if self.error is None:
             try:
                 self._wait.look()

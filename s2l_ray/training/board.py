@@ -22,6 +22,7 @@ from s2l_ray.progress import Progress
 
 HELD_OUT = "held_out_loss_nats/"
 """The key of the loss of a held-out set is this and its name."""
+MEASURING = "measuring the held-out loss"
 SECONDS_PER_LOOK = 0.5
 SECONDS_PER_BEAT, SECONDS_WITHOUT_BEAT = 1.0, 5.0
 """Time between two beats of rank 0, and time after which it counts as dead or unable to work."""

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedModel
 
 from s2l_ray.errors import ModelError
-from s2l_ray.models import rotations
+from s2l_ray.models import dimensions, rotations
 from s2l_ray.models.losses import row_means
 from s2l_ray.models.transfer import to_device
 from s2l_ray.training.batches import MicroBatch, micro_batches
@@ -40,6 +41,22 @@ class HeldOut:
     def is_due(self, step: int, total_steps: int) -> bool:
         """Tell whether the loss is measured after `step`; it is after the last one."""
         return step % self.every == 0 or step == total_steps
+
+    def check_fits(self, model: PreTrainedModel) -> None:
+        """Refuse a model that has fewer positions than a held-out row needs.
+
+        Raises:
+            ModelError: it names the set, and the keys by which these rows are read.
+        """
+        for name, parts in self.sets.items():
+            try:
+                dimensions.check_rows_fit(model, num_tokens=parts.num_tokens_of_longest)
+            except ModelError as error:
+                raise ModelError(
+                    f"held-out set {name}: {error} Or leave out target.evaluate_every, which alone "
+                    "reads these rows in the training; a smaller target.evaluate_rows may leave "
+                    "out the long ones."
+                ) from error
 
     def losses(
         self,
@@ -74,8 +91,9 @@ class HeldOut:
         bad = [name for name, loss in means.items() if not math.isfinite(loss)]
         if bad:
             raise ModelError(
-                f"training: the loss of the held-out set {bad[0]} is {means[bad[0]]}. Lower "
-                "learning_rate, raise warmup, or set precision: fp32."
+                f"training: the loss of the held-out set {bad[0]} is {means[bad[0]]}. The same "
+                "command goes on without it if target.evaluate_every is left out, which changes "
+                "nothing else. Or lower learning_rate, raise warmup, or set precision: fp32."
             )
         return means
 

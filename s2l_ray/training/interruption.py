@@ -20,7 +20,9 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from s2l_ray import events, interrupts
 from s2l_ray.background import running_thread
+from s2l_ray.distributed.waiting import LostRoom
 from s2l_ray.progress import Progress
+from s2l_ray.training.board import MEASURING
 
 SECONDS_TO_ANSWER = 30.0
 """Longest time without a sign of rank 0, once it is to save, until the training is given up."""
@@ -36,15 +38,20 @@ class Stopped(Exception):
 
 
 class InterruptibleTrainer(TorchTrainer):
-    """Calls `on_interrupt` at Ctrl-C. If that returns False, Ray Train ends the workers."""
+    """Calls `on_interrupt` at Ctrl-C. If that returns False, Ray Train ends the workers.
+
+    Ray Train shows its controller in the main thread alone: a training that another thread runs can
+    be neither interrupted nor given up.
+    """
 
     on_interrupt: Callable[[], bool] = staticmethod(lambda: False)
     _controller: Any = None
 
     def give_up(self) -> None:
-        """End a training that waits for room; `fit`, in whatever thread, then raises RayActorError.
+        """End a training of the main thread that waits for room; `fit` then raises RayActorError.
 
-        The controller hears no call while it waits, so it is killed.
+        It may be called in any thread. The controller hears no call while it waits, so it is
+        killed.
         """
         if self._controller is not None:
             ray.kill(self._controller)
@@ -86,16 +93,24 @@ class _Interruption:
         board: where rank 0 sees that it is to stop.
         progress: of the training.
         total_steps: of the training.
+        room: of the training.
         asked: when they were asked, or were last heard of since; None before.
     """
 
     board: Any
     progress: Progress
     total_steps: int
+    room: LostRoom
     asked: float | None = None
 
     def begin(self) -> bool:
-        """Return True if the workers end by themselves, and lose no step."""
+        """Return True if the workers end by themselves, and lose no step.
+
+        Raises:
+            KeyboardInterrupt: the training waited for room; it is given up.
+        """
+        if self.room.leave():
+            raise KeyboardInterrupt
         step = self.progress.reached
         if self.asked is not None or step is None:
             return False
@@ -105,7 +120,7 @@ class _Interruption:
         self.progress.is_to_stop = True
         # Which one that is, this process learns later: steps are done faster than it looks at them.
         text = "stopping when the step under way is saved"
-        if step >= self.total_steps:
+        if step >= self.total_steps and self.progress.state().doing != MEASURING:
             text = "stopping when the result of the training is written"
         events.tell("notice", text=f"{text} (Ctrl-C again: stop at once, without saving)")
         self.progress.doing(text)
@@ -130,14 +145,18 @@ class _Interruption:
 
 @contextlib.contextmanager
 def interruptible(
-    trainer: InterruptibleTrainer, board: Any, progress: Progress, total_steps: int
+    trainer: InterruptibleTrainer,
+    board: Any,
+    progress: Progress,
+    total_steps: int,
+    room: LostRoom,
 ) -> Iterator[None]:
     """Save at Ctrl-C inside the block; raise KeyboardInterrupt when it ends the training.
 
     Ray Train would exit with 0.
     """
     before = signal.getsignal(signal.SIGINT)
-    interruption = _Interruption(board, progress, total_steps)
+    interruption = _Interruption(board, progress, total_steps, room)
     trainer.on_interrupt = interruption.begin  # type: ignore[method-assign]
     try:
         with running_thread(interruption.keep):

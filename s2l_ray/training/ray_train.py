@@ -76,7 +76,7 @@ def fit(
     wanted = resources.workers(
         out.stage, config.workers, cpus=config.cpus_per_worker, gpus=config.gpus_per_worker
     )
-    waiting.for_room(wanted)
+    waited = waiting.for_room(wanted)
     elastic = wanted.min < wanted.max
     wall = board.of_driver()
     trainer = InterruptibleTrainer(
@@ -89,9 +89,9 @@ def fit(
         ),
         run_config=run_config(out, wanted),
     )
-    room = waiting.LostRoom(wanted, trainer.give_up)
+    room = waiting.LostRoom(wanted, trainer.give_up, waited=waited)
     with (
-        interruptible(trainer, wall, progress, total_steps),
+        interruptible(trainer, wall, progress, total_steps, room),
         board.shown(wall, total_steps, progress, room),
         _with_user_errors(out),
         _without_room(room),
@@ -213,7 +213,7 @@ class Worker:
     def measuring(self) -> None:
         """Tell the driver that the loss of held-out rows is measured before the next step."""
         if self._board is not None:
-            self._board.busy("measuring the held-out loss")
+            self._board.busy(board.MEASURING)
 
     def must_stop(self) -> bool:
         """Return True, on every rank after the same step, once the user wants to stop."""
@@ -322,18 +322,23 @@ def train(
     measure = partial(_measure, worker, engine, held_out, history, plan.total_steps)
     if start:
         measure()  # the training may have been stopped while it measured
+        _stop_if_asked(worker, history, state)
     for report in training.steps(engine, plan, start=start, **ranks):
         history.add(report)
         after_step(history.step)
         worker.show(report)
         measure()
-        if worker.must_stop():
-            _save(history, state, worker.rank, wait=True)
-            raise Stopped(history.step)
+        _stop_if_asked(worker, history, state)
         due = history.step % plan.config.resume_every == 0 and history.step < plan.total_steps
         if worker.must_leave(history.step) or due:
             _save(history, state, worker.rank)
     return history
+
+
+def _stop_if_asked(worker: Worker, history: "training.History", state: State) -> None:
+    if worker.must_stop():
+        _save(history, state, worker.rank, wait=True)
+        raise Stopped(history.step)
 
 
 def _measure(

@@ -63,9 +63,7 @@ def run(
         progress.doing("tokenising the held-out rows")
     sets = tokenise_held_out(held_out, out.location / HELD_OUT, data, model)
     settings = {
-        "num_tokens_of_longest": max(
-            rows.num_tokens_of_longest for rows in (parts, *sets.values())
-        ),
+        "num_tokens_of_longest": parts.num_tokens_of_longest,
         "held_out": HeldOut(sets, config.evaluate_every, config.micro_batch_size)
         if config.evaluate_every and sets
         else None,
@@ -226,6 +224,8 @@ def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict
             num_tokens=settings["num_tokens_of_longest"],
             num_ids=dimensions.number_of_ids(tokenizer),
         )
+        if settings["held_out"] is not None:
+            settings["held_out"].check_fits(model)
     worker.doing(f"preparing ZeRO stage {config.zero_stage}")
     engine = zero.ZeroEngine(
         model, config, device=worker.device, dtype=dtype, num_ranks=worker.num_ranks

@@ -44,6 +44,7 @@ def test_room_that_others_take_is_waited_for_and_then_asked_of_the_user(monkeypa
 
 def test_a_training_that_has_lost_its_room_says_so_once_and_then_ends(monkeypatch):
     monkeypatch.setattr(waiting, "SECONDS_UNTIL_SAID", 0.0)
+    monkeypatch.setattr(waiting, "SECONDS_OF_GRACE", 0.0)
     told: list[events.Event] = []
     ends: list[str] = []
     with events.heard_by(told.append), waiting.limited_to(100.0):
@@ -55,12 +56,40 @@ def test_a_training_that_has_lost_its_room_says_so_once_and_then_ends(monkeypatc
 
     with waiting.limited_to(0.0):
         room = waiting.LostRoom(THREE, lambda: ends.append("given up"))
+    room.regained()
     assert room.look() == room.look() == "waiting for room for 3 workers of 1 CPU"
     assert ends == ["given up"]
     message = (
         r"target: no room for 3 workers .* in 0:00 .* Its workers were lost\. Give the cluster"
     )
     assert re.match(message, str(room.error))
+
+
+def test_workers_that_start_have_time_to_get_their_room():
+    with waiting.limited_to(0.0):
+        room = waiting.LostRoom(THREE, lambda: pytest.fail("it has only begun to wait"))
+    assert room.look() == room.look() == "waiting for room for 3 workers of 1 CPU"
+
+
+def test_room_for_the_first_workers_is_waited_for_once_and_they_are_not_called_lost(monkeypatch):
+    monkeypatch.setattr(waiting, "SECONDS_OF_GRACE", 0.0)
+    ends: list[str] = []
+    with waiting.limited_to(100.0):
+        room = waiting.LostRoom(THREE, lambda: ends.append("given up"), waited=100.0)
+    room.look()
+
+    assert ends == ["given up"]
+    assert re.match(r"target: no room for 3 workers .* in 1:40 .* Lower target", str(room.error))
+    assert "lost" not in str(room.error)
+
+
+def test_ctrl_c_gives_up_only_a_training_that_waits():
+    ends: list[str] = []
+    room = waiting.LostRoom(THREE, lambda: ends.append("given up"))
+    assert not room.leave() and ends == []
+
+    room.look()
+    assert room.leave() and ends == ["given up"]
 
 
 def test_workers_that_have_room_are_not_waited_for():

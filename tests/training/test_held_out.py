@@ -7,13 +7,15 @@ from functools import partial
 
 import numpy as np
 import pytest
+import ray.train
 import torch
 
 from s2l_ray.errors import ModelError
 from s2l_ray.models.scoring import Scorer
 from s2l_ray.training import loop, ray_train
 from s2l_ray.training.held_out import HeldOut
-from tests.training.test_loop import CPU, TinyParts, plan_of, settings, tiny_model
+from tests import tiny
+from tests.training.test_loop import CPU, STEPS, TinyParts, plan_of, settings, tiny_model
 
 
 def held_out(every=2, rows_per_pass=3):
@@ -88,8 +90,23 @@ def test_a_loss_that_is_not_finite_names_its_set():
     with torch.no_grad():
         broken.model.get_output_embeddings().weight.fill_(torch.nan)
 
-    with pytest.raises(ModelError, match=r"held-out set one is nan\. Lower learning_rate"):
+    with pytest.raises(ModelError, match=r"set one is nan.*target\.evaluate_every is left out"):
         held_out().losses(broken)
+
+
+class LongParts(TinyParts):
+    """Parts whose longest row needs one position more than the model has."""
+
+    num_tokens_of_longest = 514
+
+
+def test_held_out_rows_that_do_not_fit_name_their_set_and_the_way_out():
+    rows = HeldOut({"long": LongParts()}, every=2, rows_per_pass=3)
+
+    message = r"^held-out set long: the longest row has 514 .* leave out target\.evaluate_every"
+    with pytest.raises(ModelError, match=message):
+        rows.check_fits(tiny.model("gpt2"))
+    rows.check_fits(tiny.model("gpt_neox"))
 
 
 class StopsOnce(ray_train.Worker):
@@ -119,6 +136,48 @@ def test_a_step_is_measured_once_and_one_that_was_stopped_when_the_training_goes
     resumed.add(loop.StepReport(3, 1.0, 0.1, 1.0, 7, 70))
     measure(stopped, history=resumed)
     assert len(resumed.held_out) == 1
+
+
+class StopsInLastMeasurement(ray_train.Worker):
+    """Is interrupted while it measures after the last step."""
+
+    step, stops = 0, False
+
+    def begin(self, start):
+        self.step = start
+
+    def show(self, report):
+        self.step = report.step
+
+    def measuring(self):
+        self.stops = self.step == STEPS
+
+    def must_stop(self):
+        return self.stops
+
+
+def test_the_last_measurement_is_made_however_often_it_was_interrupted(tmp_path, monkeypatch):
+    saved: list[ray.train.Checkpoint] = []
+    monkeypatch.setattr(ray.train, "get_checkpoint", lambda: saved[-1] if saved else None)
+    monkeypatch.setattr(ray.train, "report", lambda _, checkpoint, **_how: saved.append(checkpoint))
+    trained = engine()
+    nothing = ray_train.State(lambda _folder: None, lambda _folder: None, on_every_rank=False)
+    train = partial(
+        ray_train.train,
+        engine=trained,
+        plan=plan_of(settings(resume_every=100)),
+        state=nothing,
+        held_out=held_out(every=100),
+    )
+    for _ in range(2):
+        with pytest.raises(ray_train.Stopped) as stopped:
+            train(StopsInLastMeasurement(0, 1, CPU, None))
+        assert stopped.value.step == STEPS
+
+    history = train(ray_train.Worker(0, 1, CPU, None))
+
+    assert len(saved) == 2
+    assert history.held_out == [(STEPS, held_out().losses(trained))]
 
 
 def test_a_history_knows_the_steps_that_are_measured(tmp_path):

@@ -5,18 +5,28 @@ import threading
 from functools import partial
 
 import pytest
+import ray
+from ray.util import placement_group_table
 
 from s2l_ray import events
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts
+from s2l_ray.background import running_thread
 from s2l_ray.config.load import load
+from s2l_ray.distributed.resources import Workers
+from s2l_ray.distributed.waiting import LostRoom
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.training import ray_train, reference
-from s2l_ray.training.interruption import _Interruption
+from s2l_ray.training.board import MEASURING
+from s2l_ray.training.interruption import InterruptibleTrainer, _Interruption, interruptible
 from tests.training.held import HELD_AT, HeldUntilStopped, fit
 
 LAST = "step-000080/model.safetensors"
+
+
+THREE = Workers("reference", 3, 3, cpus=1)
+ROOM = LostRoom(THREE, lambda: pytest.fail("the training has not lost its room"))
 
 
 class Board:
@@ -32,7 +42,7 @@ class Board:
 
 def test_before_the_first_step_and_at_the_second_ctrl_c_workers_are_ended():
     board, step = Board(), Progress("reference")
-    interruption = _Interruption(board, step, 80)
+    interruption = _Interruption(board, step, 80, ROOM)
     assert not interruption.begin() and board.asked == 0
 
     step.start(80, "steps")
@@ -41,21 +51,58 @@ def test_before_the_first_step_and_at_the_second_ctrl_c_workers_are_ended():
 
 
 @pytest.mark.parametrize(
-    ("done", "said"),
+    ("done", "doing", "said"),
     [
-        (27, "stopping when the step under way is saved"),
-        (80, "stopping when the result of the training is written"),
+        (27, "", "stopping when the step under way is saved"),
+        (80, MEASURING, "stopping when the step under way is saved"),
+        (80, "", "stopping when the result of the training is written"),
     ],
 )
-def test_what_is_saved_is_said_at_once(done, said):
+def test_what_is_saved_is_said_at_once(done, doing, said):
     told: list[events.Event] = []
     step = Progress("reference")
     step.start(80, "steps", done=done)
+    step.doing(doing)
     with events.heard_by(told.append):
-        _Interruption(Board(), step, 80).begin()
+        _Interruption(Board(), step, 80, ROOM).begin()
 
     (notice,) = told
     assert notice["text"].startswith(said)
+
+
+@pytest.mark.ray
+def test_one_ctrl_c_ends_a_training_that_waits_for_room(tmp_path, ray_cluster):
+    """The cluster has two CPUs. The controller would not hear that it is to end."""
+    trainer = InterruptibleTrainer(
+        print,
+        scaling_config=ray.train.ScalingConfig(num_workers=3, resources_per_worker={"CPU": 1}),
+        run_config=ray.train.RunConfig(name="waits", storage_path=str(tmp_path)),
+    )
+    room = LostRoom(THREE, trainer.give_up)
+    others = placement_group_table().keys()
+
+    def asked_for():
+        groups = placement_group_table().items()
+        return [group["state"] for name, group in groups if name not in others]
+
+    def interrupt(stop: threading.Event) -> None:
+        while "PENDING" not in asked_for():
+            if stop.wait(0.1):
+                return
+        room.look()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    board, progress = Board(), Progress("reference")
+    with (
+        pytest.raises(KeyboardInterrupt),
+        interruptible(trainer, board, progress, 80, room),
+        running_thread(interrupt),
+    ):
+        trainer.fit()
+
+    assert board.asked == 0 and set(asked_for()) <= {"REMOVED"}
+    with pytest.raises(ray.exceptions.RayActorError):
+        ray.get(trainer._controller.get_state.remote())
 
 
 @pytest.mark.ray
