@@ -77,6 +77,43 @@ SHAPES = {
         lambda i: {"Question": f"Question {i}", "Answer": f"Answer {i}"},
         {"prompt": "Question", "response": "Answer"},
     ),
+    "capitals, input and output": (
+        lambda i: {"Input": f"Question {i}", "Output": f"Answer {i}"},
+        {"prompt": "Input", "response": "Output"},
+    ),
+    "capitals, with labels": (
+        lambda i: {
+            "ID": f"c{i}",
+            "System": "Be brief.",
+            "Input": f"Question {i}",
+            "Context": "",
+            "Output": f"Answer {i}",
+            "Topic": f"t{i % 2}",
+        },
+        {
+            "prompt": "Input",
+            "context": "Context",
+            "response": "Output",
+            "system": "System",
+            "stratum": "Topic",
+            "id": "ID",
+        },
+    ),
+    "capitals, conversational": (
+        lambda i: {"Prompt": [asked(i)], "Completion": [answered(i)]},
+        {"prompt": "Prompt", "response": "Completion"},
+    ),
+    "tools of few kinds": (
+        lambda i: {
+            "messages": [asked(i), answered(i)],
+            "tools": json.dumps([SCHEMA | {"name": f"weather{i % 2}"}]),
+        },
+        {"messages": "messages"},
+    ),
+    "an answer that is true or false": (
+        lambda i: {"question": f"Question {i}", "response": f"Answer {i}", "answer": i % 2 == 0},
+        {"prompt": "question", "response": "response", "answer": None},
+    ),
     "trl": (
         lambda i: {"prompt": f"Question {i}", "completion": f"Answer {i}"},
         {"prompt": "prompt", "response": "completion"},
@@ -328,78 +365,6 @@ def test_what_the_fields_mean_is_not_guessed(tmp_path, capsys):
     assert printed.out == ""
     assert "text (text), label (number)" in printed.err
     assert "--fields messages=FIELD for chats" in printed.err
-
-
-FOREIGN = [
-    {"frage": f"Q{i}", "antwort": f"A{i}", "hinweis": "H", "fach": f"f{i % 9}"}
-    for i in range(NUM_ROWS)
-]
-
-
-@pytest.mark.parametrize(
-    ("options", "fields"),
-    [
-        (["prompt=frage,response=antwort"], {"prompt": "frage", "response": "antwort"}),
-        (
-            ["prompt=frage", "response=antwort, context=hinweis,stratum=fach"],
-            {
-                "prompt": "frage",
-                "context": "hinweis",
-                "response": "antwort",
-                "stratum": "fach",
-            },
-        ),
-    ],
-)
-def test_fields_that_are_told_are_read(tmp_path, capsys, options, fields):
-    file = written(tmp_path, FOREIGN, "jsonl")
-    told = [word for option in options for word in ("--fields", option)]
-
-    assert cli.main(["init", file, *told]) == 0
-
-    (tmp_path / "mine.yaml").write_text(capsys.readouterr().out)
-    config = load.load(tmp_path / "mine.yaml")
-    assert {key: getattr(config.data.fields, key) for key in fields} == fields
-    assert read_example(FOREIGN[3], config.data.fields).messages[-1].text == "A3"
-
-
-def test_what_is_not_told_is_found(tmp_path):
-    rows = [{"frage": f"Q{i}", "answer": f"A{i}", "topic": f"t{i % 2}"} for i in range(NUM_ROWS)]
-    file = written(tmp_path, rows, "jsonl")
-
-    text = first_config.text_of([file], fields={"prompt": "frage"})
-    assert "fields: {prompt: frage, response: answer, stratum: topic}" in text
-    text = first_config.text_of([file], fields={"prompt": "frage", "stratum": None})
-    assert "fields: {prompt: frage, response: answer, stratum: null}" in text
-
-
-def test_a_stratum_alone_may_be_told(tmp_path):
-    rows = [{"question": "Q", "answer": "A", "topic": "t", "desk": f"d{i % 3}"} for i in range(30)]
-    file = written(tmp_path, rows, "jsonl")
-
-    text = first_config.text_of([file], fields={"stratum": "desk"})
-    assert "fields: {prompt: question, response: answer, stratum: desk}" in text
-    assert "have 3 strata, by desk" in text
-
-
-@pytest.mark.parametrize(
-    ("told", "message"),
-    [
-        ("promt=frage", "data.fields.promt: unknown key; did you mean 'prompt'?"),
-        ("frage", "'frage': expected KEY=FIELD"),
-        ("prompt=", "'prompt=': expected KEY=FIELD"),
-        ("prompt=Frage,response=antwort", "(first: missing field: "),
-        ("prompt=frage,response=antwort,stratum=fuch", "'fuch' (did you mean 'fach'?)"),
-        ("messages=frage,prompt=frage", "data.fields.prompt"),
-        ("prompt=frage,response=null", "data.fields.response: "),
-        ("prompt=frage", "cannot be told which fields"),
-    ],
-)
-def test_fields_that_cannot_be_are_refused_as_in_a_configuration(tmp_path, capsys, told, message):
-    file = written(tmp_path, FOREIGN, "jsonl")
-
-    assert cli.main(["init", file, "--fields", told]) == 2
-    assert message in capsys.readouterr().err
 
 
 def test_the_command_prints_the_configuration_alone(tmp_path, capsys):

@@ -1,7 +1,7 @@
 """The shape of rows: which of their fields hold questions, answers, messages, strata and ids."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -69,6 +69,8 @@ CLEAR_SHARE = 0.9
 MOST_STRATA = 50
 ROWS_PER_STRATUM = 5
 """A field whose values have fewer rows each, in the mean, is no stratum."""
+_Columns = Mapping[str, Sequence[Any]]
+"""Field -> its values that are not null."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def shape_of(
     best: Shape | None = None
     columns = _columns(rows)
     for names in _candidates(columns, given):
-        shape = _tried(rows, _with_labels(columns, names, given, len(rows)))
+        shape = _tried(rows, _with_labels(columns, {**names, **given}, len(rows)))
         if shape.num_usable >= CLEAR_SHARE * len(rows):
             return shape
         if best is None or shape.num_usable > best.num_usable:
@@ -126,7 +128,7 @@ def names_to_write(fields: FieldNames) -> dict[str, str | None]:
     return {key: value for key, value in values.items() if value != default_of(fields, key)}
 
 
-def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def _columns(rows: Sequence[Mapping[str, Any]]) -> _Columns:
     """Return the values of each field that are not null, in the order of the fields."""
     columns: dict[str, list[Any]] = {}
     for row in rows:
@@ -138,104 +140,118 @@ def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
 
 
 def _candidates(
-    columns: Mapping[str, Sequence[Any]], given: Mapping[str, str | None]
-) -> Iterator[dict[str, str | None]]:
+    columns: _Columns, given: Mapping[str, str | None]
+) -> Iterator[Mapping[str, str | None]]:
     """Yield what the fields may stand for: conversations first, then the usual pairs of names."""
-    if "messages" in given:
-        yield {"messages": given["messages"]}
+    if given.get("messages") is not None:
+        yield given
         return
+    free = _without(columns, given)
     if not {"prompt", "response"} & given.keys():
-        yield from _with_chats(columns)
-    texts = {name.lower(): name for name, values in columns.items() if any(map(_is_text, values))}
+        chats = _with_chats(free)
+        yield from (names for names in chats if not names.keys() & given.keys())
+    texts = [name for name, values in free.items() if any(map(_is_text, values))]
     prompts, responses = (
-        [given[key]] if key in given else [texts[name] for name in usual if name in texts]
-        for key, usual in (("prompt", _PROMPTS), ("response", _RESPONSES))
+        [given[key]] if key in given else _usual(texts, names)
+        for key, names in (("prompt", _PROMPTS), ("response", _RESPONSES))
     )
     for prompt, response in itertools.product(prompts, responses):
         if prompt != response:
-            context = _context(columns, (prompt, response))
-            yield {"prompt": prompt, "response": response, "context": context}
+            pair = {"prompt": prompt, "response": response}
+            yield {"context": _context(columns, {**pair, **given}), **pair}
 
 
-def _with_chats(columns: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, str | None]]:
+def _without(columns: _Columns, names: Mapping[str, str | None]) -> _Columns:
+    """Return the columns to which `names` gives no role."""
+    return {name: values for name, values in columns.items() if name not in names.values()}
+
+
+def _usual(columns: Iterable[str], names: Sequence[str]) -> list[str]:
+    """Return the columns that have one of `names`, whatever their case, in the order of `names`."""
+    of_name = {column.lower(): column for column in columns}
+    return [of_name[name] for name in names if name in of_name]
+
+
+def _with_chats(columns: _Columns) -> Iterator[dict[str, str | None]]:
     """Yield what fields that hold messages may stand for."""
     structured = [name for name, values in columns.items() if any(map(_may_be_chat, values))]
-    asked = next((name for name in _PROMPTS if name in structured), None)
-    answered = [name for name in _RESPONSES if name in structured]
+    texts = [name for name, values in columns.items() if any(map(_is_text, values))]
+    asked, answered = _usual(structured, _PROMPTS), _usual(structured, _RESPONSES)
     if asked and answered:
-        yield {"prompt": asked, "response": answered[0]}
-    known = [name for name in _CHATS if name in structured]
+        yield {"prompt": asked[0], "response": answered[0]}
+    known = _usual(structured, _CHATS)
     for name in (*known, *(name for name in structured if name not in known)):
         yield {"messages": name}
-    spoken = next((name for name in _PROMPTS if any(map(_is_text, columns.get(name, [])))), None)
+    spoken = _usual(texts, _PROMPTS)
     if spoken and answered:
-        yield {"prompt": spoken, "response": answered[0]}
+        yield {"prompt": spoken[0], "response": answered[0]}
 
 
-def _context(columns: Mapping[str, Sequence[Any]], used: Sequence[str | None]) -> str | None:
+def _context(columns: _Columns, names: Mapping[str, str | None]) -> str | None:
     """Return the field of the context; it may be empty in all rows that were read."""
-    names = {name.lower(): name for name, values in columns.items() if _are_texts(values)}
-    name = next((name for name in _CONTEXTS if name in names and name not in used), None)
-    if name is not None:
-        return names[name]
-    # The default would be read, whatever it holds.
-    return None if any(columns.get("input", [])) else "input"
+    free = _without(columns, names)
+    texts = [name for name, values in free.items() if _are_texts(values)]
+    return next(iter(_usual(texts, _CONTEXTS)), _default("context", columns, free))
+
+
+def _default(key: str, columns: _Columns, free: _Columns) -> str | None:
+    """Return the default name of a key; None where it would be read, whatever it holds.
+
+    Args:
+        key: one for which no column was found.
+        free: the columns that have no role yet.
+    """
+    name = str(FieldNames.model_fields[key].default)
+    is_empty = all(value in ("", []) for value in columns.get(name, []))
+    return name if name not in columns or (name in free and is_empty) else None
+
+
+def _with_labels(columns: _Columns, names: Mapping[str, str | None], num_rows: int) -> FieldNames:
+    """Return the field names with those of labels that `names` lacks; no field gets two roles."""
+    chosen = dict(names)
+    for key in ("system", "tools", "stratum", "id"):
+        if key not in names and (key != "tools" or _is_chat(columns, names)):
+            free = _without(columns, chosen)
+            chosen[key] = next(_fitting(key, free, num_rows), _default(key, columns, free))
+    # The field of the response may be that of the answer, too.
+    if "answer" not in names and chosen.get("response") != "answer":
+        is_free = "answer" not in chosen.values()
+        if not (is_free and _are_labels(columns.get("answer", []), str, int, float)):
+            chosen["answer"] = None
+    return FieldNames.model_validate(chosen)
+
+
+def _fitting(key: str, columns: _Columns, num_rows: int) -> Iterator[str]:
+    """Yield the columns that may be that of a key: those of usual names, then other strata."""
+    if key == "system":
+        yield from (n for n in _usual(columns, _SYSTEMS) if any(map(_is_text, columns[n])))
+    elif key == "tools":
+        yield from (name for name in _usual(columns, _TOOLS) if columns[name])
+    elif key == "stratum":
+        known, no_strata = _usual(columns, _STRATA), _usual(columns, (*_SYSTEMS, "split"))
+        others = (n for n in columns if n not in known + no_strata and _are_texts(columns[n]))
+        yield from (n for n in (*known, *others) if _has_few_values(columns[n], num_rows))
+    else:
+        yield from (n for n in _usual(columns, _IDS) if _are_unique(columns[n], num_rows))
+
+
+def _has_few_values(values: Sequence[Any], num_rows: int) -> bool:
+    most = min(MOST_STRATA, num_rows // ROWS_PER_STRATUM)
+    return _are_labels(values, str, int) and 2 <= len(set(values)) <= most
+
+
+def _are_unique(values: Sequence[Any], num_rows: int) -> bool:
+    if not _are_labels(values, str, int):
+        return False
+    return len(values) == num_rows == len({str(value) for value in values})
+
+
+def _are_labels(values: Sequence[Any], *kinds: type) -> bool:
+    return all(isinstance(value, kinds) and not isinstance(value, bool) for value in values)
 
 
 def _are_texts(values: Sequence[Any]) -> bool:
     return all(isinstance(value, str) for value in values)
-
-
-def _with_labels(
-    columns: Mapping[str, Sequence[Any]],
-    names: Mapping[str, str | None],
-    given: Mapping[str, str | None],
-    num_rows: int,
-) -> FieldNames:
-    """Return the field names with those of stratum, id, system and tools: given, or in the rows."""
-    used = {*names.values(), *given.values()}
-    rest = {name: values for name, values in columns.items() if name not in used}
-    chosen: dict[str, str | None] = dict(names)
-    chosen["stratum"] = _stratum(rest, num_rows)
-    used.add(chosen["stratum"])
-    chosen["id"] = _id(rest, num_rows)
-    system = next((n for n in _SYSTEMS if any(map(_is_text, rest.get(n, [])))), "system")
-    chosen["system"] = system
-    if "messages" in names:
-        chosen["tools"] = next((name for name in _TOOLS if rest.get(name)), "tools")
-    if not all(isinstance(value, str | int | float) for value in rest.get("answer", [])):
-        chosen["answer"] = None
-    return FieldNames.model_validate({**chosen, **given})
-
-
-def _stratum(columns: Mapping[str, Sequence[Any]], num_rows: int) -> str | None:
-    """Return the field of the strata: one of the usual names, else a text with few values."""
-    known = [name for name in _STRATA if name in columns]
-    others = [
-        name
-        for name, values in columns.items()
-        if name not in (*known, *_SYSTEMS, "split") and _are_texts(values)
-    ]
-    fitting = (n for n in (*known, *others) if _has_few_values(columns[n], num_rows))
-    # The default would be read, whatever it holds.
-    return next(fitting, None if "source" in columns else "source")
-
-
-def _has_few_values(values: Sequence[Any], num_rows: int) -> bool:
-    if not all(isinstance(v, str | int) and not isinstance(v, bool) for v in values):
-        return False
-    count = len(set(values))
-    return 2 <= count <= min(MOST_STRATA, num_rows // ROWS_PER_STRATUM)
-
-
-def _id(columns: Mapping[str, Sequence[Any]], num_rows: int) -> str | None:
-    """Return the field of the ids, if their values are unique; the default if it is absent."""
-    for name in _IDS:
-        values = columns.get(name, [])
-        kinds = all(isinstance(v, str | int) and not isinstance(v, bool) for v in values)
-        if kinds and len(values) == num_rows == len({str(value) for value in values}):
-            return name
-    return None if "id" in columns else "id"
 
 
 def _tried(rows: Sequence[Mapping[str, Any]], fields: FieldNames) -> Shape:
@@ -261,6 +277,11 @@ def _tried(rows: Sequence[Mapping[str, Any]], fields: FieldNames) -> Shape:
 
 def _uses_tools(example: Example) -> bool:
     return bool(example.tools) or any("tool_calls" in m.fields for m in example.messages)
+
+
+def _is_chat(columns: _Columns, names: Mapping[str, str | None]) -> bool:
+    contents = {names.get(key) for key in ("prompt", "response", "messages")}
+    return any(_may_be_chat(v) for n, values in columns.items() if n in contents for v in values)
 
 
 def _may_be_chat(value: Any) -> bool:
