@@ -1,7 +1,7 @@
 """BLAKE2b of many short texts at once, for keys of examples; `hashlib` hashes one at a time.
 
-Compiled by numba. Eight texts are hashed together, each in one lane of a register of 512 bits, so
-that a key takes a twentieth of the time.
+Compiled by numba. Texts are hashed together, eight of them in the lanes of a register of 512 bits,
+so that a key takes a twentieth of the time.
 
 Shape letters: N texts, L lanes, W = 16 words of a block.
 """

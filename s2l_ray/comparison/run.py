@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +29,7 @@ from s2l_ray.comparison.arms import (
     name_of,
     needs_scoring,
 )
-from s2l_ray.comparison.records import FOLDER, TRIALS
+from s2l_ray.comparison.records import FOLDER, TRIALS, Ended, Trial
 from s2l_ray.comparison.results import Outcome, Rationed
 from s2l_ray.comparison.trials import trials_of
 from s2l_ray.comparison.variants import Variant, variants
@@ -52,9 +52,6 @@ from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
 from s2l_ray.training.declaration import REFERENCE, TARGET
 from s2l_ray.trajectories.declaration import TRAJECTORIES
-
-if TYPE_CHECKING:
-    from s2l_ray.comparison.records import Ended, Trial
 
 Say = Callable[[str], None]
 
@@ -230,7 +227,7 @@ class _Comparison:
     def trials_folder(self) -> Location:
         return self.folder / TRIALS
 
-    def _report(self, arm: Arm, ended: "Ended") -> None:
+    def _report(self, arm: Arm, ended: Ended) -> None:
         if ended.error is not None:
             self.say(f"  failed: {ended.error}")
             return
@@ -325,7 +322,7 @@ class _Comparison:
         model = ray_train.absolute_model(self.plan.contents.loadable(section.model))
         return section.model_copy(update={"model": model})
 
-    def _ended(self, todo: Sequence["Trial"], finished: int) -> Iterator["Ended"]:
+    def _ended(self, todo: Sequence[Trial], finished: int) -> Iterator[Ended]:
         """Train and evaluate, and yield the end of each trial; `finished` others are there."""
         if not todo:
             return

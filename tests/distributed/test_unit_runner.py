@@ -1,7 +1,9 @@
 """A unit of work in this process: attempts that count, and those that no longer do."""
 
+import gc
 import json
-from typing import Any
+import weakref
+from typing import Any, ClassVar
 
 import pytest
 
@@ -38,6 +40,30 @@ def test_a_unit_whose_result_is_lost_has_all_its_attempts_again(attempts):
         row = UnitRunner(Third, {}, ONE, attempts)(ROW)
         assert row["error"] == ""
         assert json.loads(row["result"]) == {"calls": done * MAX_ATTEMPTS}
+
+
+class Cyclic:
+    """Refers to itself, as models do, so that only the garbage collector frees it; fails once."""
+
+    made: ClassVar[list[weakref.ref["Cyclic"]]] = []
+    left: ClassVar[list[bool]] = []
+
+    def __init__(self) -> None:
+        Cyclic.left = [known() is not None for known in Cyclic.made]
+        self.itself = self
+        Cyclic.made.append(weakref.ref(self))
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        if len(Cyclic.made) == 1:
+            raise RuntimeError("no luck")
+        return {}
+
+
+def test_a_worker_that_failed_is_freed_before_the_next_one_is_made(attempts):
+    row = UnitRunner(Cyclic, {}, ONE, attempts)(ROW)
+    gc.unfreeze()
+    assert row["error"] == "" and row["attempts"] == 2
+    assert Cyclic.left == [False]
 
 
 def test_a_unit_that_was_given_up_by_others_is_not_tried_again(attempts):
