@@ -174,7 +174,7 @@ class UnitRunner:
         """Return a new worker, whose libraries the garbage collector no longer searches.
 
         They are some million objects, which would be visited again for every few thousand rows: a
-        fifth of the time of tokenising. A worker that failed is freed before the next one is made.
+        sixth of the time of tokenising. A worker that failed is freed before the next one is made.
         """
         if self._owns_process:
             gc.unfreeze()
