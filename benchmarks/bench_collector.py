@@ -12,7 +12,6 @@ import gc
 import multiprocessing
 import os
 import tempfile
-import sys
 import time
 from pathlib import Path
 
