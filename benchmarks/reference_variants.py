@@ -8,8 +8,11 @@ S2L of the configuration, with its number of clusters, on the losses of referenc
 the configuration's in one thing. Each is one `s2l compare` of S2L alone, over all seeds of the
 configuration; its file stays in `--out`. References with fewer checkpoints have losses that are
 columns of one reference with 24. Its embeddings, alone and beside the losses, are clustered in the
-same way: each block is scaled to a total variance of one. `--perturbed MODEL` adds losses of
-perturbed copies of that model (a local folder, a .gguf file), which is not trained.
+same way: each block is scaled to a total variance of one.
+
+`--perturbed MODEL` compares the configuration's own reference with losses of perturbed copies of
+that model (a local folder, a .gguf file), which is not trained, in bfloat16: over all rows, and
+inside strata found in the embeddings of the model.
 
 For every variant: the target's held-out loss (95% interval over seeds and items), its paired
 difference to the configuration's own reference with Holm's p-value, and the adjusted Rand index of
@@ -57,6 +60,12 @@ TRAINED: dict[str, dict[str, Any]] = {
     "twice as many epochs": {"epochs": 4},
 }  # fmt: skip
 SCALES = (0.03, 0.1, 0.3)
+INSIDE = {
+    "method": "s2l",
+    "label": "inside found strata",
+    "stratify": True,
+    "clusters": {"strata": "auto", "per_stratum": True, "num_clusters": 6},
+}
 
 
 def folder_name(variant: str) -> str:
@@ -90,26 +99,31 @@ def on_losses(base: Mapping[str, Any], run_dir: Path, losses: Path) -> dict:
 
 def perturbed(base: Mapping[str, Any], run_dir: Path, model: str, scale: float) -> dict:
     """Return the configuration of S2L alone on losses of perturbed copies of a model."""
-    config = configuration(base, run_dir, {})
+    config = with_strata(configuration(base, run_dir, {}))
     config["reference"] = {"model": model, "perturbations": 6, "scale": scale}
-    config["trajectories"] |= {"max_response_tokens": 1000}
+    config["trajectories"] |= {"max_response_tokens": 1000, "precision": "bf16"}
     return config
 
 
-def compared(name: str, config: dict, out: Path) -> tuple[s2l.Run, pd.DataFrame, float]:
-    """Run the comparison of a configuration; return its run, items and seconds of selecting."""
+def with_strata(config: dict) -> dict:
+    """Return a configuration that compares S2L inside found strata as well."""
+    config["comparison"]["methods"] = ["s2l", INSIDE]
+    return config
+
+
+def compared(
+    name: str, config: dict, out: Path
+) -> tuple[s2l.Run, dict[str, pd.DataFrame], dict[str, float]]:
+    """Run the comparison of a configuration; return its run, items and seconds by label."""
     file = out / f"{folder_name(name)}.yaml"
     file.write_text(yaml.safe_dump(config, sort_keys=False), encoding="utf-8")
     print(f"== {name}", flush=True)
     found = s2l.compare(file)
     items = found.items().to_pandas()
-    table = found.table()
-    table = table[table["label"] == "s2l"]
-    return (
-        s2l.load(config["run_dir"]),
-        items[items["label"] == "s2l"],
-        float(table["seconds_selecting"].iloc[0]),
-    )
+    seconds = found.table().groupby("label")["seconds_selecting"].first().to_dict()
+    labels = [m if isinstance(m, str) else m["label"] for m in config["comparison"]["methods"]]
+    by_label = {label: items[items["label"] == label] for label in labels}
+    return s2l.load(config["run_dir"]), by_label, seconds
 
 
 def labelled(run: s2l.Run, num_clusters: int) -> pd.DataFrame:
@@ -143,7 +157,15 @@ def nonnegative(feature_ND: np.ndarray) -> np.ndarray:
     return feature_ND - feature_ND.min(axis=0)
 
 
-def variants(base: Mapping[str, Any], out: Path, model: str | None):
+def variants_without_training(base: Mapping[str, Any], out: Path, model: str):
+    """Yield the configuration's own reference, and perturbed copies of a model at each scale."""
+    yield BASE, with_strata(configuration(base, out / folder_name(BASE), TRAINED[BASE]))
+    for scale in SCALES:
+        name = f"not trained, perturbed by {scale}"
+        yield name, perturbed(base, out / folder_name(name), model, scale)
+
+
+def variants(base: Mapping[str, Any], out: Path):
     """Yield the name and the configuration of every variant; later ones read losses of earlier."""
     for name in (BASE, MOST):
         yield name, configuration(base, out / folder_name(name), TRAINED[name])
@@ -166,9 +188,6 @@ def variants(base: Mapping[str, Any], out: Path, model: str | None):
         yield name, on_losses(base, folder, losses)
     for name in [name for name in TRAINED if name not in (BASE, MOST)]:
         yield name, configuration(base, out / folder_name(name), TRAINED[name])
-    for scale in SCALES if model else ():
-        name = f"not trained, perturbed by {scale}"
-        yield name, perturbed(base, out / folder_name(name), model, scale)
 
 
 def main() -> None:
@@ -181,26 +200,35 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     base = yaml.safe_load(arguments.config.read_text(encoding="utf-8"))
     num_clusters = base["clusters"]["num_clusters"]
+    wanted = (
+        variants_without_training(base, arguments.out, arguments.perturbed)
+        if arguments.perturbed
+        else variants(base, arguments.out)
+    )
     rows, values, clusters = [], {}, {}
-    for name, config in variants(base, arguments.out, arguments.perturbed):
-        run, items, seconds = compared(name, config, arguments.out)
-        clusters[name] = labelled(run, num_clusters)
-        values[name], strata = by_seed(items)
-        found = crossed_mean(values[name], strata)
+    for variant, config in wanted:
+        run, items_by_label, seconds = compared(variant, config, arguments.out)
+        clusters[variant] = labelled(run, num_clusters)
         source = run.trajectories().to_pandas(["example_id", "stratum"]).set_index("example_id")
-        both = clusters[name].join(clusters[BASE].add_suffix("_base")).join(source)
-        rows.append(
-            {
-                "variant": name,
-                "seeds": [round(float(value), 4) for value in macro(values[name], strata)],
-                "mean": found.mean, "low": found.low, "high": found.high,
-                "rand_index_with_base": adjusted_rand_score(both["cluster"], both["cluster_base"]),
-                "rand_index_with_sources": adjusted_rand_score(both["cluster"], both["stratum"]),
-                "seconds_selecting": seconds,
-            }
-        )  # fmt: skip
+        both = clusters[variant].join(clusters[BASE].add_suffix("_base")).join(source)
+        for label, items in items_by_label.items():
+            name = variant if label == "s2l" else f"{variant}, {label}"
+            values[name], strata = by_seed(items)
+            found = crossed_mean(values[name], strata)
+            rows.append(
+                {
+                    "variant": name,
+                    "seeds": [round(float(value), 4) for value in macro(values[name], strata)],
+                    "mean": found.mean, "low": found.low, "high": found.high,
+                    "rand_index_with_base":
+                        adjusted_rand_score(both["cluster"], both["cluster_base"]),
+                    "rand_index_with_sources":
+                        adjusted_rand_score(both["cluster"], both["stratum"]),
+                    "seconds_selecting": float(seconds[label]),
+                }
+            )  # fmt: skip
+            print(rows[-1], flush=True)
         arguments.results.write_text(json.dumps(rows, indent=1), encoding="utf-8")
-        print(rows[-1], flush=True)
     others = rows[1:]
     differences = [crossed_mean(values[r["variant"]] - values[BASE], strata) for r in others]
     for row, found, p in zip(others, differences, holm([d.p for d in differences]), strict=True):
