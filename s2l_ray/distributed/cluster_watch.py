@@ -12,7 +12,14 @@ from s2l_ray.distributed import ray_metrics
 
 SECONDS_PER_LOOK, SECONDS_PER_LOOK_AT_NODES = 1.0, 5.0
 OF_TRAININGS = ("RayTrainWorker",)
-WORKERS = (*OF_TRAININGS, "MapWorker", "ClusterWorker", "MomentsWorker", "StrataWorker")
+WORKERS = (
+    *OF_TRAININGS,
+    "MapWorker",
+    "ClusterWorker",
+    "MomentsWorker",
+    "StrataWorker",
+    "RankingWorker",
+)
 """What the classes of workers that steps wait for begin with: Ray Train's, Ray Data's, and ours."""
 
 _watching = threading.Lock()

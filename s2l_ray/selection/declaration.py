@@ -31,8 +31,6 @@ from s2l_ray.selection.methods import METHODS
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories.declaration import QUERIES_KEY, TRAJECTORIES
 
-BYTES_PER_ROW = 50
-"""What a ranking by clusters holds of an example while it sorts."""
 LEAST_BYTES_TOLD = 1_000_000_000
 """A plan says what the ranking holds from this on."""
 
@@ -49,14 +47,21 @@ def _task(plan: RunPlan, arm: str) -> Task:
 
 
 def _select(plan: RunPlan, arm: str, out: StageDir, progress: Progress) -> dict[str, Any]:
-    from s2l_ray.selection import stage
+    from s2l_ray.selection import ranking_worker
 
     rows = plan.parts(PREPARE, "rows") if plan.config.data else None
     if plan.config.data and plan.config.imports_trajectories:
         _check_complete(plan)
     sources = columns.Sources(plan.parts(CLUSTERS), plan.parts(TRAJECTORIES), rows)
     new_strata = extensions.strata(plan.run)
-    return stage.run(plan.arms[arm], sources, out, seed=plan.config.seed, new_strata=new_strata)
+    return ranking_worker.run(
+        plan.arms[arm],
+        sources,
+        out,
+        seed=plan.config.seed,
+        num_rows=plan.summary(CLUSTERS)["rows"],
+        new_strata=new_strata,
+    )
 
 
 def _check_complete(plan: RunPlan) -> None:
@@ -86,12 +91,14 @@ def _select_from_all(
     plan: ExtensionPlan, section: SelectionConfig, out: StageDir, progress: Progress
 ) -> dict[str, Any]:
     """Rank old and new rows together."""
-    from s2l_ray.selection import stage
+    from s2l_ray.selection import ranking_worker
 
     base = plan.base
     pool = extensions.pool(base.run, list(plan.chain))
     sources = columns.Sources(pool.clusters, pool.trajectories, pool.rows)
-    return stage.run(section, sources, out, seed=base.config.seed)
+    added = sum(sum(item.strata.values()) for item in plan.chain)
+    num_rows = base.summary(CLUSTERS.name)["rows"] + added
+    return ranking_worker.run(section, sources, out, seed=base.config.seed, num_rows=num_rows)
 
 
 def _check(config: RunConfig) -> None:
@@ -200,10 +207,11 @@ def _sizes(config: RunConfig, quantities: Quantities) -> dict[str, str]:
         text += f", where {section.where}"
     if section.baselines:
         text += f", by each of {1 + len(section.baselines)} methods"
-    memory = BYTES_PER_ROW * quantities.num_rows
+    memory = ranking.BYTES_PER_ROW * quantities.num_rows
     if memory < LEAST_BYTES_TOLD:
         return {"selection": text}
-    return {"selection": text, "ranking": f"about {memory / 1e9:,.1f} GB in the program itself"}
+    where = "in one worker, or without a cluster in the program itself"
+    return {"selection": text, "ranking": f"about {memory / 1e9:,.1f} GB {where}"}
 
 
 SELECTION = Stage(
@@ -223,6 +231,7 @@ SELECTION = Stage(
     },
     per_arm=True,
     uses_ray=False,
+    advice_on_memory="Use a machine with more memory: a ranking needs some 50 bytes of an example.",
     check=_check,
     check_also_before=(TRAJECTORIES.name,),
     check_pool=_check_pool,

@@ -17,6 +17,9 @@ from s2l_ray.selection.methods import method_named
 from s2l_ray.selection.quotas import StratumQuotas, stratum_quotas
 from s2l_ray.selection.where import Remaining, remaining
 
+BYTES_PER_ROW = 50
+"""What a ranking by clusters holds of an example while it sorts."""
+
 
 @dataclass(frozen=True)
 class RankedPool:
