@@ -1,7 +1,7 @@
 """Stage 5: a ranking of all examples; the subset for any budget is a prefix of it.
 
-Runs in one process without Ray. It holds numbers of each example, a few tens of bytes; ids are read
-again when they are written.
+Runs in one process, which `ranking_worker` chooses. It holds numbers of each example, a few tens
+of bytes; ids are read again when they are written.
 
 Shape letters: N examples of the pool, P of one part, R in order of rank.
 """

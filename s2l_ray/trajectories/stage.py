@@ -70,7 +70,7 @@ def run(
     num_workers = _workers(config, out).max
     units = schedule.scoring_units(len(prepared.files()), len(checkpoints), num_workers)
     progress.start(len(units), "units (part x checkpoints)")
-    progress.doing("loading the checkpoints")
+    progress.doing("loading checkpoints, scoring the first units")
     num_before = len(_names(out, "losses-"))
     sums = np.zeros((len(checkpoints), 2))
     tokens, precision = 0, ""
