@@ -6,25 +6,23 @@
 One file of JSON lines (fields instruction and output), its rows repeated up to `--rows` with a
 number added to each, so that none repeats another. Both tokenise with two processes. `datasets.map`
 does what a training script does: read, fill the template, tokenise, cut; nothing is checked, and no
-row has an id. Whole commands, from their start to their end, in turns. CPU seconds are those of all
-processes of the machine, from /proc/stat: nothing else may run. Medians count.
+row has an id. Whole commands, from their start to their end, in turns. Seconds are right only where
+nothing else runs; CPU seconds are those of all processes of a command. Medians count.
 """
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 from bench_scoring import HERE, machine
+from cpu_time import measured
 
 MAX_TOKENS = 512
 PEER = """
@@ -50,12 +48,6 @@ print(sum(map(len, rows["input_ids"])))
 TEMPLATE = "Question: {prompt}\n\nAnswer: "
 
 
-def cpu_seconds() -> float:
-    """Return the seconds that all processes of the machine have had so far."""
-    user, nice, system, *_ = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]
-    return (int(user) + int(nice) + int(system)) / os.sysconf("SC_CLK_TCK")
-
-
 def write_pool(source: Path, num_rows: int, out: Path) -> None:
     """Write rows of the source, again and again, each with a number of its own."""
     with source.open(encoding="utf-8") as lines:
@@ -66,13 +58,6 @@ def write_pool(source: Path, num_rows: int, out: Path) -> None:
             kept = {key: row[key] for key in ("output", "source") if key in row}
             line = {"instruction": f"{row['instruction']} ({number})", **kept}
             file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def measured(command: list[str]) -> tuple[float, float]:
-    """Run a command; return its seconds, and the CPU seconds of the machine meanwhile."""
-    cpu, started = cpu_seconds(), time.perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - started, cpu_seconds() - cpu
 
 
 def commands(folder: Path, tokenizer: str) -> dict[str, list[str]]:

@@ -5,7 +5,7 @@ list changes nothing in the pool; it is a supplement with inputs of its own.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -56,6 +56,7 @@ def lists(
     data: DataConfig,
     run: Location,
     contents: Contents,
+    files: Callable[[], Sequence[InputFile]],
     *,
     pool: Parts | None = None,
     is_asked_for: bool = False,
@@ -64,6 +65,7 @@ def lists(
     """Return the lists of rows that hold a prompt, or that nearly repeat others.
 
     Args:
+        files: returns the input files, or the prepared rows of them: how much work it is.
         pool: the prepared parts of the pool that the rows extend, or None.
         is_asked_for: as in Supplement.
         gone: names of held-out sets that the rows cannot be compared with.
@@ -74,7 +76,7 @@ def lists(
         inputs["data.eval contents"] = _hashes(data, run, Contents(dict(contents.cache)))
     if data.near_duplicates == "report":
         inputs["data.near_duplicates"] = "report"
-    return Supplement(inputs, partial(_list, data, run, pool, gone), is_asked_for)
+    return Supplement(inputs, partial(_list, data, run, files, pool, gone), is_asked_for)
 
 
 def is_list_asked_for(data: DataConfig) -> bool:
@@ -106,6 +108,7 @@ def _hashes(data: DataConfig, run: Location, contents: Contents) -> dict[str, li
 def _list(
     data: DataConfig,
     run: Location,
+    files: Callable[[], Sequence[InputFile]],
     pool: Parts | None,
     gone: Sequence[str],
     out: StageDir,
@@ -114,6 +117,6 @@ def _list(
     from s2l_ray.data import prepare
 
     sets = compared_sets(data, run)
-    summary = prepare.list_rows(data, sets, out, progress=progress, pool=pool)
+    summary = prepare.list_rows(data, files(), sets, out, progress=progress, pool=pool)
     missing = [f"data.eval.{name} is gone: no row is compared with it" for name in gone]
     return {**summary, "notes": [*missing, *summary.get("notes", [])]}

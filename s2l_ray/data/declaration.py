@@ -1,6 +1,6 @@
 """The stage `prepare`: turn input rows into numbered parts of tokens."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -108,9 +108,18 @@ def _task(plan: RunPlan, _: str) -> Task:
         **cleaning.dropping_inputs(data, plan.run, plan.contents),
     }
     asked_for = cleaning.is_list_asked_for(data)
-    lists = cleaning.lists(data, plan.run, plan.contents, is_asked_for=asked_for)
+    lists = cleaning.lists(data, plan.run, plan.contents, lambda: files, is_asked_for=asked_for)
     work = partial(_prepare, plan, data, listing)
-    return Task(inputs, work, is_checked=True, supplement=lists)
+    here = partial(_fits_here, data, lambda: files)
+    return Task(inputs, work, is_checked=True, supplement=lists, fits_here=here)
+
+
+def _fits_here(
+    data: DataConfig, files: Callable[[], Sequence[InputFile]], pool: Parts | None = None
+) -> bool:
+    from s2l_ray.data import input_sizes
+
+    return input_sizes.fits_here(data, files(), pool)
 
 
 def _prepare(
@@ -162,8 +171,20 @@ def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
     data, contents = base.config.data, Contents.load(base.run)
     reachable, gone = cleaning.with_reachable_sets(data, base.run)
     gone = gone if data.decontaminate == "report" else []
-    lists = cleaning.lists(reachable, base.run, contents, pool=pool, gone=gone)
-    return Task(inputs, partial(_prepare_new, base, pool, plan.files), supplement=lists)
+    files = partial(_files_of, plan, extension)
+    lists = cleaning.lists(reachable, base.run, contents, files, pool=pool, gone=gone)
+    work, here = (
+        partial(_prepare_new, base, pool, plan.files),
+        partial(_fits_here, data, files, pool),
+    )
+    return Task(inputs, work, supplement=lists, fits_here=here)
+
+
+def _files_of(plan: ExtensionPlan, extension: Extension) -> Sequence[InputFile]:
+    """Return the files that an extension is to be prepared from, or its prepared rows."""
+    prepared = extension.folder(PREPARED)
+    is_prepared = extension.summary(PREPARED) is not None
+    return Parts(prepared, "rows").stored() if is_prepared else plan.files
 
 
 def data_of(base: BaseRun) -> DataConfig:

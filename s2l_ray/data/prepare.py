@@ -17,7 +17,7 @@ from s2l_ray.artifacts import column_types
 from s2l_ray.artifacts.manifest import REJECTED_ROWS, StageDir
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.data import DataConfig
-from s2l_ray.data import clean_pool, duplicates, pool_checks
+from s2l_ray.data import clean_pool, duplicates, input_sizes, pool_checks
 from s2l_ray.data.held_out import HeldOut
 from s2l_ray.data.part_tokeniser import REJECTED, PartTokeniser, rejected_name
 from s2l_ray.data.raw_parts import FileCutter, RawPart
@@ -57,7 +57,8 @@ def run(
             contaminated.parquet  as `contaminated_rows.CONTAMINATED`, with `decontaminate: drop`
     Raises  DataError when the rejected share is above `max_rejected`, or no row is left.
     """
-    staged, run_units = out.location / "staged", _pool_of_workers(out)
+    staged = out.location / "staged"
+    run_units = _workers(out, here=input_sizes.fits_here(config, files, pool))
     key = "data.train" if pool is None else "the new data"
     parts, count = _cut(config, files, staged, run_units, progress)
     if not parts:
@@ -90,6 +91,7 @@ def run(
 
 def list_rows(
     config: DataConfig,
+    files: Sequence[InputFile],
     held_out: HeldOut,
     out: StageDir,
     *,
@@ -99,12 +101,13 @@ def list_rows(
     """Make the lists that the configuration asks for; return entries of the summary.
 
     Args:
+        files: the input files, or the prepared rows of them: how much work it is.
         held_out: the evaluation sets whose prompts are looked for in the prepared rows.
         pool: the prepared parts of the pool that these rows extend, or None.
 
     Writes  as `clean_pool.report`
     """
-    run_units = _pool_of_workers(out)
+    run_units = _workers(out, here=input_sizes.fits_here(config, files, pool))
     return clean_pool.report(
         config, held_out, out.location, run_units, progress=progress, pool=pool
     )
@@ -263,10 +266,13 @@ def _cut(
     return raw_parts(sorted(results, key=lambda r: (r["number"], r["slice"]))), count
 
 
-def _pool_of_workers(out: StageDir) -> clean_pool.RunUnits:
-    """Return a function that runs units of work on one actor for each CPU."""
-    workers = resources.workers(
-        "data", resources.one_per_cpu(), cpus=1, gpus=0, advice=out.advice_on_memory
+def _workers(out: StageDir, *, here: bool) -> clean_pool.RunUnits:
+    """Return a function that runs units of work on one actor, or one thread, for each CPU."""
+    advice = out.advice_on_memory
+    workers = (
+        resources.threads("data", advice=advice)
+        if here
+        else resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0, advice=advice)
     )
 
     def run_units(

@@ -5,6 +5,7 @@ import functools
 import gc
 import json
 import socket
+import threading
 import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -115,6 +116,8 @@ DONE = "done"
 result is lost with a node, and earlier attempts then no longer count."""
 SHARED = "shared"
 """The name of a file that a worker sees if its node shares the folder of the run."""
+_MAKING = threading.Lock()
+"""Held while a worker is made: threads that import one library at once may see half of it."""
 
 
 class UnitRunner:
@@ -134,7 +137,7 @@ class UnitRunner:
         self._make = functools.partial(worker, **constructor)
         self._stage, self._advice, self._attempts = wanted.stage, wanted.advice, attempts
         self._worker: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-        self._shares_run, self._owns_process = False, not wanted.here
+        self._shares_run = self._has_made_one = False
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         number, unit = row["number"], row["unit"]
@@ -176,11 +179,12 @@ class UnitRunner:
         They are some million objects, which would be visited again for every few thousand rows: a
         sixth of the time of tokenising. A worker that failed is freed before the next one is made.
         """
-        if self._owns_process:
-            gc.unfreeze()
-            gc.collect()
-        worker: Callable[[dict[str, Any]], dict[str, Any]] = self._make()
-        if self._owns_process:
+        with _MAKING:
+            if self._has_made_one:
+                gc.unfreeze()
+                gc.collect()
+            self._has_made_one = True
+            worker: Callable[[dict[str, Any]], dict[str, Any]] = self._make()
             gc.freeze()
         return worker
 

@@ -4,6 +4,7 @@ The workers are those that Ray's actors would be, so the results are the same by
 """
 
 import contextlib
+import gc
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -48,6 +49,7 @@ def finished(
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+        gc.unfreeze()  # what the workers told the collector to forget
 
 
 def start_fleet(

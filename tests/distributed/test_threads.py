@@ -1,6 +1,10 @@
 """Threads of this process do what actors do, where the work is small: same results, same errors."""
 
+import contextlib
+import gc
 import os
+import threading
+from typing import Any
 
 import pytest
 
@@ -74,6 +78,29 @@ def test_a_unit_that_storage_fails_is_tried_again(attempts):
 def test_too_little_memory_is_for_the_user_to_mend(attempts, allocator):
     with pytest.raises(DataError, match=r"memory did not suffice for unit .*Lower trajectories"):
         list(map_units(Greedy, units(allocator), ONE, attempts))
+
+
+class Alone:
+    """Notes whether two are being made at the same time, which each gives the other time for."""
+
+    both = threading.Barrier(2)
+    met = False
+
+    def __init__(self) -> None:
+        with contextlib.suppress(threading.BrokenBarrierError):
+            Alone.both.wait(timeout=0.2)
+            Alone.met = True
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        return {"forgotten": gc.get_freeze_count()}
+
+
+def test_workers_are_made_one_after_the_other_and_what_is_loaded_is_not_searched(attempts):
+    results = list(map_units(Alone, units(1, 2), TWO, attempts))
+
+    assert not Alone.met
+    assert all(result["forgotten"] for result in results)
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_fleet_holds_every_part_once_and_reduces_every_name_once():

@@ -118,7 +118,11 @@ def test_a_subset_comes_from_old_and_new_rows(extended, finished, s2l, tmp_path)
 @pytest.mark.cluster
 def test_whatever_is_killed_the_end_is_the_same(extended, copied, new_data, s2l, s2l_environment):
     run = copied()
-    for beginning in ("prepared/staged/done-", "trajectories/units/losses-", "clusters/_manifest"):
+    for beginning in (
+        "prepared/staged/tokenised-",
+        "trajectories/units/losses-",
+        "clusters/_manifest",
+    ):
         kill_at(beginning, run, new_data, s2l_environment)
     done = s2l("extend", run, new_data)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -14,7 +14,7 @@ from tests.small_run import refusal, sets
 pytestmark = [pytest.mark.ray, pytest.mark.cluster]
 
 STOPPED_AT = {
-    "prepare": "staged/done-",
+    "prepare": "staged/tokenised-",
     "trajectories": "units/losses-",
     "target": "resume/*/checkpoint_manager_snapshot.json",
 }
