@@ -9,7 +9,7 @@ from s2l_ray.storage.input_files import InputFile, format_of
 
 MOST_BYTES_HERE = 20_000_000
 """So much text is prepared in this process, unless a cluster was joined."""
-BYTES_OF_FILE = 20_000
+BYTES_OF_FILE = 10_000
 """Text that takes as long as the opening of a file."""
 EXPANSION = 4
 """Bytes of text for each byte of a compressed file, or of Parquet."""
