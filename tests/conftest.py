@@ -29,6 +29,8 @@ settings.load_profile("fixed")
 
 # Ray lets all others go before its workers; a test run beside another program would hardly move.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Nobody takes the tests' node away: no training needs a process that watches for that.
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
 SECONDS = {"cluster": 900, "ray": 600}
 """How long a test of a kind may take; a limit of its own comes before it."""

@@ -77,7 +77,7 @@ def cluster(address: str | None) -> Iterator[None]:
     _quieten_ray_data()
     _started_here = not joined
     try:
-        with failures.ran_out_explained():
+        with failures.ran_out_explained(), _without_preemption(joined=joined):
             yield
     finally:
         _started_here = False
@@ -94,6 +94,23 @@ def set_defaults(*, joined: bool) -> None:
     if not joined:
         # Ray lets all other programs go before its workers: beside one, a run would hardly move.
         os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+@contextlib.contextmanager
+def _without_preemption(*, joined: bool) -> Iterator[None]:
+    """Let trainings inside the block start no process that watches for nodes to be taken away.
+
+    Of a Ray that was started here there is one node, and the program ends with it.
+    """
+    name = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+    if joined or name in os.environ:
+        yield
+        return
+    os.environ[name] = "0"
+    try:
+        yield
+    finally:
+        del os.environ[name]
 
 
 def _start() -> None:

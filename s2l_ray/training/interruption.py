@@ -16,6 +16,8 @@ import ray
 from ray._private import state
 from ray.core.generated import gcs_pb2
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks import DatasetsCallback
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from s2l_ray import events, interrupts
@@ -46,6 +48,27 @@ class InterruptibleTrainer(TorchTrainer):
 
     on_interrupt: Callable[[], bool] = staticmethod(lambda: False)
     _controller: Any = None
+
+    def fit(self) -> ray.train.Result:
+        """Train to the end; see `DataParallelTrainer.fit`."""
+        try:
+            return super().fit()
+        except ray.exceptions.RayActorError:
+            if self._controller is not None:
+                _remove_placement_groups(self._controller)
+            raise
+
+    def _create_default_callbacks(self) -> list[Any]:
+        """Return Ray Train's callbacks, without those that start a process for nothing.
+
+        One would give out the shards of data sets: a training here has none. One would remove the
+        placement groups of a controller that dies: `fit` does, unless another thread calls it.
+        """
+        unneeded: tuple[type, ...] = (DatasetsCallback,)
+        if threading.current_thread() is threading.main_thread():
+            unneeded += (PlacementGroupCleanerCallback,)
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, unneeded)]
 
     def give_up(self) -> None:
         """End a training of the main thread that waits for room; `fit` then raises RayActorError.

@@ -63,3 +63,18 @@ def test_a_ray_that_is_started_here_gives_way_to_no_other_program(
         monkeypatch.delenv("RAY_worker_niceness")
     session.set_defaults(joined=joined)
     assert dict(os.environ).get("RAY_worker_niceness") == expected
+
+
+@pytest.mark.parametrize(
+    ("joined", "users", "inside"), [(False, None, "0"), (False, "1", "1"), (True, None, None)]
+)
+def test_only_nodes_of_a_cluster_that_was_joined_are_watched_for_their_end(
+    monkeypatch, joined, users, inside
+):
+    name = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+    monkeypatch.setenv(name, users or "")
+    if users is None:
+        monkeypatch.delenv(name)
+    with session._without_preemption(joined=joined):
+        assert os.environ.get(name) == inside
+    assert os.environ.get(name) == users

@@ -70,23 +70,29 @@ def test_what_is_saved_is_said_at_once(done, doing, said):
     assert notice["text"].startswith(said)
 
 
-@pytest.mark.ray
-def test_one_ctrl_c_ends_a_training_that_waits_for_room(tmp_path, ray_cluster):
-    """The cluster has two CPUs. The controller would not hear that it is to end."""
-    trainer = InterruptibleTrainer(
+def too_large(folder) -> InterruptibleTrainer:
+    """A training that waits for room for ever: the cluster has two CPUs."""
+    return InterruptibleTrainer(
         print,
         scaling_config=ray.train.ScalingConfig(num_workers=3, resources_per_worker={"CPU": 1}),
-        run_config=ray.train.RunConfig(name="waits", storage_path=str(tmp_path)),
+        run_config=ray.train.RunConfig(name="waits", storage_path=str(folder)),
     )
+
+
+def states_of_groups(others) -> list[str]:
+    groups = placement_group_table().items()
+    return [group["state"] for name, group in groups if name not in others]
+
+
+@pytest.mark.ray
+def test_one_ctrl_c_ends_a_training_that_waits_for_room(tmp_path, ray_cluster):
+    """The controller would not hear that it is to end."""
+    trainer = too_large(tmp_path)
     room = LostRoom(THREE, trainer.give_up)
     others = placement_group_table().keys()
 
-    def asked_for():
-        groups = placement_group_table().items()
-        return [group["state"] for name, group in groups if name not in others]
-
     def interrupt(stop: threading.Event) -> None:
-        while "PENDING" not in asked_for():
+        while "PENDING" not in states_of_groups(others):
             if stop.wait(0.1):
                 return
         room.look()
@@ -100,9 +106,25 @@ def test_one_ctrl_c_ends_a_training_that_waits_for_room(tmp_path, ray_cluster):
     ):
         trainer.fit()
 
-    assert board.asked == 0 and set(asked_for()) <= {"REMOVED"}
+    assert board.asked == 0 and set(states_of_groups(others)) <= {"REMOVED"}
     with pytest.raises(ray.exceptions.RayActorError):
         ray.get(trainer._controller.get_state.remote())
+
+
+@pytest.mark.ray
+def test_a_training_whose_controller_dies_asks_for_no_room_any_more(tmp_path, ray_cluster):
+    trainer, others = too_large(tmp_path), placement_group_table().keys()
+
+    def kill(stop: threading.Event) -> None:
+        while "PENDING" not in states_of_groups(others):
+            if stop.wait(0.1):
+                return
+        ray.kill(trainer._controller)
+
+    with pytest.raises(ray.exceptions.RayActorError), running_thread(kill):
+        trainer.fit()
+
+    assert states_of_groups(others) == ["REMOVED"]
 
 
 @pytest.mark.ray

@@ -14,6 +14,7 @@ import ray
 import torch
 from ray._private.node import Node
 from ray._private.parameter import RayParams
+from ray._private.state import actors
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
     get_or_create_autoscaling_coordinator,
 )
@@ -271,8 +272,14 @@ def trained_in_this_process(config, prepared):
 @pytest.mark.ray
 def test_what_a_user_must_change_is_said_by_a_worker_once(tmp_path, prepared, cluster):
     config = settings(tmp_path, model=str(tmp_path / "nowhere"), workers=1)
+    before = actors()
     with pytest.raises(ModelError, match="nowhere"), Progress("reference") as progress:
         reference.run(config, prepared, stage(tmp_path, "out"), seed=3, progress=progress)
+
+    # One worker, tried once. Ray Train's processes for data sets and left-over room are not there.
+    started = [actor["ActorClassName"] for name, actor in actors().items() if name not in before]
+    kinds = ["TrainController", "RayTrainWorker", "SynchronizationActor", "_Board"]
+    assert sorted(started) == sorted(kinds)
 
 
 def test_more_checkpoints_than_steps_are_refused_before_anything_starts(tmp_path, prepared):
