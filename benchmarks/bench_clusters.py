@@ -1,7 +1,7 @@
 """Clusters and ranking of a large pool through the command: seconds, memory, the same bytes.
 
     python benchmarks/bench_clusters.py [--rows 10000000] [--clusters 100] [--workers 2 1]
-        [--strata 1] [--folder /tmp]
+        [--strata 1] [--rows-per-file 500000] [--folder /tmp]
     python benchmarks/bench_clusters.py --rows 1000000 10000000 100000000 --workers 2
 
 Synthetic trajectories (those of bench_kmeans.py) are written as parquet files, one after the other,
@@ -29,15 +29,14 @@ from bench_kmeans import synthetic
 from bench_pipeline import Memory, watched
 from bench_scoring import record
 
-ROWS_PER_FILE = 500_000
 STAGES = ("trajectories", "clusters", "selection")
 
 
-def write_pool(num_rows: int, num_strata: int, folder: Path) -> None:
+def write_pool(num_rows: int, num_strata: int, rows_per_file: int, folder: Path) -> None:
     share_S = 1 / np.arange(1, num_strata + 1)
     share_S /= share_S.sum()
-    for number, start in enumerate(range(0, num_rows, ROWS_PER_FILE)):
-        size = min(ROWS_PER_FILE, num_rows - start)
+    for number, start in enumerate(range(0, num_rows, rows_per_file)):
+        size = min(rows_per_file, num_rows - start)
         loss_NT = synthetic(size, 12, seed=number)
         ids = pa.array(np.char.mod("example-%09d", np.arange(start, start + size)))
         losses = pa.FixedSizeListArray.from_arrays(pa.array(loss_NT.ravel()), 12)
@@ -98,7 +97,7 @@ def measured(subject: tuple[int, int], given: argparse.Namespace) -> dict[str, A
     """Rows and workers."""
     num_rows, workers = subject
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        write_pool(num_rows, given.strata, Path(folder))
+        write_pool(num_rows, given.strata, given.rows_per_file, Path(folder))
         return {"rows": num_rows, **ranked(Path(folder), workers, given)}
 
 
@@ -143,6 +142,7 @@ def main() -> None:
     parser.add_argument("--clusters", type=int, default=100)
     parser.add_argument("--workers", type=int, nargs="+", default=[2, 1])
     parser.add_argument("--strata", type=int, default=1)
+    parser.add_argument("--rows-per-file", type=int, default=500_000)
     parser.add_argument("--folder", help="where the pool and the run are written for a while")
     given = parser.parse_args()
     name = f"clusters-{max(given.rows)}" + (f"x{given.strata}" if given.strata > 1 else "")

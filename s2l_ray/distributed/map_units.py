@@ -8,7 +8,7 @@ import socket
 import threading
 import traceback
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -39,7 +39,7 @@ def map_units(
     wanted: resources.Workers,
     attempts: Location,
     **constructor: Any,
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, None]:
     """Yield `worker(**constructor)(unit)` for every unit, in the order in which they finish.
 
     The units, small descriptions of work, are the dataset. Each worker reads and writes its own
@@ -47,6 +47,7 @@ def map_units(
     A unit that fails is tried again. A unit whose worker dies is given to another worker. Ray would
     repeat that for ever, so attempts are counted by files in the folder `attempts`.
     Workers that are threads of this process need no Ray; their units are tried again as well.
+    A caller that stops before the last result closes the generator, so that no more is begun.
 
     Args:
         worker: a class; each actor makes one object of it, at its first unit.

@@ -6,18 +6,20 @@ of a part depends on the files alone. A pool of more than BYTES_COPIED whose fil
 is not copied: its parts are runs of row groups of these files.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute
+import pyarrow.parquet as pq
 
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import PART, PLACES, Parts, part_name, trajectory_table
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
-from s2l_ray.errors import DataError, first
+from s2l_ray.errors import DataError, as_message, first, from_message
 from s2l_ray.progress import Progress
 from s2l_ray.storage import row_groups
 from s2l_ray.storage.input_files import InputFile
@@ -31,6 +33,8 @@ BYTES_COPIED = 2 << 30
 """Losses of at most so many bytes are always copied: the folder of the run is then complete."""
 ROWS_PER_GROUP = 1 << 21
 """The largest row group of a file that is read where it lies, as workers read it at once."""
+ROWS_PER_UNIT = 1 << 20
+"""Rows of one file that a worker checks before it takes others, if its row groups allow it."""
 
 
 def run(
@@ -56,25 +60,20 @@ def run(
     parts_of_file = [-(-rows // ROWS_PER_PART) for rows in rows_of_file]
     starts = np.concatenate([[0], np.cumsum(parts_of_file)])
     units = [
-        {"uri": uri, "first_part": int(start)} for uri, start in zip(uris, starts, strict=False)
+        {"uri": uri, "first_part": int(start) + begin // ROWS_PER_PART, "rows": [begin, end]}
+        for uri, footer, start in zip(uris, found, starts, strict=False)
+        for begin, end in row_ranges(footer.rows_of_group)
     ]
     num_bytes = footers.bytes_of(found)
     stay = pool is None and num_bytes > BYTES_COPIED and all(map(_can_stay, found))
     places = _places(files, found) if stay else None
     _remove_parts(out.location)
     progress.start(sum(rows_of_file))
-    uri_of_length: dict[int, str] = {}
-    for result in map_units(
-        Importer if places is None else Checker,
-        units,
-        _workers(num_bytes),
-        out.location / "attempts",
-        folder=out.location,
-    ):
-        progress.update(result["rows"])
-        if result["rows"]:
-            uri_of_length.setdefault(result["checkpoints"], result["uri"])
-    length = common_length(uri_of_length)
+    worker, attempts = Importer if places is None else Checker, out.location / "attempts"
+    with closing(
+        map_units(worker, units, _workers(num_bytes), attempts, folder=out.location)
+    ) as results:
+        length = checked_length(units, results, progress)
     summary = {"steps": list(range(1, length + 1)), "rows": sum(rows_of_file)}
     if places is not None:
         (out.location / PLACES).write_json(row_groups.as_json(places))
@@ -90,6 +89,26 @@ def run(
     }
     rows, notes = pool_join.join(Parts(out.location), pool, without_stratum)
     return {**summary, "rows": rows, "notes": notes}
+
+
+def row_ranges(rows_of_group: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cut a file into ranges of rows that workers check on their own, whole parts each.
+
+    A range begins with the first part that begins in a run of row groups of about ROWS_PER_UNIT
+    rows. So a worker reads these groups, and at most one part's rows of the next.
+
+    Yields:
+        the first row of each range, and the row after its last.
+    """
+    row_before_group = np.concatenate([[0], np.cumsum(rows_of_group, dtype=np.int64)])
+    num_rows = int(row_before_group[-1])
+    for start, stop in row_groups.runs(rows_of_group, ROWS_PER_UNIT):
+        begin, end = (
+            min(-(-int(row_before_group[group]) // ROWS_PER_PART) * ROWS_PER_PART, num_rows)
+            for group in (start, stop)
+        )
+        if begin < end:
+            yield begin, end
 
 
 def _workers(num_bytes: int) -> resources.Workers:
@@ -151,59 +170,113 @@ def common_length(uri_of_length: Mapping[int, str]) -> int:
     return length
 
 
-class Importer:
-    """Worker that checks one file and writes its parts."""
+def checked_length(
+    units: Sequence[Mapping[str, Any]], results: Iterable[dict[str, Any]], progress: Progress
+) -> int:
+    """Return the number of checkpoints that all rows have, once all units are done.
+
+    Units finish in any order and are looked at in theirs. So of several errors the first one is
+    raised, in the order of files and rows, whatever the number of workers.
+
+    Raises:
+        DataError: a unit found an error, or rows have different numbers of checkpoints.
+    """
+    waiting, number = dict[tuple[str, int], dict[str, Any]](), 0
+    uri_of_length, length_of_file = dict[int, str](), dict[str, int]()
+    for result in results:
+        waiting[result["uri"], result["first_row"]] = result
+        progress.update(result["rows"])
+        while number < len(units):
+            uri, row = units[number]["uri"], units[number]["rows"][0]
+            if (done := waiting.pop((uri, row), None)) is None:
+                break
+            if done["refused"] is not None:
+                raise from_message(done["refused"])
+            length = done["checkpoints"]
+            if (of_file := length_of_file.setdefault(uri, length)) != length:
+                raise _unequal(uri, 0, of_file, length, f"row {row}")
+            uri_of_length.setdefault(length, uri)
+            number += 1
+    return common_length(uri_of_length)
+
+
+class Checker:
+    """Worker that checks ranges of rows, which stay where they lie; `folder` gets nothing."""
 
     def __init__(self, folder: Location) -> None:
         self.folder = folder
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        rows = length = 0
-        for number, (batch, loss_NT) in enumerate(_checked(unit["uri"])):
-            length, rows = loss_NT.shape[1], rows + len(loss_NT)
-            table = trajectory_table(batch["example_id"], batch["stratum"], loss_NT)
-            (self.folder / part_name(unit["first_part"] + number)).write_table(table)
-        return {"uri": unit["uri"], "rows": rows, "checkpoints": length}
+        """Return how many rows were checked, and their losses each, or the error in `refused`."""
+        (begin, end), rows, length = unit["rows"], 0, 0
+        refused: dict[str, str] | None = None
+        try:
+            for number, (batch, loss_NT) in enumerate(_checked(unit["uri"], begin, end)):
+                length, rows = loss_NT.shape[1], rows + len(loss_NT)
+                self._keep(unit["first_part"] + number, batch, loss_NT)
+        except DataError as error:
+            refused = as_message(error)
+        found = {"rows": rows, "checkpoints": length, "refused": refused}
+        return {"uri": unit["uri"], "first_row": begin, **found}
+
+    def _keep(self, part: int, batch: pa.Table, loss_NT: np.ndarray) -> None:
+        pass
 
 
-class Checker:
-    """Worker that checks one file, which stays where it lies; `folder` gets nothing."""
+class Importer(Checker):
+    """Worker that checks ranges of rows, and writes their parts to `folder`."""
 
-    def __init__(self, folder: Location) -> None:
-        del folder
-
-    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
-        rows = length = 0
-        for _, loss_NT in _checked(unit["uri"]):
-            length, rows = loss_NT.shape[1], rows + len(loss_NT)
-        return {"uri": unit["uri"], "rows": rows, "checkpoints": length}
+    def _keep(self, part: int, batch: pa.Table, loss_NT: np.ndarray) -> None:
+        table = trajectory_table(batch["example_id"], batch["stratum"], loss_NT)
+        (self.folder / part_name(part)).write_table(table)
 
 
-def _checked(uri: str) -> Iterator[tuple[pa.Table, np.ndarray]]:
+def _checked(uri: str, begin: int, end: int) -> Iterator[tuple[pa.Table, np.ndarray]]:
     """Yield the tables of `_batches`, each with its losses, float32 (N, T), all of one length."""
-    rows = length = 0
-    for batch in _batches(uri):
-        loss_NT = _losses(batch, rows, uri)
-        if rows and loss_NT.shape[1] != length:
-            raise _unequal(uri, rows, length, loss_NT.shape[1])
-        length, rows = loss_NT.shape[1], rows + len(loss_NT)
+    row, length = begin, None
+    for batch in _batches(uri, begin, end):
+        loss_NT = _losses(batch, row, uri, begin, length)
+        length, row = loss_NT.shape[1], row + len(loss_NT)
         yield batch, loss_NT
+    if row != end:
+        raise DataError(
+            f"trajectories.path: {uri} has changed since this run was planned: it has {row:,} "
+            f"rows, and had {end:,} or more. Run again once it is complete."
+        )
 
 
-def _batches(uri: str) -> Iterator[pa.Table]:
-    """Yield tables of exactly ROWS_PER_PART rows (the last one shorter), with a stratum column."""
-    pending: list[pa.RecordBatch] = []
+def _batches(uri: str, begin: int, end: int) -> Iterator[pa.Table]:
+    """Yield the rows `begin` to `end` as tables of ROWS_PER_PART rows (the last one shorter).
+
+    They have a stratum column. `begin` is a multiple of ROWS_PER_PART.
+    """
+    pending, num_rows = list[pa.RecordBatch](), end - begin
     with readable(uri):
         file = open_parquet(uri)
         columns = needed_columns(file.schema_arrow.names, uri)
-        for batch in file.iter_batches(ROWS_PER_PART, columns=columns):
-            pending.append(batch)
+        groups, skipped = _groups_of(file, begin, end)
+        for batch in file.iter_batches(ROWS_PER_PART, row_groups=groups, columns=columns):
+            kept = batch.slice(skipped)
+            skipped -= batch.num_rows - kept.num_rows
+            pending.append(kept)
             table = pa.Table.from_batches(pending)
-            if table.num_rows >= ROWS_PER_PART:
-                yield _with_stratum(table.slice(0, ROWS_PER_PART), uri)
-                pending = table.slice(ROWS_PER_PART).to_batches()
+            size = min(ROWS_PER_PART, num_rows)
+            if table.num_rows >= size:
+                yield _with_stratum(table.slice(0, size), uri)
+                pending, num_rows = table.slice(size).to_batches(), num_rows - size
+            if not num_rows:
+                return
     if pending and (rest := pa.Table.from_batches(pending)).num_rows:
         yield _with_stratum(rest, uri)
+
+
+def _groups_of(file: pq.ParquetFile, begin: int, end: int) -> tuple[list[int], int]:
+    """Return the row groups that hold the rows `begin` to `end`, and how many rows come before."""
+    sizes = [file.metadata.row_group(n).num_rows for n in range(file.metadata.num_row_groups)]
+    rows_until = np.cumsum(sizes)
+    start, stop = np.searchsorted(rows_until, [begin, end - 1], side="right")
+    groups = list(range(int(start), min(int(stop) + 1, len(sizes))))
+    return groups, begin - int(rows_until[start - 1]) if start else begin
 
 
 def _with_stratum(table: pa.Table, uri: str) -> pa.Table:
@@ -229,8 +302,15 @@ def _text(table: pa.Table, name: str, uri: str) -> pa.ChunkedArray:
     return text
 
 
-def _losses(table: pa.Table, row_before: int, uri: str) -> np.ndarray:
+def _losses(
+    table: pa.Table, row_before: int, uri: str, first_row: int, length: int | None
+) -> np.ndarray:
     """Return float32 (N, T), every value finite, in nats per token.
+
+    Args:
+        row_before: the number of the table's first row in the file.
+        first_row: the first row that was read of the file.
+        length: its number of losses; None if it is in this table.
 
     Raises:
         DataError: an id or a row is null, lengths differ, or a value is not a finite float.
@@ -251,14 +331,15 @@ def _losses(table: pa.Table, row_before: int, uri: str) -> np.ndarray:
             f"(first: {first(bad)})."
         )
     lengths_N = pa.compute.list_value_length(column).to_numpy(zero_copy_only=False)
-    odd = np.flatnonzero(lengths_N != lengths_N[0])
-    if len(odd):
+    length = int(lengths_N[0]) if length is None else length
+    if len(odd := np.flatnonzero(lengths_N != length)):
         row = int(odd[0])
-        raise _unequal(uri, row_before + row, int(lengths_N[0]), int(lengths_N[row]), ids[row])
+        where = f"row {row_before + row} (example {ids[row]})"
+        raise _unequal(uri, first_row, length, int(lengths_N[row]), where)
     values = column.flatten()
     with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is refused
         flat = values.to_numpy(zero_copy_only=False).astype(np.float32)
-    loss_NT = flat.reshape(len(column), int(lengths_N[0]))
+    loss_NT = flat.reshape(len(column), length)
     _check_finite(loss_NT, ids, uri)
     return loss_NT
 
@@ -280,9 +361,9 @@ def _check_finite(loss_NT: np.ndarray, ids: pa.ChunkedArray, uri: str) -> None:
         raise DataError(f"trajectories.path: loss_nats in {uri} is empty: no checkpoint at all.")
 
 
-def _unequal(uri: str, row: int, length: int, other: int, example_id: Any = "") -> DataError:
-    which = f" (example {example_id})" if example_id else ""
+def _unequal(uri: str, first_row: int, length: int, other: int, where: str) -> DataError:
+    begin = f"row {first_row}" if first_row else "the first row"
     return DataError(
-        f"trajectories.path: loss_nats has {length} values in the first row of {uri} and {other} "
-        f"in row {row}{which}. All trajectories must have the same checkpoints."
+        f"trajectories.path: loss_nats has {length} values in {begin} of {uri} and {other} "
+        f"in {where}. All trajectories must have the same checkpoints."
     )

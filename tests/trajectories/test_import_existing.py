@@ -7,7 +7,7 @@ import pytest
 
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts
-from s2l_ray.errors import DataError
+from s2l_ray.errors import DataError, from_message
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories import footers, import_existing
@@ -24,9 +24,14 @@ from tests.trajectories.brought import (
 
 
 def importing(uri, folder, first_part=0):
-    """What one worker says of one file."""
+    """What one worker says of one file; its refusal is raised."""
     folder.mkdir(exist_ok=True)
-    return import_existing.Importer(Location.of(folder))({"uri": uri, "first_part": first_part})
+    num_rows = pq.read_metadata(uri).num_rows
+    unit = {"uri": uri, "first_part": first_part, "rows": [0, num_rows]}
+    found = import_existing.Importer(Location.of(folder))(unit)
+    if (refused := found.pop("refused")) is not None:
+        raise from_message(refused)
+    return found
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS.keys())
@@ -36,7 +41,12 @@ def test_every_documented_type_becomes_the_same_part(tmp_path, kind, row_group_s
     uri = parquet(tmp_path / "t.parquet", losses, row_group_size=row_group_size, stratum=STRATA)
     (footer,) = footers.read(files_of([uri]))
     assert (footer.rows, footer.checkpoints, footer.has_stratum) == (23, 5, True)
-    assert importing(uri, tmp_path / "out") == {"uri": uri, "rows": 23, "checkpoints": 5}
+    assert importing(uri, tmp_path / "out") == {
+        "uri": uri,
+        "first_row": 0,
+        "rows": 23,
+        "checkpoints": 5,
+    }
     [table] = Parts(Location.of(tmp_path / "out")).tables()
     assert [(field.name, str(field.type)) for field in table.schema] == [
         ("example_id", "string"),
