@@ -156,6 +156,14 @@ def plan(
             "the precision used.",
         ),
     ] = None,
+    dollars_per_cpu_hour: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="Price of one CPU of the cluster for an hour, to show what clustering and ranking "
+            "brought losses (trajectories.path) costs.",
+        ),
+    ] = None,
     from_stage: FromStage = None,
 ) -> None:
     """Check a configuration and run nothing. Show which stages are to do, how much each of them
@@ -173,7 +181,10 @@ def plan(
     from s2l_ray.estimate import plan as planning
 
     loaded = load(config, overrides or [])
-    print("\n".join(planning.lines(loaded, tflops, from_stage=from_stage)))
+    shown = planning.lines(
+        loaded, tflops, from_stage=from_stage, dollars_per_cpu_hour=dollars_per_cpu_hour
+    )
+    print("\n".join(shown))
 
 
 @app.command(

@@ -185,8 +185,8 @@ FOLDERS = {  # folder: (folders that it may import, libraries that it never impo
         "ray torch transformers deepspeed datasets vl_convert",
     ),
     "estimate": (
-        "storage config models artifacts data training trajectories evaluation stages pipeline "
-        "comparison",
+        "storage config models artifacts distributed data training trajectories clusters "
+        "selection evaluation stages pipeline comparison",
         "ray deepspeed datasets vl_convert",
     ),
 }

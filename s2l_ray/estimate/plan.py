@@ -13,7 +13,7 @@ from s2l_ray.comparison import trials
 from s2l_ray.config.sections import ModelSpec, RunConfig
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import ConfigError
-from s2l_ray.estimate import costs, planned_trials
+from s2l_ray.estimate import brought, costs, planned_trials
 from s2l_ray.estimate.costs import Cost, Hardware
 from s2l_ray.estimate.quantities import quantities, tokenizer_of
 from s2l_ray.pipeline import preflight, staleness, steps
@@ -28,7 +28,11 @@ T = TypeVar("T")
 
 
 def lines(
-    config: RunConfig, tflops: float | None = None, *, from_stage: str | None = None
+    config: RunConfig,
+    tflops: float | None = None,
+    *,
+    from_stage: str | None = None,
+    dollars_per_cpu_hour: float | None = None,
 ) -> list[str]:
     """Return the plan as text: the state of every step, sizes, and the cost of what is to do.
 
@@ -36,9 +40,11 @@ def lines(
         config: the configuration.
         tflops: speed of one worker in 10^12 operations per second; None to measure it here.
         from_stage: plan to redo this stage and all after it.
+        dollars_per_cpu_hour: price of a CPU of the cluster that clusters and ranks brought losses.
 
     Raises:
-        UserError: a run would fail for a reason that can be seen before it.
+        UserError: a run would fail for a reason that can be seen before it, or a speed or a price
+            is none.
     """
     if tflops is not None and not 0 < tflops < math.inf:
         raise ConfigError(
@@ -46,6 +52,7 @@ def lines(
             "operations per second and above zero, such as 0.08 for a CPU core; leave it out to "
             "measure this machine."
         )
+    brought.check_price(config, dollars_per_cpu_hour)
     run_plan = steps.plan(config, Location.of(config.run_dir))
     stale = staleness.stale(run_plan.steps, from_stage)
     preflight.check(run_plan, stale, from_stage)
@@ -62,6 +69,9 @@ def lines(
     state = trials.state(run_plan, compared, stale) if compared else None
     size_lines = [*_size_lines(config, amounts), *planned_trials.lines(pinned, amounts, state)]
     shown += ["", *size_lines] if size_lines else []
+    if config.imports_trajectories:
+        names = {step.stage for step in stale}
+        shown += brought.lines(config, names, dollars_per_cpu_hour)
     costly = [step for step in stale if _computes(config, step.declaration)]
     if costly:
         estimated, remarks = _costs(pinned, amounts, costly, tflops)

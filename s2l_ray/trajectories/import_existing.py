@@ -57,7 +57,7 @@ def run(
     rows_of_file = [footer.rows for footer in found]
     if not sum(rows_of_file):
         raise DataError(f"trajectories.path: no rows in {len(uris)} file(s) ({first(uris)}).")
-    parts_of_file = [-(-rows // ROWS_PER_PART) for rows in rows_of_file]
+    parts_of_file = [num_parts(footer, stays=False) for footer in found]
     starts = np.concatenate([[0], np.cumsum(parts_of_file)])
     units = [
         {"uri": uri, "first_part": int(start) + begin // ROWS_PER_PART, "rows": [begin, end]}
@@ -65,8 +65,7 @@ def run(
         for begin, end in row_ranges(footer.rows_of_group)
     ]
     num_bytes = footers.bytes_of(found)
-    stay = pool is None and num_bytes > BYTES_COPIED and all(map(_can_stay, found))
-    places = _places(files, found) if stay else None
+    places = _places(files, found) if stays(found, has_pool=pool is not None) else None
     _remove_parts(out.location)
     progress.start(sum(rows_of_file))
     worker, attempts = Importer if places is None else Checker, out.location / "attempts"
@@ -89,6 +88,19 @@ def run(
     }
     rows, notes = pool_join.join(Parts(out.location), pool, without_stratum)
     return {**summary, "rows": rows, "notes": notes}
+
+
+def stays(found: Sequence[Footer], *, has_pool: bool) -> bool:
+    """Tell whether trajectories in files with these footers are read where they lie."""
+    is_large = footers.bytes_of(found) > BYTES_COPIED
+    return not has_pool and is_large and all(map(_can_stay, found))
+
+
+def num_parts(footer: Footer, *, stays: bool) -> int:
+    """Return the number of parts that a file becomes, or is read as where it lies."""
+    if stays:
+        return sum(1 for _ in row_groups.runs(footer.rows_of_group, ROWS_PER_PART))
+    return -(-footer.rows // ROWS_PER_PART)
 
 
 def row_ranges(rows_of_group: Sequence[int]) -> Iterator[tuple[int, int]]:
