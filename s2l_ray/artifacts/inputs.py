@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,10 @@ CONTENTS = "contents.json"
 SETTLED_SECONDS = 2.0
 """A file that was written less than this before it was hashed may be written again without a change
 of its modification time, which some file systems count in seconds."""
+
+
+HASHED_AT_ONCE = 8
+"""Files, of which each takes a buffer of 8 MB. One connection to a store is slow."""
 
 
 @dataclass
@@ -45,20 +50,27 @@ class Contents:
 
     def file_hash(self, file: input_files.InputFile) -> str:
         """Return the hash of a file's content."""
-        cached = self.cache.get(file.uri)
-        if cached is None or not file.modified or cached[:2] != [file.size, file.modified]:
-            settled = _is_settled(file)
-            content = input_files.content_hash(file)
-            if cached is not None and cached[2] != content:
-                self.changed.add(file.uri)
-            # Without a date it is hashed again the next time.
-            cached = [file.size, file.modified if settled else "", content]
-            self.cache[file.uri] = cached
-        return str(cached[2])
+        return self.file_hashes([file])[0]
 
     def file_hashes(self, files: Sequence[input_files.InputFile]) -> list[str]:
-        """Return the hash of each file, in order."""
-        return [self.file_hash(file) for file in files]
+        """Return the hash of each file, in order; files that are not known are read by threads."""
+        unknown = [file for file in files if not self._knows(file)]
+        with ThreadPoolExecutor(HASHED_AT_ONCE) as threads:
+            for file, (settled, content) in zip(
+                unknown, threads.map(_hashed, unknown), strict=True
+            ):
+                cached = self.cache.get(file.uri)
+                if cached is not None and cached[2] != content:
+                    self.changed.add(file.uri)
+                # Without a date it is hashed again the next time.
+                self.cache[file.uri] = [file.size, file.modified if settled else "", content]
+        return [str(self.cache[file.uri][2]) for file in files]
+
+    def _knows(self, file: input_files.InputFile) -> bool:
+        cached = self.cache.get(file.uri)
+        return (
+            bool(file.modified) and cached is not None and cached[:2] == [file.size, file.modified]
+        )
 
     def hub_revision(self, name: str) -> str | None:
         """Return the commit of a model on the hub, or None if it cannot be looked up.
@@ -172,6 +184,12 @@ def _files_below(root: Path) -> Iterator[Path]:
         names[:] = [name for name in names if targets[name] not in chain]
         for name in names:
             ancestors[os.path.join(folder, name)] = [*chain, targets[name]]
+
+
+def _hashed(file: input_files.InputFile) -> tuple[bool, str]:
+    """Return whether a file is settled, and the hash of its content."""
+    settled = _is_settled(file)
+    return settled, input_files.content_hash(file)
 
 
 def _is_settled(file: input_files.InputFile) -> bool:

@@ -62,7 +62,9 @@ class Parts:
         found: list[Location] = []
         for folder in (self.folder, *self.more):
             names = folder.names()
-            found += [folder / name for name in names if self._is_part(name)]
+            # A number of seven digits would come before the next one of six.
+            parts = sorted(filter(self._is_part, names), key=lambda name: (len(name), name))
+            found += [folder / name for name in parts]
             found += self._places(folder, names)
         return found
 

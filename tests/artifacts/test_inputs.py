@@ -1,9 +1,11 @@
 """Contents of files are known by hashes, through links, and however soon they change."""
 
+import hashlib
 import os
 import sys
 
 from s2l_ray.artifacts.inputs import Contents
+from s2l_ray.storage.input_files import InputFile
 
 LONG_AGO = 10**18
 """A modification time in nanoseconds since 1970."""
@@ -78,3 +80,22 @@ def test_a_file_of_a_package_counts_by_content(tmp_path, monkeypatch):
     (package / "small.gguf").write_bytes(b"2")
     assert contents.model_inputs("model", name) != before
     assert contents.model_inputs("model", "package:shipped_model/none.gguf") == {}
+
+
+def test_many_files_have_their_own_hashes_in_their_order(tmp_path):
+    texts = [f"{number}" * (number * 7919) for number in range(40)]
+    files = []
+    for number, text in enumerate(texts):
+        path = tmp_path / f"{number}.jsonl"
+        path.write_text(text)
+        os.utime(path, ns=(LONG_AGO, LONG_AGO))
+        files.append(InputFile(str(path), len(text), str(LONG_AGO)))
+    contents = Contents()
+
+    hashes = contents.file_hashes(files)
+
+    assert hashes == [hashlib.sha256(text.encode()).hexdigest() for text in texts]
+    assert list(contents.cache) == [file.uri for file in files]
+    for file in files:
+        os.unlink(file.uri)
+    assert contents.file_hashes(files[::-1]) == hashes[::-1], "they are known"
