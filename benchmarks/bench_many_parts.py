@@ -7,7 +7,7 @@ Each subject is a thing that the driver does with a list of all parts, in a proc
 reads the list of losses that stay where they lie, `units` makes units of work and hands them to
 threads, `in order` looks at results that come in any order, `shares` deals parts out to a thousand
 workers, and `repeats` finds rows that repeat an earlier one (ten rows a part; parts are read, so it
-is done for a hundredth of the parts).
+is done for a hundredth of the parts). `data set` gives units to Ray Data, a hundredth of them too.
 """
 
 import argparse
@@ -94,6 +94,16 @@ def units(folder: Path, num_parts: int) -> Callable[[], Any]:
     return work
 
 
+def data_set(folder: Path, num_parts: int) -> Callable[[], Any]:
+    import ray
+
+    ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+    import ray.data
+
+    rows = [{"number": n, "unit": f'{{"uri": "{folder}/{n}"}}'} for n in range(num_parts // 100)]
+    return lambda: ray.data.from_items(rows, override_num_blocks=len(rows)).num_blocks()
+
+
 def in_order(folder: Path, num_parts: int) -> Callable[[], Any]:
     from s2l_ray.progress import Progress
     from s2l_ray.trajectories import import_existing
@@ -146,6 +156,7 @@ SUBJECTS = {
     "listing": listing,
     "sizes": sizes,
     "repeats": repeats,
+    "data set": data_set,
 }
 
 

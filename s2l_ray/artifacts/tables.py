@@ -17,6 +17,7 @@ from s2l_ray.errors import first
 from s2l_ray.storage import row_groups
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
+from s2l_ray.storage.read_ahead import read_ahead
 from s2l_ray.storage.row_groups import RowGroups
 
 EXAMPLE_ID = "example_id"
@@ -100,10 +101,16 @@ class Parts:
     ) -> Iterator[pa.Table]:
         """Yield the table of each part in the order of `files`, with all or some of its columns.
 
-        Those of `optional` are read as well where a file has them.
+        Those of `optional` are read as well where a file has them. On an object store, the next
+        parts are read while one is used.
         """
-        for file in self.files():
-            yield file.read_table(list(columns) if columns else None, optional=optional)
+        wanted, files = list(columns) if columns else None, self.files()
+
+        def read(file: Location) -> pa.Table:
+            return file.read_table(wanted, optional=optional)
+
+        is_local = all(file.is_local for file in files)
+        yield from map(read, files) if is_local else read_ahead(read, files)
 
 
 def trajectory_table(

@@ -22,6 +22,7 @@ from s2l_ray.data.examples import content_digest, read_example
 from s2l_ray.data.raw_parts import RawPart, digest_of_id
 from s2l_ray.errors import DataError, first
 from s2l_ray.storage.location import Location
+from s2l_ray.storage.read_ahead import read_ahead
 
 IDS_CHECKED = 32
 """Number of repeated ids whose contents are compared; always all of one part of the pool."""
@@ -34,8 +35,8 @@ def repeats(staged: Location, parts: Sequence[RawPart]) -> list[list[tuple[int, 
     The first repetition is occurrence 1.
     """
     digests, owner, position = [], [], []
-    for number, part in enumerate(parts):
-        column = (staged / part.name).read_table(["digest"])["digest"]
+    columns = read_ahead(lambda part: _digest_column(staged, part), parts)
+    for number, column in enumerate(columns):
         usable = np.flatnonzero(~np.asarray(column.is_null()))
         raw = b"".join(column.drop_null().to_pylist())
         digests.append(np.frombuffer(raw, dtype=">u8").reshape(-1, 2).astype(np.uint64))
@@ -49,6 +50,10 @@ def repeats(staged: Location, parts: Sequence[RawPart]) -> list[list[tuple[int, 
         pair = int(position_N[index]), int(occurrence_N[index])
         repeats_of_part[owner_N[index]].append(pair)
     return repeats_of_part
+
+
+def _digest_column(staged: Location, part: RawPart) -> pa.ChunkedArray:
+    return (staged / part.name).read_table(["digest"])["digest"]
 
 
 def identities(pool: Parts) -> np.ndarray:
@@ -79,7 +84,7 @@ def masks_of_pool_rows(
     one and is rejected.
     """
     for part, repeated in zip(parts, repeats, strict=True):
-        column = (staged / part.name).read_table(["digest"])["digest"]
+        column = _digest_column(staged, part)
         usable = np.flatnonzero(~np.asarray(column.is_null()))
         key_P = _keys(column.drop_null().to_pylist())
         occurrence_P = np.zeros(len(column), np.int64)
