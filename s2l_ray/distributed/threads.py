@@ -7,9 +7,10 @@ import contextlib
 import gc
 import queue
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from s2l_ray.distributed import resources
@@ -43,10 +44,15 @@ def finished(
         finally:
             idle.put(own)
 
-    pool = ThreadPoolExecutor(count)
+    pool, waiting, begun = ThreadPoolExecutor(count), iter(rows), set[Future[dict[str, Any]]]()
     try:
-        for future in as_completed([pool.submit(run, row) for row in rows]):
-            yield future.result()
+        # Futures of all rows would hold 3 kB each; two for a thread keep all of them at work.
+        while begun := begun | {
+            pool.submit(run, r) for r in islice(waiting, 2 * count - len(begun))
+        }:
+            done, begun = wait(begun, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
         gc.unfreeze()  # what the workers told the collector to forget

@@ -12,7 +12,7 @@ from s2l_ray import events
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.failures import MAX_ATTEMPTS
 from s2l_ray.distributed.map_units import map_units
-from s2l_ray.distributed.threads import ThreadFleet, start_fleet
+from s2l_ray.distributed.threads import ThreadFleet, finished, start_fleet
 from s2l_ray.errors import DataError, ModelError, StorageError, UnitError, UserError
 from tests.distributed import test_map_units
 from tests.distributed.test_fleet import FILES, Holder
@@ -137,3 +137,28 @@ def test_what_does_not_pass_is_said_with_its_place(tmp_path, kind, error, messag
 )
 def test_work_is_done_here_up_to_a_size(num_bytes, fits):
     assert resources.fits_here(lambda: num_bytes) is fits
+
+
+class Counted(list):
+    """Rows that count how many of them were taken."""
+
+    taken = 0
+
+    def __iter__(self):
+        for row in super().__iter__():
+            self.taken += 1
+            yield row
+
+
+class Same:
+    def __call__(self, row):
+        return row
+
+
+def test_units_are_not_begun_long_before_a_thread_is_free_for_them():
+    rows = Counted({"number": number} for number in range(1000))
+    found = finished(Same, rows, TWO, {})
+    for number in range(10):
+        next(found)
+        assert rows.taken <= number + 1 + 2 * 2 + 2
+    assert sorted(row["number"] for row in finished(Same, rows, TWO, {})) == list(range(1000))
