@@ -150,7 +150,7 @@ FOLDERS = {  # folder: (folders that it may import, libraries that it never impo
         "ray torch transformers deepspeed datasets vl_convert",
     ),
     "selection": (
-        "storage config artifacts data trajectories clusters",
+        "storage config artifacts distributed data trajectories clusters",
         "ray torch transformers deepspeed datasets vl_convert",
     ),
     "evaluation": (
