@@ -223,7 +223,7 @@ def _shown(
     """Return one line for how the losses lie, and one for the cost of each stage and of all."""
     copied = "copied into the run" if losses.copied else "read where they lie"
     units = f" in {losses.units:,} units" if losses.units else ""
-    shown = [f"{'losses':<16}{losses.parts:,} parts{units}, {copied}", ""]
+    shown = ["", f"{'losses':<16}{losses.parts:,} parts{units}, {copied}", ""]
     shown.append(_line("losses to ranking", "time", "GET, HEAD", "PUT, LIST"))
     total = sum((cost.requests for cost in found), Requests())
     seconds = sum(cost.seconds for cost in found)
