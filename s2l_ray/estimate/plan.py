@@ -69,13 +69,13 @@ def lines(
     state = trials.state(run_plan, compared, stale) if compared else None
     size_lines = [*_size_lines(config, amounts), *planned_trials.lines(pinned, amounts, state)]
     shown += ["", *size_lines] if size_lines else []
-    if config.imports_trajectories:
-        names = {step.stage for step in stale}
-        shown += brought.lines(config, names, dollars_per_cpu_hour)
     costly = [step for step in stale if _computes(config, step.declaration)]
     if costly:
         estimated, remarks = _costs(pinned, amounts, costly, tflops)
         shown += ["", *costs.table(estimated), "", *remarks, *counting]
+    if config.imports_trajectories:
+        names = {step.stage for step in stale}
+        shown += brought.lines(config, names, dollars_per_cpu_hour)
     return shown
 
 
