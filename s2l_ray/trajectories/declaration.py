@@ -48,7 +48,13 @@ def _task(plan: RunPlan, _: str) -> Task:
         QUERIES_KEY: plan.contents.file_hashes(queries) or None,
     }
     early = partial(_score_early, plan) if _can_begin_early(plan.config) else None
-    return Task(inputs, partial(_score, plan, queries), early, repeats=False)
+    return Task(
+        inputs,
+        partial(_score, plan, queries),
+        early,
+        repeats=False,
+        fits_here=partial(_is_scored_here, plan),
+    )
 
 
 def trajectory_files(plan: RunPlan) -> list[InputFile]:
@@ -75,6 +81,18 @@ def _fits_here(files: Sequence[InputFile]) -> bool:
     from s2l_ray.trajectories.footers import loss_bytes
 
     return resources.fits_here(partial(loss_bytes, files))
+
+
+def _is_scored_here(plan: RunPlan) -> bool:
+    """Tell whether the pool and the checkpoints, if both are there to stay, fit this process."""
+    from s2l_ray.trajectories import small_scoring
+
+    section = plan.config.trajectories
+    assert section is not None
+    if not all(step.out.is_current() for step in plan.steps if step.stage in TRAJECTORIES.needs):
+        return False
+    checkpoints = _checkpoints(plan.run, plan.summary(REFERENCE))
+    return small_scoring.fits_here(section, plan.parts(PREPARE), checkpoints)
 
 
 def _import(

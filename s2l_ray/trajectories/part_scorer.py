@@ -76,8 +76,12 @@ class PartScorer:
         config: TrajectoriesConfig,
         folder: Location,
         gpus: float,
+        *,
+        owns_process: bool = True,
     ) -> None:
         torch.set_num_threads(config.cpus_per_worker)
+        # A process of others is not ended because a batch takes long, as while it is suspended.
+        self._postpone_exit = _postpone_exit if owns_process else _nothing
         self.parts, self.checkpoints, self.config = prepared.files(), checkpoints, config
         self.device = device_for(gpus)
         self.precision = set_precision(config.precision, self.device)
@@ -198,9 +202,9 @@ class PartScorer:
         """
         while True:
             scorer = self._scorer(index, embeds=embeds, error_norms=error_norms)
-            _postpone_exit()
+            self._postpone_exit()
             try:
-                return scorer.score(rows.token_ids, rows.learned, on_batch=_postpone_exit)
+                return scorer.score(rows.token_ids, rows.learned, on_batch=self._postpone_exit)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
@@ -271,6 +275,10 @@ def _responses(rows: _Rows, start: int) -> _Rows:
 def _postpone_exit(_num_rows: int = 0) -> None:
     """End this process, with a traceback, unless this is called again within `HANG_SECONDS`."""
     faulthandler.dump_traceback_later(HANG_SECONDS, exit=True)
+
+
+def _nothing(_num_rows: int = 0) -> None:
+    """Do nothing after a batch."""
 
 
 def _end_of_response(learned: np.ndarray, limit: int) -> int:

@@ -3,7 +3,8 @@
 The unit of work is one part at a group of checkpoints. It leaves one small file per part and
 checkpoint, so that an interruption costs at most the units under way. Batches are planned inside a
 part, never across parts, so a loss does not depend on the worker that computes it. The worker that
-completes a part's last checkpoint joins its files into the final part.
+completes a part's last checkpoint joins its files into the final part. Workers are actors of Ray,
+or, for what takes less time than an actor's start, a thread of this process.
 
 With `embeddings`, the forward pass at the last checkpoint also leaves an embedding of each example,
 in a folder of its own: whoever reads losses does not pass over embeddings, which are larger. With
@@ -15,8 +16,8 @@ Shapes: T checkpoints, H hidden size of the reference.
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,9 +29,10 @@ from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.distributed.spare import run_on_free_resources
-from s2l_ray.errors import ConfigError, DataError
+from s2l_ray.errors import ConfigError, DataError, UserError
 from s2l_ray.progress import Progress
 from s2l_ray.training import schedule
+from s2l_ray.trajectories import small_scoring
 from s2l_ray.trajectories.part_scorer import Checkpoint, PartScorer
 from s2l_ray.trajectories.queries import Queries, write_query_parts
 from s2l_ray.trajectories.scored_files import UNITS
@@ -67,14 +69,14 @@ def run(
     # Queries come first: their rows may be refused, and scoring takes hours.
     tokens_of_queries = out.location / UNITS / QUERIES
     query_parts, counts = write_query_parts(queries, tokens_of_queries) if queries else (None, {})
-    num_workers = _workers(config, out).max
-    units = schedule.scoring_units(len(prepared.files()), len(checkpoints), num_workers)
+    wanted = _workers(config, out, here=small_scoring.fits_here(config, prepared, checkpoints))
+    units = schedule.scoring_units(len(prepared.files()), len(checkpoints), wanted.max)
     progress.start(len(units), "units (part x checkpoints)")
     progress.doing("loading checkpoints, scoring the first units")
     num_before = len(_names(out, "losses-"))
     sums = np.zeros((len(checkpoints), 2))
     tokens, precision = 0, ""
-    for result in _scored(config, prepared, checkpoints, out, units):
+    for result in _scored(config, prepared, checkpoints, out, units, wanted=wanted):
         progress.update(1, result["tokens"] if result["fresh"] else 0)
         tokens += result["tokens"]
         sums[result["group"]] += result["sums"]
@@ -82,7 +84,7 @@ def run(
     if query_parts is not None:
         progress.doing("scoring the queries")
         of_queries = replace(out, location=out.further_folder(QUERIES) / out.location.name)
-        embed_queries(config, query_parts, checkpoints[-1], of_queries, precision)
+        embed_queries(config, query_parts, checkpoints[-1], of_queries, wanted, precision)
     notes = [(out.location / UNITS / name).read_bytes().decode() for name in _names(out, "note-")]
     notes += counts.get("notes", [])
     optional = {**counts, LOSSES_BEFORE: num_before, "notes": notes}
@@ -102,6 +104,8 @@ def _scored(
     checkpoints: Sequence[Checkpoint],
     out: StageDir,
     units: Sequence[dict[str, Any]],
+    *,
+    wanted: resources.Workers,
     precision: str = "",
 ) -> Iterator[dict[str, Any]]:
     """Yield the result of a PartScorer for every unit.
@@ -109,8 +113,7 @@ def _scored(
     Raises:
         DataError: workers compute in different precisions, or in another one than `precision`.
     """
-    wanted = _workers(config, out)
-    for result in map_units(
+    results = map_units(
         PartScorer,
         units,
         wanted,
@@ -120,14 +123,17 @@ def _scored(
         config=config,
         folder=out.location,
         gpus=wanted.gpus,
-    ):
-        if precision not in ("", result["precision"]):
-            raise DataError(
-                f"trajectories: some workers score in {precision} and others in "
-                f"{result['precision']}. Set trajectories.precision to one of them."
-            )
-        precision = result["precision"]
-        yield result
+        owns_process=not wanted.here,
+    )
+    with small_scoring.process_kept():
+        for result in results:
+            if precision not in ("", result["precision"]):
+                raise DataError(
+                    f"trajectories: some workers score in {precision} and others in "
+                    f"{result['precision']}. Set trajectories.precision to one of them."
+                )
+            precision = result["precision"]
+            yield result
 
 
 def embed_queries(
@@ -135,6 +141,7 @@ def embed_queries(
     rows: Parts,
     checkpoint: Checkpoint,
     out: StageDir,
+    wanted: resources.Workers,
     precision: str,
 ) -> None:
     """Leave the losses and embeddings of query rows at `checkpoint` in `out`.
@@ -144,7 +151,7 @@ def embed_queries(
     """
     config = config.model_copy(update={"error_norms": False, "without_prompt": False})
     units = [{"part": part, "group": [0]} for part in range(len(rows.files()))]
-    for _ in _scored(config, rows, [checkpoint], out, units, precision):
+    for _ in _scored(config, rows, [checkpoint], out, units, wanted=wanted, precision=precision):
         pass
     (out.location / UNITS).remove()
 
@@ -182,7 +189,7 @@ def score_while_training(
     with run_on_free_resources(
         PartScorer,
         units,
-        partial(_num_due, checkpoints, num_parts, steps_done),
+        _Due(config, prepared, checkpoints, num_parts, steps_done),
         wanted,
         prepared=prepared,
         checkpoints=list(checkpoints),
@@ -193,21 +200,40 @@ def score_while_training(
         yield
 
 
-def _num_due(
-    checkpoints: Sequence[Checkpoint], num_parts: int, steps_done: Callable[[], int | None]
-) -> int | None:
-    """Return how many units have their checkpoint by now; None while training waits."""
-    step = steps_done()
-    if step is None:
-        return None
-    return num_parts * sum(checkpoint.step <= step for checkpoint in checkpoints)
+@dataclass
+class _Due:
+    """Tells how many units have their checkpoint by now; None while training waits."""
+
+    config: TrajectoriesConfig
+    prepared: Parts
+    checkpoints: Sequence[Checkpoint]
+    num_parts: int
+    steps_done: Callable[[], int | None]
+
+    def __call__(self) -> int | None:
+        step = self.steps_done()
+        if step is None:
+            return None
+        saved = sum(checkpoint.step <= step for checkpoint in self.checkpoints)
+        try:
+            return 0 if saved and self.is_small else saved * self.num_parts
+        except UserError:
+            return 0  # a part that cannot be read; whoever needs it says so
+
+    @cached_property
+    def is_small(self) -> bool:
+        """Tell whether this process will score the pool sooner; a checkpoint has to be saved."""
+        like_first = [self.checkpoints[0]] * len(self.checkpoints)
+        return small_scoring.fits_here(self.config, self.prepared, like_first)
 
 
 def _names(out: StageDir, start: str) -> list[str]:
     return [name for name in (out.location / UNITS).names() if name.startswith(start)]
 
 
-def _workers(config: TrajectoriesConfig, out: StageDir) -> resources.Workers:
+def _workers(config: TrajectoriesConfig, out: StageDir, *, here: bool = False) -> resources.Workers:
+    if here:
+        return replace(resources.threads(out.stage, advice=out.advice_on_memory), max=1)
     return resources.workers(
         out.stage,
         config.workers,

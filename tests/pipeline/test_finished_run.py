@@ -4,6 +4,9 @@ The path of a run is no part of its fingerprints.
 """
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -14,6 +17,7 @@ from tests.pipeline.test_without_ray import trajectories
 from tests.small_run import NOBODY, refusal, sets, stages_done, state, table
 
 pytestmark = pytest.mark.ray
+ROOT = Path(__file__).parents[2]
 
 
 def test_running_again_does_nothing_and_takes_no_ray(finished, config, s2l):
@@ -258,3 +262,30 @@ def test_brought_trajectories_and_rows_are_enough_for_a_subset(s2l, tmp_path):
     selected = [json.loads(line) for line in subset.splitlines()]
     assert len(ranking) == 12 and {row["example_id"] for row in selected} == head
     assert selected == [row | {"example_id": row["id"]} for row in rows if row["id"] in head]
+
+
+def test_what_actors_scored_is_scored_again_without_ray_to_the_same_bytes(copied, config):
+    run = copied()
+    folders = ["trajectories", "embeddings", "error_norms", "queries", "clusters", "selection"]
+    before = parquet_files(run, folders)
+    assert {Path(name).parts[0] for name in before} == set(folders)
+
+    done = subprocess.run(
+        [sys.executable, "-m", "s2l_ray", "run", config, "--set", f"run_dir={run}",
+         "--from", "trajectories", "--until", "selection"],
+        env={name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ray" not in done.stdout and not done.stderr
+    assert stages_done(done.stdout) == {"trajectories", "clusters", "selection"}
+    assert parquet_files(run, folders) == before
+
+
+def parquet_files(run: Path, folders: list[str]) -> dict[str, bytes]:
+    files = [file for folder in folders for file in (run / folder).rglob("*.parquet")]
+    return {str(file.relative_to(run)): file.read_bytes() for file in files}

@@ -13,6 +13,7 @@ from s2l_ray.artifacts.manifest import StageDir, section_inputs
 from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import TrajectoriesConfig, WorkerRange
+from s2l_ray.distributed import resources
 from s2l_ray.errors import DataError, ModelError
 from s2l_ray.progress import Progress
 from s2l_ray.storage import input_files
@@ -168,4 +169,5 @@ def test_queries_are_counted_and_embedded_in_the_precision_of_the_pool(
 
     with pytest.raises(DataError, match="some workers score in bf16 and others in fp32"):
         other = replace(out, location=out.location / "other")
-        trajectories.embed_queries(BOTH, parts, checkpoints[-1], other, "bf16")
+        wanted = resources.workers("trajectories", 1, cpus=1, gpus=0)
+        trajectories.embed_queries(BOTH, parts, checkpoints[-1], other, wanted, "bf16")
