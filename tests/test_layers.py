@@ -128,7 +128,7 @@ def test_mathematics_touches_neither_ray_nor_files_nor_the_environment(name):
     assert [item for item in found if item.of(*FILES_AND_ENVIRONMENT)] == []
 
 
-LOWEST = ("errors", "events", "progress", "display", "background", "compilation")
+LOWEST = ("errors", "events", "progress", "display", "background", "collector", "compilation")
 LOWEST += ("blake2b", "hashing", "interrupts", "intervals", "notation", "version")
 """Modules that every folder may import, and that import nothing of ours but each other."""
 RAY_IN_TRAINING = [f"s2l_ray.training.{name}" for name in ("ray_train", "board", "interruption")]

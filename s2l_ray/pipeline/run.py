@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from s2l_ray import interrupts
+from s2l_ray import collector, interrupts
 from s2l_ray.artifacts.extensions import LOSSES_BEFORE
 from s2l_ray.artifacts.inputs import CONTENTS
 from s2l_ray.artifacts.manifest import SUPPLEMENT, Manifest, check_run, open_run
@@ -66,7 +66,7 @@ def run(
         todo = stale(steps, from_stage)
     if not todo and not incomplete(steps):
         return []
-    with Progress("checking the configuration"):
+    with Progress("checking the configuration"), collector.paused():  # it loads libraries
         preflight.check(planned, todo, from_stage)
     open_run(folder)
     with exclusive(folder), logged(folder, config.tracking, session.secrets()):

@@ -23,7 +23,7 @@ import torch.distributed as dist
 from ray.train.torch import get_device
 from safetensors import SafetensorError
 
-from s2l_ray import events
+from s2l_ray import collector, events
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.config.sections import RandomModel, Training
 from s2l_ray.distributed import failures, resources, session, waiting
@@ -81,7 +81,7 @@ def fit(
     wall = board.of_driver()
     trainer = InterruptibleTrainer(
         # Bound, because the controller would load models' libraries to read a configuration.
-        partial(_on_worker, loop, settings, wall, config.cpus_per_worker),
+        partial(_on_worker, ray.cloudpickle.dumps((loop, settings)), wall, config.cpus_per_worker),
         scaling_config=ray.train.ScalingConfig(
             num_workers=(wanted.min, wanted.max) if elastic else wanted.min,
             use_gpu=wanted.gpus > 0,
@@ -231,7 +231,10 @@ class Worker:
         return self._warned
 
 
-def _on_worker(loop: Loop, settings: dict[str, Any], wall: Any, num_threads: int) -> dict[str, Any]:
+def _on_worker(packed: bytes, wall: Any, num_threads: int) -> dict[str, Any]:
+    """Run the loop on the settings that are packed, a pair; models' libraries load with them."""
+    with collector.paused():
+        loop, settings = ray.cloudpickle.loads(packed)
     torch.set_num_threads(num_threads)
     context = ray.train.get_context()
     rank, num_ranks = context.get_world_rank(), context.get_world_size()

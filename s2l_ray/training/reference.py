@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from s2l_ray import collector
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import ReferenceConfig, WorkerRange
@@ -99,9 +100,10 @@ def existing(path: str, base: str | None = None) -> dict[str, Any]:
 def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict[str, Any]:
     """Train on one worker; rank 0 writes the checkpoints."""
     # Models' libraries take seconds to import; the driver of a training does without.
-    from s2l_ray.models import causality, checkpoints, dimensions
-    from s2l_ray.models.torch_compile import UNCOMPILED
-    from s2l_ray.training import loop
+    with collector.paused():
+        from s2l_ray.models import causality, checkpoints, dimensions
+        from s2l_ray.models.torch_compile import UNCOMPILED
+        from s2l_ray.training import loop
 
     plan: TrainingPlan = settings["plan"]
     config = plan.config

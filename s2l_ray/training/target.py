@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from s2l_ray import collector
 from s2l_ray.artifacts import column_types
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import EXAMPLE_ID, part_name, row_of_subset
@@ -207,8 +208,9 @@ def tokenise_held_out(
 def _train_on_worker(worker: ray_train.Worker, settings: dict[str, Any]) -> dict[str, Any]:
     """Train one shard; rank 0 writes the model that all shards make up."""
     # DeepSpeed takes seconds to import, and only a worker needs it.
-    from s2l_ray.models import causality, dimensions
-    from s2l_ray.training import zero
+    with collector.paused():
+        from s2l_ray.models import causality, dimensions
+        from s2l_ray.training import zero
 
     plan: TrainingPlan = settings["plan"]
     config = plan.config
