@@ -7,7 +7,8 @@ worker and saved four times, and, with a later `--until`, a target of the same s
 workers under ZeRO 2. Nearly all of it is starts. Steps are those of logs/events.jsonl, with the
 seconds since the command was given. CPU seconds, user and system, are looked at ten times a
 second for every process below the command, so that a process loses a tenth at most; kinds are
-the titles that Ray gives its processes. Medians count; the last run's processes are listed.
+the titles that Ray gives its processes. Medians count; the last run's processes are listed. At the
+end, CPU seconds of importing what scores, with the garbage collector and without.
 """
 
 import argparse
@@ -97,8 +98,6 @@ def kind_of(command: str) -> str:
     program = Path(command.partition(" ")[0]).name
     if program in ("gcs_server", "raylet"):
         return program
-    if "s2l_ray run" in command:
-        return "s2l run"
     return next((name for name in SCRIPTS if name in command), "others")
 
 
@@ -130,7 +129,8 @@ class Watch:
     def _look(self, pid: int, fields: list[str]) -> None:
         now, started = time.monotonic() - self._started, int(fields[19])
         cpu_seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        seen = self.seen.setdefault((pid, started), Seen("others", 0.0, now, now))
+        kind = "s2l run" if pid == self._root else "others"
+        seen = self.seen.setdefault((pid, started), Seen(kind, 0.0, now, now))
         seen.cpu_seconds, seen.last = cpu_seconds, now
         if seen.kind in UNTITLED:  # an actor keeps its title when it has ended
             command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ")
@@ -182,6 +182,15 @@ def by_kind(processes: list[Seen]) -> dict[str, tuple[int, float]]:
     return found
 
 
+def import_seconds(before: str) -> float:
+    """Return the CPU seconds of importing what scores, in a process of its own: median of three."""
+    text = (
+        f"import gc, time; {before}; import s2l_ray.trajectories.stage; print(time.process_time())"
+    )
+    command = [sys.executable, "-c", text]
+    return statistics.median(float(subprocess.check_output(command)) for _ in range(3))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--until", default="selection", choices=NAMES)
@@ -199,6 +208,8 @@ def main() -> None:
     kinds = by_kind(last["processes"])
     for kind, (count, cpu) in sorted(kinds.items(), key=lambda item: -item[1][1]):
         print(f"{kind:<34}{count:9}  {cpu:7.1f}")
+    collected, uncollected = import_seconds("gc.enable()"), import_seconds("gc.disable()")
+    print(f"\nimports: {collected:.1f} CPU seconds, without a collector {uncollected:.1f}")
     totals = [sum(seen.cpu_seconds for seen in run["processes"]) for run in found]
     result = {
         "date": datetime.now(UTC).date().isoformat(),
@@ -207,6 +218,7 @@ def main() -> None:
         "seconds": [round(run["seconds"], 1) for run in found],
         "cpu_seconds": [round(total, 1) for total in totals],
         "processes": [len(run["processes"]) for run in found],
+        "imports": [round(collected, 1), round(uncollected, 1)],
         "kinds": {kind: [count, round(cpu, 1)] for kind, (count, cpu) in kinds.items()},
     }
     medians = [statistics.median(result[key]) for key in ("seconds", "cpu_seconds", "processes")]
