@@ -75,10 +75,11 @@ class PartTokeniser:
 
     def _tokenise(self, unit: dict[str, Any]) -> dict[str, Any]:
         checked = read_numbered(self.staged / unit["name"], unit["row_offset"]).to_pylist()
+        originals = read_numbered(self.staged / f"rows-{unit['name']}", unit["row_offset"])
         in_pool_P = np.zeros(len(checked), bool)
         if "known" in unit:
             in_pool_P = duplicates.unpacked(unit["known"], len(checked))
-        usable, rejected = self._read(unit, checked, in_pool_P)
+        usable, rejected = self._read(unit, checked, originals, in_pool_P)
         good: list[tuple[_UsableRow, TokenisedExample]] = []
         outcomes = self._tokens([row.example for row in usable])
         for row, tokens in zip(usable, outcomes, strict=True):
@@ -87,15 +88,21 @@ class PartTokeniser:
                 rejected.append((row.number, tokens.reason, excerpt, tokens.detail))
             else:
                 good.append((row, tokens))
-        result = self._write(unit, good, sorted(rejected))
+        result = self._write(unit, originals, good, sorted(rejected))
         return result | {"known": int(in_pool_P.sum())} if "known" in unit else result
 
     def _read(
-        self, unit: Mapping[str, Any], checked: Sequence[Mapping[str, Any]], in_pool_P: np.ndarray
+        self,
+        unit: Mapping[str, Any],
+        checked: Sequence[Mapping[str, Any]],
+        originals: pa.Table,
+        in_pool_P: np.ndarray,
     ) -> tuple[list[_UsableRow], list[RejectedRow]]:
         """Return the rows that can be tokenised and the rejected ones; leave out the pool's."""
-        fields_by_row = self._originals(unit["name"], checked)
+        numbers = [row["row"] for row in checked if not row["reason"]]
+        fields_by_row = dict(zip(numbers, original_rows(originals), strict=True))
         repeats, dropped = dict(unit["repeats"]), load_dropped(unit)
+        names = self.config.fields.of_pool
         rejected = [
             (row["row"], row["reason"], row["excerpt"], "") for row in checked if row["reason"]
         ]
@@ -104,7 +111,7 @@ class PartTokeniser:
             if row["reason"] or in_pool_P[position]:
                 continue
             fields = fields_by_row[row["row"]]
-            example = read_example(fields, self.config.fields.of_pool)
+            example = read_example(fields, names)
             occurrence = repeats.get(position, 0)
             error = dropped.get(position)
             if example.id is not None and occurrence:
@@ -115,11 +122,6 @@ class PartTokeniser:
             usable.append(_UsableRow(row["row"], fields, example, row["digest"], occurrence))
         return usable, rejected
 
-    def _originals(self, name: str, checked: Sequence[Mapping[str, Any]]) -> dict[int, Any]:
-        table = (self.staged / f"rows-{name}").read_table()
-        numbers = [row["row"] for row in checked if not row["reason"]]
-        return dict(zip(numbers, original_rows(table), strict=True))
-
     def _tokens(self, examples: Sequence[Example]) -> Sequence[TokenisedExample | RowError]:
         if self.tokenizer is None or self.template is None:
             return [TokenisedExample([], [])] * len(examples)
@@ -128,6 +130,7 @@ class PartTokeniser:
     def _write(
         self,
         unit: Mapping[str, Any],
+        originals: pa.Table,
         good: Sequence[tuple[_UsableRow, TokenisedExample]],
         rejected: Sequence[RejectedRow],
     ) -> dict[str, Any]:
@@ -142,9 +145,8 @@ class PartTokeniser:
             [item.response_ranges for item in tokens],
         )
         (self.folder / part_name(part)).write_table(table)
-        originals = read_numbered(self.staged / f"rows-{unit['name']}", unit["row_offset"])
-        originals = kept_rows(originals, ids, uri, numbers)
-        (self.folder / rows_name(part)).write_table(originals)
+        kept = kept_rows(originals, ids, uri, numbers)
+        (self.folder / rows_name(part)).write_table(kept)
         table = pa.table(
             [[uri] * len(rejected), *([row[k] for row in rejected] for k in range(3))],
             schema=REJECTED,
@@ -162,7 +164,7 @@ class PartTokeniser:
             "reasons": Counter(reason for _, reason, *_ in rejected),
             "cut": sum(item.is_cut for item in tokens),
             "left_out": _notes(good),
-            "fields": column_types.encoded(field_types(originals)),
+            "fields": column_types.encoded(field_types(kept)),
             "places": _first_locations(uri, rejected),
         }
 

@@ -15,8 +15,16 @@ from typing import Any
 from s2l_ray.distributed import failures, preconditions
 from s2l_ray.errors import ConfigError, one_line
 
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-"""Set to the configured number of threads on every machine: the last bits of sums depend on it."""
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "RAYON_NUM_THREADS",
+)
+"""Set to the configured number of threads on every machine: the last bits of sums depend on it.
+
+Rayon is what tokenizers compute with: a worker of one CPU would take all of the machine's.
+"""
 
 
 _started_here = False
