@@ -20,7 +20,6 @@ MODES = ("as they are", "libraries frozen", "no collector")
 
 def measured(mode: str, pool: str, tokenizer: str) -> float:
     """Return the CPU seconds of the stage's workers without those of loading."""
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     from s2l_ray.config.data import DataConfig
     from s2l_ray.data import prepare
     from s2l_ray.data.part_tokeniser import PartTokeniser
@@ -50,6 +49,7 @@ def main() -> None:
     parser.add_argument("--tokenizer", required=True)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
     # A new process for each: what is frozen stays so.
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as processes:
         for _ in range(given.repeats):
