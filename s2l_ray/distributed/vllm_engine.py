@@ -1,7 +1,6 @@
 """Greedy answers by vLLM, through the batch processors of ray.data.llm.
 
-vLLM needs a GPU, and this code has not been run on one: its configuration and its refusals are
-tested, its answers are not.
+It was run on CPUs, with the CPU build of vLLM; on a GPU it was not.
 """
 
 import importlib.util
@@ -9,13 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.config.sections import WorkerRange
+from s2l_ray.distributed.resources import Workers
 from s2l_ray.errors import ConfigError
 
 if TYPE_CHECKING:
     from ray.data.llm import vLLMEngineProcessorConfig
 
 DTYPES = {"auto": "auto", "bf16": "bfloat16", "fp32": "float32", "tf32": "float32"}
+
+CACHE_BYTES_ON_CPU = 1 << 30
+"""Keys and values of an engine without a GPU; vLLM would take nine tenths of the memory, as it does
+of a GPU's."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +27,13 @@ class Engine:
 
     Attributes:
         model: a folder that all machines of the cluster see.
-        workers: engines, with one GPU each.
+        workers: the engines. Where they take no GPU, the CPU build of vLLM has to be installed.
         prompts_per_batch: prompts that Ray Data hands to an engine at once.
         stop: tokens that end an answer.
     """
 
     model: str
-    workers: int | WorkerRange
+    workers: Workers
     precision: str
     prompts_per_batch: int
     max_new_tokens: int
@@ -45,7 +48,7 @@ def check_installed() -> None:
     """
     if importlib.util.find_spec("vllm") is None:
         raise ConfigError(
-            "evaluation.engine: vllm needs the package vllm, and a GPU: "
+            "evaluation.engine: vllm needs the package vllm: "
             "pip install 's2l-ray[vllm]', or take evaluation.engine: transformers"
         )
 
@@ -54,12 +57,17 @@ def processor_config(engine: Engine) -> "vLLMEngineProcessorConfig":
     """Return the settings of the processor: tokens in, texts out, and no template of its own."""
     from ray.data.llm import vLLMEngineProcessorConfig
 
-    count = engine.workers
+    workers = engine.workers
+    kwargs: dict[str, Any] = {"dtype": DTYPES[engine.precision], "generation_config": "vllm"}
+    if not workers.gpus:
+        kwargs["kv_cache_memory_bytes"] = CACHE_BYTES_ON_CPU
     return vLLMEngineProcessorConfig(
         model_source=engine.model,
-        engine_kwargs={"dtype": DTYPES[engine.precision], "generation_config": "vllm"},
+        engine_kwargs=kwargs,
+        placement_group_config={"bundle_per_worker": workers.asks},
         batch_size=engine.prompts_per_batch,
-        concurrency=(count.min, count.max) if isinstance(count, WorkerRange) else count,
+        log_engine_metrics=False,  # their exporter needs Ray Serve
+        concurrency=(workers.min, workers.max),
         chat_template_stage=False,
         tokenize_stage=False,
         detokenize_stage=False,
@@ -78,15 +86,28 @@ def request(engine: Engine, number: int, prompt: Sequence[int]) -> dict[str, Any
 
 
 def answers(engine: Engine, prompts: Sequence[Sequence[int]]) -> list[str]:
-    """Return the greedy answer to every prompt, in their order, without special tokens."""
+    """Return the greedy answer to every prompt, in their order, without special tokens.
+
+    Raises:
+        ConfigError: vLLM failed, most likely at its start.
+    """
     import ray.data
     from ray.data.llm import build_processor
+    from ray.exceptions import RayError
 
     requests = [request(engine, number, prompt) for number, prompt in enumerate(prompts)]
     processor = build_processor(
         processor_config(engine),
         postprocess=lambda row: {"number": row["number"], "text": row["generated_text"]},
     )
-    rows = processor(ray.data.from_items(requests)).take_all()
+    try:
+        rows = processor(ray.data.from_items(requests)).take_all()
+    except RayError as error:
+        cause = str(error).strip().splitlines()[-1].rstrip(".")
+        raise ConfigError(
+            f"evaluation.engine: vllm failed: {cause[:300]}. More is in the logs of Ray's workers "
+            "(session_latest/logs in Ray's temporary folder, on the machine of the worker). Mend "
+            "that, or take evaluation.engine: transformers."
+        ) from error
     text_of = {row["number"]: row["text"] for row in rows}
     return [text_of[number] for number in range(len(prompts))]

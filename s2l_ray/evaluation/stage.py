@@ -75,10 +75,18 @@ def run(
     if not metrics_file.exists():
         progress.doing("reading the held-out rows")
         plan = staged_units(config, data, sets, staged)
+        workers = resources.workers(
+            out.stage,
+            config.workers,
+            cpus=config.cpus_per_worker,
+            gpus=config.gpus_per_worker,
+            advice=out.advice_on_memory,
+        )
         if config.engine == "vllm":
             assert isinstance(model, Location), "comparisons with vLLM are refused"
-            vllm_answers.answer_units(config, data, model, plan["units"], staged)
-        results = _evaluated(config, data, model, plan["units"], out, progress)
+            progress.doing("vLLM answers the prompts")
+            vllm_answers.answer_units(config, data, model, plan["units"], staged, workers)
+        results = _evaluated(config, data, model, plan["units"], out, workers, progress)
         for name, counts in plan["sets"].items():
             failures = counts["failures"] + _failures(results, name)
             check_usable(name, counts["rows"], failures, data.max_rejected)
@@ -93,16 +101,10 @@ def _evaluated(
     model: Location | Loadable,
     units: Sequence[Mapping[str, Any]],
     out: StageDir,
+    workers: resources.Workers,
     progress: Progress,
 ) -> list[dict[str, Any]]:
     """Evaluate every unit; return their results in the order of the units."""
-    workers = resources.workers(
-        out.stage,
-        config.workers,
-        cpus=config.cpus_per_worker,
-        gpus=config.gpus_per_worker,
-        advice=out.advice_on_memory,
-    )
     progress.start(sum(unit["rows"] for unit in units), "items")
     progress.doing("loading the model")
     results: list[dict[str, Any]] = [{} for _ in units]

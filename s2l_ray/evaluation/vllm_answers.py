@@ -9,6 +9,7 @@ from s2l_ray.config.sections import EvaluationConfig
 from s2l_ray.data.templates import load_template
 from s2l_ray.data.tokenise import prompt_ids
 from s2l_ray.distributed import vllm_engine
+from s2l_ray.distributed.resources import Workers
 from s2l_ray.distributed.vllm_engine import Engine
 from s2l_ray.errors import ConfigError
 from s2l_ray.evaluation import metrics
@@ -42,11 +43,13 @@ def answer_units(
     model: Location,
     units: Sequence[Mapping[str, Any]],
     staged: Location,
+    workers: Workers,
     answer: Callable[[Engine, list[list[int]]], list[str]] = vllm_engine.answers,
 ) -> None:
     """Write the answers of every unit that needs some and has none yet.
 
     Args:
+        workers: the engines.
         answer: what gives the answers to prompts.
     """
     waiting = [
@@ -68,7 +71,7 @@ def answer_units(
         prompts += prompt_ids([item.example for item in items], template, tokenizer)
     engine = Engine(
         model.uri,
-        config.workers,
+        workers,
         config.precision,
         config.rows_per_batch,
         config.max_new_tokens,

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 
 from s2l_ray.config.load import from_tree
-from s2l_ray.config.sections import WorkerRange
+from s2l_ray.distributed.resources import Workers
 from s2l_ray.distributed.vllm_engine import Engine, processor_config, request
 from s2l_ray.errors import ConfigError
 from s2l_ray.evaluation import vllm_answers
@@ -14,7 +14,8 @@ from s2l_ray.storage.location import Location
 from tests import handmade, tiny
 from tests.evaluation.test_stage import ROWS, evaluate_all, evaluator
 
-ENGINE = Engine("/models/target", WorkerRange(min=1, max=4), "bf16", 32, 9, (256,))
+ENGINES = Workers("evaluation", 1, 4, cpus=2, gpus=1)
+ENGINE = Engine("/models/target", ENGINES, "bf16", 32, 9, (256,))
 
 
 @pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
@@ -42,6 +43,7 @@ def test_ray_gets_tokens_without_a_template_and_as_many_engines_as_workers():
     assert config.model_source == "/models/target"
     assert config.engine_kwargs["dtype"] == "bfloat16"
     assert (config.batch_size, config.concurrency) == (32, (1, 4))
+    assert config.placement_group_config["bundle_per_worker"] == {"CPU": 2, "GPU": 1}
     assert not config.chat_template_stage and not config.tokenize_stage
     assert not config.detokenize_stage
 
@@ -71,7 +73,7 @@ def test_answers_reach_their_items_and_are_asked_for_once(tmp_path):
 
     config, data = worker.evaluator.config, worker.evaluator.data
     for _ in range(2):
-        vllm_answers.answer_units(config, data, model, units, worker.staged, answer)
+        vllm_answers.answer_units(config, data, model, units, worker.staged, ENGINES, answer)
     _, items = evaluate_all(worker)
 
     assert len(prompts_of_calls) == 1
