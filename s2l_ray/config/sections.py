@@ -265,8 +265,9 @@ class EvaluationConfig(ActorPool):
     rows_per_batch: PositiveInt = 32
     """Rows that are completed in one batch."""
     engine: Literal["transformers", "vllm"] = "transformers"
-    """What completes the prompts. vllm answers through ray.data.llm, with one GPU for each of
-    `workers`, and needs `s2l-ray[vllm]`; losses are computed as ever. It is untested on GPUs."""
+    """What completes the prompts. vllm answers through ray.data.llm, with an engine for each of
+    `workers`, and needs `s2l-ray[vllm]`, or the CPU build of vLLM where `gpus_per_worker` is 0;
+    losses are computed as ever. It is untested on GPUs."""
     metrics: Metrics | dict[str, Metrics] = Field(default_factory=lambda: [*EXACT_MATCH])
     """What is measured beside the loss: a list for all sets, or one for each by its name, where a
     set without one has exact-match. program is exact-match where completions that are programs are

