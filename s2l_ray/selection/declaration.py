@@ -231,7 +231,7 @@ SELECTION = Stage(
     },
     per_arm=True,
     uses_ray=False,
-    advice_on_memory="Use a machine with more memory: a ranking needs some 50 bytes of an example.",
+    advice_on_memory="Use a machine with more memory: a ranking needs some 65 bytes of an example.",
     check=_check,
     check_also_before=(TRAJECTORIES.name,),
     check_pool=_check_pool,

@@ -17,7 +17,7 @@ from s2l_ray.selection.methods import method_named
 from s2l_ray.selection.quotas import StratumQuotas, stratum_quotas
 from s2l_ray.selection.where import Remaining, remaining
 
-BYTES_PER_ROW = 50
+BYTES_PER_ROW = 65
 """What a ranking by clusters holds of an example while it sorts."""
 
 

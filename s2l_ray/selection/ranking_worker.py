@@ -15,7 +15,7 @@ from s2l_ray.selection.columns import Sources
 from s2l_ray.selection.ranking import BYTES_PER_ROW
 from s2l_ray.storage.location import Location
 
-MOST_BYTES_IN_DRIVER = 500_000_000
+MOST_BYTES_IN_DRIVER = 650_000_000
 """Rankings that hold more are done by a worker, if there is one."""
 
 

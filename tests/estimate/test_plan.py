@@ -378,7 +378,7 @@ def test_imported_trajectories_have_a_size_and_no_cost(imported):
             100_000_000,
             "about 6.8 GB of trajectories in the workers of `clusters`: 2.2 GB in each of 4 "
             "(clusters.workers)",
-            "about 5.0 GB in one worker, or without a cluster in the program itself",
+            "about 6.5 GB in one worker, or without a cluster in the program itself",
         ),
         (10_000_000, None, None),
     ],
