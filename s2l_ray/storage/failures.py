@@ -43,10 +43,10 @@ def explained(location: object, verb: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:
-        raise StorageError(f"cannot {verb} {location}: {_cause(error, verb)}") from error
+        raise StorageError(f"cannot {verb} {location}: {cause(error, verb)}") from error
 
 
-def _cause(error: Exception, verb: str) -> str:
+def cause(error: Exception, verb: str) -> str:
     """Return the cause of an error, and the remedy where one is known."""
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT):

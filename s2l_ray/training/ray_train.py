@@ -30,7 +30,7 @@ from s2l_ray.distributed import failures, resources, session, waiting
 from s2l_ray.errors import DataError, StorageError, UserError, as_message, from_message, one_line
 from s2l_ray.models.adapters import Adapter
 from s2l_ray.progress import Progress
-from s2l_ray.storage.failures import temporary_space
+from s2l_ray.storage.failures import cause, temporary_space
 from s2l_ray.storage.location import is_uri
 from s2l_ray.training import board
 from s2l_ray.training.batches import TrainingPlan
@@ -162,7 +162,9 @@ def _user_error(failures_of_workers: Sequence[Exception], out: StageDir) -> User
             )
     for error in causes:
         if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
-            return StorageError(f"{out.stage}: cannot write {out.location}: {error}")
+            return StorageError(
+                f"{out.stage}: cannot write {out.location}: {cause(error, 'write')}"
+            )
     return None
 
 
