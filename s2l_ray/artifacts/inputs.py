@@ -1,10 +1,13 @@
 """Hashes of input files and revisions of models, cached from one command to the next."""
 
+import contextlib
 import os
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +58,11 @@ class Contents:
     def file_hashes(self, files: Sequence[input_files.InputFile]) -> list[str]:
         """Return the hash of each file, in order; files that are not known are read by threads."""
         unknown = [file for file in files if not self._knows(file)]
-        with ThreadPoolExecutor(HASHED_AT_ONCE) as threads:
-            for file, (settled, content) in zip(
-                unknown, threads.map(_hashed, unknown), strict=True
-            ):
+        stopped = threading.Event()
+        with ThreadPoolExecutor(HASHED_AT_ONCE) as threads, contextlib.ExitStack() as stack:
+            stack.callback(stopped.set)  # after an interruption nobody wants the rest
+            hashed = threads.map(partial(_hashed, stopped), unknown)
+            for file, (settled, content) in zip(unknown, hashed, strict=True):
                 cached = self.cache.get(file.uri)
                 if cached is not None and cached[2] != content:
                     self.changed.add(file.uri)
@@ -186,10 +190,10 @@ def _files_below(root: Path) -> Iterator[Path]:
             ancestors[os.path.join(folder, name)] = [*chain, targets[name]]
 
 
-def _hashed(file: input_files.InputFile) -> tuple[bool, str]:
-    """Return whether a file is settled, and the hash of its content."""
+def _hashed(stopped: threading.Event, file: input_files.InputFile) -> tuple[bool, str]:
+    """Return whether a file is settled, and the hash of its content, unless `stopped` is set."""
     settled = _is_settled(file)
-    return settled, input_files.content_hash(file)
+    return settled, input_files.content_hash(file, stopped.is_set)
 
 
 def _is_settled(file: input_files.InputFile) -> bool:

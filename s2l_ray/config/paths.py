@@ -35,16 +35,13 @@ READERS = {
     # Losses of more than 2 GB are not copied: those who cluster them read the same files.
     "trajectories.path": ("trajectories", "clusters"),
     "trajectories.queries": ("trajectories",),
-    "selection.score": (),
+    "selection.score": ("selection",),
 }
 """Key of `paths_of` -> the stages whose workers read these paths; `run_dir` has them all."""
 
 
 def inputs_of(config: RunConfig, stages: Collection[str]) -> dict[str, Sequence[str]]:
-    """Return the paths of a configuration that workers of `stages` read, by key, without the run's.
-
-    The driver alone reads scores.
-    """
+    """Return the paths of a configuration that workers of `stages` read, by key."""
     return {key: paths for key, paths in paths_of(config).items() if {*READERS[key]} & {*stages}}
 
 

@@ -2,6 +2,7 @@
 
 import datetime
 import re
+import threading
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,6 +22,9 @@ REFUSED = "refused by the template"
 Turns = Sequence[dict[str, Any]]
 T = TypeVar("T")
 
+_RENDERING = threading.RLock()
+"""Held while a template is rendered: transformers compiles one for all threads, and keeps what it
+marks as generated in that."""
 _GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _QUESTION, _ANSWER = Message("user", "What is that?"), Message("assistant", "It is this.")
 _THOUGHT = "This is a thought."
@@ -107,9 +111,10 @@ class ChatTemplateOfTokenizer:
     def _refusing(self, render: Callable[[str], T], tools: list[Any] | None) -> T:
         """Call `render` with the template's source; what it raises becomes a RowError."""
         try:
-            source = self.source or self.tokenizer.get_chat_template(tools=tools or None)
-            self._compile(source)
-            return render(source)
+            with _RENDERING:
+                source = self.source or self.tokenizer.get_chat_template(tools=tools or None)
+                self._compile(source)
+                return render(source)
         except Exception as error:  # a template is a program of somebody else's
             words = str(error) or type(error).__name__
             detail = f"the tokenizer's chat template refuses the messages: {words}"

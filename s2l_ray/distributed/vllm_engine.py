@@ -103,7 +103,7 @@ def answers(engine: Engine, prompts: Sequence[Sequence[int]]) -> list[str]:
     try:
         rows = processor(ray.data.from_items(requests)).take_all()
     except RayError as error:
-        cause = str(error).strip().splitlines()[-1].rstrip(".")
+        cause = [type(error).__name__, *str(error).strip().splitlines()][-1].rstrip(".")
         raise ConfigError(
             f"evaluation.engine: vllm failed: {cause[:300]}. More is in the logs of Ray's workers "
             "(session_latest/logs in Ray's temporary folder, on the machine of the worker). Mend "

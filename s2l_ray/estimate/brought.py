@@ -118,12 +118,13 @@ def lines(
     Raises:
         DataError: a file cannot be used.
     """
-    from s2l_ray.distributed import resources
+    from s2l_ray.distributed import resources, session
 
     if not stale & {TRAJECTORIES.name, CLUSTERS.name, SELECTION.name}:
         return []
     losses = layout(config, finished=TRAJECTORIES.name not in stale)
-    here = resources.fits_here(lambda: 4 * losses.rows * losses.checkpoints)
+    fits = resources.fits_here(lambda: 4 * losses.rows * losses.checkpoints)
+    here = fits and not session.joins_cluster(None)
     asked = config.clusters.workers if config.clusters is not None else 1
     workers = resources.threads(CLUSTERS.name).max if here else asked
     found = costs(config, losses, stale, workers=workers, here=here)

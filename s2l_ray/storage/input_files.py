@@ -8,7 +8,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -113,16 +113,19 @@ def _real(uri: str) -> str:
     return uri if "://" in uri else os.path.realpath(uri)
 
 
-def content_hash(file: InputFile) -> str:
+def content_hash(file: InputFile, is_stopped: Callable[[], bool] = lambda: False) -> str:
     """Return the SHA-256 of the stored bytes in hexadecimal digits.
 
     For a data set on the hub, return its revision and split instead.
+
+    Args:
+        is_stopped: asked at each chunk; once it is true nobody wants the hash, and no more is read.
     """
     if file.uri.startswith("hf://"):
         return _hub_revision(file)
     digest = hashlib.sha256()
     with naming(file), open_input(file.uri, None, REQUEST_BYTES) as stream:
-        while chunk := stream.read(CHUNK_BYTES):
+        while not is_stopped() and (chunk := stream.read(CHUNK_BYTES)):
             digest.update(chunk)
     return digest.hexdigest()
 

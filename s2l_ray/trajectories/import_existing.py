@@ -107,7 +107,8 @@ def row_ranges(rows_of_group: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Cut a file into ranges of rows that workers check on their own, whole parts each.
 
     A range begins with the first part that begins in a run of row groups of about ROWS_PER_UNIT
-    rows. So a worker reads these groups, and at most one part's rows of the next.
+    rows. So a worker reads these groups and, unless they end with a part, the next one as well: a
+    Parquet file's columns are read a row group at a time.
 
     Yields:
         the first row of each range, and the row after its last.

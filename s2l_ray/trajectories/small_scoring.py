@@ -53,14 +53,19 @@ def _num_bytes(checkpoint: "Checkpoint") -> int:
 
 @contextlib.contextmanager
 def process_kept() -> Iterator[None]:
-    """Restore what a scorer sets for the whole process, after the block; show no bars inside it."""
+    """Restore what a scorer sets for the whole process, after the block.
+
+    Inside it transformers shows errors alone, and no bars: reports of actors go to Ray's logs.
+    """
     num_threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    shows_bars = logging.is_progress_bar_enabled()
+    shows_bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
         torch.set_num_threads(num_threads)
         torch.set_float32_matmul_precision(precision)
+        logging.set_verbosity(verbosity)
         if shows_bars:
             logging.enable_progress_bar()

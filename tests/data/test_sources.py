@@ -339,6 +339,14 @@ def test_the_content_sha_is_that_of_the_stored_bytes(write):
     assert input_files.content_hash(file) == hashlib.sha256(content).hexdigest()
 
 
+def test_nothing_is_read_for_a_hash_that_nobody_wants_any_more(write):
+    (file,) = input_files.expand([str(write("a.jsonl", lines(ROWS * 200_000)))])
+    looks = iter([False, True])
+    found = input_files.content_hash(file, lambda: next(looks))
+    with open(file.uri, "rb") as stream:
+        assert found == hashlib.sha256(stream.read(input_files.CHUNK_BYTES)).hexdigest()
+
+
 @pytest.mark.ray
 def test_files_of_an_object_store_are_found_and_read(monkeypatch):
     moto = pytest.importorskip("moto.server")

@@ -55,6 +55,9 @@ def test_every_path_of_a_configuration_has_its_readers(tmp_path):
     assert paths_of(config).keys() <= READERS.keys()
     assert inputs_of(config, {"prepare"}).keys() == {"data.train", "data.eval"}
     assert inputs_of(config, {"clusters", "selection"}) == {}
+    scored = config.selection.model_copy(update={"method": "score", "score": "/s.parquet#quality"})
+    config = config.model_copy(update={"selection": scored})
+    assert inputs_of(config, {"selection"}) == {"selection.score": ["/s.parquet"]}
 
 
 @pytest.mark.parametrize(("stage", "reads"), [("clusters", True), ("selection", False)])

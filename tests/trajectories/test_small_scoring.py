@@ -1,12 +1,13 @@
 """A small pool is scored by a thread of this process: the bytes of an actor, and nothing else."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import ray
 import torch
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from transformers.utils import logging
 
 from s2l_ray.artifacts.manifest import StageDir
@@ -53,6 +54,29 @@ def test_it_leaves_the_bytes_of_a_scorer_and_the_process_as_it_was(
     assert part_bytes(tmp_path) == expected
     assert (summary["steps"], summary["rows"]) == (list(STEPS), 14)
     assert capfd.readouterr() == ("", "") and logging.is_progress_bar_enabled()
+
+
+def test_what_transformers_reports_of_a_checkpoint_is_not_shown(
+    prepared, checkpoints, expected, tmp_path, process, capfd
+):
+    folder = tmp_path / "step-000010"
+    shutil.copytree(str(checkpoints[1].folder), folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        weights | {"extra.weight": np.zeros(3, np.float32)},
+        folder / "model.safetensors",
+        {"format": "pt"},
+    )
+    verbosity = logging.get_verbosity()
+
+    run(
+        prepared,
+        [checkpoints[0], Checkpoint(10, Location.of(folder)), checkpoints[2]],
+        tmp_path / "out",
+    )
+
+    assert part_bytes(tmp_path / "out") == expected
+    assert capfd.readouterr() == ("", "") and logging.get_verbosity() == verbosity
 
 
 def test_a_failure_leaves_the_process_as_it_was(prepared, checkpoints, tmp_path, process):
