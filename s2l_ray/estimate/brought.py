@@ -22,7 +22,7 @@ START_SECONDS = 6.0
 """Start of Ray and of the workers of a stage."""
 SECONDS_OF_CHECK, SECONDS_OF_COPY, SECONDS_OF_CLUSTERS, SECONDS_OF_RANKING = 0.39, 0.99, 1.35, 1.06
 """CPU seconds of a million rows."""
-FIXED_SECONDS_OF_CLUSTERS = 5.0
+FIXED_SECONDS_OF_CLUSTERS = 1.0
 """Starts, silhouette and stability are computed on samples, by one worker for each stratum."""
 DOLLARS_PER_1000_READS, DOLLARS_PER_1000_WRITES = 0.0004, 0.005
 """S3 Standard in us-east-1 (aws.amazon.com/s3/pricing, 2026): GET and HEAD; PUT, POST and LIST."""
