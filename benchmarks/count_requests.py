@@ -136,7 +136,7 @@ def rows_prepared(given: argparse.Namespace, store: Store, folder: Path) -> dict
     fields = {"prompt": "question", "response": "answer"}
     tree = {
         "run_dir": f"{base}/run",
-        "data": {"train": [f"{base}/rows/*.jsonl"], "fields": fields, "duplicates": "keep"},
+        "data": {"train": [f"{base}/rows/*.jsonl"], "fields": fields},
     }
     return stages(tree, ("prepare",), store, folder)
 
