@@ -340,7 +340,7 @@ def test_the_content_sha_is_that_of_the_stored_bytes(write):
 
 
 def test_nothing_is_read_for_a_hash_that_nobody_wants_any_more(write):
-    (file,) = input_files.expand([str(write("a.jsonl", lines(ROWS * 200_000)))])
+    (file,) = input_files.expand([str(write("a.jsonl", b"x" * 3 * input_files.CHUNK_BYTES))])
     looks = iter([False, True])
     found = input_files.content_hash(file, lambda: next(looks))
     with open(file.uri, "rb") as stream:
