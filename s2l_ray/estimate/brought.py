@@ -30,7 +30,8 @@ PIECE_BYTES = 10 << 20
 """What pyarrow uploads of a large object with one request."""
 BYTES_OF_RANKED_ROW = 25
 READS_PER_GROUP = 1
-"""Columns of a row group that lie side by side are one request."""
+"""Columns of a row group that lie side by side are one request. A group that begins inside a
+part is read by two units, which is not counted."""
 
 
 @dataclass(frozen=True)
