@@ -224,8 +224,8 @@ def _shown(
 ) -> list[str]:
     """Return one line for how the losses lie, and one for the cost of each stage and of all."""
     copied = "copied into the run" if losses.copied else "read where they lie"
-    units = f" in {losses.units:,} units" if losses.units else ""
-    shown = ["", f"{'losses':<16}{losses.parts:,} parts{units}, {copied}", ""]
+    units = f" in {_counted(losses.units, 'unit')}" if losses.units else ""
+    shown = ["", f"{'losses':<16}{_counted(losses.parts, 'part')}{units}, {copied}", ""]
     shown.append(_line("losses to ranking", "time", "GET, HEAD", "PUT, LIST"))
     total = sum((cost.requests for cost in found), Requests())
     seconds = sum(cost.seconds for cost in found)
@@ -249,6 +249,10 @@ def _shown(
         "100 clusters.",
         "Not counted: starting the program, and one pass over the files for their hashes.",
     ]
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _line(label: str, time: str, reads: str, writes: str) -> str:
