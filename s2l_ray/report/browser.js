@@ -81,7 +81,10 @@ function startBrowser() {
   const form = byId("filters");
   form.addEventListener("input", filter);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(filter));
+  byId("clear").addEventListener("click", () => {
+    form.reset();
+    filter();
+  });
   byId("more-rows").addEventListener("click", () => {
     const first = showMore();
     first.tabIndex = -1;

@@ -137,19 +137,19 @@ def test_filters_and_search_show_the_rows_that_they_name(shown):
     assert found(shown) == "11 of 249 rows"  # 23 and 230 to 239
     shown.select_option("#by-status", "selected")
     assert found(shown) == "3 of 249 rows"  # 231, 234, 237
-    shown.click("#filters button[type=reset]")
+    shown.click("#clear")
     assert found(shown) == "249 of 249 rows"
     shown.select_option("#by-cluster", "3")
     assert found(shown) == "8 of 249 rows"
     shown.select_option("#by-status", "extreme")
     assert found(shown) == "1 of 249 rows"
-    shown.click("#filters button[type=reset]")
+    shown.click("#clear")
     shown.select_option("#by-reason", "reason 1")
     assert found(shown) == "4 of 249 rows"
-    shown.click("#filters button[type=reset]")
+    shown.click("#clear")
     shown.select_option("#by-source", index=1)
     assert found(shown).split(" of ")[0] in {"56", "64"}
-    shown.click("#filters button[type=reset]")
+    shown.click("#clear")
     shown.click("#more-rows")
     assert shown.locator("#rows > li").count() == 40
 
@@ -166,7 +166,7 @@ def test_a_cluster_opens_by_keyboard_and_leads_to_its_examples(shown):
     shown.locator(".detail button").focus()
     shown.keyboard.press("Enter")
     assert found(shown) == "8 of 249 rows"
-    shown.click("#filters button[type=reset]")
+    shown.click("#clear")
     shown.locator(".card").first.click()
     assert shown.locator(".detail").count() == 0
     assert shown.problems == []
