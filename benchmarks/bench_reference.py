@@ -30,7 +30,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from s2l_ray.config.sections import Training
+from s2l_ray.config.training import Training
 from s2l_ray.models.checkpoints import DTYPES
 from s2l_ray.models.scoring import after_prompts
 from s2l_ray.training import loop

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from s2l_ray.config.sections import ModelSpec, RunConfig, WorkerRange
+from s2l_ray.config.sections import RunConfig
+from s2l_ray.config.training import ModelSpec, WorkerRange
 from s2l_ray.models import flops
 from s2l_ray.models.flops import Shape
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from s2l_ray.config.data import CHATML, NAMED_TEMPLATES, DataConfig
-from s2l_ray.config.sections import ModelSpec, RandomModel
+from s2l_ray.config.training import ModelSpec, RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.models import adapters, origins
 from s2l_ray.storage import hub, input_files

@@ -7,7 +7,8 @@ from s2l_ray.artifacts.manifest import fingerprint
 from s2l_ray.comparison.records import TRIALS, Ended, Trial
 from s2l_ray.comparison.trial import TrialRunner
 from s2l_ray.config.data import DataConfig
-from s2l_ray.config.sections import EvaluationConfig, TargetConfig
+from s2l_ray.config.sections import EvaluationConfig
+from s2l_ray.config.training import TargetConfig
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.evaluation.evaluation_sets import staged_units

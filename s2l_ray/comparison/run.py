@@ -34,7 +34,8 @@ from s2l_ray.comparison.results import Outcome, Rationed
 from s2l_ray.comparison.trials import trials_of
 from s2l_ray.comparison.variants import Variant, variants
 from s2l_ray.config.comparison import ComparisonConfig
-from s2l_ray.config.sections import RunConfig, TargetConfig
+from s2l_ray.config.sections import RunConfig
+from s2l_ray.config.training import TargetConfig
 from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import PREPARE, with_absolute_template
 from s2l_ray.distributed import session

@@ -15,7 +15,8 @@ from s2l_ray.artifacts.amounts import Amount
 from s2l_ray.comparison.records import ITEMS, RESULT, TRIALS, Ended, Trial, failure
 from s2l_ray.comparison.trial import NOTHING_TRAINED
 from s2l_ray.config.data import DataConfig
-from s2l_ray.config.sections import EvaluationConfig, RandomModel, TargetConfig
+from s2l_ray.config.sections import EvaluationConfig
+from s2l_ray.config.training import RandomModel, TargetConfig
 from s2l_ray.errors import DataError, ModelError
 from s2l_ray.evaluation import stage as evaluation_stage
 from s2l_ray.evaluation.declaration import EVALUATION

@@ -20,7 +20,8 @@ from s2l_ray.artifacts.tables import rows_name
 from s2l_ray.artifacts.token_tables import RANGES, num_response_tokens
 from s2l_ray.comparison.records import ITEMS, RESULT, Trial, failure
 from s2l_ray.config.data import DataConfig
-from s2l_ray.config.sections import EvaluationConfig, TargetConfig
+from s2l_ray.config.sections import EvaluationConfig
+from s2l_ray.config.training import TargetConfig
 from s2l_ray.data.chat_sources import jinja_source, read_chat_template
 from s2l_ray.data.held_out_rows import check_usable
 from s2l_ray.errors import DataError, ModelError

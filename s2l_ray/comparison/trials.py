@@ -13,7 +13,7 @@ from s2l_ray.comparison.records import FOLDER, RESULT, TRIALS, Trial
 from s2l_ray.comparison.variants import Variant
 from s2l_ray.config import budgets
 from s2l_ray.config.comparison import ComparisonConfig
-from s2l_ray.config.sections import RandomModel, TargetConfig
+from s2l_ray.config.training import RandomModel, TargetConfig
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.evaluation.declaration import EVALUATION
 from s2l_ray.training import schedule

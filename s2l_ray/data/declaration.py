@@ -14,7 +14,8 @@ from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.clusters import FINDS_KINDS
 from s2l_ray.config.data import AUTO, CHATML, NAMED_TEMPLATES, OF_EVALUATION, DataConfig
 from s2l_ray.config.section import default_of
-from s2l_ray.config.sections import RandomModel, RunConfig
+from s2l_ray.config.sections import RunConfig
+from s2l_ray.config.training import RandomModel
 from s2l_ray.data import cleaning
 from s2l_ray.errors import first
 from s2l_ray.models.adapters import tokenizer_source

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-from s2l_ray.config.sections import WorkerRange
+from s2l_ray.config.training import WorkerRange
 from s2l_ray.distributed import autoscaler, session
 from s2l_ray.errors import ConfigError
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from s2l_ray.artifacts.amounts import Work, most_workers
-from s2l_ray.config.sections import EvaluationConfig, Training, TrajectoriesConfig
+from s2l_ray.config.sections import EvaluationConfig, TrajectoriesConfig
+from s2l_ray.config.training import Training
 from s2l_ray.evaluation.declaration import EVALUATION
 from s2l_ray.notation import flops, with_prefix
 from s2l_ray.progress import LABEL_WIDTH, duration

@@ -10,7 +10,8 @@ from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.stage import Stage, Step
 from s2l_ray.comparison import run as comparison
 from s2l_ray.comparison import trials
-from s2l_ray.config.sections import ModelSpec, RunConfig
+from s2l_ray.config.sections import RunConfig
+from s2l_ray.config.training import ModelSpec
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import ConfigError
 from s2l_ray.estimate import brought, costs, planned_trials

@@ -7,7 +7,8 @@ from s2l_ray.artifacts.amounts import Quantities, Work
 from s2l_ray.comparison.trials import State
 from s2l_ray.config import budgets
 from s2l_ray.config.comparison import ComparisonConfig
-from s2l_ray.config.sections import RandomModel, RunConfig, TargetConfig
+from s2l_ray.config.sections import RunConfig
+from s2l_ray.config.training import RandomModel, TargetConfig
 from s2l_ray.notation import flops
 from s2l_ray.progress import duration
 from s2l_ray.training import schedule

@@ -9,7 +9,8 @@ from s2l_ray.artifacts.amounts import Amount, Pool, Quantities
 from s2l_ray.artifacts.stage import Step
 from s2l_ray.config import budgets
 from s2l_ray.config.data import DataConfig
-from s2l_ray.config.sections import ModelSpec, RandomModel, RunConfig
+from s2l_ray.config.sections import RunConfig
+from s2l_ray.config.training import ModelSpec, RandomModel
 from s2l_ray.data.declaration import PREPARE, pool_files
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.estimate import sizes

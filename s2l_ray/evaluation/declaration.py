@@ -8,7 +8,8 @@ from s2l_ray.artifacts.amounts import Estimate, Quantities, Speed, Work
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, section_values
 from s2l_ray.artifacts.stage import RunPlan, Stage, Task
 from s2l_ray.config.data import DataConfig
-from s2l_ray.config.sections import ModelSpec, RunConfig
+from s2l_ray.config.sections import RunConfig
+from s2l_ray.config.training import ModelSpec
 from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import check_template, template_inputs, with_absolute_template
 from s2l_ray.data.first_rows import check_held_out

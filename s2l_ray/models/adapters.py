@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from s2l_ray.config.sections import ModelSpec, RandomModel
+from s2l_ray.config.training import ModelSpec, RandomModel
 from s2l_ray.errors import ConfigError, ModelError, first
 from s2l_ray.models.model_files import (
     ADAPTER_CONFIG,

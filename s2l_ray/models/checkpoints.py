@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from s2l_ray.config.sections import ModelSpec, RandomModel
+from s2l_ray.config.training import ModelSpec, RandomModel
 from s2l_ray.errors import ConfigError, ModelError, first
 from s2l_ray.models.adapters import (
     Adapter,

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from s2l_ray.config.sections import ModelSpec, RandomModel
+from s2l_ray.config.training import ModelSpec, RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.models.adapters import adapter_of
 from s2l_ray.models.causality import looks_ahead, refuse_looking_ahead

@@ -2,7 +2,7 @@
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from s2l_ray.config.sections import ModelSpec
+from s2l_ray.config.training import ModelSpec
 from s2l_ray.errors import ModelError
 from s2l_ray.models.adapters import adapter_of
 from s2l_ray.models.checkpoints import load_without_weights

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from s2l_ray.config.sections import RandomModel
+from s2l_ray.config.training import RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.models.adapters import Adapter, Loadable, tokenizer_source
 from s2l_ray.models.load_errors import explained_loading

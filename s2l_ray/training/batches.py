@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 import torch
 
-from s2l_ray.config.sections import Training
+from s2l_ray.config.training import Training
 from s2l_ray.models.rotations import ANY_LENGTH, Regimes
 from s2l_ray.training.schedule import steps_per_epoch
 

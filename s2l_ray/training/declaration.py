@@ -9,7 +9,8 @@ from s2l_ray.artifacts.inputs import base_key
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, subset_file
 from s2l_ray.artifacts.stage import PoolSize, RunPlan, Stage, Task
 from s2l_ray.config.data import DataConfig
-from s2l_ray.config.sections import ModelSpec, RunConfig
+from s2l_ray.config.sections import RunConfig
+from s2l_ray.config.training import ModelSpec
 from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import (
     PREPARE,

@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn.parallel import DistributedDataParallel
 from transformers import PreTrainedModel
 
-from s2l_ray.config.sections import Training
+from s2l_ray.config.training import Training
 from s2l_ray.errors import ModelError
 from s2l_ray.models import rotations
 from s2l_ray.models.losses import token_losses

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from transformers import PreTrainedModel
 
-from s2l_ray.config.sections import LoraConfig
+from s2l_ray.config.training import LoraConfig
 from s2l_ray.errors import ConfigError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts
-from s2l_ray.config.sections import ReferenceConfig
+from s2l_ray.config.training import ReferenceConfig
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.storage.location import Location

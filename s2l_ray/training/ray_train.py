@@ -25,7 +25,7 @@ from safetensors import SafetensorError
 
 from s2l_ray import collector, events
 from s2l_ray.artifacts.manifest import StageDir
-from s2l_ray.config.sections import RandomModel, Training
+from s2l_ray.config.training import RandomModel, Training
 from s2l_ray.distributed import failures, resources, session, waiting
 from s2l_ray.errors import DataError, StorageError, UserError, as_message, from_message, one_line
 from s2l_ray.models.adapters import Adapter

@@ -7,7 +7,7 @@ from typing import Any
 from s2l_ray import collector
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts
-from s2l_ray.config.sections import ReferenceConfig, WorkerRange
+from s2l_ray.config.training import ReferenceConfig, WorkerRange
 from s2l_ray.models.model_files import check_checkpoints
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from s2l_ray.config.sections import EverySteps, TargetConfig, Training
+from s2l_ray.config.training import EverySteps, TargetConfig, Training
 from s2l_ray.errors import ConfigError
 
 UNITS_PER_WORKER = 4

@@ -15,7 +15,7 @@ from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import EXAMPLE_ID, part_name, row_of_subset
 from s2l_ray.artifacts.token_tables import token_table
 from s2l_ray.config.data import DataConfig
-from s2l_ray.config.sections import ModelSpec, TargetConfig
+from s2l_ray.config.training import ModelSpec, TargetConfig
 from s2l_ray.data.chat_sources import jinja_source, read_chat_template
 from s2l_ray.data.examples import RowError, read_example
 from s2l_ray.data.held_out_rows import Chosen, check_usable

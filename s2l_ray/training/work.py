@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from s2l_ray.artifacts.amounts import Amount, Work, forward_flops
-from s2l_ray.config.sections import TargetConfig, Training
+from s2l_ray.config.training import TargetConfig, Training
 from s2l_ray.models import flops
 from s2l_ray.models.flops import Shape
 from s2l_ray.training import schedule

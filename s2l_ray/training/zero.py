@@ -16,7 +16,7 @@ from deepspeed.ops.adam import DeepSpeedCPUAdam
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
-from s2l_ray.config.sections import TargetConfig
+from s2l_ray.config.training import TargetConfig
 from s2l_ray.errors import ConfigError
 from s2l_ray.models.adapters import adapter_of
 from s2l_ray.models.checkpoints import load_model

@@ -10,7 +10,8 @@ from s2l_ray.artifacts.extensions import Extension
 from s2l_ray.artifacts.manifest import EMBEDDINGS, NORMS, QUERIES, StageDir, section_inputs
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
 from s2l_ray.artifacts.tables import Parts
-from s2l_ray.config.sections import RunConfig, WorkerRange
+from s2l_ray.config.sections import RunConfig
+from s2l_ray.config.training import WorkerRange
 from s2l_ray.data.declaration import PREPARE, pool_tokenizer, with_absolute_template
 from s2l_ray.errors import UserError
 from s2l_ray.models.flops import Shape

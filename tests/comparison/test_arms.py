@@ -16,7 +16,7 @@ from s2l_ray.comparison.trial import TrialRunner
 from s2l_ray.comparison.trials import shared_inputs, trials_of
 from s2l_ray.comparison.variants import variants
 from s2l_ray.config.load import from_tree
-from s2l_ray.config.sections import RandomModel
+from s2l_ray.config.training import RandomModel
 from s2l_ray.errors import DataError, ModelError
 from s2l_ray.evaluation.evaluation_sets import staged_units
 from s2l_ray.models.checkpoints import load_model, load_tokenizer

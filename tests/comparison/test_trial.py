@@ -12,7 +12,8 @@ from s2l_ray.comparison import trial as trials
 from s2l_ray.comparison.records import Trial
 from s2l_ray.comparison.trial import TrialRunner
 from s2l_ray.config.data import DataConfig
-from s2l_ray.config.sections import EvaluationConfig, LoraConfig, RandomModel, TargetConfig
+from s2l_ray.config.sections import EvaluationConfig
+from s2l_ray.config.training import LoraConfig, RandomModel, TargetConfig
 from s2l_ray.evaluation.evaluation_sets import staged_units
 from s2l_ray.evaluation.stage import Evaluator
 from s2l_ray.models.checkpoints import load_model, load_tokenizer

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from s2l_ray.config.load import from_tree, load
-from s2l_ray.config.sections import ReferenceConfig, TrajectoriesConfig
+from s2l_ray.config.sections import TrajectoriesConfig
+from s2l_ray.config.training import ReferenceConfig
 from s2l_ray.errors import ConfigError
 
 MODEL = {"architecture": {"model_type": "gpt_neox"}, "tokenizer": "there"}

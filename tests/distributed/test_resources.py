@@ -9,7 +9,7 @@ import pytest
 
 from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config.load import from_tree
-from s2l_ray.config.sections import WorkerRange
+from s2l_ray.config.training import WorkerRange
 from s2l_ray.distributed import resources
 from s2l_ray.errors import ConfigError
 from s2l_ray.pipeline import preflight

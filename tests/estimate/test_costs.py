@@ -3,14 +3,8 @@
 import pytest
 
 from s2l_ray.artifacts.amounts import Amount, Pool, Work
-from s2l_ray.config.sections import (
-    EvaluationConfig,
-    LoraConfig,
-    TargetConfig,
-    Training,
-    TrajectoriesConfig,
-    WorkerRange,
-)
+from s2l_ray.config.sections import EvaluationConfig, TrajectoriesConfig
+from s2l_ray.config.training import LoraConfig, TargetConfig, Training, WorkerRange
 from s2l_ray.estimate import costs
 from s2l_ray.estimate.costs import Cost, Hardware
 from s2l_ray.evaluation.work import evaluation_work

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from s2l_ray.config.sections import RandomModel
+from s2l_ray.config.training import RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.models import local_models
 from s2l_ray.models.causality import check_causal, looks_ahead

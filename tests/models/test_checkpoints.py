@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from s2l_ray.config.sections import RandomModel
+from s2l_ray.config.training import RandomModel
 from s2l_ray.errors import ConfigError, ModelError, StorageError
 from s2l_ray.models import checkpoints, dimensions, origins
 from s2l_ray.storage.location import Location

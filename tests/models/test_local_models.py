@@ -8,7 +8,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from s2l_ray.artifacts.amounts import Amount
-from s2l_ray.config.sections import EvaluationConfig, LoraConfig, RandomModel
+from s2l_ray.config.sections import EvaluationConfig
+from s2l_ray.config.training import LoraConfig, RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.estimate import trial
 from s2l_ray.evaluation.work import evaluation_work

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from s2l_ray.config.sections import RandomModel, RunConfig, WorkerRange
+from s2l_ray.config.sections import RunConfig
+from s2l_ray.config.training import RandomModel, WorkerRange
 from s2l_ray.pipeline import staleness
 from s2l_ray.stages import NAMES
 from tests import handmade

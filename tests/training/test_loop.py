@@ -13,7 +13,7 @@ import torch.multiprocessing
 import torch.nn.functional as F
 from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
 
-from s2l_ray.config.sections import Training
+from s2l_ray.config.training import Training
 from s2l_ray.errors import ModelError
 from s2l_ray.models.scoring import after_prompts
 from s2l_ray.training import loop as training

@@ -24,7 +24,7 @@ from s2l_ray import events
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.config.load import load
-from s2l_ray.config.sections import RandomModel, ReferenceConfig, WorkerRange
+from s2l_ray.config.training import RandomModel, ReferenceConfig, WorkerRange
 from s2l_ray.distributed import resources, waiting
 from s2l_ray.errors import ConfigError, DataError, ModelError
 from s2l_ray.models import checkpoints

@@ -2,7 +2,7 @@
 
 import pytest
 
-from s2l_ray.config.sections import EverySteps, Training
+from s2l_ray.config.training import EverySteps, Training
 from s2l_ray.errors import ConfigError
 from s2l_ray.training import schedule
 

@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.config.data import DataConfig
-from s2l_ray.config.sections import TargetConfig
+from s2l_ray.config.training import TargetConfig
 from s2l_ray.errors import DataError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location

@@ -14,7 +14,7 @@ import torch.multiprocessing
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from s2l_ray.config.sections import LoraConfig, TargetConfig
+from s2l_ray.config.training import LoraConfig, TargetConfig
 from s2l_ray.errors import ConfigError
 from s2l_ray.models.causality import check_causal
 from s2l_ray.training import loop as training

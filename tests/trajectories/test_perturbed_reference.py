@@ -9,7 +9,7 @@ from s2l_ray.artifacts.manifest import StageDir, section_inputs
 from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.config import without_effect
 from s2l_ray.config.load import from_tree
-from s2l_ray.config.sections import ReferenceConfig
+from s2l_ray.config.training import ReferenceConfig
 from s2l_ray.errors import ConfigError
 from s2l_ray.models.checkpoints import load_model
 from s2l_ray.models.flops import Shape

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from s2l_ray.artifacts.manifest import StageDir
 from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.artifacts.token_tables import token_table
-from s2l_ray.config.sections import WorkerRange
+from s2l_ray.config.training import WorkerRange
 from s2l_ray.errors import DataError, ModelError
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location

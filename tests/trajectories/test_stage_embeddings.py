@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, GPTNeoXForCausalLM
 from s2l_ray.artifacts.manifest import StageDir, section_inputs
 from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.config.data import DataConfig
-from s2l_ray.config.sections import TrajectoriesConfig, WorkerRange
+from s2l_ray.config.sections import TrajectoriesConfig
+from s2l_ray.config.training import WorkerRange
 from s2l_ray.distributed import resources
 from s2l_ray.errors import DataError, ModelError
 from s2l_ray.progress import Progress
