@@ -30,8 +30,8 @@ PIECE_BYTES = 10 << 20
 """What pyarrow uploads of a large object with one request."""
 BYTES_OF_RANKED_ROW = 25
 READS_PER_GROUP = 1
-"""Columns of a row group that lie side by side are one request. A group that begins inside a
-part is read by two units, which is not counted."""
+"""Columns of a row group that lie side by side are one request. Where losses are copied, a group in
+which a part begins may be read by two units, which is not counted."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def layout(config: RunConfig, *, finished: bool) -> Layout:
         sum(import_existing.num_parts(footer, stays=stays) for footer in found),
         max(footer.checkpoints for footer in found),
         len(files),
-        sum(1 for f in found for _ in import_existing.row_ranges(f.rows_of_group)),
+        sum(1 for f in found for _ in import_existing.row_ranges(f.rows_of_group, stays=stays)),
         sum(len(footer.rows_of_group) for footer in found),
         sum(max(-(-file.size // input_files.REQUEST_BYTES), 1) for file in files),
         copied=not stays,

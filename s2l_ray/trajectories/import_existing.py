@@ -57,15 +57,16 @@ def run(
     rows_of_file = [footer.rows for footer in found]
     if not sum(rows_of_file):
         raise DataError(f"trajectories.path: no rows in {len(uris)} file(s) ({first(uris)}).")
+    in_place = stays(found, has_pool=pool is not None)
     parts_of_file = [num_parts(footer, stays=False) for footer in found]
     starts = np.concatenate([[0], np.cumsum(parts_of_file)])
     units = [
         {"uri": uri, "first_part": int(start) + begin // ROWS_PER_PART, "rows": [begin, end]}
         for uri, footer, start in zip(uris, found, starts, strict=False)
-        for begin, end in row_ranges(footer.rows_of_group)
+        for begin, end in row_ranges(footer.rows_of_group, stays=in_place)
     ]
     num_bytes = footers.bytes_of(found)
-    places = _places(files, found) if stays(found, has_pool=pool is not None) else None
+    places = _places(files, found) if in_place else None
     _remove_parts(out.location)
     progress.start(sum(rows_of_file))
     worker, attempts = Importer if places is None else Checker, out.location / "attempts"
@@ -103,21 +104,22 @@ def num_parts(footer: Footer, *, stays: bool) -> int:
     return -(-footer.rows // ROWS_PER_PART)
 
 
-def row_ranges(rows_of_group: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Cut a file into ranges of rows that workers check on their own, whole parts each.
+def row_ranges(rows_of_group: Sequence[int], *, stays: bool) -> Iterator[tuple[int, int]]:
+    """Cut a file into ranges of rows that workers check on their own.
 
-    A range begins with the first part that begins in a run of row groups of about ROWS_PER_UNIT
-    rows. So a worker reads these groups and, unless they end with a part, the next one as well: a
-    Parquet file's columns are read a row group at a time.
+    A range is a run of row groups of about ROWS_PER_UNIT rows, as a Parquet file's columns are read
+    a row group at a time. Where rows are copied, it begins with the first part that begins in this
+    run, and holds whole parts: unless the run ends with a part, its worker reads the next row group
+    as well.
 
     Yields:
         the first row of each range, and the row after its last.
     """
     row_before_group = np.concatenate([[0], np.cumsum(rows_of_group, dtype=np.int64)])
-    num_rows = int(row_before_group[-1])
+    num_rows, multiple = int(row_before_group[-1]), 1 if stays else ROWS_PER_PART
     for start, stop in row_groups.runs(rows_of_group, ROWS_PER_UNIT):
         begin, end = (
-            min(-(-int(row_before_group[group]) // ROWS_PER_PART) * ROWS_PER_PART, num_rows)
+            min(-(-int(row_before_group[group]) // multiple) * multiple, num_rows)
             for group in (start, stop)
         )
         if begin < end:
@@ -261,7 +263,7 @@ def _checked(uri: str, begin: int, end: int) -> Iterator[tuple[pa.Table, np.ndar
 def _batches(uri: str, begin: int, end: int) -> Iterator[pa.Table]:
     """Yield the rows `begin` to `end` as tables of ROWS_PER_PART rows (the last one shorter).
 
-    They have a stratum column. `begin` is a multiple of ROWS_PER_PART.
+    They have a stratum column.
     """
     pending, num_rows = list[pa.RecordBatch](), end - begin
     with readable(uri):

@@ -86,9 +86,9 @@ def test_twice_the_rows_take_twice_the_time_and_more_workers_less(tmp_path):
     assert seconds(1_000_000, 4) == pytest.approx(seconds(1_000_000, 1) / 4)
 
 
-@pytest.mark.parametrize(("bytes_copied", "parts"), [(1 << 31, 6), (0, 6)])
+@pytest.mark.parametrize(("bytes_copied", "parts", "units"), [(1 << 31, 6, 4), (0, 6, 5)])
 def test_a_plan_says_parts_and_units_as_a_run_makes_them(
-    tmp_path, monkeypatch, bytes_copied, parts
+    tmp_path, monkeypatch, bytes_copied, parts, units
 ):
     monkeypatch.setattr(import_existing, "BYTES_COPIED", bytes_copied)
     monkeypatch.setattr(import_existing, "ROWS_PER_PART", 8)
@@ -96,7 +96,7 @@ def test_a_plan_says_parts_and_units_as_a_run_makes_them(
     two_files(tmp_path)
     shown = "\n".join(planning.lines(from_tree(tree(tmp_path), "test"), dollars_per_cpu_hour=3600))
     where = "copied into the run" if bytes_copied else "read where they lie"
-    assert re.search(rf"^losses +{parts} parts in 4 units, {where}$", shown, re.MULTILINE)
+    assert re.search(rf"^losses +{parts} parts in {units} units, {where}$", shown, re.MULTILINE)
     assert re.search(r"^trajectories +0:00 +0 +0$", shown, re.MULTILINE)
     assert re.search(r"CPU hours, \$\d+\.\d\d at \$3600 an hour", shown)
     assert "Requests" not in shown

@@ -46,26 +46,35 @@ def test_parts_are_the_same_bytes_however_files_are_cut(
     assert len(whole) == 10
 
 
+@pytest.mark.parametrize("stays", [True, False])
 @pytest.mark.parametrize("rows_per_unit", [1, 7, 20, 1000])
-def test_ranges_are_whole_parts_that_follow_one_another(monkeypatch, rows_per_unit):
+def test_ranges_are_whole_parts_or_groups_that_follow_one_another(
+    monkeypatch, rows_per_unit, stays
+):
     monkeypatch.setattr(import_existing, "ROWS_PER_UNIT", rows_per_unit)
     rng = np.random.default_rng(3)
     for _ in range(200):
         rows_of_group = rng.integers(0, 12, size=rng.integers(0, 9)).tolist()
-        ranges = list(import_existing.row_ranges(rows_of_group))
+        ranges = list(import_existing.row_ranges(rows_of_group, stays=stays))
         borders = [0, *(end for _, end in ranges)]
         assert [begin for begin, _ in ranges] == borders[:-1]
         assert borders[-1] == sum(rows_of_group)
-        assert all(begin < end and begin % ROWS_PER_PART == 0 for begin, end in ranges)
+        assert all(begin < end for begin, end in ranges)
+        starts = range(0, borders[-1] + 1, ROWS_PER_PART)
+        starts = {0, *np.cumsum(rows_of_group).tolist()} if stays else starts
+        assert all(begin in starts for begin, _ in ranges)
         most = max([rows_per_unit, *rows_of_group]) + ROWS_PER_PART
         assert all(end - begin < most for begin, end in ranges)
 
 
 def test_one_row_group_is_checked_by_one_worker_and_many_by_several(monkeypatch):
     monkeypatch.setattr(import_existing, "ROWS_PER_UNIT", 10)
-    assert list(import_existing.row_ranges([40])) == [(0, 40)]
-    assert list(import_existing.row_ranges([4] * 10)) == [(0, 10), (10, 20), (20, 25), (25, 35),
-                                                          (35, 40)]  # fmt: skip
+    for stays in (True, False):
+        assert list(import_existing.row_ranges([40], stays=stays)) == [(0, 40)]
+    in_place = [(0, 8), (8, 16), (16, 24), (24, 32), (32, 40)]
+    assert list(import_existing.row_ranges([4] * 10, stays=True)) == in_place
+    copied = [(0, 10), (10, 20), (20, 25), (25, 35), (35, 40)]
+    assert list(import_existing.row_ranges([4] * 10, stays=False)) == copied
 
 
 def results_of(uri, rows_per_unit):
@@ -74,7 +83,7 @@ def results_of(uri, rows_per_unit):
     checker = import_existing.Checker(Location.of(uri).parent)
     units = [
         {"uri": uri, "first_part": 0, "rows": list(rows)}
-        for rows in import_existing.row_ranges(footer.rows_of_group)
+        for rows in import_existing.row_ranges(footer.rows_of_group, stays=False)
     ]
     assert len(units) == -(-footer.rows // rows_per_unit)
     return units, list(map(checker, units))
