@@ -30,8 +30,6 @@ _IV = np.array(
     ],
     np.uint64,
 )
-_PARAMETERS = np.uint64(0x01010000 ^ 8)
-"""Digests of 8 bytes, no key, one leaf: the first word of the parameters."""
 _SIGMA = np.array(
     [
         [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15],
@@ -60,14 +58,23 @@ _COLUMNS_THEN_DIAGONALS = np.array(
 )
 
 
+def parameters(size: int, person: bytes = b"") -> np.ndarray:
+    """Return the parameters of digests of `size` bytes, without a key or a tree: uint64 (8,)."""
+    first = bytes([size, 0, 1, 1])
+    return np.frombuffer(first.ljust(48, b"\0") + person.ljust(16, b"\0"), np.uint64)
+
+
 @cached_njit
-def digests(text_B, start_N, digest_N):
-    """Fill `digest_N`, uint64, with BLAKE2b of 8 bytes, little-endian, of texts of one block.
+def digests(text_B, start_N, digest_N, parameter_8):
+    """Fill `digest_N`, uint64, with the first 8 bytes of BLAKE2b, little-endian.
+
+    Texts are of one block.
 
     Args:
         text_B: uint8, the texts, one after the other.
         start_N: integer (N + 1,), where each begins, and where the last one ends. A text of more
             than BLOCK_BYTES gets a digest that means nothing.
+        parameter_8: from `parameters`.
 
     Source:
         Saarinen and Aumasson (2015), RFC 7693.
@@ -79,9 +86,8 @@ def digests(text_B, start_N, digest_N):
         message_WL[:] = 0
         for lane in range(_LANES):
             for word in range(8):
-                state_WL[word, lane] = _IV[word]
+                state_WL[word, lane] = _IV[word] ^ parameter_8[word]
                 state_WL[8 + word, lane] = _IV[word]
-            state_WL[0, lane] ^= _PARAMETERS
             state_WL[14, lane] = ~state_WL[14, lane]  # the only block is the last one
         for lane in range(num_lanes):
             start = start_N[first + lane]
@@ -92,7 +98,8 @@ def digests(text_B, start_N, digest_N):
                 message_WL[byte // 8, lane] |= np.uint64(text_B[start + byte]) << shift
         _rounds(state_WL, message_WL)
         for lane in range(num_lanes):
-            digest_N[first + lane] = _IV[0] ^ _PARAMETERS ^ state_WL[0, lane] ^ state_WL[8, lane]
+            mixed = state_WL[0, lane] ^ state_WL[8, lane]
+            digest_N[first + lane] = _IV[0] ^ parameter_8[0] ^ mixed
 
 
 @cached_njit

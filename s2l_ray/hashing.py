@@ -13,8 +13,12 @@ _MASK = 2**64 - 1
 _KEYS_PER_BLOCK = 1 << 16
 """Intermediate results of all keys at once would take several times their memory."""
 _TEXTS_TO_COMPILE = 16_384
-"""Loading compiled code takes as long as `hashlib` does for a million texts; parts of large pools
-have more texts than this."""
+_TEXTS_TO_COMPILE_FOR_ALL = 262_144
+"""Loading compiled code takes as long as `hashlib` does for a million texts. Parts of large pools
+have more texts than the former; where there are many small parts, it is loaded for the rest after
+the latter."""
+_num_hashed = 0
+"""Texts that `hashlib` has hashed in this process; two threads may count one for both."""
 
 
 def example_keys(ids: Sequence[str]) -> np.ndarray:
@@ -27,32 +31,41 @@ def example_keys(ids: Sequence[str]) -> np.ndarray:
     return _keys(example_id.encode() for example_id in ids)
 
 
-def text_keys(text_B: np.ndarray, start_N: np.ndarray) -> np.ndarray:
+def text_keys(
+    text_B: np.ndarray, start_N: np.ndarray, *, size: int = 8, person: bytes = b""
+) -> np.ndarray:
     """Return the keys of `example_keys` for ids that lie one after the other in memory.
 
     Args:
         text_B: uint8, the ids in UTF-8.
         start_N: integer (N + 1,), where each begins, and where the last one ends.
+        size, person: other parameters of BLAKE2b than those of keys; the first 8 bytes of its
+            digests are returned.
     """
-    content = np.ascontiguousarray(text_B).data
-    if len(start_N) <= _TEXTS_TO_COMPILE:
-        return _keys(content[start:end] for start, end in itertools.pairwise(start_N.tolist()))
+    global _num_hashed
+    content, num_texts = np.ascontiguousarray(text_B).data, len(start_N) - 1
+    if num_texts < _TEXTS_TO_COMPILE and _num_hashed < _TEXTS_TO_COMPILE_FOR_ALL:
+        _num_hashed += num_texts
+        texts = (content[start:end] for start, end in itertools.pairwise(start_N.tolist()))
+        return _keys(texts, size, person)
     from s2l_ray import blake2b as compiled  # takes time to load
 
-    key_N = np.empty(len(start_N) - 1, np.uint64)
-    compiled.digests(text_B, start_N, key_N)
+    key_N = np.empty(num_texts, np.uint64)
+    compiled.digests(text_B, start_N, key_N, compiled.parameters(size, person))
     long_N = np.flatnonzero(np.diff(start_N) > compiled.BLOCK_BYTES)
-    key_N[long_N] = _keys(content[start_N[row] : start_N[row + 1]] for row in long_N)
+    key_N[long_N] = _keys(
+        (content[start_N[row] : start_N[row + 1]] for row in long_N), size, person
+    )
     return key_N
 
 
-def _keys(texts: Iterable[bytes | memoryview]) -> np.ndarray:
+def _keys(texts: Iterable[bytes | memoryview], size: int = 8, person: bytes = b"") -> np.ndarray:
     # Copying an empty hash object takes half the time of constructing one.
-    empty, digests = blake2b(digest_size=8), []
+    empty, digests = blake2b(digest_size=size, person=person), []
     for text in texts:
         hashed = empty.copy()
         hashed.update(text)
-        digests.append(hashed.digest())
+        digests.append(hashed.digest()[:8])
     return np.frombuffer(b"".join(digests), dtype="<u8").astype(np.uint64)
 
 

@@ -51,6 +51,24 @@ def test_keys_of_a_column_are_those_of_its_ids(num_ids):
     np.testing.assert_array_equal(column_keys(column), hashing.example_keys(ids))
 
 
+def test_keys_of_many_small_columns_are_hashed_by_compiled_code_in_the_end(monkeypatch):
+    monkeypatch.setattr(hashing, "_TEXTS_TO_COMPILE_FOR_ALL", 20)
+    monkeypatch.setattr(hashing, "_num_hashed", 0)
+    ids = [f"row-{row}" * (row % 40) for row in range(40)]
+    found = [column_keys(pa.chunked_array([ids[n : n + 8]])) for n in range(0, 40, 8)]
+
+    np.testing.assert_array_equal(np.concatenate(found), hashing.example_keys(ids))
+    assert hashing._num_hashed == 24  # the other 16 were not counted
+
+
+@pytest.mark.parametrize("num_ids", [3, 20_000])
+def test_other_digests_of_a_column_are_those_of_blake2b(num_ids):
+    ids = ["é" * (row % 9) + "x" * (row * 7 % 140) for row in range(num_ids)]
+    found = column_keys(pa.chunked_array([ids]), size=16, person=b"user id")
+    digests = [blake2b(id.encode(), digest_size=16, person=b"user id").digest() for id in ids]
+    assert found.tolist() == [int.from_bytes(digest[:8], "little") for digest in digests]
+
+
 @pytest.mark.parametrize("salts", [(), (0,), (42,), (1, 2), (2, 1), (2**63 + 5, 0, -1)])
 def test_mixing_is_splitmix64_of_key_plus_mixed_salt(salts):
     key_N = RNG.integers(0, 2**64, size=20, dtype=np.uint64)

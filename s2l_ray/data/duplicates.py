@@ -7,7 +7,6 @@ row is taken for a row of the pool by mistake with a probability of about M N / 
 Shape letters: P rows of a part, K identities of a pool.
 """
 
-import re
 from array import array
 from collections.abc import Iterator, Sequence
 
@@ -16,17 +15,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2l_ray import hashing
+from s2l_ray.artifacts.keys import column_keys
 from s2l_ray.artifacts.tables import Parts, original_rows
 from s2l_ray.config.data import FieldNames
 from s2l_ray.data.examples import content_digest, read_example
-from s2l_ray.data.raw_parts import RawPart, digest_of_id
+from s2l_ray.data.raw_parts import DIGEST_BYTES, USER_ID, RawPart
 from s2l_ray.errors import DataError, first
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.read_ahead import read_ahead
 
 IDS_CHECKED = 32
 """Number of repeated ids whose contents are compared; always all of one part of the pool."""
-_CONTENT_ID = re.compile(r"([0-9a-f]{32})(?:-[0-9]+)?")
+CONTENT_ID = "^[0-9a-f]{32}(-[0-9]+)?$"
+"""Ids of rows without one of their own: the digest of the content, and which copy of it it is."""
 
 
 def repeats(staged: Location, parts: Sequence[RawPart]) -> list[list[tuple[int, int]]]:
@@ -64,11 +65,20 @@ def identities(pool: Parts) -> np.ndarray:
     # It grows in place, where a list of pieces would be held a second time when it is joined.
     keys = array("Q")
     for table in pool.tables(["example_id"]):
-        digests = [d for name in table["example_id"].to_pylist() for d in _digests(name)]
-        keys.frombytes(_keys(digests).tobytes())
+        ids = table["example_id"]
+        of_ids = column_keys(ids, size=DIGEST_BYTES, person=USER_ID).byteswap()
+        keys.frombytes(of_ids.tobytes())
+        keys.frombytes(_content_keys(ids).tobytes())
     identity_K = np.frombuffer(keys, np.uint64)
     identity_K.sort()
     return identity_K
+
+
+def _content_keys(ids: pa.ChunkedArray) -> np.ndarray:
+    """Return the first 8 bytes of the digests that ids of content show, uint64."""
+    shown = ids.filter(pc.match_substring_regex(ids, CONTENT_ID))
+    digits = "".join(pc.utf8_slice_codeunits(shown, 0, 16).to_pylist())
+    return np.frombuffer(bytes.fromhex(digits), ">u8").astype(np.uint64)
 
 
 def masks_of_pool_rows(
@@ -153,12 +163,6 @@ def _content_by_id(staged: Location, fields: FieldNames) -> dict[str, str]:
             if digests:
                 return digests
     return {}
-
-
-def _digests(example_id: str) -> list[bytes]:
-    of_content = _CONTENT_ID.fullmatch(example_id)
-    own = digest_of_id(example_id)
-    return [own, bytes.fromhex(of_content[1])] if of_content else [own]
 
 
 def _keys(digests: Sequence[bytes]) -> np.ndarray:

@@ -32,6 +32,8 @@ CHECKED_ROWS = pa.schema(
     ]
 )
 """Columns of a raw part; a row has either a digest, or the reason why it cannot be used."""
+DIGEST_BYTES, USER_ID = 16, b"user id"
+"""Parameters of BLAKE2b for the digest of the user's id."""
 EXCERPT_CHARACTERS = 200
 MOST_BYTES_IN_ONE_CHUNK = 1 << 30
 
@@ -106,7 +108,7 @@ def read_numbered(file: Location, row_offset: int, columns: list[str] | None = N
 
 def digest_of_id(example_id: str) -> bytes:
     """Return 16 bytes that depend on the user's id, and never equal the digest of a content."""
-    return hashlib.blake2b(example_id.encode(), digest_size=16, person=b"user id").digest()
+    return hashlib.blake2b(example_id.encode(), digest_size=DIGEST_BYTES, person=USER_ID).digest()
 
 
 def excerpt_of(error: RowError, fields: Mapping[str, Any]) -> str:

@@ -3,12 +3,14 @@
 from collections import Counter
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from s2l_ray.artifacts.tables import Parts
+from s2l_ray.artifacts.tables import Parts, part_name
 from s2l_ray.data import duplicates
+from s2l_ray.data.raw_parts import digest_of_id
 from s2l_ray.errors import DataError
 from s2l_ray.storage.location import Location
 from tests.data.test_prepare import all_rows, jsonl, prepare_here, rejected, row
@@ -61,6 +63,16 @@ def test_an_id_counts_whatever_else_its_row_says(tmp_path):
     folder, summary = prepare_new(tmp_path, [row(5, id="a"), row(2, id="b"), row(1)], pool)
 
     assert summary["known"] == 1 and ids(folder)[0] == "b" and len(ids(folder)) == 2
+
+
+def test_a_pool_is_known_by_the_digests_of_its_ids_and_of_contents_that_they_show(tmp_path):
+    ids = ["a", "", "größe" * 40, MD5, f"{MD5}-12", f"{MD5}-", f"x{MD5}", MD5.upper(), f"{MD5}\n"]
+    parts = Parts(Location.of(tmp_path))
+    for number, names in enumerate((ids[:5], ids[5:])):
+        (parts.folder / part_name(number)).write_table(pa.table({"example_id": names}))
+    digests = [digest_of_id(name) for name in ids] + [bytes.fromhex(MD5)] * 2
+    expected = sorted(int.from_bytes(digest[:8], "big") for digest in digests)
+    assert duplicates.identities(parts).tolist() == expected
 
 
 def test_ids_that_look_like_hashes_of_content_are_known_too(tmp_path):
