@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -29,6 +30,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyarrow.fs as pafs
 from bench_clusters import write_pool
 from bench_scoring import record
+
+from s2l_ray.artifacts.inputs import SETTLED_SECONDS
 
 KINDS = ("LIST", "HEAD", "GET", "PUT", "POST", "DELETE")
 
@@ -89,6 +92,8 @@ def started_store(folder: Path) -> Iterator[Store]:
 def upload(folder: Path, target: str) -> None:
     store, path = pafs.FileSystem.from_uri(target)
     pafs.copy_files(str(folder), path, destination_filesystem=store)
+    # A file that was just written is hashed again by the next command.
+    time.sleep(2 * SETTLED_SECONDS)
 
 
 def by_kind(requests: Iterable[tuple[str, str]]) -> dict[str, int]:

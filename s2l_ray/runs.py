@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -370,8 +371,10 @@ class Run:
         wanted = [stage for stage in _through(until) if stage.is_wanted(self.config)]
         paths_by_name = {name: paths for stage in wanted for name, paths in stage.results.items()}
         results: dict[str, str] = {}
+        names_in = cache(Location.names)  # of each folder, which is listed once
         for name, paths in paths_by_name.items():
-            made = [str(self.location / path) for path in paths if (self.location / path).exists()]
+            places = [self.location / path for path in paths]
+            made = [str(place) for place in places if place.name in names_in(place.parent)]
             if made:
                 results[name] = made[0]
         return results

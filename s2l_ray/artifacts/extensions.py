@@ -21,6 +21,7 @@ from s2l_ray.artifacts.manifest import (
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.errors import DataError, first
+from s2l_ray.storage import small_files
 from s2l_ray.storage.location import Location
 
 FOLDER = "extensions"
@@ -91,15 +92,15 @@ class Extension:
     @property
     def moves_centroids(self) -> bool:
         """Tell whether its settings ask to move the centroids."""
-        return self._settings.exists() and bool(self._settings.read_json().get(UPDATED))
+        return bool((small_files.read(self._settings) or {}).get(UPDATED))
 
     def keep_moving(self) -> None:
         """Make `moves_centroids` true, also for later commands."""
-        self._settings.write_json({UPDATED: True})
+        small_files.write(self._settings, {UPDATED: True})
 
     def stop_moving(self) -> None:
         """Make `moves_centroids` false again."""
-        self._settings.remove()
+        small_files.remove(self._settings)
 
     @property
     def _settings(self) -> Location:

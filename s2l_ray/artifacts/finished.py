@@ -6,6 +6,7 @@ from typing import Any
 
 from s2l_ray.artifacts.manifest import UNFINISHED, Manifest, outdated_fingerprints, read_manifest
 from s2l_ray.artifacts.stage import Stage, label
+from s2l_ray.storage import small_files
 from s2l_ray.storage.location import Location
 
 
@@ -49,7 +50,7 @@ def finished_stages(run: Location, stages: Sequence[Stage]) -> dict[str, Finishe
     for stage, arm, folder in _folders(run, stages):
         name, manifest = label(stage.name, arm), read_manifest(folder)
         if manifest is None:
-            if (folder / UNFINISHED).exists():
+            if small_files.read(folder / UNFINISHED) is not None:
                 fingerprints[name] = None
             continue
         inputs = manifest.inputs

@@ -15,7 +15,7 @@ from s2l_ray.config.data import CHATML, NAMED_TEMPLATES, DataConfig
 from s2l_ray.config.training import ModelSpec, RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.models import adapters, origins
-from s2l_ray.storage import hub, input_files
+from s2l_ray.storage import hub, input_files, small_files
 from s2l_ray.storage.location import Location, is_uri
 
 CONTENTS = "contents.json"
@@ -48,8 +48,7 @@ class Contents:
     @classmethod
     def load(cls, run: Location) -> "Contents":
         """Return the contents cached in the folder of a run; none if there is no cache."""
-        file = run / CONTENTS
-        return cls(file.read_json() if file.exists() else {})
+        return cls(small_files.read(run / CONTENTS) or {})
 
     def file_hash(self, file: input_files.InputFile) -> str:
         """Return the hash of a file's content."""

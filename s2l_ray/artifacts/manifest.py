@@ -17,6 +17,7 @@ from typing import Any
 
 from s2l_ray.config.section import Section, default_of
 from s2l_ray.errors import StorageError
+from s2l_ray.storage import small_files
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.walk import RUN_MARK
 
@@ -106,15 +107,14 @@ class Manifest:
 def read_manifest(folder: Location) -> Manifest | None:
     """Return the manifest in `folder`, whatever its inputs are; None if there is none."""
     for name in (MANIFEST, OLD_MANIFEST):
-        if (folder / name).exists():
-            return Manifest(**(folder / name).read_json())
+        if (content := small_files.read(folder / name)) is not None:
+            return Manifest(**content)
     return None
 
 
 def outdated_fingerprints(folder: Location) -> set[str]:
     """Return the fingerprints for which the finished stage in `folder` does not count."""
-    mark = folder / OUTDATED
-    return set(mark.read_json()) if mark.exists() else set()
+    return set(small_files.read(folder / OUTDATED) or [])
 
 
 def centroids_file(folder: Location) -> Location:
@@ -185,13 +185,13 @@ class StageDir:
     def remove(self) -> None:
         """Remove this folder and the further ones."""
         for location in (self.location, *(self.location.parent / name for name in self.further)):
-            location.remove()
+            small_files.remove(location)
 
     def forget(self) -> None:
         """Remove the manifest, so that the stage no longer counts as finished."""
         # The newer name goes last: where an interruption leaves one, it is the one that counts.
         for name in (OLD_MANIFEST, MANIFEST):
-            (self.location / name).remove()
+            small_files.remove(self.location / name)
 
     def changed_keys(self) -> list[str]:
         """Return the inputs that differ from those in the manifest; empty if it is current."""
@@ -215,15 +215,15 @@ class StageDir:
         """Note that the finished result does not count for these fingerprints of the stage."""
         known = outdated_fingerprints(self.location)
         if not known.issuperset(fingerprints):
-            (self.location / OUTDATED).write_json(sorted(known.union(fingerprints)))
+            small_files.write(self.location / OUTDATED, sorted(known.union(fingerprints)))
 
     def is_new(self) -> bool:
         """Tell whether the stage starts anew.
 
         It does not where an interrupted run with the same inputs left work to go on from.
         """
-        mark = self.location / UNFINISHED
-        same = mark.exists() and mark.read_json()["fingerprint"] == self.fingerprint
+        begun = small_files.read(self.location / UNFINISHED)
+        same = begun is not None and begun["fingerprint"] == self.fingerprint
         return not same or self.manifest() is not None or self._is_old_form()
 
     def _is_old_form(self) -> bool:
@@ -244,10 +244,10 @@ class StageDir:
         mark = self.location / UNFINISHED
         if self.manifest() is not None:
             # Of no fingerprint: nobody goes on from the old results.
-            mark.write_json({"fingerprint": "", "inputs": {}})
-        self.forget()
+            small_files.write(mark, {"fingerprint": "", "inputs": {}})
+            self.forget()
         self.remove()
-        mark.write_json({"fingerprint": self.fingerprint, "inputs": self.inputs})
+        small_files.write(mark, {"fingerprint": self.fingerprint, "inputs": self.inputs})
 
     def replace_by(self, other: "StageDir") -> None:
         """Put the finished result of `other`, from the same inputs, in the place of this one.
@@ -258,7 +258,9 @@ class StageDir:
         assert other.is_current(), self.stage
         self._clear()
         other.location.move_to(self.location, last=MANIFEST)
-        (self.location / UNFINISHED).remove()
+        for moved in (other.location, self.location):
+            small_files.forget(moved)
+        small_files.remove(self.location / UNFINISHED)
 
     def finish(self, summary: dict[str, Any], seconds: float) -> Manifest:
         """Write the manifest; from then on this stage is finished."""
@@ -271,10 +273,9 @@ class StageDir:
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=_versions(),
         )
-        (self.location / MANIFEST).write_json(asdict(manifest))
+        small_files.write(self.location / MANIFEST, asdict(manifest))
         # Not before the manifest is there: a restart goes on from these folders.
-        for name in (*SCRATCH, UNFINISHED, OLD_MANIFEST):
-            (self.location / name).remove()
+        small_files.remove_of(self.location, *SCRATCH, UNFINISHED, OLD_MANIFEST)
         return manifest
 
     def replace_summary(self, summary: dict[str, Any]) -> Manifest:
@@ -282,9 +283,8 @@ class StageDir:
         manifest = self.manifest()
         assert manifest is not None, f"{self.location} is not finished"
         changed = replace(manifest, summary=summary)
-        (self.location / MANIFEST).write_json(asdict(changed))
-        for name in SCRATCH:
-            (self.location / name).remove()
+        small_files.write(self.location / MANIFEST, asdict(changed))
+        small_files.remove_of(self.location, *SCRATCH)
         return changed
 
 
@@ -299,25 +299,26 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def check_run(folder: Location) -> None:
-    """Refuse a folder that holds something other than a run of s2l_ray. Nothing is written.
+def check_run(folder: Location) -> bool:
+    """Tell whether `folder` is a run of s2l_ray; False if it is empty. Nothing is written.
 
     Raises:
         StorageError: the folder is not empty, and is no run.
     """
+    if small_files.read(folder / RUN_MARK) is not None:
+        return True
     names = folder.names()
     if names and RUN_MARK not in names:
         raise StorageError(
             f"{folder} is not a run of s2l_ray: it holds {len(names)} other entries (first: "
             f"{', '.join(names[:3])}). Give a run_dir that is new or empty."
         )
+    return bool(names)
 
 
 def open_run(folder: Location) -> None:
     """Check `folder` as `check_run` does, and mark it as a run."""
-    check_run(folder)
-    mark = folder / RUN_MARK
-    if not mark.exists():
-        mark.write_json(
+    if not check_run(folder):
+        (folder / RUN_MARK).write_json(
             {"program": "s2l_ray", "created": datetime.now(UTC).isoformat(timespec="seconds")}
         )

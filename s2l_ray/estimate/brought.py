@@ -75,9 +75,9 @@ class Requests:
 
 
 FIXED_REQUESTS = {
-    TRAJECTORIES.name: Requests(65, 80),
-    CLUSTERS.name: Requests(80, 62),
-    SELECTION.name: Requests(99, 64),
+    TRAJECTORIES.name: Requests(37, 33),
+    CLUSTERS.name: Requests(33, 23),
+    SELECTION.name: Requests(35, 23),
 }
 """Requests of a stage without any part, most of them for manifests."""
 

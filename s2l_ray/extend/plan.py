@@ -29,7 +29,7 @@ from s2l_ray.selection import quotas
 from s2l_ray.selection.declaration import SELECTION
 from s2l_ray.selection.methods import METHODS
 from s2l_ray.stages import STAGES
-from s2l_ray.storage import input_files
+from s2l_ray.storage import input_files, small_files
 from s2l_ray.storage.location import Location, absolute
 from s2l_ray.storage.lock import exclusive
 from s2l_ray.trajectories.declaration import TRAJECTORIES
@@ -76,7 +76,7 @@ def extend(
     """
     patterns = [absolute(name) for name in patterns]
     files = _listed(run, patterns, say)  # before the lock, which would write into no run
-    with exclusive(run), journal.kept(run, session.secrets()):
+    with exclusive(run), small_files.read_once(run), journal.kept(run, session.secrets()):
         base = load_base_run(run)
         contents = cached_contents(run)
         check_unchanged(base, contents)
@@ -93,7 +93,7 @@ def extend(
             check_strata(base)
         if todo:
             remove_unprepared(run, given, say)
-            (run / extensions.FOLDER / CONTENTS).write_json(contents.cache)
+            small_files.write(run / extensions.FOLDER / CONTENTS, contents.cache)
         if moving is not None and not moving.is_empty:
             moving.keep_moving()
         if todo or lacking:
@@ -160,7 +160,7 @@ def remove_unprepared(run: Location, given: Extension | None, say: Callable[[str
     for name in (run / extensions.FOLDER).names():
         if name not in valid and extensions.is_name(name):
             say(f"removing extensions/{name}: begun with other data, its rows never prepared")
-            (run / extensions.FOLDER / name).remove()
+            small_files.remove(run / extensions.FOLDER / name)
 
 
 def plan(

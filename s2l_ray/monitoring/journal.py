@@ -20,6 +20,7 @@ from typing import Any
 from s2l_ray import events, progress
 from s2l_ray.background import running_thread
 from s2l_ray.errors import one_line
+from s2l_ray.storage import small_files
 from s2l_ray.storage.location import Location
 from s2l_ray.version import __version__
 
@@ -202,5 +203,4 @@ def read(run: Location, log: str = EVENTS) -> list[dict[str, Any]]:
 
 def read_now(run: Location) -> dict[str, Any] | None:
     """Return the last sign of life of `run`; None if there was none."""
-    file = run / FOLDER / NOW
-    return dict(file.read_json()) if file.exists() else None
+    return small_files.read(run / FOLDER / NOW)

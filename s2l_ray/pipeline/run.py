@@ -16,6 +16,7 @@ from s2l_ray.artifacts.extensions import LOSSES_BEFORE
 from s2l_ray.artifacts.inputs import CONTENTS
 from s2l_ray.artifacts.manifest import SUPPLEMENT, Manifest, check_run, open_run
 from s2l_ray.artifacts.stage import REDONE, RunPlan, Stage, Step
+from s2l_ray.artifacts.tables import PLACES
 from s2l_ray.config.paths import inputs_of
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.distributed import cluster_watch, session, shared_paths, waiting
@@ -27,8 +28,10 @@ from s2l_ray.pipeline.steps import plan
 from s2l_ray.pipeline.supplements import complete, incomplete
 from s2l_ray.progress import Progress, duration, label_column
 from s2l_ray.stages import NAMES, STAGES
+from s2l_ray.storage import small_files
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
+from s2l_ray.trajectories.declaration import TRAJECTORIES
 
 CONFIG = "config.json"
 """The file in a run's folder with the configuration that it was last run with."""
@@ -59,22 +62,27 @@ def run(
             f"--until {until} stops before --from {from_stage}: give a later --until, or none"
         )
     folder = Location.of(config.run_dir)
-    check_run(folder)
-    with Progress("reading the inputs"):
-        planned = plan(config, folder)
-        steps = planned.through(until)
-        todo = stale(steps, from_stage)
-    if not todo and not incomplete(steps):
-        return []
-    with Progress("checking the configuration"), collector.paused():  # it loads libraries
-        preflight.check(planned, todo, from_stage)
-    open_run(folder)
-    with exclusive(folder), logged(folder, config.tracking, session.secrets()):
+    with small_files.read_once(folder):  # what another run changes meanwhile is seen below
+        check_run(folder)
+        with Progress("reading the inputs"):
+            planned = plan(config, folder)
+            steps = planned.through(until)
+            todo = stale(steps, from_stage)
+        if not todo and not incomplete(steps):
+            return []
+        with Progress("checking the configuration"), collector.paused():  # it loads libraries
+            preflight.check(planned, todo, from_stage)
+        open_run(folder)
+    with (
+        exclusive(folder),
+        small_files.read_once(folder),
+        logged(folder, config.tracking, session.secrets()),
+    ):
         # Another run may have finished some of it while this one was waiting or hashing.
         todo = stale(steps, from_stage)
         refuse_discarding(planned.steps, todo, from_stage)
         planned.contents.check_revisions()
-        (folder / CONTENTS).write_json(planned.contents.cache)
+        small_files.write(folder / CONTENTS, planned.contents.cache)
         preflight.check_pool(config, {step.stage for step in todo})
         lacking = [step for step in incomplete(steps) if step not in todo]
         with connected([*lacking, *todo], config, address, say):
@@ -82,7 +90,7 @@ def run(
             for step in lacking:
                 complete(step, say)
             if not stale(planned.steps, None):
-                (folder / CONFIG).write_json(config.model_dump(mode="json"))
+                small_files.write(folder / CONFIG, config.model_dump(mode="json"))
             do_steps(planned, todo, from_stage, say)
     return [*lacking, *todo]
 
@@ -95,7 +103,7 @@ def do_steps(
     for number, step in enumerate(todo):
         following = todo[number + 1] if number + 1 < len(todo) else None
         carry_out(step, following, say, _RunChecks(planned, todo[number:], redone))
-    (planned.run / REDONE).remove()
+    small_files.remove(planned.run / REDONE)
 
 
 def needs_ray(todo: Sequence[Step], address: str | None) -> bool:
@@ -148,7 +156,21 @@ def check_shared(
     """
     if session.joins_cluster(address):
         with Progress("checking what the nodes share"):
-            shared_paths.check(run, inputs_of(config, stages))
+            shared_paths.check(run, paths_read(run, config, stages))
+
+
+def paths_read(
+    run: Location, config: RunConfig, stages: Collection[str]
+) -> dict[str, Sequence[str]]:
+    """Return the paths of a configuration that `stages` will read, by key.
+
+    Losses that a finished import has copied into the run are not read where they came from.
+    """
+    paths = inputs_of(config, stages)
+    folder = run / TRAJECTORIES.folder
+    if TRAJECTORIES.name in stages or (folder / PLACES).exists():
+        return paths
+    return {key: value for key, value in paths.items() if key != "trajectories.path"}
 
 
 class Checks:
@@ -188,7 +210,7 @@ class _RunChecks(Checks):
         config = self.plan.config
         preflight.check_pool(config, {item.stage for item in self.todo}, new)
         # Until here all results are of the stored configuration, with which others read them.
-        (self.plan.run / CONFIG).write_json(config.model_dump(mode="json"))
+        small_files.write(self.plan.run / CONFIG, config.model_dump(mode="json"))
         outdate(self.plan.steps, step, {*self.redone, *(item.label for item in self.todo)})
 
 

@@ -32,6 +32,7 @@ from s2l_ray.selection.added_columns import AddedColumns
 from s2l_ray.selection.methods import WITHIN, method_named
 from s2l_ray.selection.where import Remaining
 from s2l_ray.stages import STAGES
+from s2l_ray.storage import small_files
 from s2l_ray.storage.location import Location
 
 if TYPE_CHECKING:
@@ -49,9 +50,9 @@ def config_of(run: Location) -> sections.RunConfig:
         DataError: this is no run.
     """
     file = run / CONFIG
-    if not file.exists():
+    if (tree := small_files.read(file)) is None:
         raise DataError(f"{run} is no run of s2l_ray: it has no {CONFIG}. Start one with s2l run.")
-    config = from_tree(file.read_json(), str(file))
+    config = from_tree(tree, str(file))
     if config.selection is not None:
         settings.check(config.selection)
     return config

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from s2l_ray.background import running_thread
 from s2l_ray.errors import StorageError
+from s2l_ray.storage import small_files
 from s2l_ray.storage.failures import explained
 from s2l_ray.storage.location import Location
 
@@ -59,7 +60,8 @@ def _flock(folder: Location) -> Iterator[None]:
 def _lease(folder: Location) -> Iterator[None]:
     """Hold a folder on an object store by the file `lease.json` in it."""
     claim, mine = folder / "lease.json", uuid.uuid4().hex
-    if claim.exists() and (left := claim.read_json()["until"] - time.time()) > 0:
+    held = small_files.read(claim)
+    if held is not None and (left := held["until"] - time.time()) > 0:
         raise StorageError(_held(folder, f"a lease for {left:.0f} s more"))
     _renew(claim, mine)
     # If two processes saw it free at the same moment, the one that wrote last holds it.

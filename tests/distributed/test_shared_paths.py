@@ -4,11 +4,13 @@ import json
 
 import pytest
 
+from s2l_ray.artifacts.tables import PLACES
 from s2l_ray.config.load import from_tree
 from s2l_ray.config.paths import READERS, inputs_of, paths_of
 from s2l_ray.distributed import resources, shared_paths
 from s2l_ray.distributed.map_units import UnitRunner
 from s2l_ray.distributed.shared_paths import Seen
+from s2l_ray.pipeline.run import paths_read
 from s2l_ray.storage.location import Location
 from tests import handmade
 
@@ -60,8 +62,22 @@ def test_every_path_of_a_configuration_has_its_readers(tmp_path):
     assert inputs_of(config, {"selection"}) == {"selection.score": ["/s.parquet"]}
 
 
-@pytest.mark.parametrize(("stage", "reads"), [("clusters", True), ("selection", False)])
-def test_brought_losses_are_looked_for_where_workers_may_read_them(stage, reads):
-    tree = {"run_dir": "/run", "trajectories": {"path": "/t.parquet"}, "clusters": {}}
+@pytest.mark.parametrize(
+    ("stages", "lie_elsewhere", "reads"),
+    [
+        ({"trajectories", "clusters"}, False, True),
+        ({"clusters", "selection"}, True, True),
+        ({"clusters", "selection"}, False, False),  # they were copied into the run
+        ({"selection"}, True, False),
+    ],
+)
+def test_brought_losses_are_looked_for_where_workers_will_read_them(
+    tmp_path, stages, lie_elsewhere, reads
+):
+    run = Location.of(tmp_path)
+    tree = {"run_dir": run.uri, "trajectories": {"path": "/t.parquet"}, "clusters": {}}
     config = from_tree({**tree, "selection": {"budget": 3}}, "test")
-    assert inputs_of(config, {stage}) == ({"trajectories.path": ["/t.parquet"]} if reads else {})
+    if lie_elsewhere:
+        (run / "trajectories" / PLACES).write_json([])
+    found = paths_read(run, config, stages)
+    assert found.get("trajectories.path") == (["/t.parquet"] if reads else None)

@@ -11,7 +11,7 @@ import pyarrow.fs as pafs
 import pytest
 
 from s2l_ray.errors import StorageError
-from s2l_ray.storage import location, lock
+from s2l_ray.storage import location, lock, small_files
 from s2l_ray.storage.input_files import expand
 from s2l_ray.storage.location import Location, open_uri
 
@@ -82,6 +82,15 @@ def azure_container(azurite_port, monkeypatch):
 @pytest.fixture(params=["s3_bucket", "gcs_bucket", "azure_container"])
 def folder(request):
     return Location.of(request.getfixturevalue(request.param)) / "run"
+
+
+def test_a_small_file_that_is_missing_is_none(folder):
+    file = folder / "clusters" / "_manifest.json"
+    assert small_files.read(file) is None
+    small_files.write(file, {"rows": 1})
+    assert small_files.read(file) == {"rows": 1}
+    small_files.remove_of(file.parent, "attempts", file.name)
+    assert small_files.read(file) is None
 
 
 def test_what_was_written_is_read_and_listed(folder):
