@@ -17,6 +17,7 @@ import hashlib
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def write_pool(num_rows: int, num_strata: int, rows_per_file: int, folder: Path)
 class ByStage(Memory):
     """Peaks in megabytes and CPU seconds of each stage: the first of them that has no manifest."""
 
-    run: Path = Path()
+    folders: Sequence[Path] = ()
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     cpu_by_process: dict[int, float] = field(default_factory=dict)
 
@@ -66,9 +67,9 @@ class ByStage(Memory):
             self.cpu_by_process[process.pid] = times.user + times.system
         self.largest_process = max(self.largest_process, *resident)
         self.all_processes = max(self.all_processes, shared_once)
-        done = [(self.run / stage / "_manifest.json").exists() for stage in STAGES]
-        if not all(done):
-            self._add(STAGES[done.index(False)], before, resident, shared_once)
+        left = [folder for folder in self.folders if not (folder / "_manifest.json").exists()]
+        if left:
+            self._add(left[0].name, before, resident, shared_once)
 
     def _add(self, stage: str, before: float, resident: list[int], shared_once: int) -> None:
         seen = self.stages.setdefault(stage, {})
@@ -115,7 +116,7 @@ def ranked(folder: Path, workers: int, given: argparse.Namespace) -> dict[str, A
     }
     file = folder / "run.yaml"
     file.write_text(json.dumps(tree))
-    by_stage = ByStage(run=run)
+    by_stage = ByStage(folders=[run / stage for stage in STAGES])
     seconds, memory = watched(
         [sys.executable, "-m", "s2l_ray", "run", str(file), "--until", "selection"], by_stage
     )
