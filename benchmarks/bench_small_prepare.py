@@ -20,7 +20,7 @@ PROGRAM = """
 import sys
 from s2l_ray import cli
 from s2l_ray.data import input_sizes
-input_sizes.MOST_BYTES_HERE = int(sys.argv.pop(1))
+input_sizes.MOST_BYTES_IN_THREADS = int(sys.argv.pop(1))
 sys.exit(cli.main())
 """
 

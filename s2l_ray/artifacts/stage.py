@@ -77,7 +77,7 @@ class Task:
             finished result stays until another one is finished and fits what follows.
         supplement: a part of the results with inputs of its own, or None.
         fits_here: tells, before anything is done, whether the work can be done by threads of this
-            process, without a connection to Ray.
+            process or by processes beside it, without a connection to Ray.
     """
 
     inputs: dict[str, Any]

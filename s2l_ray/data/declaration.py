@@ -1,6 +1,6 @@
 """The stage `prepare`: turn input rows into numbered parts of tokens."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -111,16 +111,14 @@ def _task(plan: RunPlan, _: str) -> Task:
     asked_for = cleaning.is_list_asked_for(data)
     lists = cleaning.lists(data, plan.run, plan.contents, lambda: files, is_asked_for=asked_for)
     work = partial(_prepare, plan, data, listing)
-    here = partial(_fits_here, data, lambda: files)
-    return Task(inputs, work, is_checked=True, supplement=lists, fits_here=here)
+    return Task(inputs, work, is_checked=True, supplement=lists, fits_here=_fits_here)
 
 
-def _fits_here(
-    data: DataConfig, files: Callable[[], Sequence[InputFile]], pool: Parts | None = None
-) -> bool:
-    from s2l_ray.data import input_sizes
+def _fits_here() -> bool:
+    """Tell whether no cluster was joined: this machine then prepares any pool by itself."""
+    from s2l_ray.distributed import session
 
-    return input_sizes.fits_here(data, files(), pool)
+    return not session.is_shared()
 
 
 def _prepare(
@@ -174,11 +172,8 @@ def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
     gone = gone if data.decontaminate == "report" else []
     files = partial(_files_of, plan, extension)
     lists = cleaning.lists(reachable, base.run, contents, files, pool=pool, gone=gone)
-    work, here = (
-        partial(_prepare_new, base, pool, plan.files),
-        partial(_fits_here, data, files, pool),
-    )
-    return Task(inputs, work, supplement=lists, fits_here=here)
+    work = partial(_prepare_new, base, pool, plan.files)
+    return Task(inputs, work, supplement=lists, fits_here=_fits_here)
 
 
 def _files_of(plan: ExtensionPlan, extension: Extension) -> Sequence[InputFile]:

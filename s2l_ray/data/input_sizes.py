@@ -1,22 +1,21 @@
-"""The amount of text in input files, and whether this process prepares it by itself."""
+"""The amount of text in input files, and whether the threads of this process prepare it."""
 
 from collections.abc import Sequence
 
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.data import DataConfig
-from s2l_ray.distributed import session
 from s2l_ray.storage.input_files import InputFile, format_of
 
-MOST_BYTES_HERE = 20_000_000
-"""So much text is prepared in this process, unless a cluster was joined."""
+MOST_BYTES_IN_THREADS = 20_000_000
+"""So much text is prepared by threads of this process, where no cluster was joined."""
 BYTES_OF_FILE = 10_000
 """Text that takes as long as the opening of a file."""
 EXPANSION = 4
 """Bytes of text for each byte of a compressed file, or of Parquet."""
 
 
-def fits_here(config: DataConfig, files: Sequence[InputFile], pool: Parts | None = None) -> bool:
-    """Tell whether threads of this process prepare the rows of `files`: that starts no workers.
+def fits_threads(config: DataConfig, files: Sequence[InputFile], pool: Parts | None = None) -> bool:
+    """Tell whether `files` are so small that it takes longer to start processes for them.
 
     Args:
         config: the section of the pool.
@@ -24,14 +23,12 @@ def fits_here(config: DataConfig, files: Sequence[InputFile], pool: Parts | None
         pool: the prepared parts of the pool that `files` extend, or None. Where near-duplicates are
             looked for, all of its rows are read as well.
     """
-    if session.is_shared():  # this process may run on a small node
-        return False
     compared = []
     if pool is not None and config.near_duplicates != "off":
         compared = Parts(pool.folder, "rows", pool.more).stored()
     if any(file.uri.startswith("hf://") for file in files):  # it does not state its size
         return False
-    return sum(map(_text_bytes, [*files, *compared])) <= MOST_BYTES_HERE
+    return sum(map(_text_bytes, [*files, *compared])) <= MOST_BYTES_IN_THREADS
 
 
 def _text_bytes(file: InputFile) -> int:

@@ -23,12 +23,15 @@ from s2l_ray.data.part_tokeniser import REJECTED, PartTokeniser, rejected_name
 from s2l_ray.data.raw_parts import FileCutter, RawPart
 from s2l_ray.data.row_errors import ASKED_FOR
 from s2l_ray.data.slices import slices
-from s2l_ray.distributed import resources
+from s2l_ray.distributed import resources, session
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.errors import DataError, check_rejected_share, first
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
+
+LIBRARIES = ("s2l_ray.data.part_tokeniser", "s2l_ray.models.tokenizers")
+"""Modules that take a worker of the stage long to import."""
 
 
 def run(
@@ -58,7 +61,7 @@ def run(
     Raises  DataError when the rejected share is above `max_rejected`, or no row is left.
     """
     staged = out.location / "staged"
-    run_units = _workers(out, here=input_sizes.fits_here(config, files, pool))
+    run_units = _workers(out, config, files, pool)
     key = "data.train" if pool is None else "the new data"
     parts, count = _cut(config, files, staged, run_units, progress)
     if not parts:
@@ -107,7 +110,7 @@ def list_rows(
 
     Writes  as `clean_pool.report`
     """
-    run_units = _workers(out, here=input_sizes.fits_here(config, files, pool))
+    run_units = _workers(out, config, files, pool)
     return clean_pool.report(
         config, held_out, out.location, run_units, progress=progress, pool=pool
     )
@@ -266,14 +269,20 @@ def _cut(
     return raw_parts(sorted(results, key=lambda r: (r["number"], r["slice"]))), count
 
 
-def _workers(out: StageDir, *, here: bool) -> clean_pool.RunUnits:
-    """Return a function that runs units of work on one actor, or one thread, for each CPU."""
+def _workers(
+    out: StageDir, config: DataConfig, files: Sequence[InputFile], pool: Parts | None
+) -> clean_pool.RunUnits:
+    """Return a function that runs units of work on one worker for each CPU.
+
+    They are actors on a cluster that was joined, else processes, and threads for a little text.
+    """
     advice = out.advice_on_memory
-    workers = (
-        resources.threads("data", advice=advice)
-        if here
-        else resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0, advice=advice)
-    )
+    if session.is_shared():  # this process may run on a small node
+        workers = resources.workers("data", resources.one_per_cpu(), cpus=1, gpus=0, advice=advice)
+    elif input_sizes.fits_threads(config, files, pool):
+        workers = resources.threads("data", advice=advice)
+    else:
+        workers = resources.processes("data", *LIBRARIES, advice=advice)
 
     def run_units(
         worker: type, units: Sequence[Mapping[str, Any]], **constructor: Any

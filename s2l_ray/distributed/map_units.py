@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from s2l_ray import events
-from s2l_ray.distributed import resources, shared_paths, threads, waiting
+from s2l_ray.distributed import processes, resources, shared_paths, threads, waiting
 from s2l_ray.distributed.failures import MAX_ATTEMPTS, is_out_of_memory, ran_out
 from s2l_ray.distributed.session import worker_environment
 from s2l_ray.errors import (
@@ -46,7 +46,8 @@ def map_units(
     parts. So nothing depends on block sizes, and no reader competes with the pool for cores.
     A unit that fails is tried again. A unit whose worker dies is given to another worker. Ray would
     repeat that for ever, so attempts are counted by files in the folder `attempts`.
-    Workers that are threads of this process need no Ray; their units are tried again as well.
+    Workers that are threads of this process, or processes beside it, need no Ray; their units are
+    tried again as well.
     A caller that stops before the last result closes the generator, so that no more is begun.
 
     Args:
@@ -70,7 +71,8 @@ def map_units(
         (counts / SHARED).write_bytes(b"")
     rows = [{"number": number, "unit": json.dumps(unit)} for number, unit in enumerate(units)]
     runner = {"worker": worker, "constructor": constructor, "wanted": wanted, "attempts": counts}
-    run = threads.finished if wanted.here else _on_ray
+    beside = processes.finished if wanted.preload else threads.finished
+    run = beside if wanted.here else _on_ray
     for row in run(UnitRunner, rows, wanted, runner):
         if row["error"]:
             raise from_message(row)

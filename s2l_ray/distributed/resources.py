@@ -28,7 +28,9 @@ class Workers:
         min, max: the fewest and the most workers.
         cpus, gpus: what each of them takes.
         advice: what to do when a worker runs out of memory, one or more sentences.
-        here: whether they are threads of this process, for which Ray is not needed.
+        here: whether they are threads of this process, or processes beside it, for which Ray is not
+            needed.
+        preload: modules that are loaded once for all of these processes; empty for threads.
     """
 
     stage: str
@@ -38,6 +40,7 @@ class Workers:
     gpus: float = 0
     advice: str = ""
     here: bool = False
+    preload: tuple[str, ...] = ()
 
     @property
     def asks(self) -> dict[str, float]:
@@ -81,8 +84,24 @@ def fits_here(num_bytes: Callable[[], int]) -> bool:
 
 def threads(stage: str, *, advice: str = "") -> Workers:
     """Return workers that are threads of this process, one for each CPU that it may use."""
+    return Workers(stage, 1, min(_usable_cpus(), MOST_THREADS), advice=advice, here=True)
+
+
+def processes(stage: str, *preload: str, advice: str = "") -> Workers:
+    """Return workers that are processes of this machine, as many as a Ray started here would have.
+
+    Args:
+        preload: names of the modules that take long to load.
+    """
+    from ray._private.utils import get_num_cpus  # heeds the limit of a container
+
+    count = max(min(_usable_cpus(), int(get_num_cpus())), 1)
+    return Workers(stage, 1, count, advice=advice, here=True, preload=preload)
+
+
+def _usable_cpus() -> int:
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Workers(stage, 1, min(usable or 1, MOST_THREADS), advice=advice, here=True)
+    return usable or 1
 
 
 def one_per_cpu() -> WorkerRange:

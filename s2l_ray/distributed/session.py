@@ -8,7 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -257,6 +257,11 @@ def _quieten_ray_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+
+def set_variables(variables: Mapping[str, str]) -> None:
+    """Set the environment of this process, which is a worker, to that of `worker_environment`."""
+    os.environ.update(variables)
 
 
 def worker_environment(*, cpus: float, gpus: float) -> dict[str, Any]:

@@ -1,7 +1,10 @@
-"""Small pools are prepared by threads of the program, without Ray: the bytes that actors write."""
+"""Without a cluster a pool is prepared by threads of the program, or by processes beside it: the
+bytes that actors write.
+"""
 
 import gzip
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -15,7 +18,7 @@ import yaml
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.data import DataConfig
 from s2l_ray.data import input_sizes
-from s2l_ray.data.input_sizes import BYTES_OF_FILE, EXPANSION, fits_here
+from s2l_ray.data.input_sizes import BYTES_OF_FILE, EXPANSION, fits_threads
 from s2l_ray.distributed import session
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.storage.input_files import InputFile, expand
@@ -27,6 +30,7 @@ from tests.program import called
 from tests.small_run import manifest, sets, stages_done
 
 POOL = DataConfig(train=["unused"])
+MOST = input_sizes.MOST_BYTES_IN_THREADS
 
 
 @pytest.fixture
@@ -45,8 +49,12 @@ def small(tmp_path):
 
 
 @pytest.mark.usefixtures("no_cluster")
-@pytest.mark.parametrize("template", ["alpaca", "chat"])
-def test_what_threads_prepare_is_what_one_worker_does_in_turn(small, tmp_path, template):
+@pytest.mark.parametrize(("template", "most"), [("alpaca", 0), ("chat", 0), ("chat", MOST)])
+def test_what_is_prepared_here_is_what_one_worker_does_in_turn(
+    small, tmp_path, monkeypatch, template, most
+):
+    """By processes, or by threads if there is at most so much text."""
+    monkeypatch.setattr(input_sizes, "MOST_BYTES_IN_THREADS", most)
     given = sets(data__template=template, data__max_tokens=500)
     done = called("run", small, "--until", "prepare", *given)
 
@@ -65,6 +73,7 @@ def test_what_threads_prepare_is_what_one_worker_does_in_turn(small, tmp_path, t
     assert found == part_bytes(tmp_path / "turns") | listed
     again = called("run", small, "--until", "prepare", *given)
     assert "nothing to do" in again.stdout
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.usefixtures("no_cluster")
@@ -90,16 +99,19 @@ def test_a_bad_pool_is_refused_as_by_ray(small, tmp_path):
 
 
 @pytest.mark.usefixtures("no_cluster")
-def test_a_pool_that_is_too_large_needs_ray(small, monkeypatch):
-    size = sum(file.size for file in expand([str(small.parent / "train.jsonl")]))
+@pytest.mark.parametrize("most", [0, MOST])
+def test_no_pool_needs_ray_unless_a_cluster_is_joined(small, monkeypatch, most):
+    monkeypatch.setattr(input_sizes, "MOST_BYTES_IN_THREADS", most)
     prepare = handmade.planned(yaml.safe_load(small.read_text()))[:1]
-    monkeypatch.setattr(input_sizes, "MOST_BYTES_HERE", size + BYTES_OF_FILE)
     assert not pipeline.needs_ray(prepare, None)
-    monkeypatch.setattr(input_sizes, "MOST_BYTES_HERE", size + BYTES_OF_FILE - 1)
+    assert pipeline.needs_ray(prepare, "10.0.0.1:6379")
+
+
+@pytest.mark.usefixtures("no_cluster")
+def test_on_a_cluster_that_was_joined_ray_prepares(small, monkeypatch):
+    prepare = handmade.planned(yaml.safe_load(small.read_text()))[:1]
+    monkeypatch.setattr(session, "is_shared", lambda: True)
     assert pipeline.needs_ray(prepare, None)
-
-
-MOST = input_sizes.MOST_BYTES_HERE
 
 
 @pytest.mark.parametrize(
@@ -117,23 +129,18 @@ MOST = input_sizes.MOST_BYTES_HERE
         ([("a.jsonl", 1), ("hf://org/name", 0)], False),
     ],
 )
-def test_a_pool_is_prepared_here_up_to_an_amount_of_text(files, fits):
-    assert fits_here(POOL, [InputFile(uri, size, "") for uri, size in files]) is fits
-
-
-def test_on_a_cluster_that_was_joined_ray_prepares(monkeypatch):
-    monkeypatch.setattr(session, "is_shared", lambda: True)
-    assert not fits_here(POOL, [])
+def test_a_pool_is_prepared_by_threads_up_to_an_amount_of_text(files, fits):
+    assert fits_threads(POOL, [InputFile(uri, size, "") for uri, size in files]) is fits
 
 
 def test_rows_of_the_pool_count_where_new_rows_are_compared_with_them(tmp_path, monkeypatch):
     pq.write_table(pa.table({"a": [1]}), tmp_path / "rows-000000.parquet")
     pool = Parts(Location.of(tmp_path))
-    monkeypatch.setattr(input_sizes, "MOST_BYTES_HERE", BYTES_OF_FILE)
+    monkeypatch.setattr(input_sizes, "MOST_BYTES_IN_THREADS", BYTES_OF_FILE)
     compares = POOL.model_copy(update={"near_duplicates": "report"})
 
-    assert fits_here(POOL, [InputFile("new.jsonl", 0, "")], pool)
-    assert not fits_here(compares, [InputFile("new.jsonl", 0, "")], pool)
+    assert fits_threads(POOL, [InputFile("new.jsonl", 0, "")], pool)
+    assert not fits_threads(compares, [InputFile("new.jsonl", 0, "")], pool)
 
 
 @pytest.mark.parametrize("name", ["train.jsonl.gz", "train.parquet"])

@@ -1,0 +1,151 @@
+"""Processes of this machine do what actors do, where no cluster was joined."""
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from s2l_ray import events
+from s2l_ray.distributed import resources
+from s2l_ray.distributed.map_units import map_units
+from s2l_ray.distributed.processes import finished
+from s2l_ray.errors import DataError, ModelError, UnitError, UserError
+from tests.distributed import test_map_units
+from tests.distributed.test_map_units import Broken, Doubler, Dying, Unlucky, units
+
+attempts = test_map_units.attempts
+
+LIBRARIES = ("tests.distributed.test_map_units",)
+ONE = resources.Workers(
+    "trajectories", 1, 1, advice=test_map_units.ADVICE, here=True, preload=LIBRARIES
+)
+TWO = resources.Workers("data", 1, 2, here=True, preload=LIBRARIES)
+
+
+@pytest.fixture(autouse=True)
+def no_process_left():
+    yield
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("wanted", [ONE, TWO])
+def test_every_unit_has_one_result_however_many_processes(attempts, wanted):
+    found = list(map_units(Doubler, units(*range(5)), wanted, attempts))
+
+    assert sorted(result["twice"] for result in found) == [0, 2, 4, 6, 8]
+    assert found[0]["name"] == ["ü", None] and attempts.files() == []
+
+
+@pytest.mark.parametrize(
+    ("refuse", "numbers", "kind", "message"),
+    [
+        ("", (1, -1, 2, 3), DataError, "unit -1: first line\nsecond line, with {braces}"),
+        ("no weights in /model", (1,), ModelError, "no weights in /model"),
+    ],
+    ids=["at a unit", "while it starts"],
+)
+def test_what_a_worker_refuses_is_raised_as_it_was(attempts, refuse, numbers, kind, message):
+    with pytest.raises(UserError) as raised:
+        list(map_units(Doubler, units(*numbers), TWO, attempts, refuse=refuse))
+    assert type(raised.value) is kind
+    assert str(raised.value) == message
+
+
+def test_a_bug_in_a_worker_names_the_unit_and_the_cause(attempts):
+    with pytest.raises(UnitError, match="failed in 3 attempts") as raised:
+        list(map_units(Broken, units(1), ONE, attempts))
+    assert str(raised.value).rstrip().endswith("KeyError: 'no such key'")
+
+
+class DiesOnce:
+    """Its first process dies, and so does no other."""
+
+    def __init__(self, died: Path) -> None:
+        self.died = died
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        if unit["number"] == 1 and not self.died.exists():
+            self.died.touch()
+            os._exit(1)
+        return unit
+
+
+def test_the_unit_of_a_process_that_died_is_done_by_another(attempts, tmp_path):
+    told: list[events.Event] = []
+    with events.heard_by(told.append):
+        found = list(map_units(DiesOnce, units(*range(4)), TWO, attempts, died=tmp_path / "died"))
+    assert sorted(unit["number"] for unit in found) == [0, 1, 2, 3]
+    (retried,) = told
+    assert (retried["event"], retried["error"]) == ("retried", "its worker died")
+
+
+@pytest.mark.parametrize(("deadly", "last"), [(1, 3), (3, 2)])
+def test_attempts_of_processes_that_died_count_with_those_that_failed(
+    attempts, tmp_path, deadly, last
+):
+    made = str(tmp_path / "made")
+    with pytest.raises(UnitError, match=f"no luck {last}"):
+        list(map_units(Unlucky, units(1), ONE, attempts, made=made, deadly=deadly))
+    assert os.path.getsize(made) == 3
+
+
+def test_a_unit_that_kills_its_processes_is_given_up_and_named(attempts):
+    with pytest.raises(DataError, match=r"trajectories: the worker died 3 times in unit .*13"):
+        list(map_units(Dying, units(1, 13), ONE, attempts))
+
+
+class StillBorn:
+    """A runner that ends its process."""
+
+    def __init__(self) -> None:
+        os._exit(7)
+
+
+def test_processes_that_never_start_end_the_stage():
+    with pytest.raises(UnitError, match=r"data: worker processes cannot start .*exit code 7"):
+        list(finished(StillBorn, [{"number": 0}], TWO, {}))
+
+
+def test_a_caller_that_stops_ends_all_processes(attempts):
+    results = map_units(Doubler, units(*range(50)), TWO, attempts)
+    next(results)
+    assert multiprocessing.active_children()
+    results.close()
+    assert multiprocessing.active_children() == []
+
+
+SCRIPT = """
+from s2l_ray.distributed import resources
+from s2l_ray.distributed.map_units import map_units
+from s2l_ray.storage.location import Location
+from tests.distributed.test_map_units import Doubler, units
+
+print("begun")
+wanted = resources.Workers("data", 1, 2, here=True, preload=("tests.distributed.test_map_units",))
+print(len(list(map_units(Doubler, units(1, 2, 3), wanted, Location.of("attempts")))))
+"""
+
+
+def test_a_script_that_calls_the_program_is_not_run_again_by_the_processes(tmp_path):
+    (tmp_path / "mine.py").write_text(SCRIPT)
+    root = str(Path(__file__).parent.parent.parent)
+    done = subprocess.run(
+        [sys.executable, "mine.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "begun\n3\n"), done.stderr
+    assert done.stderr == ""
+
+
+def test_there_is_a_process_for_each_cpu_that_this_one_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5}, raising=False)
+    wanted = resources.processes("data", "json", advice="Buy memory.")
+    assert (wanted.max, wanted.preload, wanted.advice) == (1, ("json",), "Buy memory.")
