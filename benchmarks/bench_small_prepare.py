@@ -40,7 +40,7 @@ def main() -> None:
             size = pool.stat().st_size
             _, *arguments = commands(folder, str(Path(given.tokenizer).resolve()))["prepare"]
             if given.files > 1:
-                _divide(pool, given.files)
+                divide(pool, given.files)
                 arguments += ["--set", f"data.train=[{pool}]"]
             for _ in range(given.repeats):
                 for side, most in SIDES.items():
@@ -54,7 +54,7 @@ def main() -> None:
                     )
 
 
-def _divide(pool: Path, num_files: int) -> None:
+def divide(pool: Path, num_files: int) -> None:
     """Put a folder of files with its lines in the place of a file."""
     lines = pool.read_text(encoding="utf-8").splitlines(keepends=True)
     pool.unlink()

@@ -233,19 +233,9 @@ def _joined(
 def _encode(
     tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], *, special: bool
 ) -> list[list[int]]:
-    if not texts:
-        return []
-    encoded = tokenizer(
-        list(texts),
-        add_special_tokens=special,
-        padding=False,
-        truncation=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-        verbose=False,
-    )
-    ids: list[list[int]] = encoded["input_ids"]
-    return ids
+    from s2l_ray.models.tokenizers import token_ids  # its import takes seconds
+
+    return token_ids(tokenizer, texts, special=special)
 
 
 def _encode_continuations(

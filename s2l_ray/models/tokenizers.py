@@ -4,7 +4,7 @@ Nothing here needs the code of models. Its import takes longer than that of torc
 only tokenise are spared it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -18,6 +18,8 @@ from s2l_ray.models.origins import opened_source
 from s2l_ray.storage.location import Location
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
+TEXTS_AT_ONCE = 128
+"""Texts whose tokens are found together: few enough for the cache of a processor."""
 
 
 def load_tokenizer(spec: Loadable, *, offline: bool = False) -> PreTrainedTokenizerBase:
@@ -57,6 +59,47 @@ def tokenizer_name(spec: Loadable) -> str:
         own = has_tokenizer(Location.of(spec.folder))
         return spec.folder if own else tokenizer_source(spec.base)
     return tokenizer_source(spec.tokenizer if isinstance(spec, RandomModel) else spec)
+
+
+def token_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, special: bool
+) -> list[list[int]]:
+    """Return the whole token ids of every text, with the tokenizer's special tokens or without.
+
+    They are those of `tokenizer(texts)`, which also finds the place of every token in its text and
+    holds all of that for all texts at once: a sixth of the time.
+    """
+    if not texts:
+        return []
+    if not _is_plain(tokenizer):
+        settings = {"padding": False, "truncation": False, "verbose": False}
+        encoded = tokenizer(list(texts), add_special_tokens=special, **settings)
+        ids: list[list[int]] = encoded["input_ids"]
+        return ids
+    backend = tokenizer.backend_tokenizer
+    if backend.truncation is not None:
+        backend.no_truncation()
+    if backend.padding is not None:
+        backend.no_padding()
+    return [
+        encoding.ids
+        for start in range(0, len(texts), TEXTS_AT_ONCE)
+        for encoding in backend.encode_batch_fast(
+            list(texts[start : start + TEXTS_AT_ONCE]), add_special_tokens=special
+        )
+    ]
+
+
+def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Tell whether nothing but its backend makes the tokens: some models have code of their own."""
+    plain = PreTrainedTokenizerFast
+    return isinstance(tokenizer, plain) and all(
+        getattr(type(tokenizer), name) is getattr(plain, name) for name in _MAKE_TOKENS
+    )
+
+
+_MAKE_TOKENS = ("__call__", "_encode_plus")
+"""Methods of transformers between a text and the tokens of its backend."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
