@@ -1,4 +1,4 @@
-"""The stage `prepare` in the program itself against Ray and its actors, for small pools.
+"""The stage `prepare` by threads of the program against processes beside it, for small pools.
 
     python benchmarks/bench_small_prepare.py POOL.jsonl --tokenizer configs/tokenizers/math-4k
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from bench_prepare import commands, write_pool
 from cpu_time import measured
 
-SIDES = {"here": 1 << 40, "Ray": -1}
+SIDES = {"threads": 1 << 40, "processes": -1}
 PROGRAM = """
 import sys
 from s2l_ray import cli
@@ -49,7 +49,7 @@ def main() -> None:
                     shutil.rmtree(folder / "run")
                     print(
                         f"{num_rows:>8,} rows {size / 1e6:>7.1f} MB {given.files:>6} files "
-                        f"{side:>5} {seconds:>7} s {cpu_seconds:>7} CPU s",
+                        f"{side:>9} {seconds:>7} s {cpu_seconds:>7} CPU s",
                         flush=True,
                     )
 

@@ -18,8 +18,6 @@ from s2l_ray.models.origins import opened_source
 from s2l_ray.storage.location import Location
 
 EOS, PAD = "<|endoftext|>", "<|pad|>"
-TEXTS_AT_ONCE = 128
-"""Texts whose tokens are found together: few enough for the cache of a processor."""
 
 
 def load_tokenizer(spec: Loadable, *, offline: bool = False) -> PreTrainedTokenizerBase:
@@ -66,8 +64,8 @@ def token_ids(
 ) -> list[list[int]]:
     """Return the whole token ids of every text, with the tokenizer's special tokens or without.
 
-    They are those of `tokenizer(texts)`, which also finds the place of every token in its text and
-    holds all of that for all texts at once: a sixth of the time.
+    They are those of `tokenizer(texts)`, which also finds the place of every token in its text: a
+    seventh of its time.
     """
     if not texts:
         return []
@@ -81,13 +79,8 @@ def token_ids(
         backend.no_truncation()
     if backend.padding is not None:
         backend.no_padding()
-    return [
-        encoding.ids
-        for start in range(0, len(texts), TEXTS_AT_ONCE)
-        for encoding in backend.encode_batch_fast(
-            list(texts[start : start + TEXTS_AT_ONCE]), add_special_tokens=special
-        )
-    ]
+    encodings = backend.encode_batch_fast(list(texts), add_special_tokens=special)
+    return [encoding.ids for encoding in encodings]
 
 
 def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:

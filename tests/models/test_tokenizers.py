@@ -15,7 +15,7 @@ from tokenizers import (
 from transformers import PreTrainedTokenizerFast
 
 from s2l_ray.models import tokenizers
-from s2l_ray.models.tokenizers import EOS, PAD, TEXTS_AT_ONCE, token_ids
+from s2l_ray.models.tokenizers import EOS, PAD, token_ids
 
 WORDS = [
     "der",
@@ -36,7 +36,7 @@ RANDOM = random.Random(5)  # noqa: S311
 TEXTS = [
     "",
     " ",
-    *(" ".join(RANDOM.choices(WORDS, k=RANDOM.randrange(40))) for _ in range(2 * TEXTS_AT_ONCE)),
+    *(" ".join(RANDOM.choices(WORDS, k=RANDOM.randrange(40))) for _ in range(200)),
 ]
 
 
