@@ -1,17 +1,26 @@
-"""A way to an object store on which requests get lost."""
+"""A way to an object store on which requests fail, as they do on a busy network."""
 
 import contextlib
-import re
+import http.client
+import itertools
 import socket
+import struct
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-LOST_OF = 20
-"""One request of so many is lost, every other time after the store has carried it out."""
-METHOD = re.compile(rb"(GET|HEAD|PUT|POST|DELETE) ")
+BROKEN_OF = 20
+"""One request of so many is broken."""
+LATE_SECONDS = 4.0
+"""How long a late answer takes: longer than clients of S3 wait for one."""
+AT_ONCE = ("500", "503", "not sent", "not answered", "cut")
+KINDS = (*AT_ONCE * 4, "late")
+"""How requests are broken, in turn. The store does not see those of the first three; of those that
+it has carried out, the answer is lost, ends in the middle of its body, or comes late."""
+ERRORS = {"500": "InternalError", "503": "SlowDown"}
 
 
 @dataclass
@@ -21,76 +30,129 @@ class Way:
     Attributes:
         address: where it is.
         requests: how many of each method have come to it.
-        lost: how many it has lost.
-        is_broken: whether it loses all of them.
+        broken: how many of them it has broken, of each kind.
+        breaks: method -> the kind in which it breaks all requests of that method.
     """
 
     address: str
     requests: Counter[str] = field(default_factory=Counter)
-    lost: int = 0
-    is_broken: bool = False
+    broken: Counter[str] = field(default_factory=Counter)
+    breaks: dict[str, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
+    _kinds: Iterator[str] = field(default_factory=lambda: itertools.cycle(KINDS))
 
-    def loses(self, method: str) -> bool:
-        """Count a request, and tell whether it is lost."""
+    def kind(self, method: str) -> str | None:
+        """Count a request, and return how it is broken; None if it is not."""
         with self._lock:
             self.requests[method] += 1
-            lost = self.is_broken or self.requests.total() % LOST_OF == 0
-            self.lost += lost
-            return lost
+            if method in self.breaks:
+                kind = self.breaks[method]
+            elif self.requests.total() % BROKEN_OF == 0:
+                kind = next(self._kinds)
+            else:
+                return None
+            self.broken[kind] += 1
+            return kind
 
 
 @contextlib.contextmanager
 def unreliable(store: str) -> Iterator[Way]:
-    """A proxy before `store`, an http:// address, that loses one request of LOST_OF."""
-    there = urlsplit(store)
-    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
-        way = Way(f"http://127.0.0.1:{server.getsockname()[1]}")
-        target = (there.hostname or "", there.port or 80)
-        threading.Thread(target=_accept, args=(server, target, way), daemon=True).start()
+    """A proxy before `store`, an http:// address, that breaks one request of BROKEN_OF."""
+    way = Way("")
+
+    class Handler(_Proxy):
+        def handle_one(self) -> None:
+            self.pass_on(urlsplit(store).netloc, way.kind(self.command))
+
+        do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = handle_one
+
+    with _Server(("127.0.0.1", 0), Handler) as server:
+        way.address = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         yield way
+        server.shutdown()
 
 
-def _accept(server: socket.socket, target: tuple[str, int], way: Way) -> None:
-    while True:
-        try:
-            client, _ = server.accept()
-        except OSError:
-            return  # closed
-        store = socket.create_connection(target)
-        answers_lost = threading.Event()
-        for pump in (_requests, _answers):
-            arguments = (client, store, way, answers_lost)
-            threading.Thread(target=pump, args=arguments, daemon=True).start()
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 100
+    block_on_close = False  # clients keep their connections open
+
+    def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
+        """Close a connection; a regular end would come before its reset."""
+        self.close_request(request)
 
 
-def _requests(
-    client: socket.socket, store: socket.socket, way: Way, answers_lost: threading.Event
-) -> None:
-    """Pass requests on; a new one begins where the store has answered the one before."""
-    with contextlib.suppress(OSError):
-        while received := client.recv(1 << 16):
-            if (begun := METHOD.match(received)) and way.loses(begun[1].decode()):
-                if way.lost % 2:
-                    break
-                answers_lost.set()
-            store.sendall(received)
-    _close(client, store)
+class _Proxy(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16  # an answer is one packet, which no delay of the system's waits for
 
+    def handle_expect_100(self) -> bool:
+        """Ask for the body at once."""
+        go_on = super().handle_expect_100()
+        self.wfile.flush()
+        return go_on
 
-def _answers(
-    client: socket.socket, store: socket.socket, way: Way, answers_lost: threading.Event
-) -> None:
-    with contextlib.suppress(OSError):
-        while received := store.recv(1 << 16):
-            if answers_lost.is_set():
-                break
-            client.sendall(received)
-    _close(client, store)
+    def pass_on(self, store: str, kind: str | None) -> None:
+        """Have the request carried out and answer it, or break it."""
+        if kind == "not sent":
+            self._reset()
+            return
+        body = self._body()
+        if kind in ERRORS:
+            self._answer(int(kind), [], f"<Error><Code>{ERRORS[kind]}</Code></Error>".encode())
+            return
+        with contextlib.closing(http.client.HTTPConnection(store)) as connection:
+            as_it_is = {"skip_host": True, "skip_accept_encoding": True}
+            connection.putrequest(self.command, self.path, **as_it_is)
+            for name, value in self.headers.items():
+                if name.lower() not in ("transfer-encoding", "content-length", "expect"):
+                    connection.putheader(name, value)
+            connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders(body)
+            answer = connection.getresponse()
+            content = answer.read()
+        if kind == "late":
+            threading.Event().wait(LATE_SECONDS)
+        if kind == "not answered" or (kind == "cut" and not content):
+            self._reset()
+            return
+        self._answer(answer.status, answer.getheaders(), content, cut=kind == "cut")
 
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        chunks = []
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
 
-def _close(*sockets: socket.socket) -> None:
-    for each in sockets:
+    def _answer(
+        self, status: int, headers: list[tuple[str, str]], content: bytes, *, cut: bool = False
+    ) -> None:
+        """Send an answer; without the second half of its body, if it is cut."""
+        self.send_response_only(status)
+        of_length = [value for name, value in headers if name.lower() == "content-length"]
+        for name, value in headers:
+            if name.lower() not in ("connection", "content-length", "transfer-encoding"):
+                self.send_header(name, value)
+        length = of_length[0] if self.command == "HEAD" and of_length else str(len(content))
+        self.send_header("Content-Length", length)
+        self.end_headers()
+        self.wfile.write(content[: len(content) // 2] if cut else content)
+        self.close_connection = self.close_connection or cut
+
+    def _reset(self) -> None:
+        """End the connection as a broken one does, not by its regular end."""
+        linger = struct.pack("ii", 1, 0)
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.close_connection = True
+
+    def handle(self) -> None:
+        """Serve a connection until its end, whatever that is."""
         with contextlib.suppress(OSError):
-            each.shutdown(socket.SHUT_RDWR)
-        each.close()
+            super().handle()
+
+    def log_message(self, *arguments: object) -> None:
+        """Say nothing."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import re
 import tempfile
 from collections.abc import Iterator
 
@@ -10,9 +11,15 @@ import pyarrow as pa
 from s2l_ray.errors import StorageError
 
 S3_ATTEMPTS = 10
-"""Attempts at a request to S3, after pauses that double up to 20 s: some two minutes in all."""
+"""Attempts at a request to S3, after pauses that double up to 20 s: one to two minutes in all."""
 GCS_SECONDS = 120.0
 """Time in which a request to Google's store is tried again."""
+UNANSWERED = re.compile(
+    r"NETWORK_CONNECTION|INTERNAL_FAILURE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT"
+    r"|UNAVAILABLE|HTTP status 5\d\d",
+    re.IGNORECASE,
+)
+"""What the clients of stores call a failure that they have tried to get over."""
 
 
 @contextlib.contextmanager
@@ -60,7 +67,7 @@ def cause(error: Exception, verb: str) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file."
     text = " ".join(str(error).split())
-    if "NETWORK_CONNECTION" in text or "UNAVAILABLE" in text.upper() or "SLOW_DOWN" in text:
+    if UNANSWERED.search(text):
         text += (
             f" The store did not answer in {S3_ATTEMPTS} attempts (on Google's, in "
             f"{GCS_SECONDS:g} s). Once it does, the same command goes on from here."

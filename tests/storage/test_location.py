@@ -14,7 +14,7 @@ from s2l_ray.errors import StorageError
 from s2l_ray.storage import location
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
-from tests.unreliable_store import unreliable
+from tests.unreliable_store import AT_ONCE, unreliable
 
 
 @pytest.fixture
@@ -103,7 +103,6 @@ import sys
 from s2l_ray.storage import location
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
-from tests.unreliable_store import unreliable
 with exclusive(Location.of(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
@@ -185,7 +184,7 @@ class TestObjectStore:
             monkeypatch.setenv("AWS_ENDPOINT_URL", found.address)
             yield found
 
-    def test_lost_requests_change_no_byte(self, bucket, way, tmp_path):
+    def test_broken_requests_change_no_byte(self, bucket, way, tmp_path):
         content = {f"part-{number}": os.urandom(5_000 * number) for number in range(40)}
         for name, written in content.items():
             (bucket / name).write_bytes(written)
@@ -193,15 +192,20 @@ class TestObjectStore:
         assert {name: (bucket / name).read_bytes() for name in content} == content
         (bucket / "part-7").remove()
         assert not (bucket / "part-7").exists()
-        assert way.lost >= 5
+        assert set(way.broken) >= set(AT_ONCE)
 
-    def test_a_store_that_never_answers_is_given_up_and_named(self, bucket, way, monkeypatch):
+    @pytest.mark.parametrize("kind", AT_ONCE)
+    @pytest.mark.parametrize("method", ["HEAD", "GET"])
+    def test_a_store_that_never_answers_is_given_up_and_named(
+        self, bucket, way, monkeypatch, method, kind
+    ):
         monkeypatch.setattr(location, "S3_ATTEMPTS", 2)
-        way.is_broken = True
+        (bucket / "x").write_bytes(bytes(10_000))
+        way.breaks[method] = kind
         message = f"(?s)cannot read {bucket}/x: .* did not answer in .* attempts"
         with pytest.raises(StorageError, match=message):
             (bucket / "x").read_bytes()
-        assert way.requests["HEAD"] <= 4
+        assert way.requests[method] <= 4
 
     def test_a_small_file_is_written_in_one_request_and_read_in_two(self, bucket, way):
         (bucket / "x").write_bytes(b"1")
