@@ -81,3 +81,28 @@ def test_while_work_is_saved_the_time_to_leave_does_not_run():
 
     assert process.returncode == 130
     assert said == f"ended by {signal.SIGINT}\n"
+
+
+FORKS = """
+import os, sys
+from s2l_ray import interrupts
+with interrupts.ended_by_signals(str):
+    if not (child := os.fork()):
+        sys.stdin.read()
+        os._exit(0)
+print("left", flush=True)
+os.waitpid(child, 0)
+"""
+"""A process whose child has all open that it has, and outlives the block."""
+
+
+def test_a_child_that_lives_on_does_not_keep_the_program_from_leaving():
+    with subprocess.Popen(
+        [sys.executable, "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        try:
+            assert process.stdout.readline() == "left\n"
+        finally:
+            process.stdin.close()  # the child ends
+    assert process.returncode == 0
