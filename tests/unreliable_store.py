@@ -20,6 +20,8 @@ AT_ONCE = ("500", "503", "not sent", "not answered", "cut")
 KINDS = (*AT_ONCE * 4, "late")
 """How requests are broken, in turn. The store does not see those of the first three; of those that
 it has carried out, the answer is lost, ends in the middle of its body, or comes late."""
+PAGE = "<Error><Code>{}</Code><Message>{:300}</Message></Error>"
+"""What a store says of an error, as long as S3 says it."""
 ERRORS = {"500": "InternalError", "503": "SlowDown"}
 
 
@@ -31,13 +33,13 @@ class Way:
         address: where it is.
         requests: how many of each method have come to it.
         broken: how many of them it has broken, of each kind.
-        breaks: method -> the kind in which it breaks all requests of that method.
+        breaks: method -> how it breaks the next requests of that method, and no more after them.
     """
 
     address: str
     requests: Counter[str] = field(default_factory=Counter)
     broken: Counter[str] = field(default_factory=Counter)
-    breaks: dict[str, str] = field(default_factory=dict)
+    breaks: dict[str, Iterator[str]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _kinds: Iterator[str] = field(default_factory=lambda: itertools.cycle(KINDS))
 
@@ -45,13 +47,13 @@ class Way:
         """Count a request, and return how it is broken; None if it is not."""
         with self._lock:
             self.requests[method] += 1
+            kind = None
             if method in self.breaks:
-                kind = self.breaks[method]
+                kind = next(self.breaks[method], None)
             elif self.requests.total() % BROKEN_OF == 0:
                 kind = next(self._kinds)
-            else:
-                return None
-            self.broken[kind] += 1
+            if kind is not None:
+                self.broken[kind] += 1
             return kind
 
 
@@ -99,7 +101,7 @@ class _Proxy(BaseHTTPRequestHandler):
             return
         body = self._body()
         if kind in ERRORS:
-            self._answer(int(kind), [], f"<Error><Code>{ERRORS[kind]}</Code></Error>".encode())
+            self._answer(int(kind), [], PAGE.format(ERRORS[kind], "").encode())
             return
         with contextlib.closing(http.client.HTTPConnection(store)) as connection:
             as_it_is = {"skip_host": True, "skip_accept_encoding": True}

@@ -2,9 +2,12 @@
 
 import contextlib
 import errno
+import functools
 import re
 import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
 
 import pyarrow as pa
 
@@ -20,6 +23,32 @@ UNANSWERED = re.compile(
     re.IGNORECASE,
 )
 """What the clients of stores call a failure that they have tried to get over."""
+PAGE_TOO_LONG = "Failed to flush response stream"
+"""pyarrow's client of S3, where an error page was longer than what was to be read: it gives up."""
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 20.0
+Arguments = ParamSpec("Arguments")
+Content = TypeVar("Content")
+
+
+def read_again(read: Callable[Arguments, Content]) -> Callable[Arguments, Content]:
+    """Repeat `read`, S3_ATTEMPTS times at the most, while a busy store answers it with a page.
+
+    Such a page has some 400 bytes, and so have many files of a run. The client itself repeats only
+    what is longer.
+    """
+
+    @functools.wraps(read)
+    def repeated(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Content:
+        for attempt in range(S3_ATTEMPTS - 1):
+            try:
+                return read(*args, **kwargs)
+            except (OSError, StorageError) as error:
+                if PAGE_TOO_LONG not in str(error):
+                    raise
+            time.sleep(min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS))
+        return read(*args, **kwargs)
+
+    return repeated
 
 
 @contextlib.contextmanager

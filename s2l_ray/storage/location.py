@@ -23,7 +23,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from s2l_ray.errors import ConfigError, StorageError, first
-from s2l_ray.storage.failures import GCS_SECONDS, S3_ATTEMPTS, explained
+from s2l_ray.storage.failures import GCS_SECONDS, S3_ATTEMPTS, explained, read_again
 from s2l_ray.storage.listing import entries
 
 S3_CONNECT_SECONDS = 10.0
@@ -131,6 +131,7 @@ class Location:
             if info.type == pafs.FileType.File
         )
 
+    @read_again
     def read_bytes(self) -> bytes:
         """Return the content of this file."""
         with explained(self, "read"):
@@ -150,6 +151,7 @@ class Location:
         except (ValueError, RecursionError) as error:
             raise StorageError(f"{self} is not JSON ({error}). Was it edited by hand?") from None
 
+    @read_again
     def read_table(
         self,
         columns: list[str] | None = None,
@@ -175,6 +177,7 @@ class Location:
                     raise pa.ArrowInvalid(f"it has no column {first(missing)}")
                 return file.read_row_groups(numbers, columns, use_threads=False).select(columns)
 
+    @read_again
     def read_schema(self) -> pa.Schema:
         """Return the schema of this Parquet file, read from its end alone."""
         with explained(self, "read"):
@@ -280,7 +283,7 @@ class Location:
                     target.mkdir()
                     for name, _, _ in self.files():  # on gs://, pyarrow makes no folders
                         (target / name).parent.mkdir(parents=True, exist_ok=True)
-                pafs.copy_files(path, str(target), source_filesystem=fs)
+                read_again(pafs.copy_files)(path, str(target), source_filesystem=fs)
             yield target
 
     def remove(self) -> None:

@@ -13,6 +13,7 @@ from fnmatch import fnmatchcase
 from pyarrow import fs
 
 from s2l_ray.storage import listing
+from s2l_ray.storage.failures import read_again
 
 RUN_MARK = "run.json"
 """The file that marks a folder as a run."""
@@ -57,6 +58,7 @@ class Walk:
         start = "/".join(parts[: wild[0]]) or "/"
         return self._each_once(self._glob(start, parts[wild[0] :], (self.real(start),)))
 
+    @read_again
     def is_run(self, directory: str) -> bool:
         """Tell whether a directory is the folder of a run."""
         info = self.filesystem.get_file_info(f"{directory}/{RUN_MARK}")

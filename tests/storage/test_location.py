@@ -5,13 +5,14 @@ import pickle
 import resource
 import subprocess
 import sys
+from itertools import repeat
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
 from s2l_ray.errors import StorageError
-from s2l_ray.storage import location
+from s2l_ray.storage import failures, location
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
 from tests.unreliable_store import AT_ONCE, unreliable
@@ -195,13 +196,29 @@ class TestObjectStore:
         assert set(way.broken) >= set(AT_ONCE)
 
     @pytest.mark.parametrize("kind", AT_ONCE)
-    @pytest.mark.parametrize("method", ["HEAD", "GET"])
+    def test_a_read_of_less_than_an_error_page_is_repeated(self, bucket, way, kind):
+        (bucket / "few" / "x").write_bytes(b"few")
+        (bucket / "t.parquet").write_table(pa.table({"a": [1]}))
+
+        way.breaks["GET"] = iter([kind])
+        assert (bucket / "few" / "x").read_bytes() == b"few"
+        way.breaks["GET"] = iter([kind])
+        assert (bucket / "t.parquet").read_schema().names == ["a"]
+        # The first two requests look the folder up.
+        way.breaks["GET"] = iter([kind] * 3)
+        with (bucket / "few").local() as copy:
+            assert (copy / "x").read_bytes() == b"few"
+        assert way.broken[kind] >= 4
+
+    @pytest.mark.parametrize("kind", AT_ONCE)
+    @pytest.mark.parametrize(("method", "size"), [("HEAD", 10), ("GET", 10), ("GET", 10_000)])
     def test_a_store_that_never_answers_is_given_up_and_named(
-        self, bucket, way, monkeypatch, method, kind
+        self, bucket, way, monkeypatch, method, size, kind
     ):
-        monkeypatch.setattr(location, "S3_ATTEMPTS", 2)
-        (bucket / "x").write_bytes(bytes(10_000))
-        way.breaks[method] = kind
+        for module in (location, failures):
+            monkeypatch.setattr(module, "S3_ATTEMPTS", 2)
+        (bucket / "x").write_bytes(bytes(size))
+        way.breaks[method] = repeat(kind)
         message = f"(?s)cannot read {bucket}/x: .* did not answer in .* attempts"
         with pytest.raises(StorageError, match=message):
             (bucket / "x").read_bytes()
