@@ -11,12 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
 from s2l_ray.errors import DataError, first
 from s2l_ray.storage import hub, splits
+from s2l_ray.storage.failures import read_again
 from s2l_ray.storage.location import Location, open_uri
 from s2l_ray.storage.walk import INPUTS, Walk
 
@@ -253,9 +255,35 @@ def open_input(
     """
     filesystem, path, _ = open_uri(uri)
     if compression is None:  # so that it can be read from any byte
-        return io.BufferedReader(filesystem.open_input_file(path), request_bytes)
+        return io.BufferedReader(_Repeated(filesystem.open_input_file(path)), request_bytes)
     stream = filesystem.open_input_stream(path, compression=compression)
     return io.BufferedReader(stream, request_bytes)
+
+
+class _Repeated(io.RawIOBase):
+    """A file whose reads are repeated: the last one of a file may be a short one."""
+
+    def __init__(self, file: pa.NativeFile) -> None:
+        self._file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        return int(read_again(self._file.readinto)(buffer))
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return int(self._file.seek(offset, whence))
+
+    def tell(self) -> int:
+        return int(self._file.tell())
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import pytest
 
 from s2l_ray.errors import StorageError
 from s2l_ray.storage import failures, location
+from s2l_ray.storage.input_files import open_input
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
 from tests.unreliable_store import AT_ONCE, unreliable
@@ -204,11 +205,14 @@ class TestObjectStore:
         assert (bucket / "few" / "x").read_bytes() == b"few"
         way.breaks["GET"] = iter([kind])
         assert (bucket / "t.parquet").read_schema().names == ["a"]
+        way.breaks["GET"] = iter([kind])
+        with open_input(f"{bucket}/few/x", None) as stream:
+            assert stream.read() == b"few"
         # The first two requests look the folder up.
         way.breaks["GET"] = iter([kind] * 3)
         with (bucket / "few").local() as copy:
             assert (copy / "x").read_bytes() == b"few"
-        assert way.broken[kind] >= 4
+        assert way.broken[kind] >= 5
 
     @pytest.mark.parametrize("kind", AT_ONCE)
     @pytest.mark.parametrize(("method", "size"), [("HEAD", 10), ("GET", 10), ("GET", 10_000)])
