@@ -1,5 +1,6 @@
 """Paths that nodes share, as a worker sees them, and what is said of those that they do not."""
 
+import importlib
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from s2l_ray.config.paths import READERS, inputs_of, paths_of
 from s2l_ray.distributed import resources, shared_paths
 from s2l_ray.distributed.map_units import UnitRunner
 from s2l_ray.distributed.shared_paths import Seen
+from s2l_ray.errors import ConfigError
 from s2l_ray.pipeline.run import paths_read
 from s2l_ray.storage.location import Location
 from tests import handmade
@@ -50,6 +52,23 @@ def test_a_worker_on_a_node_that_does_not_share_the_run_refuses_its_first_unit(t
     assert row["error"] == "ConfigError"
     assert f"run_dir: 1 node(s) of the cluster do not see {tmp_path}/a as" in row["message"]
     assert not (tmp_path / "a").exists()
+
+
+class OfThisProcess:
+    """A value that another process cannot read, as where it has another s2l_ray."""
+
+    def __reduce__(self) -> tuple:
+        return importlib.import_module, ("s2l_ray.only_here",)
+
+
+@pytest.mark.ray
+def test_a_node_that_cannot_run_the_program_is_refused_with_the_cause(ray_cluster):
+    import ray
+
+    here = {ray.get_runtime_context().get_node_id(): "10.0.0.2:1"}
+    message = r"10\.0\.0\.2:1 cannot run this program: .*No module named 's2l_ray\.only_here'"
+    with pytest.raises(ConfigError, match=message):
+        shared_paths._looked_at(here, OfThisProcess(), {})
 
 
 def test_every_path_of_a_configuration_has_its_readers(tmp_path):
