@@ -166,11 +166,19 @@ def _join(address: str) -> None:
             raise
         cause = one_line(error)
         if "ersion mismatch" in cause:
-            raise ConfigError(
-                f"the Ray cluster at {address} cannot be joined by this program. {cause} Run it in "
-                "an environment with the versions of the cluster, such as the cluster's own image."
-            ) from None
+            raise ConfigError(_of_other_versions(address, cause)) from None
         raise ConfigError(f"no Ray cluster answers at {address}: {cause}") from None
+
+
+def _of_other_versions(address: str, cause: str) -> str:
+    """Return the message for what Ray says of its versions here and there, `cause`."""
+    versions = re.findall(r"Ray: (\S+) Python: (\S+)", cause)
+    theirs, ours = (f"Ray {of_ray} and Python {of_python}" for of_ray, of_python in versions)
+    return (
+        f"the Ray cluster at {address} cannot be joined: it runs {theirs}, and this program "
+        f"{ours}. Both must be the same, to the last number: run the program in the image of the "
+        "cluster, or start the cluster with the versions of the program."
+    )
 
 
 @contextlib.contextmanager
