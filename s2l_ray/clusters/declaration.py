@@ -3,10 +3,12 @@
 from functools import partial
 from typing import Any
 
+from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.amounts import Quantities
-from s2l_ray.artifacts.extensions import CLUSTERED, UPDATED, Extension
+from s2l_ray.artifacts.extensions import CLUSTERED, SCORED, UPDATED, Extension
 from s2l_ray.artifacts.manifest import StageDir, section_inputs
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
+from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.clusters import FINDS_KINDS, MOST_CLUSTERS, ClustersConfig
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.progress import Progress
@@ -58,7 +60,19 @@ def _extension_task(plan: ExtensionPlan, extension: Extension) -> Task:
     moves = extension == plan.moving or extension.moves_centroids
     if moves:
         inputs[UPDATED] = True
-    return Task(inputs, partial(_assign, plan, extension, moves))
+    here = partial(_is_assigned_here, plan, extension, moves)
+    return Task(inputs, partial(_assign, plan, extension, moves), fits_here=here)
+
+
+def _is_assigned_here(plan: ExtensionPlan, extension: Extension, moves: bool) -> bool:
+    """Tell whether the trajectories that are read fit this process; those that are there count."""
+    from s2l_ray.distributed import resources
+    from s2l_ray.trajectories.footers import loss_bytes
+
+    read = Parts(extension.folder(SCORED))
+    if moves:
+        read = extensions.pool(plan.base.run, [*plan.before(extension), extension]).trajectories
+    return resources.fits_here(lambda: loss_bytes(read.stored()))
 
 
 def _assign(

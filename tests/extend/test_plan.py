@@ -9,8 +9,9 @@ import pytest
 
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.manifest import StageDir
-from s2l_ray.artifacts.tables import part_name
+from s2l_ray.artifacts.tables import part_name, trajectory_table
 from s2l_ray.config.load import from_tree
+from s2l_ray.distributed import resources
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.extend import plan as extending
 from s2l_ray.extend.base_run import load_base_run
@@ -290,3 +291,18 @@ def test_a_ranking_by_clusters_that_are_no_more_does_not_stay(run, tmp_path):
     by_hand = replace(placing, work=lambda progress: {})
     extending.carry_out(base, [by_hand], None, lambda line: None)
     assert not first.folder("selection").names() and second.folder("selection").names()
+
+
+def test_rows_that_are_scored_are_assigned_in_this_process_where_their_losses_fit(
+    run, tmp_path, monkeypatch
+):
+    extension = given(run, data(tmp_path))
+    ids = pa.array([row["id"] for row in new_rows(0)])
+    losses = trajectory_table(ids, ids, np.ones((NUM_NEW, 3), np.float32))
+    (extension.folder("trajectories") / part_name(0)).write_table(losses)
+    (placing,) = (
+        step for step in extending.plan(load_base_run(run), None) if step.stage == "clusters"
+    )
+    assert not pipeline.needs_ray([placing], None)
+    monkeypatch.setattr(resources, "MAX_BYTES_HERE", 4 * 3 * NUM_NEW - 1)
+    assert pipeline.needs_ray([placing], None)
