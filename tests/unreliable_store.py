@@ -17,7 +17,7 @@ BROKEN_OF = 20
 LATE_SECONDS = 4.0
 """How long a late answer takes: longer than clients of S3 wait for one."""
 AT_ONCE = ("500", "503", "not sent", "not answered", "cut")
-KINDS = (*AT_ONCE * 4, "late")
+KINDS = (*AT_ONCE * 9, "late")
 """How requests are broken, in turn. The store does not see those of the first three; of those that
 it has carried out, the answer is lost, ends in the middle of its body, or comes late."""
 PAGE = "<Error><Code>{}</Code><Message>{:300}</Message></Error>"
