@@ -65,7 +65,7 @@ def token_ids(
     """Return the whole token ids of every text, with the tokenizer's special tokens or without.
 
     They are those of `tokenizer(texts)`, which also finds the place of every token in its text: a
-    seventh of its time.
+    tenth of its time.
     """
     if not texts:
         return []
