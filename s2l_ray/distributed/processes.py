@@ -7,8 +7,10 @@ results are the same bytes.
 
 import contextlib
 import multiprocessing
+import os
 import signal
 import sys
+import threading
 import types
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -117,11 +119,20 @@ def _without_main_module() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
+def _end_with_the_program() -> None:
+    """End this process with the program, whose lock on the run is gone by then."""
+    program = multiprocessing.parent_process()
+    assert program is not None
+    program.join()
+    os._exit(1)
+
+
 def _work(
     connection: Connection, runner: type, constructor: dict[str, Any], variables: dict[str, str]
 ) -> None:
     """Do the rows that come over `connection`, until the program ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program hears it, and ends its processes
+    threading.Thread(target=_end_with_the_program, daemon=True).start()
     session.set_variables(variables)
     own = runner(**constructor)
     with contextlib.suppress(EOFError, OSError):
