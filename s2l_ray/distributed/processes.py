@@ -14,15 +14,18 @@ import threading
 import types
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from s2l_ray.distributed import resources, session
 from s2l_ray.distributed.failures import MAX_ATTEMPTS
-from s2l_ray.errors import UnitError
+from s2l_ray.errors import ConfigError, UnitError, one_line
 
 Row = Mapping[str, Any]
+_starting = threading.Lock()
+"""Held while a process starts: what is changed for that is of the whole program."""
 
 
 def finished(
@@ -79,16 +82,26 @@ class _Crew:
     ) -> None:
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(list(wanted.preload))
-        variables = session.worker_environment(cpus=wanted.cpus, gpus=wanted.gpus)["env_vars"]
-        self._given = runner, dict(constructor), variables
+        self._stage = wanted.stage
+        self._variables = session.worker_environment(cpus=wanted.cpus, gpus=wanted.gpus)["env_vars"]
+        environment = session.environment_with(self._variables)
+        self._given = runner, dict(constructor), environment
         self.busy: dict[Any, tuple[BaseProcess, Row]] = {}
 
     def start(self, row: Row) -> None:
         """Give a row to a new process."""
         connection, other = self._context.Pipe()
         process = self._context.Process(target=_work, args=(other, *self._given), daemon=True)
-        with _without_main_module():
-            process.start()
+        try:
+            with _starting, _without_main_module():
+                _run_fork_server(self._variables)
+                process.start()
+        except (OSError, EOFError, AssertionError) as error:
+            raise ConfigError(
+                f"{self._stage}: no worker process starts on this machine ({one_line(error)}). "
+                "Look at its limits of processes and memory, set TMPDIR to a short path, and start "
+                "the program from no process of a pool."
+            ) from error
         other.close()  # so that the process alone has it, and its death is the end of the pipe
         self.busy[connection] = process, row
         self.give(connection, row)
@@ -106,6 +119,20 @@ class _Crew:
         process.kill()
         process.join()
         connection.close()
+
+
+def _run_fork_server(variables: Mapping[str, str]) -> None:
+    """Start the process that the workers are forked from, if it does not run yet."""
+    # It is `python -c`, which alone would import what lies in the current folder first.
+    paths = os.pathsep.join(path for path in sys.path if path)
+    safe = {"PYTHONSAFEPATH": "1", "PYTHONPATH": paths}
+    resource_tracker.ensure_running()  # a process as well, whose start allows SIGINT again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # for it, while it imports
+    try:
+        with session.variables_set({**variables, **safe}):  # libraries read the number of threads
+            forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
@@ -128,12 +155,12 @@ def _end_with_the_program() -> None:
 
 
 def _work(
-    connection: Connection, runner: type, constructor: dict[str, Any], variables: dict[str, str]
+    connection: Connection, runner: type, constructor: dict[str, Any], environment: dict[str, str]
 ) -> None:
     """Do the rows that come over `connection`, until the program ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the program hears it, and ends its processes
     threading.Thread(target=_end_with_the_program, daemon=True).start()
-    session.set_variables(variables)
+    session.replace_environment(environment)
     own = runner(**constructor)
     with contextlib.suppress(EOFError, OSError):
         while True:

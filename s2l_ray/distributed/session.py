@@ -111,14 +111,8 @@ def _without_preemption(*, joined: bool) -> Iterator[None]:
     Of a Ray that was started here there is one node, and the program ends with it.
     """
     name = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
-    if joined or name in os.environ:
+    with variables_set({} if joined or name in os.environ else {name: "0"}):
         yield
-        return
-    os.environ[name] = "0"
-    try:
-        yield
-    finally:
-        del os.environ[name]
 
 
 def _start() -> None:
@@ -173,6 +167,8 @@ def _join(address: str) -> None:
 def _of_other_versions(address: str, cause: str) -> str:
     """Return the message for what Ray says of its versions here and there, `cause`."""
     versions = re.findall(r"Ray: (\S+) Python: (\S+)", cause)
+    if len(versions) != 2:
+        return f"no Ray cluster answers at {address}: {cause}"
     theirs, ours = (f"Ray {of_ray} and Python {of_python}" for of_ray, of_python in versions)
     return (
         f"the Ray cluster at {address} cannot be joined: it runs {theirs}, and this program "
@@ -267,9 +263,30 @@ def _quieten_ray_data() -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 
-def set_variables(variables: Mapping[str, str]) -> None:
-    """Set the environment of this process, which is a worker, to that of `worker_environment`."""
+def environment_with(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of this process with other values for `variables`."""
+    return {**os.environ, **variables}
+
+
+def replace_environment(environment: Mapping[str, str]) -> None:
+    """Give this process, which is a worker, the environment of the program that it works for."""
+    os.environ.clear()
+    os.environ.update(environment)
+
+
+@contextlib.contextmanager
+def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set variables for processes that start inside the block."""
+    before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def worker_environment(*, cpus: float, gpus: float) -> dict[str, Any]:

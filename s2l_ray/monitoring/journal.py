@@ -203,4 +203,4 @@ def read(run: Location, log: str = EVENTS) -> list[dict[str, Any]]:
 
 def read_now(run: Location) -> dict[str, Any] | None:
     """Return the last sign of life of `run`; None if there was none."""
-    return small_files.read(run / FOLDER / NOW)
+    return small_files.read_anew(run / FOLDER / NOW)

@@ -60,7 +60,7 @@ def _flock(folder: Location) -> Iterator[None]:
 def _lease(folder: Location) -> Iterator[None]:
     """Hold a folder on an object store by the file `lease.json` in it."""
     claim, mine = folder / "lease.json", uuid.uuid4().hex
-    held = small_files.read(claim)
+    held = small_files.read_anew(claim)
     if held is not None and (left := held["until"] - time.time()) > 0:
         raise StorageError(_held(folder, f"a lease for {left:.0f} s more"))
     _renew(claim, mine)

@@ -52,7 +52,7 @@ def read(file: Location) -> Any | None:
     if known is not None and file.uri in known.text_by_uri:
         text = known.text_by_uri[file.uri]
         return None if text is None else json.loads(text)
-    value = _read(file)
+    value = read_anew(file)
     if known is not None:
         known.text_by_uri[file.uri] = None if value is None else json.dumps(value)
     return value
@@ -82,10 +82,11 @@ def forget(location: Location) -> None:
     for known in _known:
         for uri in list(known.text_by_uri):
             if f"{uri}/".startswith(f"{location.uri}/"):
-                del known.text_by_uri[uri]
+                known.text_by_uri.pop(uri, None)  # another thread may have forgotten it
 
 
-def _read(file: Location) -> Any | None:
+def read_anew(file: Location) -> Any | None:
+    """Return the value in a JSON file as it is now; None if there is no such file."""
     try:
         return file.read_json()
     except StorageError as error:

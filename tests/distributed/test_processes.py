@@ -130,12 +130,16 @@ print(len(list(map_units(Doubler, units(1, 2, 3), wanted, Location.of("attempts"
 """
 
 
-def test_a_script_that_calls_the_program_is_not_run_again_by_the_processes(tmp_path):
+def test_neither_the_script_nor_files_beside_it_are_run_by_the_processes(tmp_path):
     (tmp_path / "mine.py").write_text(SCRIPT)
+    here = tmp_path / "here"
+    here.mkdir()
+    for library in ("pyarrow", "numpy"):
+        (here / f"{library}.py").write_text("raise RuntimeError('not the library')")
     root = str(Path(__file__).parent.parent.parent)
     done = subprocess.run(
-        [sys.executable, "mine.py"],
-        cwd=tmp_path,
+        [sys.executable, str(tmp_path / "mine.py")],
+        cwd=here,
         env={**os.environ, "PYTHONPATH": root},
         capture_output=True,
         text=True,
@@ -143,6 +147,72 @@ def test_a_script_that_calls_the_program_is_not_run_again_by_the_processes(tmp_p
     )
     assert (done.returncode, done.stdout) == (0, "begun\n3\n"), done.stderr
     assert done.stderr == ""
+
+
+class Environment:
+    """It tells the environment of its process."""
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        return {**unit, **os.environ}
+
+
+def test_processes_have_the_environment_that_the_program_has_now(attempts, monkeypatch):
+    found = []
+    for key in ("wrong", "right"):
+        monkeypatch.setenv("MY_KEY", key)
+        (made,) = map_units(Environment, units(1), ONE, attempts)
+        found.append((made["MY_KEY"], made["OMP_NUM_THREADS"]))
+    assert found == [("wrong", "1"), ("right", "1")]
+
+
+class Waits:
+    """It tells its process id, and then waits for a process that never ends."""
+
+    def __init__(self, told: str) -> None:
+        self.told = told
+
+    def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
+        Path(self.told).write_text(str(os.getpid()))
+        os.read(os.pipe()[0], 1)
+        return unit
+
+
+KILLED = """
+import os, sys, threading
+from s2l_ray.distributed.processes import finished
+from tests.distributed.test_processes import ONE, Waits
+
+os.mkfifo(sys.argv[1])
+
+def die():
+    with open(sys.argv[1]) as told:
+        print(told.read(), flush=True)
+    os._exit(9)
+
+threading.Thread(target=die).start()
+list(finished(Waits, [{"number": 0}], ONE, {"told": sys.argv[1]}))
+"""
+
+
+def test_a_process_ends_with_a_program_that_is_killed(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "told")], stdout=subprocess.PIPE, text=True
+    ) as program:
+        assert program.stdout is not None
+        # To its end: the worker has the pipe as well, so it has closed it, and that is its death.
+        worker, end = program.stdout.readline(), program.stdout.read()
+    assert program.returncode == 9 and int(worker) > 0 and end == ""
+
+
+def test_a_process_that_cannot_start_is_a_message(tmp_path):
+    there = tmp_path / ("a" * 120)
+    there.mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", "from tests.distributed.test_processes import *\n"
+         "list(finished(Environment, [{'number': 0}], ONE, {}))"],
+        env={**os.environ, "TMPDIR": str(there)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert "ConfigError: trajectories: no worker process starts on this machine" in done.stderr
 
 
 def test_there_is_a_process_for_each_cpu_that_this_one_may_use(monkeypatch):

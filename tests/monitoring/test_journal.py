@@ -8,6 +8,7 @@ import pytest
 from s2l_ray import events
 from s2l_ray.monitoring import journal
 from s2l_ray.progress import Progress
+from s2l_ray.storage import small_files
 from s2l_ray.storage.location import Location
 
 
@@ -69,6 +70,15 @@ def test_a_beat_after_the_end_still_says_how_it_ended(tmp_path):
 
     now = journal.read_now(Location.of(tmp_path))
     assert now is not None and now["ended"] == "done"
+
+
+def test_a_sign_of_life_is_the_last_one_also_where_manifests_are_read_once(tmp_path):
+    run = Location.of(tmp_path)
+    with small_files.read_once(run):
+        assert journal.read_now(run) is None
+        for time in (1, 2):
+            (run / journal.FOLDER / journal.NOW).write_json({"time": time})
+            assert journal.read_now(run) == {"time": time}
 
 
 def test_a_name_that_is_no_unicode_is_written_escaped(tmp_path):
