@@ -18,6 +18,8 @@ LATE_SECONDS = 4.0
 """How long a late answer takes: longer than clients of S3 wait for one."""
 AT_ONCE = ("500", "503", "not sent", "not answered", "cut")
 KINDS = (*AT_ONCE * 9, "late")
+WITHOUT_HEADERS = "cut before its headers"
+"""A kind that comes only where `breaks` names it: the answer ends after its first line."""
 """How requests are broken, in turn. The store does not see those of the first three; of those that
 it has carried out, the answer is lost, ends in the middle of its body, or comes late."""
 PAGE = "<Error><Code>{}</Code><Message>{:300}</Message></Error>"
@@ -33,13 +35,14 @@ class Way:
         address: where it is.
         requests: how many of each method have come to it.
         broken: how many of them it has broken, of each kind.
-        breaks: method -> how it breaks the next requests of that method, and no more after them.
+        breaks: method -> how it breaks the next requests of that method, and no more after them;
+            None for one that it does not break.
     """
 
     address: str
     requests: Counter[str] = field(default_factory=Counter)
     broken: Counter[str] = field(default_factory=Counter)
-    breaks: dict[str, Iterator[str]] = field(default_factory=dict)
+    breaks: dict[str, Iterator[str | None]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _kinds: Iterator[str] = field(default_factory=lambda: itertools.cycle(KINDS))
 
@@ -70,7 +73,7 @@ def unreliable(store: str) -> Iterator[Way]:
 
     with _Server(("127.0.0.1", 0), Handler) as server:
         way.address = f"http://127.0.0.1:{server.server_port}"
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
         yield way
         server.shutdown()
 
@@ -117,6 +120,11 @@ class _Proxy(BaseHTTPRequestHandler):
             threading.Event().wait(LATE_SECONDS)
         if kind == "not answered" or (kind == "cut" and not content):
             self._reset()
+            return
+        if kind == WITHOUT_HEADERS:
+            self.send_response_only(answer.status)
+            self.flush_headers()
+            self.close_connection = True
             return
         self._answer(answer.status, answer.getheaders(), content, cut=kind == "cut")
 

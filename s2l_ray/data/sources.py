@@ -36,7 +36,7 @@ from s2l_ray.storage.input_files import (
     open_input,
     reaching_hub,
 )
-from s2l_ray.storage.location import open_uri
+from s2l_ray.storage.location import Location
 
 ARROW_FILE, END_OF_STREAM = b"ARROW1", b"\xff\xff\xff\xff\0\0\0\0"
 """How an Arrow file begins, and how an Arrow stream ends."""
@@ -106,8 +106,11 @@ def estimated_rows(file: InputFile, sample: Sequence[Mapping[str, Any]]) -> int:
         return max(_hub_num_rows(file), len(sample))
     kind, compression = format_of(file.uri)
     if kind == "parquet":
-        filesystem, path, _ = open_uri(file.uri)
-        with naming(file), pq.ParquetFile(filesystem.open_input_file(path)) as parquet:
+        with (
+            naming(file),
+            Location.of(file.uri).open() as stream,
+            pq.ParquetFile(stream) as parquet,
+        ):
             return int(parquet.metadata.num_rows)
     if kind == "arrow":
         with naming(file):
@@ -124,8 +127,7 @@ def estimated_rows(file: InputFile, sample: Sequence[Mapping[str, Any]]) -> int:
 
 def parquet_rows(file: InputFile, number: int = 0, num_slices: int = 1) -> Iterator[SourceRow]:
     """Yield the rows of the `number`-th of `num_slices` ranges of row groups, numbered from 0."""
-    filesystem, path, _ = open_uri(file.uri)
-    with pq.ParquetFile(filesystem.open_input_file(path)) as parquet:
+    with Location.of(file.uri).open() as stream, pq.ParquetFile(stream) as parquet:
         check_distinct(file.uri, parquet.schema_arrow.names)
         first, end = (parquet.num_row_groups * n // num_slices for n in (number, number + 1))
         groups = list(range(first, end))
@@ -157,8 +159,7 @@ def _arrow_rows(file: InputFile) -> Iterator[SourceRow]:
 
 def _arrow_batches(file: InputFile) -> Iterator[pa.RecordBatch]:
     """Yield the batches of an Arrow file or stream, as `datasets` saves them."""
-    filesystem, path, _ = open_uri(file.uri)
-    with filesystem.open_input_file(path) as stream:
+    with Location.of(file.uri).open() as stream:
         is_file = stream.read(len(ARROW_FILE)) == ARROW_FILE
         stream.seek(max(stream.size() - len(END_OF_STREAM), 0))
         if not is_file and stream.read() != END_OF_STREAM:

@@ -108,15 +108,13 @@ def safetensors_header(file: Location) -> dict[str, Any]:
     Raises:
         ModelError: its header and its size disagree, as they do if the file was cut short.
     """
-    with explained(file, "read"):
-        fs, path = file.filesystem()
-        with fs.open_input_file(path) as stream:
-            size = stream.size()
-            length_bytes = stream.read(8)
-            (length,) = struct.unpack("<Q", length_bytes) if len(length_bytes) == 8 else (size,)
-            if 8 + length > size:
-                raise ModelError(f"{file} is cut short: {size:,} bytes do not hold its header")
-            content = stream.read(length)
+    with explained(file, "read"), file.open() as stream:
+        size = stream.size()
+        length_bytes = stream.read(8)
+        (length,) = struct.unpack("<Q", length_bytes) if len(length_bytes) == 8 else (size,)
+        if 8 + length > size:
+            raise ModelError(f"{file} is cut short: {size:,} bytes do not hold its header")
+        content = stream.read(length)
     try:
         header: dict[str, Any] = json.loads(content)
         tensors = {key: item for key, item in header.items() if key[:2] != "__"}

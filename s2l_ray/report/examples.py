@@ -20,6 +20,7 @@ from s2l_ray.data.examples import read_example
 from s2l_ray.report import data_block, numbers, ranked_head
 from s2l_ray.report.cluster_rows import NUM_ENDS, ClusterRows, losses
 from s2l_ray.selection.declaration import SELECTION
+from s2l_ray.storage.failures import explained
 from s2l_ray.storage.location import Location
 
 MAX_EXAMPLES = 1_800
@@ -105,8 +106,7 @@ def rejected_rows(finished: Mapping[str, Finished]) -> list[ExampleRow]:
     of_each = -(-MAX_REJECTED // len(reasons))
     left = {reason: min(of_each, number) for reason, number in reasons.items()}
     found: list[ExampleRow] = []
-    filesystem, path = file.filesystem()
-    with filesystem.open_input_file(path) as stream:
+    with explained(file, "read"), file.open() as stream:
         for batch in pq.ParquetFile(stream).iter_batches(ROWS_PER_READ):
             for row in batch.to_pylist():
                 if left.get(row["reason"], 0):

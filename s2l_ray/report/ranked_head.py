@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 
 from s2l_ray.artifacts.finished import Finished
 from s2l_ray.artifacts.manifest import RANKING
+from s2l_ray.storage.failures import explained
 
 ROWS_PER_READ = 1 << 16
 
@@ -60,8 +61,7 @@ def _batches(selection: Finished, columns: list[str]) -> Iterator[pa.RecordBatch
     left = _num_selected(selection)
     if not left or not file.exists():
         return
-    filesystem, path = file.filesystem()
-    with filesystem.open_input_file(path) as stream:
+    with explained(file, "read"), file.open() as stream:
         for batch in pq.ParquetFile(stream).iter_batches(ROWS_PER_READ, columns=columns):
             yield batch.slice(0, left)
             left -= min(left, batch.num_rows)

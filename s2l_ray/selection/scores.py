@@ -261,15 +261,12 @@ def _batches(
     """Yield ids and scores, some rows at a time; rows without an id are left out."""
     for file in found:
         location = Location.of(file.uri)
-        with explained(location, "read"):
-            filesystem, path = location.filesystem()
-            with filesystem.open_input_file(path) as stream:
-                for batch in pq.ParquetFile(stream).iter_batches(
-                    _ROWS_PER_READ, columns=[EXAMPLE_ID, column]
-                ):
-                    table = pa.Table.from_batches([batch])
-                    table = table.filter(pc.is_valid(table[EXAMPLE_ID]))
-                    yield table[EXAMPLE_ID].cast(pa.string()).to_pylist(), table[column]
+        with explained(location, "read"), location.open() as stream:
+            parquet, names = pq.ParquetFile(stream), [EXAMPLE_ID, column]
+            for batch in parquet.iter_batches(_ROWS_PER_READ, columns=names):
+                table = pa.Table.from_batches([batch])
+                table = table.filter(pc.is_valid(table[EXAMPLE_ID]))
+                yield table[EXAMPLE_ID].cast(pa.string()).to_pylist(), table[column]
 
 
 def _numbers(

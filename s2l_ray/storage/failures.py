@@ -17,24 +17,25 @@ S3_ATTEMPTS = 10
 """Attempts at a request to S3, after pauses that double up to 20 s: one to two minutes in all."""
 GCS_SECONDS = 120.0
 """Time in which a request to Google's store is tried again."""
-UNANSWERED = re.compile(
-    r"NETWORK_CONNECTION|INTERNAL_FAILURE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT"
-    r"|UNAVAILABLE|HTTP status 5\d\d",
-    re.IGNORECASE,
-)
-"""What the clients of stores call a failure that they have tried to get over."""
 PAGE_TOO_LONG = "Failed to flush response stream"
 """pyarrow's client of S3, where an error page was longer than what was to be read: it gives up."""
+NO_CONTENT = "the answer of the store ended before any content"
+UNANSWERED = re.compile(
+    r"NETWORK_CONNECTION|INTERNAL_FAILURE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT"
+    rf"|UNAVAILABLE|HTTP status 5\d\d|{NO_CONTENT}",
+    re.IGNORECASE,
+)
+"""What a failure is called that was tried to get over: by the clients of stores, and here."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 20.0
 Arguments = ParamSpec("Arguments")
 Content = TypeVar("Content")
 
 
 def read_again(read: Callable[Arguments, Content]) -> Callable[Arguments, Content]:
-    """Repeat `read`, S3_ATTEMPTS times at the most, while a busy store answers it with a page.
+    """Repeat `read`, S3_ATTEMPTS times at the most, where the client of the store gives up at once.
 
-    Such a page has some 400 bytes, and so have many files of a run. The client itself repeats only
-    what is longer.
+    It does so if the store answers with a page of some 400 bytes, and less than that was to be
+    read. Many files of a run are no longer.
     """
 
     @functools.wraps(read)
@@ -43,7 +44,7 @@ def read_again(read: Callable[Arguments, Content]) -> Callable[Arguments, Conten
             try:
                 return read(*args, **kwargs)
             except (OSError, StorageError) as error:
-                if PAGE_TOO_LONG not in str(error):
+                if PAGE_TOO_LONG not in str(error) and NO_CONTENT not in str(error):
                     raise
             time.sleep(min(FIRST_PAUSE_SECONDS * 2**attempt, LONGEST_PAUSE_SECONDS))
         return read(*args, **kwargs)
@@ -80,6 +81,20 @@ def explained(location: object, verb: str) -> Iterator[None]:
         yield
     except (OSError, pa.ArrowInvalid) as error:
         raise StorageError(f"cannot {verb} {location}: {cause(error, verb)}") from error
+
+
+@contextlib.contextmanager
+def answered(location: object) -> Iterator[None]:
+    """Raise StorageError, which is tried again, if the store of a file did not answer.
+
+    Any other error is left to the caller: it says that the file is missing or damaged.
+    """
+    try:
+        yield
+    except (OSError, pa.ArrowException) as error:
+        if UNANSWERED.search(str(error)) is None:
+            raise
+        raise StorageError(f"cannot read {location}: {cause(error, 'read')}") from error
 
 
 def cause(error: Exception, verb: str) -> str:

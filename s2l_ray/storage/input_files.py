@@ -11,15 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import pyarrow as pa
 from pyarrow import fs
 
 from s2l_ray.errors import DataError, first
 from s2l_ray.storage import hub, splits
-from s2l_ray.storage.failures import read_again
+from s2l_ray.storage.failures import answered
 from s2l_ray.storage.location import Location, open_uri
+from s2l_ray.storage.readers import open_file
 from s2l_ray.storage.walk import INPUTS, Walk
 
 CHUNK_BYTES = 1 << 20
@@ -148,10 +148,11 @@ def _expand_one(
         return Listing([InputFile(uri, 0, "")], [])
     _check_scheme(pattern)
     try:
-        filesystem, path, prefix = open_uri(pattern)
-        walk = Walk(filesystem, _path_in(run, prefix))
-        _check_start(walk, pattern, path, key)
-        matches = walk.matches(path)
+        with answered(pattern):
+            filesystem, path, prefix = open_uri(pattern)
+            walk = Walk(filesystem, _path_in(run, prefix))
+            _check_start(walk, pattern, path, key)
+            matches = walk.matches(path)
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{key}: {pattern} cannot be read: {one_line(error)}") from None
     folder = f"{path.rstrip('/')}/"
@@ -254,43 +255,23 @@ def open_input(
         request_bytes: bytes of one read of the file; REQUEST_BYTES for who reads all of it.
     """
     filesystem, path, _ = open_uri(uri)
-    if compression is None:  # so that it can be read from any byte
-        return io.BufferedReader(_Repeated(filesystem.open_input_file(path)), request_bytes)
-    stream = filesystem.open_input_stream(path, compression=compression)
+    stream = open_file(filesystem, path)
+    if compression:  # of which pyarrow takes 64 KiB at once
+        stored = pa.BufferedInputStream(stream, request_bytes)
+        stream = pa.CompressedInputStream(stored, compression)
     return io.BufferedReader(stream, request_bytes)
-
-
-class _Repeated(io.RawIOBase):
-    """A file whose reads are repeated: the last one of a file may be a short one."""
-
-    def __init__(self, file: pa.NativeFile) -> None:
-        self._file = file
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        return int(read_again(self._file.readinto)(buffer))
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return int(self._file.seek(offset, whence))
-
-    def tell(self) -> int:
-        return int(self._file.tell())
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
 
 @contextmanager
 def naming(file: InputFile) -> Iterator[None]:
-    """Turn an error of storage or of a decoder into a DataError that names the file."""
+    """Turn an error of storage or of a decoder into a DataError that names the file.
+
+    Raises:
+        StorageError: the store did not answer.
+    """
     try:
-        yield
+        with answered(file.uri):
+            yield
     except (OSError, pa.ArrowException) as error:
         if _is_lfs_pointer(file):
             raise DataError(

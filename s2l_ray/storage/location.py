@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from s2l_ray.errors import ConfigError, StorageError, first
 from s2l_ray.storage.failures import GCS_SECONDS, S3_ATTEMPTS, explained, read_again
 from s2l_ray.storage.listing import entries
+from s2l_ray.storage.readers import open_file
 
 S3_CONNECT_SECONDS = 10.0
 
@@ -131,13 +132,14 @@ class Location:
             if info.type == pafs.FileType.File
         )
 
-    @read_again
+    def open(self) -> pa.NativeFile:
+        """Open this file for reading from any byte, as `open_file` does."""
+        return open_file(*self.filesystem())
+
     def read_bytes(self) -> bytes:
         """Return the content of this file."""
-        with explained(self, "read"):
-            fs, path = self.filesystem()
-            with fs.open_input_stream(path) as stream:
-                return bytes(stream.read())
+        with explained(self, "read"), self.open() as stream:
+            return bytes(stream.read())
 
     def read_json(self) -> Any:
         """Return the value in this JSON file.
@@ -151,7 +153,6 @@ class Location:
         except (ValueError, RecursionError) as error:
             raise StorageError(f"{self} is not JSON ({error}). Was it edited by hand?") from None
 
-    @read_again
     def read_table(
         self,
         columns: list[str] | None = None,
@@ -163,26 +164,22 @@ class Location:
 
         The columns of `optional` are read as well if the file has them.
         """
-        with explained(self, "read"):
-            fs, path = self.filesystem()
-            with fs.open_input_file(path) as stream:
-                # `read_table` of pyarrow takes three times as long to open a small file.
-                file = pq.ParquetFile(stream, pre_buffer=True)
-                numbers = range(file.num_row_groups) if groups is None else groups
-                if columns is None:
-                    return file.read_row_groups(numbers, use_threads=False)
-                names = file.schema_arrow.names
-                columns = [*columns, *(name for name in optional if name in names)]
-                if missing := [name for name in columns if name not in names]:
-                    raise pa.ArrowInvalid(f"it has no column {first(missing)}")
-                return file.read_row_groups(numbers, columns, use_threads=False).select(columns)
+        with explained(self, "read"), self.open() as stream:
+            # `read_table` of pyarrow takes three times as long to open a small file.
+            file = pq.ParquetFile(stream, pre_buffer=True)
+            numbers = range(file.num_row_groups) if groups is None else groups
+            if columns is None:
+                return file.read_row_groups(numbers, use_threads=False)
+            names = file.schema_arrow.names
+            columns = [*columns, *(name for name in optional if name in names)]
+            if missing := [name for name in columns if name not in names]:
+                raise pa.ArrowInvalid(f"it has no column {first(missing)}")
+            return file.read_row_groups(numbers, columns, use_threads=False).select(columns)
 
-    @read_again
     def read_schema(self) -> pa.Schema:
         """Return the schema of this Parquet file, read from its end alone."""
-        with explained(self, "read"):
-            fs, path = self.filesystem()
-            return pq.read_schema(path, filesystem=fs)
+        with explained(self, "read"), self.open() as stream:
+            return pq.read_schema(stream)
 
     def read_npy(self) -> np.ndarray:
         """Return the array of a .npy file; nothing is unpickled.
@@ -300,9 +297,8 @@ class Location:
 
     def _check_same(self, file: Path) -> None:
         """Raise StorageError if this file has another content than the local `file`."""
-        fs, path = self.filesystem()
-        is_same = fs.get_file_info(path).size == file.stat().st_size
-        with file.open("rb") as new, fs.open_input_stream(path) as old:
+        with file.open("rb") as new, self.open() as old:
+            is_same = old.size() == file.stat().st_size
             while is_same and (block := new.read(1 << 22)):
                 is_same = old.read(len(block)) == block
         if not is_same:

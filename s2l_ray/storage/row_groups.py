@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from s2l_ray.errors import StorageError
 from s2l_ray.storage.location import Location
+from s2l_ray.storage.readers import file_info
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class RowGroups(Location):
 def version(file: Location) -> tuple[int, int]:
     """Return size and modification time of a file; (-1, 0) if it is gone."""
     fs, path = file.filesystem()
-    info = fs.get_file_info(path)
+    info = file_info(fs, path)
     return (info.size, info.mtime_ns or 0) if info.is_file else (-1, 0)
 
 

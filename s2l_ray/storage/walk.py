@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pyarrow import fs
 
 from s2l_ray.storage import listing
-from s2l_ray.storage.failures import read_again
+from s2l_ray.storage.readers import file_info, open_file
 
 RUN_MARK = "run.json"
 """The file that marks a folder as a run."""
@@ -46,7 +46,7 @@ class Walk:
         Raises:
             OSError: a directory cannot be read.
         """
-        info = self.filesystem.get_file_info(path)
+        info = file_info(self.filesystem, path)
         if info.type in (fs.FileType.File, fs.FileType.Unknown) or self._is_link_to_nothing(info):
             return [info]
         if info.type == fs.FileType.Directory:
@@ -58,13 +58,12 @@ class Walk:
         start = "/".join(parts[: wild[0]]) or "/"
         return self._each_once(self._glob(start, parts[wild[0] :], (self.real(start),)))
 
-    @read_again
     def is_run(self, directory: str) -> bool:
         """Tell whether a directory is the folder of a run."""
         info = self.filesystem.get_file_info(f"{directory}/{RUN_MARK}")
         if info.type != fs.FileType.File:
             return False
-        with self.filesystem.open_input_stream(info.path) as stream:
+        with open_file(self.filesystem, info.path) as stream:
             return b'"s2l_ray"' in stream.read(1000)
 
     def is_own(self, path: str) -> bool:
@@ -118,6 +117,8 @@ class Walk:
         """Return what is in a directory, also links to nothing, which pyarrow leaves out."""
         try:
             infos = listing.entries(self.filesystem, directory)
+            if not infos:  # or the answer of the store ended within its headers
+                infos = listing.entries(self.filesystem, directory)
             known = {info.base_name for info in infos}
         except UnicodeDecodeError:
             names = [os.fsencode(name) for name in os.listdir(directory)]

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from s2l_ray.errors import DataError, first
 from s2l_ray.progress import doing
+from s2l_ray.storage.failures import answered
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 
@@ -106,8 +107,7 @@ def _has_types_of_parts(schema: pa.Schema) -> bool:
 
 
 def open_parquet(uri: str) -> pq.ParquetFile:
-    fs, path = Location.of(uri).filesystem()
-    return pq.ParquetFile(path, filesystem=fs)
+    return pq.ParquetFile(Location.of(uri).open())
 
 
 @contextlib.contextmanager
@@ -116,9 +116,11 @@ def readable(uri: str) -> Iterator[None]:
 
     Raises:
         DataError: it is no parquet, or is damaged or missing.
+        StorageError: its store did not answer.
     """
     try:
-        yield
+        with answered(uri):
+            yield
     except (pa.ArrowException, OSError) as error:
         cause = " ".join(str(error).split())
         raise DataError(
