@@ -42,11 +42,12 @@ def test_a_key_does_not_depend_on_its_neighbours():
     assert hashing.example_keys([]).shape == (0,)
 
 
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.string_view()], ids=str)
 @pytest.mark.parametrize("num_ids", [0, 1, 40_000])
-def test_keys_of_a_column_are_those_of_its_ids(num_ids):
+def test_keys_of_a_column_are_those_of_its_ids(num_ids, kind):
     # Lengths on both sides of words, blocks, lanes and of what is worth compiled code.
     ids = ["é" * (row % 9) + "x" * (row * 7 % 140) for row in range(num_ids)]
-    column = pa.chunked_array([["not", "hashed", *ids[:30]], ids[30:]], pa.string()).slice(2)
+    column = pa.chunked_array([["not", "hashed", *ids[:30]], ids[30:]], kind).slice(2)
 
     np.testing.assert_array_equal(column_keys(column), hashing.example_keys(ids))
 

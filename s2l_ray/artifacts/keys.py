@@ -21,7 +21,10 @@ def column_keys(ids: pa.ChunkedArray, **parameters: Any) -> np.ndarray:
     return np.concatenate(keys) if keys else np.empty(0, np.uint64)
 
 
-def _keys(ids: pa.StringArray, parameters: Mapping[str, Any]) -> np.ndarray:
+def _keys(ids: pa.Array, parameters: Mapping[str, Any]) -> np.ndarray:
+    if not pa.types.is_string(ids.type):  # a large string, a dictionary of strings, or a view
+        ids = ids.cast(pa.large_string())
     _, starts, content = ids.buffers()
-    start_N = np.frombuffer(starts, np.int32)[ids.offset : ids.offset + len(ids) + 1]
+    kind = np.int32 if pa.types.is_string(ids.type) else np.int64
+    start_N = np.frombuffer(starts, kind)[ids.offset : ids.offset + len(ids) + 1]
     return hashing.text_keys(np.frombuffer(content or b"", np.uint8), start_N, **parameters)
