@@ -79,6 +79,8 @@ def token_ids(
         backend.no_truncation()
     if backend.padding is not None:
         backend.no_padding()
+    if backend.encode_special_tokens != tokenizer.split_special_tokens:
+        backend.encode_special_tokens = tokenizer.split_special_tokens
     encodings = backend.encode_batch_fast(list(texts), add_special_tokens=special)
     return [encoding.ids for encoding in encodings]
 

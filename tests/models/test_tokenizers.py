@@ -82,9 +82,10 @@ def unigrams():
     )
 
 
+@pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("special", [True, False])
 @pytest.mark.parametrize("made", [bytes_of_words, word_pieces, unigrams])
-def test_tokens_of_the_backend_are_those_of_the_tokenizer(made, special):
+def test_tokens_of_the_backend_are_those_of_the_tokenizer(made, special, split):
     inner = made()
     ours, theirs = (
         PreTrainedTokenizerFast(
@@ -92,6 +93,7 @@ def test_tokens_of_the_backend_are_those_of_the_tokenizer(made, special):
         )
         for _ in range(2)
     )
+    ours.split_special_tokens = theirs.split_special_tokens = split
     # A file of a tokenizer may hold both.
     ours.backend_tokenizer.enable_truncation(5)
     ours.backend_tokenizer.enable_padding(length=50)
