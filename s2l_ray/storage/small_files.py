@@ -6,6 +6,7 @@ While a run is held, by its lock, no other process writes its manifests, so each
 
 import contextlib
 import json
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,16 +17,41 @@ from s2l_ray.storage.location import Location
 
 @dataclass
 class _Known:
-    """What was read below a folder: URI -> JSON text, or None for a file that is not there."""
+    """What was read below a folder.
+
+    Attributes:
+        text_by_uri: JSON text, or None for a file that is not there.
+        changes: how many changes by this process have ended.
+    """
 
     folder: Location
     text_by_uri: dict[str, str | None] = field(default_factory=dict)
+    changes: int = 0
 
     def holds(self, file: Location) -> bool:
         return file.uri.startswith(f"{self.folder.uri}/")
 
+    def keep(self, file: Location, value: Any | None, changes: int) -> None:
+        """Keep the value of a file, unless another thread has ended a change since `changes`.
+
+        What was read or written beside it may not be what the file holds in the end.
+        """
+        with _lock:
+            if self.changes == changes:
+                self.text_by_uri[file.uri] = None if value is None else json.dumps(value)
+
+    def forget(self, location: Location) -> None:
+        """Forget a file, and all files below it, which have changed."""
+        with _lock:
+            self.changes += 1
+            for uri in list(self.text_by_uri):
+                if f"{uri}/".startswith(f"{location.uri}/"):
+                    del self.text_by_uri[uri]
+
 
 _known: list[_Known] = []
+_lock = threading.Lock()
+"""Held while what is known changes."""
 
 
 @contextlib.contextmanager
@@ -49,20 +75,26 @@ def read(file: Location) -> Any | None:
         StorageError: the file cannot be read, or is not JSON.
     """
     known = next((each for each in _known if each.holds(file)), None)
-    if known is not None and file.uri in known.text_by_uri:
+    if known is None:
+        return read_anew(file)
+    changes = known.changes
+    with contextlib.suppress(KeyError):  # another thread may forget it at any time
         text = known.text_by_uri[file.uri]
         return None if text is None else json.loads(text)
     value = read_anew(file)
-    if known is not None:
-        known.text_by_uri[file.uri] = None if value is None else json.dumps(value)
+    known.keep(file, value, changes)
     return value
 
 
 def write(file: Location, value: Any) -> None:
     """Write `value` as JSON, whole or not at all."""
-    file.write_json(value)
-    for known in filter(lambda known: known.holds(file), _known):
-        known.text_by_uri[file.uri] = json.dumps(value)
+    before = [(known, known.changes) for known in _known if known.holds(file)]
+    try:
+        file.write_json(value)
+    finally:
+        forget(file)
+    for known, changes in before:
+        known.keep(file, value, changes + 1)  # this change is the one
 
 
 def remove(location: Location) -> None:
@@ -79,10 +111,8 @@ def remove_of(folder: Location, *names: str) -> None:
 
 def forget(location: Location) -> None:
     """Read a file, and all files below it, again: this process has changed them in another way."""
-    for known in _known:
-        for uri in list(known.text_by_uri):
-            if f"{uri}/".startswith(f"{location.uri}/"):
-                known.text_by_uri.pop(uri, None)  # another thread may have forgotten it
+    for known in list(_known):
+        known.forget(location)
 
 
 def read_anew(file: Location) -> Any | None:

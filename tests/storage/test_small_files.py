@@ -85,3 +85,31 @@ def test_all_that_becomes_of_a_stage_is_seen_while_its_run_is_held(run):
         assert (other.is_current(), redone.manifest()) == (True, None)
         other.begin()
         assert read_manifest(run / "clusters") is None
+
+
+class Overtaken(Location):
+    """A file of a store, which is read or written while another thread writes it."""
+
+    def read_json(self):
+        before = super().read_json()
+        small_files.write(Location(self.uri), "the other's")
+        return before
+
+    def write_json(self, value):
+        super().write_json(value)
+        small_files.write(Location(self.uri), "the other's")
+
+
+def test_what_was_read_beside_a_write_is_not_kept(run):
+    file = run / "_manifest.json"
+    file.write_json("before")
+    with small_files.read_once(run):
+        assert small_files.read(Overtaken(file.uri)) == "before"
+        assert small_files.read(file) == "the other's"
+
+
+def test_of_two_writes_beside_each_other_the_last_is_seen(run):
+    file = run / "_manifest.json"
+    with small_files.read_once(run):
+        small_files.write(Overtaken(file.uri), "before")
+        assert small_files.read(file) == "the other's"
