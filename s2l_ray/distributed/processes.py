@@ -137,9 +137,14 @@ def _run_fork_server(variables: Mapping[str, str]) -> None:
 
 @contextlib.contextmanager
 def _without_main_module() -> Iterator[None]:
-    """Let processes that start in the block not run the script of the user again."""
+    """Let processes that start in the block not run the script of the user again.
+
+    Other threads find all that it holds meanwhile, but for the path of its file.
+    """
     main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
+    without_file = types.ModuleType("__main__")
+    vars(without_file).update(__file__=None, __getattr__=lambda name: getattr(main, name))
+    sys.modules["__main__"] = without_file
     try:
         yield
     finally:

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import os
+import pickle
 import subprocess
 import sys
+from multiprocessing import spawn
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,10 @@ import pytest
 from s2l_ray import events
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
-from s2l_ray.distributed.processes import finished
-from s2l_ray.errors import DataError, ModelError, UnitError, UserError
+from s2l_ray.distributed.processes import _without_main_module, finished
+from s2l_ray.errors import DataError, UnitError
 from tests.distributed import test_map_units
-from tests.distributed.test_map_units import Broken, Doubler, Dying, Unlucky, units
+from tests.distributed.test_map_units import Doubler, Dying, Unlucky, units
 
 attempts = test_map_units.attempts
 
@@ -30,35 +32,6 @@ TWO = resources.Workers("data", 1, 2, here=True, preload=LIBRARIES)
 def no_process_left():
     yield
     assert multiprocessing.active_children() == []
-
-
-@pytest.mark.parametrize("wanted", [ONE, TWO])
-def test_every_unit_has_one_result_however_many_processes(attempts, wanted):
-    found = list(map_units(Doubler, units(*range(5)), wanted, attempts))
-
-    assert sorted(result["twice"] for result in found) == [0, 2, 4, 6, 8]
-    assert found[0]["name"] == ["ü", None] and attempts.files() == []
-
-
-@pytest.mark.parametrize(
-    ("refuse", "numbers", "kind", "message"),
-    [
-        ("", (1, -1, 2, 3), DataError, "unit -1: first line\nsecond line, with {braces}"),
-        ("no weights in /model", (1,), ModelError, "no weights in /model"),
-    ],
-    ids=["at a unit", "while it starts"],
-)
-def test_what_a_worker_refuses_is_raised_as_it_was(attempts, refuse, numbers, kind, message):
-    with pytest.raises(UserError) as raised:
-        list(map_units(Doubler, units(*numbers), TWO, attempts, refuse=refuse))
-    assert type(raised.value) is kind
-    assert str(raised.value) == message
-
-
-def test_a_bug_in_a_worker_names_the_unit_and_the_cause(attempts):
-    with pytest.raises(UnitError, match="failed in 3 attempts") as raised:
-        list(map_units(Broken, units(1), ONE, attempts))
-    assert str(raised.value).rstrip().endswith("KeyError: 'no such key'")
 
 
 class DiesOnce:
@@ -179,7 +152,7 @@ class Waits:
 
 KILLED = """
 import os, sys, threading
-from s2l_ray.distributed.processes import finished
+from s2l_ray.distributed.processes import _without_main_module, finished
 from tests.distributed.test_processes import ONE, Waits
 
 os.mkfifo(sys.argv[1])
@@ -219,3 +192,16 @@ def test_there_is_a_process_for_each_cpu_that_this_one_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {5}, raising=False)
     wanted = resources.processes("data", "json", advice="Buy memory.")
     assert (wanted.max, wanted.preload, wanted.advice) == (1, ("json",), "Buy memory.")
+
+
+def test_other_threads_find_what_the_script_holds_while_a_process_starts(monkeypatch):
+    main = sys.modules["__main__"]
+    monkeypatch.setattr(main, "Mine", type("Mine", (), {"__module__": "__main__"}), raising=False)
+    with _without_main_module():
+        assert (
+            spawn.get_preparation_data("a process")
+            .keys()
+            .isdisjoint(["init_main_from_name", "init_main_from_path"])
+        )
+        assert pickle.loads(pickle.dumps(main.Mine)) is main.Mine  # noqa: S301
+    assert sys.modules["__main__"] is main

@@ -13,47 +13,15 @@ from s2l_ray.distributed import resources
 from s2l_ray.distributed.failures import MAX_ATTEMPTS
 from s2l_ray.distributed.map_units import map_units
 from s2l_ray.distributed.threads import ThreadFleet, finished, start_fleet
-from s2l_ray.errors import DataError, ModelError, StorageError, UnitError, UserError
+from s2l_ray.errors import DataError, StorageError
 from tests.distributed import test_map_units
 from tests.distributed.test_fleet import FILES, Holder
-from tests.distributed.test_map_units import Broken, Doubler, Flaky, Forgetful, Greedy, units
+from tests.distributed.test_map_units import Flaky, Forgetful, Greedy, units
 
 attempts = test_map_units.attempts
 
 ONE = resources.Workers("trajectories", 1, 1, advice=test_map_units.ADVICE, here=True)
 TWO = resources.Workers("clusters", 1, 2, advice="Raise clusters.workers.", here=True)
-
-
-@pytest.mark.parametrize("wanted", [ONE, TWO])
-def test_every_unit_has_one_result_however_many_threads(attempts, wanted):
-    found = list(map_units(Doubler, units(*range(5)), wanted, attempts))
-
-    assert sorted(result["twice"] for result in found) == [0, 2, 4, 6, 8]
-    assert found[0]["name"] == ["ü", None] and attempts.files() == []
-
-
-@pytest.mark.parametrize(
-    ("refuse", "numbers", "kind", "message"),
-    [
-        ("", (1, -1), DataError, "unit -1: first line\nsecond line, with {braces}"),
-        ("no weights in /model", (1,), ModelError, "no weights in /model"),
-    ],
-    ids=["at a unit", "while it starts"],
-)
-def test_what_a_worker_refuses_is_raised_as_it_was(attempts, refuse, numbers, kind, message):
-    with pytest.raises(UserError) as raised:
-        list(map_units(Doubler, units(*numbers), TWO, attempts, refuse=refuse))
-    assert type(raised.value) is kind
-    assert str(raised.value) == message
-
-
-def test_a_bug_in_a_worker_names_the_unit_and_the_cause_and_is_no_user_error(attempts):
-    with pytest.raises(UnitError, match="failed in 3 attempts") as raised:
-        list(map_units(Broken, units(1), ONE, attempts))
-    assert not isinstance(raised.value, UserError)
-    text = str(raised.value)
-    assert text.startswith('trajectories: unit {"number": 1')
-    assert text.rstrip().endswith("KeyError: 'no such key'") and "in __call__" in text
 
 
 def test_a_unit_that_fails_is_tried_again_by_a_new_worker(attempts, tmp_path):
