@@ -145,7 +145,9 @@ class _Journal:
         except Exception as error:
             if not self._has_failed:
                 self._has_failed = True
-                text = f"the logs cannot be written, and the run goes on: {one_line(error)[:300]}"
+                # A StorageError tells what to do about a run that has ended.
+                cause = one_line(error.__cause__ or error)[:300]
+                text = f"the logs cannot be written; no result depends on them: {cause}"
                 events.tell("notice", text=text)
 
 

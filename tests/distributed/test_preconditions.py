@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import pytest
 
 from s2l_ray.distributed import preconditions
 from s2l_ray.errors import ConfigError
+from tests.namespaces import isolated, on_small_disk
 from tests.own_ray import free_ports
 
 ROOT = Path(__file__).parents[2]
@@ -42,15 +42,6 @@ def test_a_temporary_folder_with_room_is_left_empty(tmp_path):
     assert list((tmp_path / "ray").iterdir()) == []
 
 
-def isolated(*options: str) -> list[str]:
-    """The words that run a program in namespaces of its own; skips where none may be made."""
-    words = ["unshare", "--map-root-user", *options]
-    allowed = shutil.which("unshare") and subprocess.run([*words, "true"], check=False)
-    if not allowed or allowed.returncode:
-        pytest.skip("this machine allows no namespaces")
-    return words
-
-
 def python(code: str, *before: str) -> str:
     """What a process of its own prints."""
     words = [*before, sys.executable, "-c", code]
@@ -70,8 +61,7 @@ except ConfigError as error:
 
 
 def test_a_full_temporary_folder_is_named(tmp_path):
-    script = f'mount -t tmpfs -o size=64k none {tmp_path} && exec "$@"'
-    mounted = [*isolated("--mount"), "sh", "-c", script, "sh"]
+    mounted = [*isolated("--mount"), *on_small_disk(tmp_path, "64k")]
     said = python(CHECK.format(f"check_folder(preconditions.Path({str(tmp_path)!r}))"), *mounted)
     assert said.startswith(f"Ray's temporary folder {tmp_path} is full.")
 

@@ -114,7 +114,8 @@ def test_logs_that_cannot_be_written_are_said_once_and_stop_nothing(tmp_path):
             kept.close("done")
 
     (notice,) = [event["text"] for event in told if event["event"] == "notice"]
-    assert "the logs cannot be written, and the run goes on" in notice and "logs" in notice
+    assert "the logs cannot be written; no result depends on them" in notice and "logs" in notice
+    assert "run_dir" not in notice  # the remedy of a run that has ended
 
 
 def test_on_a_store_a_log_is_numbered_objects_that_go_on_in_the_next_one(tmp_path, monkeypatch):
