@@ -5,10 +5,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 from s2l_ray import events, progress
 from s2l_ray.background import running_thread
 from s2l_ray.distributed import ray_metrics
+from s2l_ray.distributed.worker_deaths import Deaths
+from s2l_ray.errors import UserError
 
 SECONDS_PER_LOOK, SECONDS_PER_LOOK_AT_NODES = 1.0, 5.0
 OF_TRAININGS = ("RayTrainWorker",)
@@ -23,6 +26,7 @@ WORKERS = (
 """What the classes of workers that steps wait for begin with: Ray Train's, Ray Data's, and ours."""
 
 _watching = threading.Lock()
+_watch: "_Watch | None" = None
 
 
 def is_connected() -> bool:
@@ -35,22 +39,32 @@ def is_connected() -> bool:
 def watched() -> Iterator[None]:
     """Inside the block, tell nodes that come and go, count workers, and export metrics.
 
-    A block inside such a block changes nothing.
+    What waits for workers asks `given_up`. A block inside such a block changes nothing.
     """
+    global _watch
     if not _watching.acquire(blocking=False):
         yield
         return
     try:
-        with ray_metrics.exported(), running_thread(_Watch().keep):
+        _watch = _Watch()
+        with ray_metrics.exported(), running_thread(_watch.keep):
             yield
     finally:
+        _watch = None
         _watching.release()
+
+
+def given_up() -> UserError | None:
+    """Return the error with which whoever waits for workers is to end; None while there is hope."""
+    return None if _watch is None else _watch.error
 
 
 class _Watch:
     """What was seen of the cluster at the last look."""
 
     def __init__(self) -> None:
+        self.error: UserError | None = None
+        self._deaths = Deaths()
         self._nodes: dict[str, str] | None = None
         self._next_nodes = 0.0
         self._step: progress.Progress | None = None
@@ -65,6 +79,7 @@ class _Watch:
                 if time.monotonic() >= self._next_nodes:
                     self._next_nodes = time.monotonic() + SECONDS_PER_LOOK_AT_NODES
                     self._look_at_nodes()
+                    self._look_at_deaths()
 
     def _look_at_workers(self) -> None:
         step = progress.current()
@@ -90,6 +105,12 @@ class _Watch:
             events.tell("node lost", node=node, address=before[node], nodes=len(nodes))
         self._nodes = nodes
 
+    def _look_at_deaths(self) -> None:
+        step = progress.current()
+        if step is not None:
+            alive = (actor for actor in _actors(WORKERS) if actor["State"] == "ALIVE")
+            self.error = self._deaths.look(step, {(a["ActorID"], a["Pid"]) for a in alive})
+
 
 def workers(kinds: tuple[str, ...] = WORKERS) -> dict[str, str]:
     """Return the state of each worker of this job that has not ended, by Ray's id.
@@ -97,12 +118,17 @@ def workers(kinds: tuple[str, ...] = WORKERS) -> dict[str, str]:
     Args:
         kinds: what the names of their classes begin with.
     """
+    return {actor["ActorID"]: actor["State"] for actor in _actors(kinds)}
+
+
+def _actors(kinds: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return what Ray knows of each worker of this job that has not ended."""
     import ray
     from ray._private.state import actors
 
     job = ray.JobID.from_hex(ray.get_runtime_context().get_job_id())
-    return {
-        name: actor["State"]
-        for name, actor in actors(None, job).items()
+    return [
+        actor
+        for actor in actors(None, job).values()
         if actor["State"] != "DEAD" and actor["ActorClassName"].startswith(kinds)
-    }
+    ]

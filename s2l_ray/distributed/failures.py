@@ -3,8 +3,10 @@
 import contextlib
 import errno
 from collections.abc import Iterator
+from pathlib import Path
 
-from s2l_ray.errors import DataError, UnitError, UserError, one_line
+from s2l_ray.distributed import preconditions
+from s2l_ray.errors import ConfigError, DataError, UnitError, UserError, one_line
 
 MAX_ATTEMPTS = 3
 """Attempts at a piece of work before its failure is reported."""
@@ -69,11 +71,13 @@ def ran_out(error: BaseException) -> str | None:
 
 @contextlib.contextmanager
 def ran_out_explained() -> Iterator[None]:
-    """Raise a DataError that names what has run out, for whatever Ray raises then.
+    """Raise an error that names what has run out, for whatever Ray raises then.
 
     Raises:
-        DataError: that is the cause of an error inside the block.
+        DataError: that is the cause of an error inside the block, or an actor has died there.
     """
+    from ray.exceptions import ActorDiedError
+
     try:
         yield
     except UserError:
@@ -81,7 +85,37 @@ def ran_out_explained() -> Iterator[None]:
     except Exception as error:
         if what := ran_out(error):
             raise DataError(f"{what} The same command then goes on from here.") from error
+        if isinstance(error, ActorDiedError) and not error.actor_init_failed:
+            raise death("a process of Ray", one_line(error)[:300]) from error
         raise
+
+
+def death(who: str, said: str) -> DataError:
+    """Return the error for processes that have died, and have not said why.
+
+    Args:
+        who: the processes, as a phrase.
+        said: what Ray says of them.
+    """
+    return DataError(
+        f"{who} died, {why_died()}. Free some, or run fewer workers on a machine; the same command "
+        f"then goes on from here. ({said})"
+    )
+
+
+def why_died() -> str:
+    """Return the likely cause why a process of Ray has died, as a phrase."""
+    from ray._private.worker import _global_node
+
+    likely = "most likely for want of memory, or of space in Ray's temporary folder on its node"
+    if _global_node is None:
+        return likely
+    folder = _global_node.get_temp_dir_path()
+    try:
+        preconditions.check_folder(Path(folder))
+    except ConfigError:
+        return f"because Ray's temporary folder {folder} is full or cannot be written"
+    return f"{likely} (here, in {folder}, there is some)"
 
 
 @contextlib.contextmanager
@@ -120,7 +154,7 @@ def user_errors(who: str, advice: str) -> Iterator[None]:
             what = f"was lost, most likely with its node ({one_line(cause)[:200]})"
             raise LostWorkerError(f"{who} {what}. {advice}", with_node=True) from error
         if isinstance(cause, RayActorError):
-            what = f"died {MAX_ATTEMPTS} times, most likely for want of memory"
+            what = f"died {MAX_ATTEMPTS} times, {why_died()}"
             raise LostWorkerError(f"{who} {what}. {advice}", with_node=False) from error
         if (shortage := ran_out(cause)) is not None:
             raise DataError(f"{who}: {shortage}") from error

@@ -135,6 +135,7 @@ def _start() -> None:
                 logging_level=logging.ERROR,
             )
     except Exception as error:  # Ray raises it as it is where a process of its own has not started
+        preconditions.check_folder(_ray_folder())  # it may have become full
         raise ConfigError(
             f"Ray does not start on this machine: {one_line(error)[:500]}. Its logs are in "
             f"{_ray_folder()}/session_latest/logs."
@@ -261,6 +262,8 @@ def _quieten_ray_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # It logs with a traceback what it then raises.
+    logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)
 
 
 def environment_with(variables: Mapping[str, str]) -> dict[str, str]:

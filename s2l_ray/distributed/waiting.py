@@ -13,7 +13,7 @@ from s2l_ray import events
 from s2l_ray.config.resources import ResourcesConfig
 from s2l_ray.distributed import autoscaler, cluster_watch
 from s2l_ray.distributed.resources import Workers, free, num_free, total
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, UserError
 from s2l_ray.progress import doing, duration
 
 SECONDS_UNTIL_SAID = 10.0
@@ -134,7 +134,7 @@ class LostRoom:
             give_up: ends it from any thread.
             waited: the seconds for which there was no room for its first workers.
         """
-        self.error: ConfigError | None = None
+        self.error: UserError | None = None
         self._wanted, self._give_up = wanted, give_up
         self._advice, self._waited = _to_begin(wanted), waited
         self._limit_seconds = _limit_seconds.get()  # other threads have the default
@@ -155,9 +155,13 @@ class LostRoom:
     def look(self) -> str:
         """Return what a training without workers waits for, where that is room; "" where it is not.
 
-        The training is given up when it has waited as long as `limited_to` allows.
+        The training is given up when it has waited as long as `limited_to` allows, or when the
+        watch has given its workers up.
         """
         wanted = self._wanted
+        if self.error is None and (error := cluster_watch.given_up()) is not None:
+            self.error = error
+            self._give_up()
         if self.error is None and self._is_there():
             self._wait = None
             return ""

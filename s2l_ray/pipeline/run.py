@@ -142,7 +142,10 @@ def connect(
         say(doing)
     with Progress(doing):
         stack.enter_context(session.cluster(address))
+    from s2l_ray.distributed import executions  # loads Ray, with what `cluster` has set
+
     stack.enter_context(cluster_watch.watched())
+    stack.enter_context(executions.given_up_by_watch())
     stack.enter_context(waiting.limited_to(wait_seconds))
 
 

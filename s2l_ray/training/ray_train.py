@@ -153,11 +153,11 @@ def _user_error(failures_of_workers: Sequence[Exception], out: StageDir) -> User
     for error in causes:
         died = isinstance(error, ray.exceptions.RayActorError)
         if died or failures.is_out_of_memory(error):
+            what = f"died, {failures.why_died()}" if died else "had too little memory"
             return DataError(
-                f"{out.stage}: workers failed {MAX_FAILURES + 1} times; the last time one "
-                f"{'died' if died else 'had too little memory'} "
-                f"({one_line(error)[:200]}). If no machine was lost, memory did not "
-                f"suffice: lower {out.stage}.micro_batch_size, or give each worker more of it. "
+                f"{out.stage}: workers failed {MAX_FAILURES + 1} times; the last time one {what} "
+                f"({one_line(error)[:200]}). If no machine was lost and no disk is full, memory "
+                f"did not suffice: lower {out.stage}.micro_batch_size, or give each worker more. "
                 "The same command then goes on from the last saved state."
             )
     for error in causes:

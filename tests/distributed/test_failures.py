@@ -26,6 +26,19 @@ def test_what_has_run_out_is_named_with_its_remedy(what, wrapped):
         raise ray.exceptions.RayTaskError("work", "its traceback", RAISED[what])
 
 
+def test_a_process_that_died_is_no_bug_of_the_program():
+    with (
+        pytest.raises(DataError, match="a process of Ray died, most likely for want of memory"),
+        failures.ran_out_explained(),
+    ):
+        raise ray.exceptions.ActorDiedError(None)
+    in_its_constructor = ray.exceptions.ActorDiedError(
+        ray.exceptions.RayTaskError("work", "its traceback", KeyError("a bug"))
+    )
+    with pytest.raises(ray.exceptions.ActorDiedError), failures.ran_out_explained():
+        raise in_its_constructor
+
+
 class OddError(Exception):
     cause = "what a library calls a cause is no error"
 
