@@ -105,17 +105,22 @@ def death(who: str, said: str) -> DataError:
 
 def why_died() -> str:
     """Return the likely cause why a process of Ray has died, as a phrase."""
+    likely = "most likely for want of memory, or of space in Ray's temporary folder on its node"
+    folder = temporary_folder()
+    if folder is None:
+        return likely
+    try:
+        preconditions.check_space(folder)
+    except ConfigError:
+        return f"because Ray's temporary folder {folder} is full"
+    return f"{likely} (here, in {folder}, there is some)"
+
+
+def temporary_folder() -> Path | None:
+    """Return the temporary folder of the Ray of this machine; None without a Ray here."""
     from ray._private.worker import _global_node
 
-    likely = "most likely for want of memory, or of space in Ray's temporary folder on its node"
-    if _global_node is None:
-        return likely
-    folder = _global_node.get_temp_dir_path()
-    try:
-        preconditions.check_folder(Path(folder))
-    except ConfigError:
-        return f"because Ray's temporary folder {folder} is full or cannot be written"
-    return f"{likely} (here, in {folder}, there is some)"
+    return None if _global_node is None else Path(_global_node.get_temp_dir_path())
 
 
 @contextlib.contextmanager

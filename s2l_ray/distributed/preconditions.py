@@ -5,6 +5,7 @@ names another cause.
 """
 
 import errno
+import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -34,6 +35,19 @@ def check_folder(folder: Path) -> None:
             f"Ray's temporary folder {folder} {cause}. Free some space there, or set RAY_TMPDIR to "
             "a folder with some gigabytes, on a local disk and with a short path."
         ) from None
+
+
+def check_space(folder: Path) -> None:
+    """Refuse a temporary folder of a Ray that runs already, perhaps of another user, if it is full.
+
+    Raises:
+        ConfigError: there is no space; no worker of that node can start.
+    """
+    if shutil.disk_usage(folder).free < PROBE_BYTES:
+        raise ConfigError(
+            f"Ray's temporary folder {folder} is full: no worker can start on this machine. Free "
+            "some space there, or start its Ray with another folder (`ray start --temp-dir`)."
+        )
 
 
 def check_loopback() -> None:

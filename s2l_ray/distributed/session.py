@@ -68,7 +68,8 @@ def cluster(address: str | None) -> Iterator[None]:
     A connection that this process has already, as a notebook may, is used and left as it is.
 
     Raises:
-        ConfigError: there is no cluster at `address`, or the connection is to another one.
+        ConfigError: there is no cluster at `address`, or the connection is to another one; or the
+            temporary folder of its Ray is full on this machine.
     """
     global _started_here
     import ray  # takes a second, which a command with nothing to do should not spend
@@ -86,6 +87,8 @@ def cluster(address: str | None) -> Iterator[None]:
     _started_here = not joined
     try:
         with failures.ran_out_explained(), _without_preemption(joined=joined):
+            if joined and (folder := failures.temporary_folder()) is not None:
+                preconditions.check_space(folder)
             yield
     finally:
         _started_here = False
@@ -261,6 +264,8 @@ def _quieten_ray_data() -> None:
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False
+    # A unit of work may take longer than the half hour after which Ray Data would end it.
+    context.execution_no_progress_timeout_s = -1
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # It logs with a traceback what it then raises.
     logging.getLogger("ray.data.exceptions").setLevel(logging.CRITICAL)

@@ -31,6 +31,14 @@ def test_localhost_is_the_address_of_a_cluster_here():
         assert ray.get_runtime_context().gcs_address == address
 
 
+def test_a_unit_of_work_may_take_as_long_as_it_does(monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    context = ray.data.DataContext.get_current()
+    monkeypatch.setattr(context, "execution_no_progress_timeout_s", 1e-3)  # Ray's is half an hour
+    with session.cluster(None):
+        assert ray.data.from_items([1, 2]).map(lambda row: row).count() == 2
+
+
 def test_another_cluster_than_the_connected_one_is_refused():
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"

@@ -82,5 +82,4 @@ def test_of_a_full_disk_under_rays_temporary_folder_the_folder_is_named(config):
         message = refusal(called([*isolated("--mount"), *on_small_disk(Path(disk), "80m"), *words]))
     finally:
         shutil.rmtree(disk)
-    assert message.startswith("s2l: prepare: every worker on node ")
-    assert f"died, because Ray's temporary folder {disk} is full" in message
+    assert message.startswith(f"s2l: Ray's temporary folder {disk} is full: no worker can start")
