@@ -9,8 +9,7 @@ from typing import Any
 
 from s2l_ray import events, progress
 from s2l_ray.background import running_thread
-from s2l_ray.distributed import ray_metrics
-from s2l_ray.distributed.worker_deaths import Deaths
+from s2l_ray.distributed import ray_metrics, worker_deaths
 from s2l_ray.errors import UserError
 
 SECONDS_PER_LOOK, SECONDS_PER_LOOK_AT_NODES = 1.0, 5.0
@@ -39,7 +38,8 @@ def is_connected() -> bool:
 def watched() -> Iterator[None]:
     """Inside the block, tell nodes that come and go, count workers, and export metrics.
 
-    What waits for workers asks `given_up`. A block inside such a block changes nothing.
+    Executions of Ray Data, and trainings, ask `given_up`. A block inside such a block changes
+    nothing.
     """
     global _watch
     if not _watching.acquire(blocking=False):
@@ -55,16 +55,19 @@ def watched() -> Iterator[None]:
 
 
 def given_up() -> UserError | None:
-    """Return the error with which whoever waits for workers is to end; None while there is hope."""
-    return None if _watch is None else _watch.error
+    """Return the error with which the current step is to end; None while there is hope for it."""
+    watch = _watch
+    step, error = (None, None) if watch is None else watch.given_up
+    return error if step is progress.current() else None
 
 
 class _Watch:
     """What was seen of the cluster at the last look."""
 
     def __init__(self) -> None:
-        self.error: UserError | None = None
-        self._deaths = Deaths()
+        self.given_up: tuple[progress.Progress | None, UserError | None] = (None, None)
+        """A step, and the error with which it is to end; until the next look, if nobody asks."""
+        self._deaths = worker_deaths.Deaths()
         self._nodes: dict[str, str] | None = None
         self._next_nodes = 0.0
         self._step: progress.Progress | None = None
@@ -107,9 +110,12 @@ class _Watch:
 
     def _look_at_deaths(self) -> None:
         step = progress.current()
-        if step is not None:
-            alive = (actor for actor in _actors(WORKERS) if actor["State"] == "ALIVE")
-            self.error = self._deaths.look(step, {(a["ActorID"], a["Pid"]) for a in alive})
+        if step is None:
+            return
+        alive = (actor for actor in _actors(WORKERS) if actor["State"] == "ALIVE")
+        living = {(actor["ActorID"], actor["Pid"]) for actor in alive}
+        last = self._deaths.look(step, living, worker_deaths.dead_workers)
+        self.given_up = (step, last and worker_deaths.explained(step.stage, last))
 
 
 def workers(kinds: tuple[str, ...] = WORKERS) -> dict[str, str]:

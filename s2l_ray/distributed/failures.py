@@ -98,22 +98,20 @@ def death(who: str, said: str) -> DataError:
         said: what Ray says of them.
     """
     return DataError(
-        f"{who} died, {why_died()}. Free some, or run fewer workers on a machine; the same command "
-        f"then goes on from here. ({said})"
+        f"{who} died, {why_died()}. Free memory or disk space there, or run fewer workers on a "
+        f"machine; the same command then goes on from here. ({said})"
     )
 
 
 def why_died() -> str:
     """Return the likely cause why a process of Ray has died, as a phrase."""
-    likely = "most likely for want of memory, or of space in Ray's temporary folder on its node"
     folder = temporary_folder()
-    if folder is None:
-        return likely
     try:
-        preconditions.check_space(folder)
+        if folder is not None:
+            preconditions.check_space(folder)
     except ConfigError:
-        return f"because Ray's temporary folder {folder} is full"
-    return f"{likely} (here, in {folder}, there is some)"
+        return f"most likely because Ray's temporary folder {folder} is full on this machine"
+    return "most likely for want of memory, or of space in Ray's temporary folder on its node"
 
 
 def temporary_folder() -> Path | None:

@@ -43,7 +43,7 @@ def check_space(folder: Path) -> None:
     Raises:
         ConfigError: there is no space; no worker of that node can start.
     """
-    if shutil.disk_usage(folder).free < PROBE_BYTES:
+    if folder.exists() and shutil.disk_usage(folder).free < PROBE_BYTES:
         raise ConfigError(
             f"Ray's temporary folder {folder} is full: no worker can start on this machine. Free "
             "some space there, or start its Ray with another folder (`ray start --temp-dir`)."

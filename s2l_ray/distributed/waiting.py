@@ -159,10 +159,10 @@ class LostRoom:
         watch has given its workers up.
         """
         wanted = self._wanted
-        if self.error is None and (error := cluster_watch.given_up()) is not None:
-            self.error = error
-            self._give_up()
-        if self.error is None and self._is_there():
+        self.error = self.error or cluster_watch.given_up()
+        if self.error is not None:
+            self._give_up()  # again, if there was nothing yet that could be ended
+        elif self._is_there():
             self._wait = None
             return ""
         if self._wait is None:

@@ -7,7 +7,7 @@ write.
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from s2l_ray.distributed import failures, resources
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 SECONDS_OF_DEATHS = 30.0
 """How long workers die, and nothing is done, until a step is given up."""
+LOOKS_WITH_DEATHS = 5
+"""How often workers must then have died: more often than a unit of work or a training is tried,
+whose last failure says more."""
 Worker = tuple[str, int]
 """Ray's id of an actor, and its process: another one after a restart."""
 
@@ -32,33 +35,41 @@ class Deaths:
     def __init__(self) -> None:
         self._reached: tuple[Progress, int | None] | None = None
         self._born: dict[Worker, float] = {}
-        self._known: set[bytes] = set()
+        self._known: Collection[bytes] | None = None
         self._seen: list[float] = []
 
-    def look(self, step: Progress, living: Collection[Worker]) -> UserError | None:
-        """Return the error with which to end the step; None while there is hope for it.
+    def look(
+        self,
+        step: Progress,
+        living: Collection[Worker],
+        all_dead: Callable[[], Mapping[bytes, "WorkerTableData"]],
+    ) -> "WorkerTableData | None":
+        """Return the worker whose death ends the step; None while there is hope for it.
 
         Args:
             step: the current one.
             living: its workers that have started.
+            all_dead: returns those that have died by now; asked only if the step got nowhere.
         """
         now = time.monotonic()
         self._born = {worker: self._born.get(worker, now) for worker in living}
-        dead = _dead_workers()
-        fresh = dead.keys() - self._known
-        self._known |= fresh
         lasting = any(now - born >= SECONDS_OF_DEATHS for born in self._born.values())
         if lasting or self._reached != (step, step.reached):
-            self._reached, self._seen = (step, step.reached), []
-        elif fresh:
-            # Many that die together count as one: a node may have been taken away.
-            self._seen.append(now)
-        if len(self._seen) < failures.MAX_ATTEMPTS or now - self._seen[0] < SECONDS_OF_DEATHS:
+            self._reached, self._seen, self._known = (step, step.reached), [], None
             return None
-        return _explained(step.stage, max(dead.values(), key=lambda worker: worker.end_time_ms))
+        dead = all_dead()
+        fresh = dead.keys() - (dead.keys() if self._known is None else self._known)
+        self._known = dead.keys()
+        if not fresh:
+            return None
+        # Many that die together count as one: a node may have been taken away.
+        self._seen.append(now)
+        if len(self._seen) < LOOKS_WITH_DEATHS or now - self._seen[0] < SECONDS_OF_DEATHS:
+            return None
+        return max((dead[worker] for worker in fresh), key=lambda worker: worker.end_time_ms)
 
 
-def _dead_workers() -> dict[bytes, "WorkerTableData"]:
+def dead_workers() -> dict[bytes, "WorkerTableData"]:
     """Return this job's workers that have not ended by themselves, on nodes that live, by id."""
     import ray
     from ray._private.state import state
@@ -77,8 +88,8 @@ def _dead_workers() -> dict[bytes, "WorkerTableData"]:
     }
 
 
-def _explained(stage: str, last: "WorkerTableData") -> UserError:
-    """Return the error for the deaths of which `last` is the last."""
+def explained(stage: str, last: "WorkerTableData") -> UserError:
+    """Return the error for a stage that the death of `last`, after many others, ends."""
     from ray.core.generated.common_pb2 import NODE_OUT_OF_MEMORY
 
     said, node = " ".join(last.exit_detail.split())[:300], last.worker_address.ip_address

@@ -21,8 +21,9 @@ ROOT = Path(__file__).parents[2]
 SOON = """
 import sys
 from s2l_ray import cli
-from s2l_ray.distributed import worker_deaths
-worker_deaths.SECONDS_OF_DEATHS = 2.0
+from s2l_ray.distributed import cluster_watch, worker_deaths
+cluster_watch.SECONDS_PER_LOOK_AT_NODES = 1.0
+worker_deaths.SECONDS_OF_DEATHS = 4.0
 sys.exit(cli.main(sys.argv[1:]))
 """
 ON_A_FULL_DISK = """
@@ -62,7 +63,7 @@ def called(
 
 
 def prepare(head: Head, config: object) -> subprocess.CompletedProcess[str]:
-    """The program on this cluster; it gives up after two seconds, not half a minute."""
+    """The program on this cluster; it gives up after some seconds, not half a minute."""
     words = [sys.executable, "-c", SOON, "run", config, "--until", "prepare"]
     return called(words, {**head.environment, "RAY_ADDRESS": f"127.0.0.1:{head.port}"})
 
