@@ -76,11 +76,14 @@ unit: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not ray and not cluster" \
 	  --numprocesses logical --maxprocesses 8 --dist loadfile
 
+# Two files at a time, each with a Ray of its own: starts of processes leave cores idle.
+RAY_TESTS := $(BIN)/pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
 test: unit
-	$(BIN)/pytest -m "ray and not cluster"
+	$(RAY_TESTS) -m "ray and not cluster"
 
 test-cluster: install
-	$(BIN)/pytest -m cluster
+	$(RAY_TESTS) -m cluster
 
 clean:
 	rm -rf .venv build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

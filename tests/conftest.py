@@ -1,5 +1,6 @@
 """One Ray for all tests that need it, the program as a process of its own, and an object store."""
 
+import fcntl
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import HealthCheck, settings
 
 from tests import small_extension, small_run
@@ -113,20 +115,42 @@ def s2l_process(ray_cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
     return call
 
 
+def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A copy of what `make` leaves in a folder, which it does once for all workers of xdist."""
+    own = factory.getbasetemp()
+    original = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / f"{name}-of-all"
+    with Path(f"{original}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        made = Path(f"{original}.made")
+        if not made.exists():
+            shutil.rmtree(original, ignore_errors=True)
+            original.mkdir()
+            make(original)
+            made.touch()
+    return Path(shutil.copytree(original, own / name))
+
+
 @pytest.fixture(scope="session")
 def config(tmp_path_factory) -> Path:
-    """The configuration of a small run of all stages."""
-    return small_run.write_inputs(tmp_path_factory.mktemp("end-to-end"))
+    """The configuration of a small run of all stages; its inputs are those of all workers."""
+    place = _made_once(tmp_path_factory, "end-to-end", small_run.write_inputs)
+    tree = yaml.safe_load((place / "run.yaml").read_text())
+    (place / "run.yaml").write_text(yaml.safe_dump(tree | {"run_dir": str(place / "run")}))
+    return place / "run.yaml"
 
 
 @pytest.fixture(scope="session")
-def finished(config, s2l_process) -> Path:
+def finished(config, s2l_process, tmp_path_factory) -> Path:
     """The folder of that run, finished by the program in a process of its own."""
-    done = s2l_process("run", config)
-    assert done.returncode == 0, done.stdout + done.stderr
-    # What the run says of itself at its end.
-    assert f"report    {config.parent}/run/report/index.html" in done.stdout
-    return config.parent / "run"
+
+    def finish(place: Path) -> None:
+        done = s2l_process("run", config, *small_run.sets(run_dir=place / "run"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        # What the run says of itself at its end.
+        assert f"report    {place}/run/report/index.html" in done.stdout
+
+    place = _made_once(tmp_path_factory, "finished", finish)
+    return Path(shutil.move(place / "run", config.parent / "run"))
 
 
 @pytest.fixture(scope="session")
@@ -138,9 +162,11 @@ def new_data(tmp_path_factory) -> str:
 @pytest.fixture(scope="session")
 def extended(finished, new_data, s2l, tmp_path_factory) -> Path:
     """A copy of that run with these rows; tests that change it copy it again."""
-    return small_extension.extended_copy(
-        finished, new_data, s2l, tmp_path_factory.mktemp("extended")
-    )
+
+    def extend(place: Path) -> None:
+        small_extension.extended_copy(finished, new_data, s2l, place)
+
+    return _made_once(tmp_path_factory, "extended", extend) / "run"
 
 
 @pytest.fixture
