@@ -116,24 +116,25 @@ def s2l_process(ray_cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """A copy of what `make` leaves in a folder, which it does once for all workers of xdist."""
+    """The folder that `make` has filled, once for all workers of xdist; nobody writes into it."""
     own = factory.getbasetemp()
-    original = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / f"{name}-of-all"
-    with Path(f"{original}.lock").open("w") as lock:
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / f"{name}-of-all"
+    with Path(f"{folder}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        made = Path(f"{original}.made")
+        made = Path(f"{folder}.made")
         if not made.exists():
-            shutil.rmtree(original, ignore_errors=True)
-            original.mkdir()
-            make(original)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
             made.touch()
-    return Path(shutil.copytree(original, own / name))
+    return folder
 
 
 @pytest.fixture(scope="session")
 def config(tmp_path_factory) -> Path:
     """The configuration of a small run of all stages; its inputs are those of all workers."""
-    place = _made_once(tmp_path_factory, "end-to-end", small_run.write_inputs)
+    inputs = _made_once(tmp_path_factory, "end-to-end", small_run.write_inputs)
+    place = Path(shutil.copytree(inputs, tmp_path_factory.getbasetemp() / "end-to-end"))
     tree = yaml.safe_load((place / "run.yaml").read_text())
     (place / "run.yaml").write_text(yaml.safe_dump(tree | {"run_dir": str(place / "run")}))
     return place / "run.yaml"
@@ -150,13 +151,13 @@ def finished(config, s2l_process, tmp_path_factory) -> Path:
         assert f"report    {place}/run/report/index.html" in done.stdout
 
     place = _made_once(tmp_path_factory, "finished", finish)
-    return Path(shutil.move(place / "run", config.parent / "run"))
+    return Path(shutil.copytree(place / "run", config.parent / "run"))
 
 
 @pytest.fixture(scope="session")
 def new_data(tmp_path_factory) -> str:
     """Rows for an extension of that run, some of which it has."""
-    return small_extension.write_data(tmp_path_factory.mktemp("new"))
+    return str(_made_once(tmp_path_factory, "new", small_extension.write_data) / "new.jsonl")
 
 
 @pytest.fixture(scope="session")
@@ -166,7 +167,8 @@ def extended(finished, new_data, s2l, tmp_path_factory) -> Path:
     def extend(place: Path) -> None:
         small_extension.extended_copy(finished, new_data, s2l, place)
 
-    return _made_once(tmp_path_factory, "extended", extend) / "run"
+    place = _made_once(tmp_path_factory, "extended", extend)
+    return Path(shutil.copytree(place / "run", tmp_path_factory.mktemp("extended") / "run"))
 
 
 @pytest.fixture
