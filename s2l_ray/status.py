@@ -169,7 +169,7 @@ def _stages(run: Location, spent: "Spent") -> Iterator[StageStatus]:
 
 def _asked_for(run: Location) -> list[str]:
     stored = run / CONFIG
-    if not stored.exists():
+    if not stored.is_file():
         return []
     config = from_tree(stored.read_json(), str(stored))
     return [stage.name for stage in STAGES if stage.section and stage.is_wanted(config)]

@@ -52,6 +52,12 @@ def test_keys_of_a_column_are_those_of_its_ids(num_ids, kind):
     np.testing.assert_array_equal(column_keys(column), hashing.example_keys(ids))
 
 
+@pytest.mark.parametrize("ids", [pa.array([1, 2]), pa.array([1, 2]).dictionary_encode()], ids=str)
+def test_ids_that_are_no_text_have_no_keys(ids):
+    with pytest.raises(TypeError, match="ids are text, not"):
+        column_keys(pa.chunked_array([ids]))
+
+
 def test_keys_of_many_small_columns_are_hashed_by_compiled_code_in_the_end(monkeypatch):
     monkeypatch.setattr(hashing, "_TEXTS_TO_COMPILE_FOR_ALL", 20)
     monkeypatch.setattr(hashing, "_num_hashed", 0)

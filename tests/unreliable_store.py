@@ -18,10 +18,10 @@ LATE_SECONDS = 4.0
 """How long a late answer takes: longer than clients of S3 wait for one."""
 AT_ONCE = ("500", "503", "not sent", "not answered", "cut")
 KINDS = (*AT_ONCE * 9, "late")
-WITHOUT_HEADERS = "cut before its headers"
-"""A kind that comes only where `breaks` names it: the answer ends after its first line."""
 """How requests are broken, in turn. The store does not see those of the first three; of those that
 it has carried out, the answer is lost, ends in the middle of its body, or comes late."""
+WITHOUT_HEADERS = "cut before its headers"
+"""A kind that comes only where `breaks` names it: the answer ends after its first line."""
 PAGE = "<Error><Code>{}</Code><Message>{:300}</Message></Error>"
 """What a store says of an error, as long as S3 says it."""
 ERRORS = {"500": "InternalError", "503": "SlowDown"}

@@ -158,7 +158,7 @@ def result_fingerprint(run: Location, manifest: Manifest) -> str:
     if manifest.stage != CLUSTERED:
         return fingerprint(known)
     file = centroids_file(run / CLUSTERED)
-    content = file.read_bytes() if file.exists() else b""
+    content = file.read_bytes() if file.is_file() else b""
     return fingerprint({**known, "centroids": hashlib.sha256(content).hexdigest()})
 
 

@@ -8,6 +8,8 @@ import pyarrow as pa
 
 from s2l_ray import hashing
 
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+
 
 def column_keys(ids: pa.ChunkedArray, **parameters: Any) -> np.ndarray:
     """Return the keys of `hashing.text_keys`, uint64 (N,), for a column of text without nulls.
@@ -16,7 +18,13 @@ def column_keys(ids: pa.ChunkedArray, **parameters: Any) -> np.ndarray:
 
     Args:
         parameters: other ones than those of `hashing.example_keys`.
+
+    Raises:
+        TypeError: the column is no text, whose ids would get keys that no other code knows.
     """
+    kind = ids.type.value_type if pa.types.is_dictionary(ids.type) else ids.type
+    if not any(is_kind(kind) for is_kind in _TEXT):
+        raise TypeError(f"ids are text, not {ids.type}")
     keys = [_keys(chunk, parameters) for chunk in ids.chunks if len(chunk)]
     return np.concatenate(keys) if keys else np.empty(0, np.uint64)
 

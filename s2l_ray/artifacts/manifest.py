@@ -147,7 +147,7 @@ def subset_file(parent: Location, suffix: str) -> Location:
 
 def _first_there(new: Location, old: Location) -> Location:
     """Return the file under the name of runs of version 0.1 if it has only that one."""
-    return old if not new.exists() and old.exists() else new
+    return old if not new.is_file() and old.is_file() else new
 
 
 @dataclass(frozen=True)

@@ -129,7 +129,7 @@ class Selector:
         """
         choose: Chooser | None = None
         for budget in budgets:
-            if not self._record(self._key(variant, seed, budget)).exists():
+            if not self._record(self._key(variant, seed, budget)).is_file():
                 with variant.errors_named():
                     choose = choose or self.chooser(variant, seed)
                     self._record(self._key(variant, seed, budget)).write_json(choose(budget))
@@ -140,7 +140,7 @@ class Selector:
     def recorded(self, variant: Variant, seed: int, budget: Budget) -> Arm | None:
         """Return the arm of a subset that is recorded; None if it never was selected."""
         key = self._key(variant, seed, budget)
-        if not self._record(key).exists():
+        if not self._record(key).is_file():
             return None
         named = (variant.label, variant.method, variant.settings)
         return Arm(*named, name_of(budget), seed, key, **self._record(key).read_json())
@@ -191,7 +191,7 @@ class Selector:
         """Return what the subset of all rows is; None if it is not recorded."""
         key = self._key_of_pool
         record = self._record(key)
-        return {"key": key, **record.read_json()} if record.exists() else None
+        return {"key": key, **record.read_json()} if record.is_file() else None
 
     def write_whole_pool(self) -> dict[str, Any]:
         """Write all rows, and return what they are."""

@@ -54,7 +54,7 @@ def failure(trial: Trial, error: Exception) -> str:
 
 def is_done(trials: Location, name: str) -> bool:
     """Tell whether a trial has left its result in the folder of trials."""
-    return (trials / name / RESULT).exists()
+    return (trials / name / RESULT).is_file()
 
 
 def ask(folder: Location, names: Iterable[str]) -> None:
@@ -68,7 +68,7 @@ def counts(run: Location) -> tuple[int, int] | None:
     None if there was no comparison, or it has not got as far as its trials.
     """
     folder = run / FOLDER
-    if not (folder / ASKED).exists():
+    if not (folder / ASKED).is_file():
         return None
     asked = (folder / ASKED).read_json()
     begun = set((folder / TRIALS).names())

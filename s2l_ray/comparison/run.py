@@ -151,7 +151,7 @@ def _store(config: RunConfig, folder: Location) -> None:
     """Store what was compared; the other sections stay those that the results of the run are of."""
     stored = folder / pipeline.CONFIG
     asked = config.model_dump(mode="json")
-    before = stored.read_json() if stored.exists() else asked
+    before = stored.read_json() if stored.is_file() else asked
     stored.write_json({**before, "comparison": asked["comparison"]})
 
 
@@ -272,7 +272,7 @@ class _Comparison:
         budgets = {name_of(budget): budget for budget in self.section.budgets}
         for arm in arms:
             file = selector.rows_file(arm.key)
-            if not arm.key or str(file) not in files or file.exists():
+            if not arm.key or str(file) not in files or file.is_file():
                 continue
             if arm.budget:
                 selector.chooser(variants[arm.label], arm.seed)(budgets[arm.budget])

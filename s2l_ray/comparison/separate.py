@@ -86,7 +86,7 @@ def _untrained(trial: Trial, out: Location, target: TargetConfig) -> Any:
     if not isinstance(target.model, RandomModel):
         return target.model
     folder = out / TARGET.folder / target_stage.MODEL
-    if not (folder / "config.json").exists():  # it is written last
+    if not (folder / "config.json").is_file():  # it is written last
         with tempfile.TemporaryDirectory(prefix="s2l-") as temporary:
             checkpoints.load_model(target.model, seed=trial.seed).save_pretrained(temporary)
             checkpoints.load_tokenizer(target.model).save_pretrained(temporary)

@@ -81,7 +81,7 @@ class TrialRunner:
         """Return the name of a trial whose result is then in its folder, or why it failed."""
         trial = Trial(**unit)
         out = self.folder / trial.name
-        if not (out / RESULT).exists():
+        if not (out / RESULT).is_file():
             try:
                 self._run(trial, out)
             except (DataError, ModelError) as error:
@@ -186,7 +186,7 @@ def _trained(
 def _last_state(resume: Location) -> Location | None:
     """Return the folder of the newest state that is whole."""
     # An object store gets the files of a folder in the order of their names, and this one last.
-    whole = [name for name in resume.names() if (resume / name / loop.TENSORS).exists()]
+    whole = [name for name in resume.names() if (resume / name / loop.TENSORS).is_file()]
     return resume / max(whole) if whole else None
 
 

@@ -68,7 +68,7 @@ class PartTokeniser:
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         # By its name and not its number alone: what an older version left of other parts is redone.
         done = self.staged / f"tokenised-{unit['part']:06d}-{unit['name']}.json"
-        if not done.exists():
+        if not done.is_file():
             done.write_json(self._tokenise(unit))
         result: dict[str, Any] = done.read_json()
         return result

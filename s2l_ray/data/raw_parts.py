@@ -61,7 +61,7 @@ class FileCutter:
         name = f"{unit['number']:06d}-{unit['slice']:06d}"
         # Older versions wrote less into other files, of other rows: what they left is redone.
         done = self.staged / f"slice-{name}.json"
-        if not done.exists():
+        if not done.is_file():
             file = InputFile(unit["uri"], unit["size"], unit["modified"])
             reader = SliceReader(Slice(file, unit["slice"], unit["slices"]))
             parts, count = [], FieldCount()

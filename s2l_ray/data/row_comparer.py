@@ -64,7 +64,7 @@ class RowComparer:
         # By the name of its rows as well: what an older version left of other parts is redone.
         name = Location.of(unit["rows"]).name
         done = self.folder / f"done-{unit['number']:06d}-{name}.json"
-        if not done.exists():
+        if not done.is_file():
             done.write_json(self._compare(unit))
         result: dict[str, Any] = done.read_json()
         return result

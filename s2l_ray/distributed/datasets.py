@@ -16,6 +16,9 @@ def parquet_dataset(files: Sequence[Location], columns: Sequence[str] | None = N
     Ray Data connects to Ray by itself when nothing is connected: to RAY_ADDRESS, or to a Ray that
     it starts here and that lasts as long as the process.
 
+    Ray Data reads the files by itself. On an object store it is not asked again where an answer
+    ends within its headers, as it is where stages of a run read; no stage reads by this.
+
     Raises:
         StorageError: losses are read where they lie, and one of their files has changed.
     """

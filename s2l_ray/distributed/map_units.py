@@ -195,7 +195,7 @@ class UnitRunner:
         """Refuse a node that does not share the run: it may have joined since the run began."""
         if self._shares_run or not self._attempts.is_local:
             return
-        if not (self._attempts / SHARED).exists():
+        if not (self._attempts / SHARED).is_file():
             folder = str(self._attempts.parent)
             raise ConfigError(shared_paths.unshared("run_dir", folder, [socket.gethostname()]))
         self._shares_run = True

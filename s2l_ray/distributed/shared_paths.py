@@ -82,7 +82,7 @@ def look(node: str, probe: Location, paths: Mapping[str, Sequence[str]]) -> Seen
         for key, values in paths.items()
         if (absent := [value for value in values if not _exists(value)])
     }
-    if probe.is_local and not (probe / "driver").exists():
+    if probe.is_local and not (probe / "driver").is_file():
         missing["run_dir"] = str(probe.parent)
     elif probe.is_local:
         (probe / node).write_bytes(b"")

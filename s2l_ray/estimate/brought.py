@@ -75,9 +75,9 @@ class Requests:
 
 
 FIXED_REQUESTS = {
-    TRAJECTORIES.name: Requests(37, 33),
-    CLUSTERS.name: Requests(33, 23),
-    SELECTION.name: Requests(35, 23),
+    TRAJECTORIES.name: Requests(45, 40),
+    CLUSTERS.name: Requests(36, 27),
+    SELECTION.name: Requests(39, 30),
 }
 """Requests of a stage without any part, most of them for manifests."""
 
@@ -207,8 +207,8 @@ def requests(stage: str, losses: Layout, stores: Stores, seconds: float) -> Requ
         if stores.files:  # hash, footer; then each unit opens its file, and reads row groups
             opened = (3 if losses.copied else 4) * losses.files + 2 * losses.units
             total += Requests(opened + losses.pieces + losses.groups * READS_PER_GROUP)
-        if stores.run:  # two files and a listing for the attempts of each unit
-            total += Requests(0, 3 * losses.units + (losses.parts if losses.copied else 0))
+        if stores.run:  # two files and, as there are none at first, two lists for attempts
+            total += Requests(0, 4 * losses.units + (losses.parts if losses.copied else 0))
         return total
     if stage == CLUSTERS.name:
         if stores.run if losses.copied else stores.files:  # ids, losses, and ids again

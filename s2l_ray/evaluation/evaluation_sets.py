@@ -33,7 +33,7 @@ def staged_units(
         DataError: a set has no rows, or too many rows that cannot be used.
     """
     plan_file = staged / "plan.json"
-    if not plan_file.exists():
+    if not plan_file.is_file():
         units: list[dict[str, Any]] = []
         counts: dict[str, Any] = {}
         for name in dict.fromkeys(config.sets):

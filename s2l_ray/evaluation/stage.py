@@ -72,7 +72,7 @@ def run(
             killed its worker too often.
     """
     staged, metrics_file = out.location / "staged", out.location / "metrics.json"
-    if not metrics_file.exists():
+    if not metrics_file.is_file():
         progress.doing("reading the held-out rows")
         plan = staged_units(config, data, sets, staged)
         workers = resources.workers(
@@ -150,14 +150,14 @@ class Evaluator:
 
     def __call__(self, unit: dict[str, Any]) -> dict[str, Any]:
         done = self.staged / f"done-{unit['unit']:06d}.json"
-        fresh = not done.exists()
+        fresh = not done.is_file()
         if fresh:
             done.write_json(self._evaluate(unit))
         return {**done.read_json(), "fresh": fresh}
 
     def _evaluate(self, unit: Mapping[str, Any]) -> dict[str, Any]:
         texts = vllm_answers.texts_file(self.staged, unit)
-        completions = texts.read_json() if texts.exists() else None
+        completions = texts.read_json() if texts.is_file() else None
         evaluated = self.evaluator(unit["set"], self.staged / rows_name(unit["unit"]), completions)
         (self.staged / part_name(unit["unit"])).write_table(evaluated.items)
         return {

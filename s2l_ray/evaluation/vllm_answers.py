@@ -55,7 +55,7 @@ def answer_units(
     waiting = [
         unit
         for unit in units
-        if metrics.need_completions(config, unit["set"]) and not texts_file(staged, unit).exists()
+        if metrics.need_completions(config, unit["set"]) and not texts_file(staged, unit).is_file()
     ]
     if not waiting:
         return

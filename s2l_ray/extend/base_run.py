@@ -76,7 +76,7 @@ def check_unchanged(base: BaseRun, contents: Contents) -> None:
                 )
     folders = list(reference_checkpoints(base.run, reference).values())
     file = "adapter_config.json" if reference.get("base") else "config.json"
-    gone = [str(folder) for folder in folders if not (folder / file).exists()]
+    gone = [str(folder) for folder in folders if not (folder / file).is_file()]
     if gone:
         raise ModelError(
             f"{len(gone)} of {len(folders)} checkpoints of {base.run} are gone (first: "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.extensions import UPDATED, BaseRun, Extension
 from s2l_ray.artifacts.inputs import CONTENTS, Contents
+from s2l_ray.artifacts.manifest import read_manifest
 from s2l_ray.artifacts.stage import ExtensionPlan, Step
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.clusters.declaration import CLUSTERS
@@ -156,9 +157,10 @@ def remove_unprepared(run: Location, given: Extension | None, say: Callable[[str
     """
     if given is None or given.summary(PREPARE.folder) is not None:
         return
-    valid = {item.name for item in [*extensions.list_prepared(run), given]}
     for name in (run / extensions.FOLDER).names():
-        if name not in valid and extensions.is_name(name):
+        begun = extensions.is_name(name) and name != given.name
+        # It is asked for by its name: no list that a store gives decides what is removed.
+        if begun and read_manifest(run / extensions.FOLDER / name / PREPARE.folder) is None:
             say(f"removing extensions/{name}: begun with other data, its rows never prepared")
             small_files.remove(run / extensions.FOLDER / name)
 

@@ -46,7 +46,7 @@ def _in_folder(folder: Location, suffix: str) -> Location:
     """Return the file in `folder`, which opens as one data set only if it is in one format."""
     file = folder / f"selected.{suffix}"
     others = [folder / f"selected{other}" for other in SUFFIXES]
-    found = next((other for other in others if other != file and other.exists()), None)
+    found = next((other for other in others if other != file and other.is_file()), None)
     if found is not None:
         raise DataError(
             f"--out {folder}: the folder holds {found.name}, and would hold two data sets. Name "

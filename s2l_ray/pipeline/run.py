@@ -171,7 +171,7 @@ def paths_read(
     """
     paths = inputs_of(config, stages)
     folder = run / TRAJECTORIES.folder
-    if TRAJECTORIES.name in stages or (folder / PLACES).exists():
+    if TRAJECTORIES.name in stages or (folder / PLACES).is_file():
         return paths
     return {key: value for key, value in paths.items() if key != "trajectories.path"}
 

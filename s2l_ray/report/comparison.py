@@ -95,7 +95,7 @@ def comparison_view(run: Location, method: str, budget: str) -> ComparisonView |
         DataError: the table cannot be read.
     """
     file = run / COMPARISON / TABLE
-    if not file.exists():
+    if not file.is_file():
         return None
     methods = _methods(run / COMPARISON / RESULTS)
     lines = csv.DictReader(io.StringIO(file.read_bytes().decode("utf-8", "replace")))
@@ -110,7 +110,7 @@ def metric_title(metric: str) -> str:
 
 def _methods(results: Location) -> dict[str, tuple[str, str]]:
     """Return method and settings of each label."""
-    if not results.exists():
+    if not results.is_file():
         return {}
     table = results.read_table(["label", "method", "settings"])
     return {row["label"]: (row["method"], row["settings"]) for row in table.to_pylist()}

@@ -20,7 +20,7 @@ def _task(plan: RunPlan, _: str) -> Task:
         if step.supplement is not None and step.supplement.inputs
     }
     compared = plan.run / COMPARISON / TABLE
-    if compared.exists():
+    if compared.is_file():
         inputs["comparison"] = hashlib.sha256(compared.read_bytes()).hexdigest()[:16]
     return Task({"version": __version__, **inputs}, partial(_report, plan))
 

@@ -101,7 +101,7 @@ def rejected_rows(finished: Mapping[str, Finished]) -> list[ExampleRow]:
         return []
     reasons = finished[PREPARE.name].summary["rejected"]
     file = finished[PREPARE.name].folder / REJECTED_ROWS
-    if not reasons or not file.exists():
+    if not reasons or not file.is_file():
         return []
     of_each = -(-MAX_REJECTED // len(reasons))
     left = {reason: min(of_each, number) for reason, number in reasons.items()}

@@ -63,7 +63,7 @@ def subset_files(run: Location) -> list[Location]:
     if not used or used[-1].summary(SELECTION.folder) is None:
         return []
     files = [subset_file(used[-1].location, suffix) for suffix in ("jsonl", "parquet")]
-    return [file for file in files if file.exists()]
+    return [file for file in files if file.is_file()]
 
 
 def summary_lines(extension: Extension) -> list[tuple[str, str]]:

@@ -59,7 +59,7 @@ def _batches(selection: Finished, columns: list[str]) -> Iterator[pa.RecordBatch
     """Yield the selected rows of the ranking, best first; none if there is no ranking."""
     file = selection.folder / RANKING
     left = _num_selected(selection)
-    if not left or not file.exists():
+    if not left or not file.is_file():
         return
     with explained(file, "read"), file.open() as stream:
         for batch in pq.ParquetFile(stream).iter_batches(ROWS_PER_READ, columns=columns):

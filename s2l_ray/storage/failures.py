@@ -26,6 +26,8 @@ UNANSWERED = re.compile(
     re.IGNORECASE,
 )
 """What a failure is called that was tried to get over: by the clients of stores, and here."""
+_QUOTED = re.compile(r"(?:key|bucket|path) '[^']*'")
+"""Names in an error of a store; a word of theirs says nothing of its answer."""
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 20.0
 Arguments = ParamSpec("Arguments")
 Content = TypeVar("Content")
@@ -80,7 +82,7 @@ def explained(location: object, verb: str) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowInvalid) as error:
-        raise StorageError(f"cannot {verb} {location}: {cause(error, verb)}") from error
+        raise StorageError(f"cannot {verb} {location}: {cause(error, verb, location)}") from error
 
 
 @contextlib.contextmanager
@@ -92,12 +94,12 @@ def answered(location: object) -> Iterator[None]:
     try:
         yield
     except (OSError, pa.ArrowException) as error:
-        if UNANSWERED.search(str(error)) is None:
+        if not _is_unanswered(error, location):
             raise
-        raise StorageError(f"cannot read {location}: {cause(error, 'read')}") from error
+        raise StorageError(f"cannot read {location}: {cause(error, 'read', location)}") from error
 
 
-def cause(error: Exception, verb: str) -> str:
+def cause(error: Exception, verb: str, location: object) -> str:
     """Return the cause of an error, and the remedy where one is known."""
     code = getattr(error, "errno", None)
     if code in (errno.ENOSPC, errno.EDQUOT):
@@ -111,9 +113,20 @@ def cause(error: Exception, verb: str) -> str:
     if isinstance(error, FileNotFoundError):
         return "there is no such file."
     text = " ".join(str(error).split())
-    if UNANSWERED.search(text):
+    if _is_unanswered(error, location):
         text += (
             f" The store did not answer in {S3_ATTEMPTS} attempts (on Google's, in "
             f"{GCS_SECONDS:g} s). Once it does, the same command goes on from here."
         )
     return text
+
+
+def _is_unanswered(error: Exception, location: object) -> bool:
+    """Tell whether the store of `location` did not answer; a local file has none."""
+    _, of_store, path = str(location).partition("://")
+    if not of_store or getattr(error, "errno", None) is not None:
+        return False
+    text = str(error)
+    for name in (path.rpartition("@")[2], path.partition("/")[2]):
+        text = text.replace(name, "") if "/" in name else text
+    return UNANSWERED.search(_QUOTED.sub("", text)) is not None

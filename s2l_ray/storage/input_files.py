@@ -18,15 +18,13 @@ from pyarrow import fs
 from s2l_ray.errors import DataError, first
 from s2l_ray.storage import hub, splits
 from s2l_ray.storage.failures import answered
-from s2l_ray.storage.location import Location, open_uri
-from s2l_ray.storage.readers import open_file
+from s2l_ray.storage.filesystems import open_uri
+from s2l_ray.storage.location import Location
+from s2l_ray.storage.readers import REQUEST_BYTES, open_file
 from s2l_ray.storage.walk import INPUTS, Walk
 
 CHUNK_BYTES = 1 << 20
 """Number of bytes that are taken from a stream at once."""
-REQUEST_BYTES = 1 << 23
-"""Number of bytes of one request of who reads a whole file: an object store takes tens of
-milliseconds to answer, for however many."""
 TABLES = ("parquet", "arrow")
 FORMATS = ("jsonl", "ndjson", "json", "csv", "tsv", *TABLES)
 COMPRESSIONS = {"gz": "gzip", "zst": "zstd", "bz2": "bz2"}

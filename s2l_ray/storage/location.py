@@ -11,9 +11,9 @@ import os
 import shutil
 import tempfile
 import uuid
+from collections import deque
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,12 +22,12 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from s2l_ray.errors import ConfigError, StorageError, first
-from s2l_ray.storage.failures import GCS_SECONDS, S3_ATTEMPTS, explained, read_again
+from s2l_ray.errors import StorageError, first
+from s2l_ray.storage.failures import explained
+from s2l_ray.storage.filesystems import open_uri
 from s2l_ray.storage.listing import entries
-from s2l_ray.storage.readers import open_file
-
-S3_CONNECT_SECONDS = 10.0
+from s2l_ray.storage.read_ahead import read_ahead
+from s2l_ray.storage.readers import copy, file_info, is_file, open_file
 
 
 def is_uri(path: str) -> bool:
@@ -99,14 +99,17 @@ class Location:
     def exists(self) -> bool:
         """Tell whether there is a file or folder."""
         with explained(self, "look up"):
-            fs, path = self.filesystem()
-            return bool(fs.get_file_info(path).type != pafs.FileType.NotFound)
+            return bool(self._info().type != pafs.FileType.NotFound)
+
+    def is_file(self) -> bool:
+        """Tell whether there is a file; on an object store one request, where `exists` is many."""
+        with explained(self, "look up"):
+            return is_file(*self.filesystem())
 
     def is_folder(self) -> bool:
         """Tell whether there is a folder; on an object store, one that holds something."""
         with explained(self, "look up"):
-            fs, path = self.filesystem()
-            return bool(fs.get_file_info(path).type == pafs.FileType.Directory)
+            return bool(self._info().type == pafs.FileType.Directory)
 
     def names(self) -> list[str]:
         """Return the names in this folder, sorted; none if it does not exist.
@@ -122,10 +125,15 @@ class Location:
         """Return path, size in bytes and modification time of every file below this folder.
 
         Paths are relative to this folder, and sorted. Times are nanoseconds since 1970, as text.
+
+        Raises:
+            StorageError: there is no such folder, or it cannot be listed.
         """
         with explained(self, "list"):
             fs, path = self.filesystem()
-            infos = fs.get_file_info(pafs.FileSelector(path, recursive=True))
+            infos = entries(fs, path, below=True)
+            if not infos and not self.exists():
+                raise FileNotFoundError(path)
         return sorted(
             (info.path.removeprefix(f"{path}/"), info.size, str(info.mtime_ns))
             for info in infos
@@ -275,25 +283,27 @@ class Location:
         with tempfile.TemporaryDirectory(prefix="s2l-") as folder:
             target = Path(folder) / self.name
             with explained(self, "download"):
-                fs, path = self.filesystem()
-                if fs.get_file_info(path).type == pafs.FileType.Directory:
-                    target.mkdir()
-                    for name, _, _ in self.files():  # on gs://, pyarrow makes no folders
-                        (target / name).parent.mkdir(parents=True, exist_ok=True)
-                read_again(pafs.copy_files)(path, str(target), source_filesystem=fs)
+                if self.is_folder():
+                    files = [(self / name, target / name) for name, _, _ in self.files()]
+                else:
+                    files = [(self, target)]
+                deque(read_ahead(lambda each: copy(*each[0].filesystem(), each[1]), files), 0)
             yield target
 
     def remove(self) -> None:
         """Remove this file or folder, if it exists."""
         with explained(self, "remove"):
             fs, path = self.filesystem()
-            kind = fs.get_file_info(path).type
+            kind = file_info(fs, path).type
             if kind == pafs.FileType.Directory:
                 # On gs:// it ends by looking for an object of the folder itself, which need not be.
                 with contextlib.suppress(FileNotFoundError):
                     fs.delete_dir(path)
             elif kind == pafs.FileType.File:
                 fs.delete_file(path)
+
+    def _info(self) -> pafs.FileInfo:
+        return file_info(*self.filesystem())
 
     def _check_same(self, file: Path) -> None:
         """Raise StorageError if this file has another content than the local `file`."""
@@ -348,51 +358,3 @@ class Location:
         with file.open("rb") as source, fs.open_output_stream(path) as sink:
             while block := source.read(1 << 22):
                 sink.write(block)
-
-
-def open_uri(uri: str) -> tuple[pafs.FileSystem, str, str]:
-    """Return a file system, a path on it, and the prefix that makes a URI of such a path again.
-
-    Args:
-        uri: a local path, absolute or relative to the working directory; or SCHEME://BUCKET/KEY,
-            where an account may stand before the bucket: abfs://ACCOUNT@CONTAINER/KEY.
-
-    Raises:
-        ConfigError: the address holds a password.
-        OSError, pyarrow.ArrowInvalid: the scheme is unknown, or its store does not answer.
-    """
-    scheme, separator, rest = uri.partition("://")
-    if not separator or scheme == "file":
-        prefix = f"{scheme}://" if separator else ""
-        return pafs.LocalFileSystem(), os.path.abspath(rest if separator else uri), prefix
-    # Only the bucket goes through URI parsing: a key may hold spaces, '%' and '#'.
-    bucket, _, key = rest.partition("/")
-    account, at, name = bucket.rpartition("@")
-    if ":" in account:
-        raise ConfigError(
-            f"the address of {name} on {scheme}:// holds a password. Take it out, and give it by "
-            "the environment, where nothing records it."
-        )
-    if scheme.startswith("abfs") and (not account or "." in name):
-        raise pa.ArrowInvalid("on Azure, write abfs://ACCOUNT@CONTAINER/PATH")
-    filesystem = _bucket_filesystem(f"{scheme}://{bucket}")
-    return filesystem, f"{name}/{key}".rstrip("/"), f"{scheme}://{account}{at}"
-
-
-@cache
-def _bucket_filesystem(bucket: str) -> pafs.FileSystem:
-    """Return the file system of `bucket`, opened once in a process: its region takes a request."""
-    if bucket.startswith(("gs://", "gcs://")):
-        bucket += f"?retry_limit_seconds={GCS_SECONDS:g}"
-    found = pafs.FileSystem.from_uri(bucket)[0]
-    if found.type_name != "s3":
-        return found
-    # An address of a store takes no strategy, and without one pyarrow gives up on a busy store.
-    # What it has read from the address and the environment is what it is pickled by.
-    settings = found.__reduce__()[1][0] | {
-        "retry_strategy": pafs.AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS),
-        "connect_timeout": S3_CONNECT_SECONDS,
-        # A file is one request, not three, unless it is so large that it goes up in pieces.
-        "allow_delayed_open": True,
-    }
-    return pafs.S3FileSystem(**settings)

@@ -13,7 +13,7 @@ from fnmatch import fnmatchcase
 from pyarrow import fs
 
 from s2l_ray.storage import listing
-from s2l_ray.storage.readers import file_info, open_file
+from s2l_ray.storage.readers import file_info, is_file, open_file
 
 RUN_MARK = "run.json"
 """The file that marks a folder as a run."""
@@ -60,10 +60,10 @@ class Walk:
 
     def is_run(self, directory: str) -> bool:
         """Tell whether a directory is the folder of a run."""
-        info = self.filesystem.get_file_info(f"{directory}/{RUN_MARK}")
-        if info.type != fs.FileType.File:
+        mark = f"{directory}/{RUN_MARK}"
+        if not is_file(self.filesystem, mark):
             return False
-        with open_file(self.filesystem, info.path) as stream:
+        with open_file(self.filesystem, mark) as stream:
             return b'"s2l_ray"' in stream.read(1000)
 
     def is_own(self, path: str) -> bool:
@@ -117,8 +117,6 @@ class Walk:
         """Return what is in a directory, also links to nothing, which pyarrow leaves out."""
         try:
             infos = listing.entries(self.filesystem, directory)
-            if not infos:  # or the answer of the store ended within its headers
-                infos = listing.entries(self.filesystem, directory)
             known = {info.base_name for info in infos}
         except UnicodeDecodeError:
             names = [os.fsencode(name) for name in os.listdir(directory)]

@@ -163,7 +163,7 @@ def _user_error(failures_of_workers: Sequence[Exception], out: StageDir) -> User
     for error in causes:
         if isinstance(error, OSError) and error.errno in STORAGE_ERRNOS:
             return StorageError(
-                f"{out.stage}: cannot write {out.location}: {cause(error, 'write')}"
+                f"{out.stage}: cannot write {out.location}: {cause(error, 'write', out.location)}"
             )
     return None
 

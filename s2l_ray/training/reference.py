@@ -161,7 +161,7 @@ def _write_checkpoint(model: Any, tokenizer: Any, directory: Location) -> None:
     from s2l_ray.models import checkpoints
 
     # A whole checkpoint is never written again by a restart: it may have been scored already.
-    if (directory / "config.json").exists():
+    if (directory / "config.json").is_file():
         return
     with ray_train.temporary_folder() as folder:
         checkpoints.save_checkpoint(model, tokenizer, folder)

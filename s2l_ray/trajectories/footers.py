@@ -75,11 +75,10 @@ def bytes_of(footers: Sequence[Footer]) -> int:
 @lru_cache(REMEMBERED)
 def _footer(file: InputFile) -> Footer:
     """Return the footer of a file, which is read again when its size or date has changed."""
-    with readable(file.uri):
-        opened = open_parquet(file.uri)
-    schema = opened.schema_arrow
+    with readable(file.uri), open_parquet(file.uri) as opened:
+        schema, metadata = opened.schema_arrow, opened.metadata
     needed_columns(schema.names, file.uri)
-    groups = list(map(opened.metadata.row_group, range(opened.metadata.num_row_groups)))
+    groups = list(map(metadata.row_group, range(metadata.num_row_groups)))
     columns = [column for group in groups for column in map(group.column, range(group.num_columns))]
     num_losses = sum(
         column.num_values
@@ -90,7 +89,7 @@ def _footer(file: InputFile) -> Footer:
     no_nulls = all(known and known.has_null_count and not known.null_count for known in strata)
     return Footer(
         tuple(group.num_rows for group in groups),
-        round(num_losses / max(opened.metadata.num_rows, 1)),
+        round(num_losses / max(metadata.num_rows, 1)),
         "stratum" in schema.names,
         _has_types_of_parts(schema) and no_nulls,
     )
@@ -106,8 +105,11 @@ def _has_types_of_parts(schema: pa.Schema) -> bool:
     return has_type and all(field.nullable for field in fields)
 
 
-def open_parquet(uri: str) -> pq.ParquetFile:
-    return pq.ParquetFile(Location.of(uri).open())
+@contextlib.contextmanager
+def open_parquet(uri: str) -> Iterator[pq.ParquetFile]:
+    """Open a parquet file, which is closed after the block."""
+    with Location.of(uri).open() as stream:
+        yield pq.ParquetFile(stream)
 
 
 @contextlib.contextmanager

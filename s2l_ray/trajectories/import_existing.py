@@ -266,8 +266,7 @@ def _batches(uri: str, begin: int, end: int) -> Iterator[pa.Table]:
     They have a stratum column.
     """
     pending, num_rows = list[pa.RecordBatch](), end - begin
-    with readable(uri):
-        file = open_parquet(uri)
+    with readable(uri), open_parquet(uri) as file:
         columns = needed_columns(file.schema_arrow.names, uri)
         groups, skipped = _groups_of(file, begin, end)
         for batch in file.iter_batches(ROWS_PER_PART, row_groups=groups, columns=columns):

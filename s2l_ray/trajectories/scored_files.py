@@ -52,7 +52,7 @@ class ScoredFiles:
 
     def has_losses(self, part: int, index: int) -> bool:
         """Return True if the losses of a part at the checkpoint `index` are written."""
-        return self._losses(part, index).exists()
+        return self._losses(part, index).is_file()
 
     def write(
         self,

@@ -19,7 +19,7 @@ from s2l_ray.data import sources
 from s2l_ray.data.slices import Slice, SliceReader
 from s2l_ray.errors import StorageError
 from s2l_ray.models.model_files import safetensors_header
-from s2l_ray.storage import failures, location
+from s2l_ray.storage import failures, filesystems
 from s2l_ray.storage.input_files import InputFile, content_hash, expand
 from s2l_ray.storage.location import Location
 from s2l_ray.trajectories import footers
@@ -96,7 +96,7 @@ def put(s3_endpoint, s3_bucket):
 @pytest.fixture
 def silent(way, monkeypatch):
     """The way answers every read with an error, and is given up soon."""
-    for module in (location, failures):
+    for module in (filesystems, failures):
         monkeypatch.setattr(module, "S3_ATTEMPTS", 2)
     way.breaks["GET"] = repeat("503")
     return way
@@ -228,8 +228,16 @@ def test_reads_of_every_size_from_every_place_are_those_of_the_content(way, put)
     assert stream.closed
 
 
-def test_one_module_opens_all_files_of_file_systems():
+OPENING = r"\.open_input_|copy_files|get_file_info\(|FileSelector\(|read_parquet\(|filesystem="
+READERS = {
+    "readers.py",
+    "listing.py",
+    "datasets.py",  # Ray Data reads by itself, of which its docstring tells
+    "ray_train.py",  # and so does Ray Train
+}
+
+
+def test_two_modules_ask_file_systems_for_files_and_lists():
     package = Path(s2l_ray.__file__).parent
-    opening = re.compile(r"\.open_input_(file|stream)\(")
-    found = {file.name for file in package.rglob("*.py") if opening.search(file.read_text())}
-    assert found == {"readers.py"}
+    found = {file.name for file in package.rglob("*.py") if re.search(OPENING, file.read_text())}
+    assert found == READERS

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 from s2l_ray.errors import StorageError
-from s2l_ray.storage import failures, location
+from s2l_ray.storage import failures, filesystems
 from s2l_ray.storage.input_files import open_input
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.lock import exclusive
@@ -219,7 +219,7 @@ class TestObjectStore:
     def test_a_store_that_never_answers_is_given_up_and_named(
         self, bucket, way, monkeypatch, method, size, kind
     ):
-        for module in (location, failures):
+        for module in (filesystems, failures):
             monkeypatch.setattr(module, "S3_ATTEMPTS", 2)
         (bucket / "x").write_bytes(bytes(size))
         way.breaks[method] = repeat(kind)

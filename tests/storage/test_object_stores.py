@@ -11,9 +11,10 @@ import pyarrow.fs as pafs
 import pytest
 
 from s2l_ray.errors import StorageError
-from s2l_ray.storage import location, lock, small_files
+from s2l_ray.storage import filesystems, lock, small_files
+from s2l_ray.storage.filesystems import open_uri
 from s2l_ray.storage.input_files import expand
-from s2l_ray.storage.location import Location, open_uri
+from s2l_ray.storage.location import Location
 
 pytestmark = pytest.mark.ray
 AZURITE = shutil.which("azurite-blob")
@@ -75,7 +76,7 @@ def azure_container(azurite_port, monkeypatch):
     container = f"c{uuid.uuid4().hex}"
     client.create_dir(container)
     opened = {f"abfs://{ACCOUNT}@{container}": client}
-    monkeypatch.setattr(location, "_bucket_filesystem", opened.__getitem__)
+    monkeypatch.setattr(filesystems, "_bucket_filesystem", opened.__getitem__)
     return f"abfs://{ACCOUNT}@{container}/prefix"
 
 
@@ -153,7 +154,7 @@ def test_a_folder_is_held_by_one_run_at_a_time(folder, monkeypatch):
 
 
 def test_an_account_stands_before_its_container_and_not_in_the_path(monkeypatch):
-    monkeypatch.setattr(location, "_bucket_filesystem", lambda bucket: bucket)
+    monkeypatch.setattr(filesystems, "_bucket_filesystem", lambda bucket: bucket)
     uri = "abfs://team@pool/runs/a%20b@c"
     assert open_uri(uri) == ("abfs://team@pool", "pool/runs/a%20b@c", "abfs://team@")
     assert open_uri("s3://pool/a@b") == ("s3://pool", "pool/a@b", "s3://")

@@ -61,3 +61,11 @@ def test_parts_are_the_files_as_they_are_stored(tmp_path):
 
     assert [file.uri for file in parts.stored()] == [str(file) for file in parts.files()]
     assert [footer.rows for footer in footers.read(parts.stored())] == [0, 1, 2]
+
+
+def test_a_file_is_closed_after_its_footer_is_read(tmp_path):
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "x.parquet")
+    with footers.open_parquet(str(tmp_path / "x.parquet")) as file:
+        assert file.read().num_rows == 1
+    with pytest.raises(ValueError, match="closed"):
+        file.read()
