@@ -14,7 +14,7 @@ import pytest
 from s2l_ray import events
 from s2l_ray.distributed import resources
 from s2l_ray.distributed.map_units import map_units
-from s2l_ray.distributed.processes import finished
+from s2l_ray.distributed.processes import _without_main_module, finished
 from s2l_ray.errors import DataError, UnitError
 from tests.distributed import test_map_units
 from tests.distributed.test_map_units import Doubler, Dying, Unlucky, units
@@ -152,7 +152,7 @@ class Waits:
 
 KILLED = """
 import os, sys, threading
-from s2l_ray.distributed.processes import finished
+from s2l_ray.distributed.processes import _without_main_module, finished
 from tests.distributed.test_processes import ONE, Waits
 
 os.mkfifo(sys.argv[1])
