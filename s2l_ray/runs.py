@@ -1,7 +1,7 @@
 """Runs from Python: start one, open one, read its tables, choose subsets of it, extend it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -310,7 +310,10 @@ class Run:
         if wanted is None:
             raise ConfigError(f"{self.path} has no `selection`: give a budget.")
         selection = self.select(wanted, method, seed, columns=())
-        return folder.export(selection.rows, self.config.data, trainer, place)
+        made = folder.export(selection.rows, self.config.data, trainer, place)
+        if not (origin := selection.summary().get("from")):
+            return made
+        return replace(made, notes=(f"these are rows of {origin}", *made.notes))
 
     @with_display
     def extend(

@@ -263,6 +263,7 @@ class _Compared:
             for key, by_seed in self.scores.items():
                 if not macro or next(iter(by_seed.values())).has_strata:
                     rows.append(self._row(key, macro=macro))
+        rows = _without_repeated(rows)
         rows.sort(key=lambda row: (row["set"], row["metric"].removeprefix(MACRO)))
         _adjust(rows)
         return rows
@@ -325,6 +326,25 @@ def _estimate(by_seed: Sequence[Sequence[Scores]], *, macro: bool) -> Estimate:
     known_I = np.isfinite(value_SI).all(axis=0)
     stratum_I = by_seed[0][0].stratum_I[known_I]
     return crossed_mean(value_SI[:, known_I], stratum_I if macro else None)
+
+
+def _without_repeated(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Leave out metrics over strata that have the means of those over items.
+
+    They do where strata have equally many items. Two intervals of one number would differ, as one
+    takes strata for given and one does not.
+    """
+    means: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
+    for row in rows:
+        of_arm = means.setdefault((row["set"], row["metric"]), {})
+        of_arm[row["budget"], row["label"]] = row["mean"]
+    repeated = {
+        (name, metric)
+        for (name, metric), of_arm in means.items()
+        for plain in [means.get((name, metric.removeprefix(MACRO)), {})]
+        if metric.startswith(MACRO) and all(abs(of_arm[a] - plain[a]) < 1e-9 for a in of_arm)
+    }
+    return [row for row in rows if (row["set"], row["metric"]) not in repeated]
 
 
 def _adjust(rows: Sequence[dict[str, Any]]) -> None:

@@ -28,15 +28,8 @@ def lines(table: pa.Table) -> list[str]:
         of_set = [row for row in rows if row["set"] == name]
         for metric in dict.fromkeys(row["metric"] for row in of_set):
             mine = [row for row in of_set if row["metric"] == metric]
-            if not _repeats(metric, mine, of_set):
-                text += ["", f"{name}: {_unit(metric)}", *_text(_scores(mine)), *sentences(mine)]
+            text += ["", f"{name}: {_unit(metric)}", *_text(_scores(mine)), *sentences(mine)]
     return text
-
-
-def _repeats(metric: str, rows: Sequence[Row], of_set: Sequence[Row]) -> bool:
-    """Tell whether a metric over strata has the same means as that over items."""
-    plain = {_arm(row): row["mean"] for row in of_set if MACRO + row["metric"] == metric}
-    return bool(plain) and all(abs(row["mean"] - plain[_arm(row)]) < 1e-9 for row in rows)
 
 
 def _arm(row: Row) -> tuple[str, str]:

@@ -226,8 +226,10 @@ class RunConfig(Section):
             self._check_choices()
             if self.comparison is not None and self.evaluation.engine == "vllm":
                 raise ValueError("`comparison` evaluates with `engine: transformers` alone")
-        if self.comparison is not None and (self.clusters is None or self.evaluation is None):
-            raise ValueError("`comparison` needs `clusters`, `target` and `evaluation`")
+        if self.comparison is not None:
+            needed = ("clusters", "target", "evaluation")
+            if absent := [f"`{name}`" for name in needed if getattr(self, name) is None]:
+                raise ValueError(f"`comparison` also needs {' and '.join(absent)}")
         return self
 
     def _check_found_strata(self, most: int) -> None:

@@ -245,7 +245,8 @@ def check_chat_template(tokenizer: "PreTrainedTokenizerBase", source: str | None
     if not names:
         raise ConfigError(
             f"data.template: the tokenizer {tokenizer.name_or_path!r} has no chat template. "
-            f"Use a tokenizer that has one, data.chat_template: chatml, or data.template: alpaca."
+            "Use a tokenizer that has one; data.chat_template: chatml or a file; or, for rows of a "
+            "question and an answer, data.template: alpaca."
         )
     if isinstance(names, dict) and "default" not in names:
         raise ConfigError(

@@ -18,6 +18,7 @@ from s2l_ray.artifacts.manifest import REJECTED_ROWS, StageDir
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.data import DataConfig
 from s2l_ray.data import clean_pool, duplicates, input_sizes, pool_checks
+from s2l_ray.data.first_rows import rejected_line
 from s2l_ray.data.held_out import HeldOut
 from s2l_ray.data.part_tokeniser import REJECTED, PartTokeniser, rejected_name
 from s2l_ray.data.raw_parts import FileCutter, RawPart
@@ -158,6 +159,13 @@ def summarise(results: Sequence[Mapping[str, Any]], tokenizer: str | None) -> di
         reasons.update(result["reasons"])
     totals = {key: sum(result[key] for result in results) for key in ("rows", "kept", "tokens")}
     notes = [f"{count:,} {what}" for what, count in sorted(left_out.items())]
+    if unusable := rejected_line(reasons, totals["rows"]):
+        notes.append(f"{unusable} (prepared/rejected.parquet)")
+    if repeats := sum(result["duplicates"] for result in results):
+        notes.append(
+            f"{repeats:,} of the rows kept repeat an earlier one; data.near_duplicates: drop would "
+            "leave them out"
+        )
     types, faults = column_types.unified(
         column_types.decoded(text) for text in dict.fromkeys(result["fields"] for result in results)
     )
@@ -168,7 +176,7 @@ def summarise(results: Sequence[Mapping[str, Any]], tokenizer: str | None) -> di
         "kept": totals["kept"],
         **known,
         "rejected": dict(sorted(reasons.items())),
-        "duplicates": sum(result["duplicates"] for result in results),
+        "duplicates": repeats,
         "cut": sum(result["cut"] for result in results),
         "tokens": totals["tokens"],
         "longest_tokens": max((result["longest_tokens"] for result in results), default=0),

@@ -1,5 +1,6 @@
 """Tables of a comparison, from trials that are written by hand."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,14 +25,20 @@ LOSSES = {
 }
 
 
-def write_trial(trials: Location, name: str, losses: list[float | None], **numbers: Any) -> None:
+def write_trial(
+    trials: Location,
+    name: str,
+    losses: list[float | None],
+    strata: Sequence[str] = STRATA,
+    **numbers: Any,
+) -> None:
     size = len(losses)
     items = pa.table(
         {
             "set": ["held"] * size,
             "item": range(size),
             "file": ["held.jsonl"] * size,
-            "stratum": STRATA[:size],
+            "stratum": strata[:size],
             "completion": ["a long text"] * size,
             "correct": [place % 2 == 0 for place in range(size)],
             "loss_nats": pa.array(losses, pa.float32()),
@@ -106,6 +113,14 @@ def test_the_table_has_means_over_seeds_and_differences_to_random(finished):
     (baseline,) = rows_of(folder, label="random", metric="loss")
     assert baseline["difference"] is None
     assert baseline["p"] is None
+
+
+def test_strata_of_equally_many_items_have_one_line_for_a_mean_and_one_interval(finished):
+    folder, outcomes = finished
+    for outcome in outcomes:
+        losses = LOSSES.get((outcome.arm.label, outcome.arm.seed), [9.0] * NUM_ITEMS)
+        write_trial(folder / "trials", outcome.trial, list(losses), strata=["a", "b"] * 6)
+    assert {row["metric"] for row in rows_of(write(finished))} == {"loss", "exact-match", "rouge-l"}
 
 
 def test_p_values_of_one_seed_are_those_of_paired_t_tests_corrected_by_holm(finished):

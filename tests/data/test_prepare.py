@@ -226,6 +226,7 @@ def test_messages_that_rows_lost_are_counted_in_notes(tmp_path, template, tokeni
     assert summary["notes"] == [
         "2 messages after the last answer left out",
         "2 system messages without text left out",
+        "2 of the rows kept repeat an earlier one; data.near_duplicates: drop would leave them out",
     ]
     assert bytes(all_rows(tmp_path / "out")[0]["input_ids"][:-1]) == b"Q: hello A: hi"
 

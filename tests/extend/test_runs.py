@@ -112,6 +112,8 @@ def test_a_subset_comes_from_old_and_new_rows(extended, finished, s2l, tmp_path)
         assert ("the run with 1 extension(s)" in done.stdout) == (flag is None)
         places[flag] = out.read_bytes()
     assert places[None] == (folder(extended) / "subset" / "selected.jsonl").read_bytes()
+    done = s2l("export", extended, tmp_path / "export", "--to", "trl")
+    assert "note      these are rows of the run with 1 extension(s)" in done.stdout
     assert places["--without-extensions"] == (finished / "subset" / "selected.jsonl").read_bytes()
 
 

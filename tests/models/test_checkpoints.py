@@ -174,6 +174,12 @@ def test_a_tokenizer_that_is_not_there_is_refused(tmp_path):
         checkpoints.load_tokenizer(str(tmp_path))
 
 
+def test_a_path_that_is_not_there_is_called_no_folder_and_no_name():
+    message = r"tokenizer configs/tokenizers/none cannot be loaded: there is no such folder here"
+    with pytest.raises(ModelError, match=message):
+        checkpoints.load_tokenizer("configs/tokenizers/none")
+
+
 def test_a_tokenizer_without_end_of_sequence_is_refused(tmp_path):
     tiny.tokenizer(eos=None).save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="has no end-of-sequence token"):
