@@ -23,7 +23,7 @@ def column_keys(ids: pa.ChunkedArray, **parameters: Any) -> np.ndarray:
         TypeError: the column is no text, whose ids would get keys that no other code knows.
     """
     kind = ids.type.value_type if pa.types.is_dictionary(ids.type) else ids.type
-    if not any(is_kind(kind) for is_kind in _TEXT):
+    if len(ids) and not any(is_kind(kind) for is_kind in _TEXT):
         raise TypeError(f"ids are text, not {ids.type}")
     keys = [_keys(chunk, parameters) for chunk in ids.chunks if len(chunk)]
     return np.concatenate(keys) if keys else np.empty(0, np.uint64)
