@@ -4,7 +4,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from s2l_ray import events, progress
@@ -35,18 +35,21 @@ def is_connected() -> bool:
 
 
 @contextlib.contextmanager
-def watched() -> Iterator[None]:
+def watched(give_up: Callable[[UserError], None]) -> Iterator[None]:
     """Inside the block, tell nodes that come and go, count workers, and export metrics.
 
-    Executions of Ray Data, and trainings, ask `given_up`. A block inside such a block changes
-    nothing.
+    A block inside such a block changes nothing.
+
+    Args:
+        give_up: called, in a thread, with the error with which the current step is to end. Who
+            waits for workers in another way than that ends asks `given_up`.
     """
     global _watch
     if not _watching.acquire(blocking=False):
         yield
         return
     try:
-        _watch = _Watch()
+        _watch = _Watch(give_up)
         with ray_metrics.exported(), running_thread(_watch.keep):
             yield
     finally:
@@ -64,9 +67,10 @@ def given_up() -> UserError | None:
 class _Watch:
     """What was seen of the cluster at the last look."""
 
-    def __init__(self) -> None:
+    def __init__(self, give_up: Callable[[UserError], None]) -> None:
         self.given_up: tuple[progress.Progress | None, UserError | None] = (None, None)
         """A step, and the error with which it is to end; until the next look, if nobody asks."""
+        self._give_up = give_up
         self._deaths = worker_deaths.Deaths()
         self._nodes: dict[str, str] | None = None
         self._next_nodes = 0.0
@@ -115,7 +119,10 @@ class _Watch:
         alive = (actor for actor in _actors(WORKERS) if actor["State"] == "ALIVE")
         living = {(actor["ActorID"], actor["Pid"]) for actor in alive}
         last = self._deaths.look(step, living, worker_deaths.dead_workers)
-        self.given_up = (step, last and worker_deaths.explained(step.stage, last))
+        error = None if last is None else worker_deaths.explained(step.stage, last)
+        self.given_up = (step, error)
+        if error is not None:
+            self._give_up(error)
 
 
 def workers(kinds: tuple[str, ...] = WORKERS) -> dict[str, str]:

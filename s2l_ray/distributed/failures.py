@@ -160,5 +160,5 @@ def user_errors(who: str, advice: str) -> Iterator[None]:
             what = f"died {MAX_ATTEMPTS} times, {why_died()}"
             raise LostWorkerError(f"{who} {what}. {advice}", with_node=False) from error
         if (shortage := ran_out(cause)) is not None:
-            raise DataError(f"{who}: {shortage}") from error
+            raise DataError(f"{who.removesuffix(',')}: {shortage}") from error
         raise UnitError(f"{who} failed with:\n{error}") from None

@@ -144,8 +144,8 @@ def connect(
         stack.enter_context(session.cluster(address))
     from s2l_ray.distributed import executions  # loads Ray, with what `cluster` has set
 
-    stack.enter_context(cluster_watch.watched())
-    stack.enter_context(executions.given_up_by_watch())
+    stack.enter_context(executions.noted())
+    stack.enter_context(cluster_watch.watched(executions.give_up))
     stack.enter_context(waiting.limited_to(wait_seconds))
 
 

@@ -1,5 +1,6 @@
 """Workers that always die before they have done anything: the program says why, and ends."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -8,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests import handmade
@@ -26,21 +28,57 @@ cluster_watch.SECONDS_PER_LOOK_AT_NODES = 1.0
 worker_deaths.SECONDS_OF_DEATHS = 4.0
 sys.exit(cli.main(sys.argv[1:]))
 """
-ON_A_FULL_DISK = """
-import contextlib, sys
-from tests.distributed.test_worker_deaths import prepare
+FULL_BEFORE_IT_JOINS = """
+import sys
+from tests.distributed.test_worker_deaths import fill, prepare
 from tests.own_ray import head_node
 
-config, disk = sys.argv[1:]
+disk, config = sys.argv[1:]
 with head_node("--num-cpus=2", f"--temp-dir={disk}") as head:
-    with contextlib.suppress(OSError), open(f"{disk}/filler", "wb", buffering=0) as filler:
-        while True:
-            filler.write(bytes(4096))
+    fill(disk)
     done = prepare(head, config)
 sys.stdout.write(done.stdout)
 sys.stderr.write(done.stderr)
 sys.exit(done.returncode)
 """
+JOINED = """
+import contextlib, os, sys
+from tests.distributed import test_worker_deaths as test
+from tests.own_ray import head_node
+
+disk, folder = sys.argv[1:]
+options = ("--num-cpus=2", "--object-store-memory=80000000", f"--temp-dir={disk}")
+with head_node(*options) as head, contextlib.ExitStack() as stack:
+    os.environ.update(head.environment)  # before anything loads Ray, which then reads its token
+    from s2l_ray.distributed import cluster_watch, fleet, map_units, resources, worker_deaths
+    from s2l_ray.errors import UserError
+    from s2l_ray.pipeline.run import connect
+    from s2l_ray.progress import Progress
+    from s2l_ray.storage.location import Location
+
+    cluster_watch.SECONDS_PER_LOOK_AT_NODES, worker_deaths.SECONDS_OF_DEATHS = 1.0, 4.0
+    connect(f"127.0.0.1:{head.port}", 60, stack, print)
+    wanted, place = resources.Workers("doubles", 1, 2), Location.of(folder)
+    try:
+        with Progress("doubles"):
+            WORK
+    except UserError as error:
+        sys.exit(f"s2l: {error}")
+"""
+FULL_BEFORE_A_WORKER_STARTS = JOINED.replace(
+    "WORK",
+    """
+            test.fill(disk)
+            list(map_units.map_units(test.Doubles, [{}] * 4, wanted, place))
+""",
+)
+LARGE_OBJECTS = JOINED.replace(
+    "WORK",
+    """
+            doubles = fleet.RayFleet(test.Doubles, [place] * 2, wanted)
+            print(doubles.shuffle(["sum"], "large", "total"))
+""",
+)
 
 
 @pytest.fixture
@@ -62,6 +100,39 @@ def called(
     )
 
 
+class Doubles:
+    """A worker of either kind, for the programs above."""
+
+    def __init__(self, files: object = None) -> None:
+        pass
+
+    def __call__(self, unit: dict[str, object]) -> dict[str, object]:
+        return unit | unit
+
+    def large(self, names: Sequence[str]) -> list[np.ndarray]:
+        return [np.ones(12 << 20) for _ in names]  # 96 MiB each
+
+    def total(self, *parts: Sequence[np.ndarray]) -> dict[str, float]:
+        return {"sum": sum(float(part.sum()) for (part,) in parts)}
+
+
+def fill(disk: str) -> None:
+    """Leave no byte free there."""
+    with contextlib.suppress(OSError), open(f"{disk}/filler", "wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+
+
+def on_a_disk_of(size: str, program: str, argument: object) -> subprocess.CompletedProcess[str]:
+    """The program, with a disk of that size for the temporary folder of its Ray."""
+    disk = tempfile.mkdtemp(prefix="s2l-", dir="/tmp")  # the paths of Ray's sockets are short
+    try:
+        words = [sys.executable, "-c", program, disk, argument]
+        return called([*isolated("--mount"), *on_small_disk(Path(disk), size), *words])
+    finally:
+        shutil.rmtree(disk)
+
+
 def prepare(head: Head, config: object) -> subprocess.CompletedProcess[str]:
     """The program on this cluster; it gives up after some seconds, not half a minute."""
     words = [sys.executable, "-c", SOON, "run", config, "--until", "prepare"]
@@ -76,11 +147,27 @@ def test_of_a_machine_whose_memory_is_full_the_node_and_the_threshold_are_named(
     assert "exceeded threshold of" in message
 
 
-def test_of_a_full_disk_under_rays_temporary_folder_the_folder_is_named(config):
-    disk = tempfile.mkdtemp(prefix="s2l-", dir="/tmp")  # the paths of Ray's sockets are short
-    try:
-        words = [sys.executable, "-c", ON_A_FULL_DISK, config, disk]
-        message = refusal(called([*isolated("--mount"), *on_small_disk(Path(disk), "80m"), *words]))
-    finally:
-        shutil.rmtree(disk)
-    assert message.startswith(f"s2l: Ray's temporary folder {disk} is full: no worker can start")
+def test_a_full_temporary_folder_of_ray_is_named(config):
+    message = refusal(on_a_disk_of("80m", FULL_BEFORE_IT_JOINS, config))
+    folder = message.split("Ray's temporary folder ")[1].split()[0]
+    assert message.startswith(f"s2l: Ray's temporary folder {folder} is full: no worker can start")
+
+
+def test_a_temporary_folder_that_fills_before_a_worker_starts_ends_the_stage(tmp_path):
+    done = on_a_disk_of("80m", FULL_BEFORE_A_WORKER_STARTS, tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    last = next(line for line in done.stderr.splitlines() if line.startswith("s2l: "))
+    assert last.startswith("s2l: doubles: every worker on node ")
+    assert "died, most likely because Ray's temporary folder /tmp/s2l-" in last
+
+
+def test_objects_larger_than_the_object_store_go_by_the_disk(tmp_path):
+    done = on_a_disk_of("1g", LARGE_OBJECTS, tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1] == str({"sum": float(2 * (12 << 20))})
+
+
+def test_objects_larger_than_the_object_store_on_a_full_disk_name_the_folder(tmp_path):
+    done = on_a_disk_of("120m", LARGE_OBJECTS, tmp_path)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "s2l: doubles: the worker of parts 0, or one that it took from: Ray's tem" in done.stderr
