@@ -33,20 +33,29 @@ CONTENT_ID = "^[0-9a-f]{32}(-[0-9]+)?$"
 def repeats(staged: Location, parts: Sequence[RawPart]) -> list[list[tuple[int, int]]]:
     """Return for each part the (position, occurrence) of every row that repeats an earlier one.
 
-    The first repetition is occurrence 1.
+    The first repetition is occurrence 1. The first 8 bytes of all digests are held at once; the
+    rest only of rows that share those with another row, for which the parts are read again.
     """
-    digests, owner, position = [], [], []
-    columns = read_ahead(lambda part: _digest_column(staged, part), parts)
-    for number, column in enumerate(columns):
-        usable = np.flatnonzero(~np.asarray(column.is_null()))
-        raw = b"".join(column.drop_null().to_pylist())
-        digests.append(np.frombuffer(raw, dtype=">u8").reshape(-1, 2).astype(np.uint64))
-        owner.append(np.full(len(usable), number, np.int32))
-        position.append(usable.astype(np.int32))
-    digest_N2 = np.concatenate(digests)
-    owner_N, position_N = np.concatenate(owner), np.concatenate(position)
-    occurrence_N = hashing.occurrences(digest_N2)
+    keys = array("Q")  # it grows in place
+    for column in read_ahead(lambda part: _digest_column(staged, part), parts):
+        keys.frombytes(_digests(column)[:, 0].tobytes())
+    key_N = np.frombuffer(keys, np.uint64)
+    key_N.sort()
+    shared_K = np.unique(key_N[1:][key_N[1:] == key_N[:-1]])
     repeats_of_part: list[list[tuple[int, int]]] = [[] for _ in parts]
+    if not len(shared_K):
+        return repeats_of_part
+    del key_N, keys
+    digests, owner, position = [], [], []
+    for number, column in enumerate(read_ahead(lambda part: _digest_column(staged, part), parts)):
+        digest_P2 = _digests(column)
+        nearest_P = np.searchsorted(shared_K[:-1], digest_P2[:, 0])
+        shares_P = shared_K[nearest_P] == digest_P2[:, 0]
+        digests.append(digest_P2[shares_P])
+        owner.append(np.full(len(digests[-1]), number, np.int32))
+        position.append(np.flatnonzero(~np.asarray(column.is_null()))[shares_P].astype(np.int32))
+    owner_N, position_N = np.concatenate(owner), np.concatenate(position)
+    occurrence_N = hashing.occurrences(np.concatenate(digests))
     for index in np.flatnonzero(occurrence_N):
         pair = int(position_N[index]), int(occurrence_N[index])
         repeats_of_part[owner_N[index]].append(pair)
@@ -96,7 +105,7 @@ def masks_of_pool_rows(
     for part, repeated in zip(parts, repeats, strict=True):
         column = _digest_column(staged, part)
         usable = np.flatnonzero(~np.asarray(column.is_null()))
-        key_P = _keys(column.drop_null().to_pylist())
+        key_P = _digests(column)[:, 0]
         occurrence_P = np.zeros(len(column), np.int64)
         for position, occurrence in repeated:
             occurrence_P[position] = occurrence
@@ -165,7 +174,7 @@ def _content_by_id(staged: Location, fields: FieldNames) -> dict[str, str]:
     return {}
 
 
-def _keys(digests: Sequence[bytes]) -> np.ndarray:
-    """Return the first 8 bytes of each digest, uint64."""
-    raw = np.frombuffer(b"".join(digests), dtype=">u8")
-    return raw.reshape(-1, 2)[:, 0].astype(np.uint64)
+def _digests(column: pa.ChunkedArray) -> np.ndarray:
+    """Return the digests of the rows that have one, uint64 (P, 2)."""
+    raw = b"".join(column.drop_null().to_pylist())
+    return np.frombuffer(raw, dtype=">u8").reshape(-1, 2).astype(np.uint64)
