@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from s2l_ray import status_command, subset_commands
+from s2l_ray import config_commands, status_command, subset_commands
 from s2l_ray.display import Say, for_commands
 from s2l_ray.options import (
     Address,
@@ -36,6 +36,7 @@ app = typer.Typer(
 examples:
   s2l demo                                the whole pipeline on generated data
   s2l init pool.jsonl > mine.yaml         a configuration that reads your rows
+  s2l keys clusters                       what may stand in that section
   s2l plan configs/demo.yaml              check it; tokens, FLOPs, hours
   s2l run configs/demo.yaml --set seed=7  run it; again: go on, or do nothing
   s2l compare configs/demo.yaml           does it help? against random subsets
@@ -98,43 +99,14 @@ def demo(
         say("\n" + generated.explanation())
 
 
-@app.command(
+app.command(
     short_help="Look at your rows; print a configuration that reads them.",
-    epilog="""\b
-example: s2l init pool.jsonl > mine.yaml
-example: s2l init 'pool/*.parquet' --model EleutherAI/pythia-70m-deduped
-example: s2l init mails.csv --fields prompt=mail,response=reply,stratum=desk
-""",
-)
-def init(
-    files: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="FILES",
-            help="Files, globs, directories, URIs, or hf://org/name[:split], as in data.train.",
-        ),
-    ],
-    model: Annotated[
-        str | None,
-        typer.Option(metavar="M", help="The reference, a small model. Default: one is proposed."),
-    ] = None,
-    fields: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="KEY=FIELD,...",
-            help="Fields that hold prompt, response, messages, stratum and others, as in "
-            "data.fields; null for none. Default: they are looked for.",
-        ),
-    ] = None,
-) -> None:
-    """Look at the first rows of files, and print the shortest configuration that reads them, with
-    comments: which fields hold questions, answers or messages, strata and ids, and numbers of
-    clusters and checkpoints that fit the number of rows. Nothing is run and nothing is written.
-    """
-    from s2l_ray import first_config
-
-    named = first_config.parse_fields(fields or [])
-    print(first_config.text_of(files, model, named), end="")
+    epilog=config_commands.INIT_EXAMPLES,
+)(config_commands.init)
+app.command(
+    short_help="List the keys of a configuration, and what they mean.",
+    epilog=config_commands.KEYS_EXAMPLES,
+)(config_commands.keys)
 
 
 @app.command(
@@ -187,43 +159,10 @@ def plan(
     print("\n".join(shown))
 
 
-@app.command(
+app.command(
     short_help="Show the first rows as a model reads them; mark what carries loss.",
-    epilog="""\b
-examples:
-  s2l preview mine.yaml                  three rows, and what would be rejected
-  s2l preview mine.yaml --rows 100 --json | jq .segments
-""",
-)
-def preview(
-    config: Config,
-    rows: Annotated[
-        int, typer.Option(metavar="N", min=1, help="How many of the first rows to show.")
-    ] = 3,
-    as_json: Annotated[
-        bool,
-        typer.Option(
-            "--json",
-            help="A line of JSON for each row: {example_id, segments: [{text, loss}]}, or {file, "
-            "row, rejected}.",
-        ),
-    ] = False,
-    overrides: Overrides = None,
-) -> None:
-    """Show the first rows of the pool as a model reads them, with the tokens that carry loss
-    marked, and what would be rejected among the first 1,000 rows. Rows of a file are numbered
-    from 0. It starts no Ray and reads no weights; only the tokenizer is loaded.
-    """
-    from rich.console import Console
-
-    from s2l_ray import preview as previewing
-    from s2l_ray.config.load import load
-
-    run_config = load(config, overrides or [])
-    if not as_json:
-        return previewing.show(run_config, rows, Console(soft_wrap=True, highlight=False))
-    for line in previewing.json_lines(run_config, rows):
-        print(line)
+    epilog=config_commands.PREVIEW_EXAMPLES,
+)(config_commands.preview)
 
 
 @app.command(

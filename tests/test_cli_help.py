@@ -11,7 +11,7 @@ from s2l_ray.selection.methods import METHODS
 from s2l_ray.stages import NAMES
 
 COMMANDS = ("demo", "init", "plan", "run", "compare", "select", "export", "extend", "status")
-COMMANDS += ("report",)
+COMMANDS += ("report", "keys")
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from s2l_ray.config import load, sections
+from s2l_ray.config import keys, load, sections
 from s2l_ray.config.section import Section
 from tests import shown
 
@@ -69,7 +69,7 @@ def sections_below(section):
     """A section of the run file and all that it can contain."""
     yield section
     for field in section.model_fields.values():
-        for item in reference().alternatives(field.annotation):
+        for item in keys.alternatives(field.annotation):
             if isinstance(item, type) and issubclass(item, Section):
                 yield from sections_below(item)
 
@@ -78,7 +78,7 @@ def test_every_key_is_described():
     text = reference().configuration()
     for section in sections_below(sections.RunConfig):
         assert section.__doc__
-        if reference().has_table(section):
+        if keys.has_keys_of_its_own(section):
             assert [key for key in section.model_fields if f"| `{key}` |" not in text] == []
 
 
@@ -92,7 +92,7 @@ def test_keys_that_do_not_change_the_result_are_marked():
 
 def test_every_command_is_described():
     text = reference().commands()
-    for name in ("demo", "plan", "run", "compare", "select", "export", "extend", "report"):
+    for name in ("demo", "keys", "plan", "run", "compare", "select", "export", "extend", "report"):
         assert f"\n## s2l {name}\n" in text
     assert "--update-centroids" in text
 
