@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from s2l_ray import config_commands, status_command, subset_commands
-from s2l_ray.display import Say, for_commands
+from s2l_ray.display import Say, at_work, for_commands
 from s2l_ray.options import (
     Address,
     Config,
@@ -149,13 +149,14 @@ def plan(
     CPU cores: expect a quarter more or less there, and more where the machine is another or has
     other work to do.
     """
-    from s2l_ray.config.load import load
-    from s2l_ray.estimate import plan as planning
+    with at_work("plan"):
+        from s2l_ray.config.load import load
+        from s2l_ray.estimate import plan as planning
 
-    loaded = load(config, overrides or [])
-    shown = planning.lines(
-        loaded, tflops, from_stage=from_stage, dollars_per_cpu_hour=dollars_per_cpu_hour
-    )
+        loaded = load(config, overrides or [])
+        shown = planning.lines(
+            loaded, tflops, from_stage=from_stage, dollars_per_cpu_hour=dollars_per_cpu_hour
+        )
     print("\n".join(shown))
 
 
@@ -298,10 +299,12 @@ app.command(
 )
 def report(run_dir: RunDir) -> None:
     """Write RUN_DIR/report/index.html from what the run has finished."""
-    from s2l_ray.runs import load
-
     here = working_directory()
-    print(shortest(load(run_dir).report(), here))
+    with at_work("report"):
+        from s2l_ray.runs import load
+
+        page = load(run_dir).report()
+    print(shortest(page, here))
 
 
 def _run(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from s2l_ray.display import at_work
 from s2l_ray.options import Config, Overrides
 
 if TYPE_CHECKING:
@@ -54,10 +55,12 @@ def init(
     comments: which fields hold questions, answers or messages, strata and ids, and numbers of
     clusters and checkpoints that fit the number of rows. Nothing is run and nothing is written.
     """
-    from s2l_ray import first_config
+    with at_work("init"):
+        from s2l_ray import first_config
 
-    named = first_config.parse_fields(fields or [])
-    print(first_config.text_of(files, model, named), end="")
+        named = first_config.parse_fields(fields or [])
+        text = first_config.text_of(files, model, named)
+    print(text, end="")
 
 
 def preview(
@@ -81,13 +84,14 @@ def preview(
     """
     from rich.console import Console
 
-    from s2l_ray import preview as previewing
-    from s2l_ray.config.load import load
+    with at_work("preview"):
+        from s2l_ray import preview as previewing
+        from s2l_ray.config.load import load
 
-    run_config = load(config, overrides or [])
+        previewer = previewing.Previewer(load(config, overrides or []))
     if not as_json:
-        return previewing.show(run_config, rows, Console(soft_wrap=True, highlight=False))
-    for line in previewing.json_lines(run_config, rows):
+        return previewing.show(previewer, rows, Console(soft_wrap=True, highlight=False))
+    for line in previewing.json_lines(previewer, rows):
         print(line)
 
 

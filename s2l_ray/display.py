@@ -136,9 +136,17 @@ def _live_line() -> "ConsoleRenderable":
 
 def for_commands(log_format: str = "text") -> Display:
     """Return the display of a command, for its standard output and error as they are."""
-    if log_format == "json":
-        return JsonLines()
-    say = _print_at_once
+    return JsonLines() if log_format == "json" else _of_text(_print_at_once)
+
+
+@contextlib.contextmanager
+def at_work(command: str) -> Iterator[None]:
+    """Show on standard error that `command` is at work, whose standard output is its result."""
+    with _of_text(_print_error_at_once).open(), progress.Progress(command):
+        yield
+
+
+def _of_text(say: Say) -> Display:
     return Terminal(say) if sys.stderr.isatty() else Display(say)
 
 
@@ -160,3 +168,7 @@ def with_display(function: Callable[P, T]) -> Callable[P, T]:
 
 def _print_at_once(line: str) -> None:
     print(line, flush=True)
+
+
+def _print_error_at_once(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -116,12 +116,11 @@ class Previewer:
         return decoded(tokens, self.tokenizer)
 
 
-def json_lines(config: RunConfig, num_rows: int) -> Iterator[str]:
+def json_lines(previewer: Previewer, num_rows: int) -> Iterator[str]:
     """Yield one line of JSON for each of the first rows, rejected ones included.
 
     A line is {"example_id", "segments": [{"text", "loss"}]}, or {"file", "row", "rejected"}.
     """
-    previewer = Previewer(config)
     for row in itertools.islice(previewer.rows(), num_rows):
         if row.tokens is None:
             yield json.dumps({"file": row.file, "row": row.row, "rejected": row.rejected})
@@ -131,14 +130,13 @@ def json_lines(config: RunConfig, num_rows: int) -> Iterator[str]:
             yield json.dumps({"example_id": row.example_id, "segments": segments})
 
 
-def show(config: RunConfig, num_rows: int, console: Console) -> None:
+def show(previewer: Previewer, num_rows: int, console: Console) -> None:
     """Print the first rows, with colour for loss or in brackets, and what would be rejected.
 
     Raises:
-        UserError: as `Previewer`; or the rows read lack a field that the configuration names.
+        UserError: the rows read lack a field that the configuration names.
     """
-    previewer, data = Previewer(config), config.data
-    assert data is not None
+    data = previewer.data
     count = pool_checks.FieldCount()
     reasons, left_out, num_read, num_cut = Counter[str](), Counter[str](), 0, 0
     first_place: dict[str, str] = {}

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from s2l_ray.display import at_work
 from s2l_ray.options import RunDir
 
 SECONDS_PER_LOOK = 2.0
@@ -30,17 +31,20 @@ def status(
     what it took, and what failed so far. It reads the directory alone, from any machine that
     reaches it, and starts no Ray. A process that has given no sign of life for a minute seems dead.
     """
-    from s2l_ray.status import status as status_of
 
     def text() -> tuple[str, bool]:
         now = status_of(run_dir)
         shown = json.dumps(now.as_json()) if as_json else "\n".join(now.lines())
         return shown, not now.is_over
 
+    with at_work("status"):
+        from s2l_ray.status import status as status_of
+
+        shown, _ = text()
     if watch:
         _watch(text)
     else:
-        print(text()[0])
+        print(shown)
 
 
 def _watch(look: Callable[[], tuple[str, bool]]) -> None:

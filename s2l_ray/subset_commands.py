@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from s2l_ray.display import at_work
 from s2l_ray.errors import first
 from s2l_ray.export import names as trainers
 from s2l_ray.options import (
@@ -127,30 +128,31 @@ def select(
     (selection.stratify, weights, minimum, maximum). Subsets of one method, order and seed are
     nested: a larger one contains a smaller one. Rows come in the input's order.
     """
-    from s2l_ray.config.load import parse_budget
-    from s2l_ray.pipeline.subset import check_out
-    from s2l_ray.runs import load
-
     started, here = time.monotonic(), working_directory()
-    wanted = parse_budget(budget, "--budget")
-    opened = load(run_dir, with_extensions=not without_extensions)
-    if out is not None:
-        check_out(opened.location, opened.config, out)
-    added = None if columns is None else [name.strip() for name in columns.split(",") if name]
-    selection = opened.select(
-        wanted,
-        method,
-        seed,
-        within,
-        added,
-        score=score,
-        score_order=score_order,
-        quantile=quantile,
-        unlearned=unlearned,
-        where=where,
-    )
-    lines = selection.summary()
-    file = selection.write(out, replace=force)
+    with at_work("select"):
+        from s2l_ray.config.load import parse_budget
+        from s2l_ray.pipeline.subset import check_out
+        from s2l_ray.runs import load
+
+        wanted = parse_budget(budget, "--budget")
+        opened = load(run_dir, with_extensions=not without_extensions)
+        if out is not None:
+            check_out(opened.location, opened.config, out)
+        added = None if columns is None else [name.strip() for name in columns.split(",") if name]
+        selection = opened.select(
+            wanted,
+            method,
+            seed,
+            within,
+            added,
+            score=score,
+            score_order=score_order,
+            quantile=quantile,
+            unlearned=unlearned,
+            where=where,
+        )
+        lines = selection.summary()
+        file = selection.write(out, replace=force)
     lines |= {"selected": shortest(file, here), "took": duration(time.monotonic() - started)}
     for name, text in lines.items():
         print(f"{name:<10}{text}")
@@ -193,11 +195,12 @@ def export(
     messages in a chat. The other trainers write the text around rows by their own template.
     docs/export.md shows every trainer, from subset to training.
     """
-    from s2l_ray.config.load import parse_budget
-    from s2l_ray.runs import load
-
     here = working_directory()
-    wanted = None if budget is None else parse_budget(budget, "--budget")
-    opened = load(run_dir, with_extensions=not without_extensions)
-    done = opened.export(trainer, out, budget=wanted, method=method, seed=seed)
+    with at_work("export"):
+        from s2l_ray.config.load import parse_budget
+        from s2l_ray.runs import load
+
+        wanted = None if budget is None else parse_budget(budget, "--budget")
+        opened = load(run_dir, with_extensions=not without_extensions)
+        done = opened.export(trainer, out, budget=wanted, method=method, seed=seed)
     print("\n".join(done.lines(shortest(done.path, here))))

@@ -9,8 +9,10 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
-from s2l_ray import display, events
+from s2l_ray import cli, display, events
+from s2l_ray.commands import app
 from s2l_ray.display import Display, JsonLines, with_display
 from s2l_ray.progress import Progress
 from tests.clock import Clock
@@ -139,3 +141,62 @@ def test_on_a_terminal_the_step_is_shown_at_once():
 
     assert process.wait() == 0 and b"the end" in shown
     assert b"reference" in shown and b"a line" in shown
+
+
+AT_WORK = """
+from s2l_ray import display
+with display.at_work("plan"):
+    input()
+print("the result")
+"""
+
+
+def test_a_command_with_a_result_shows_its_work_on_the_terminal_and_the_result_alone_in_a_file():
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", AT_WORK], stdin=its, stdout=subprocess.PIPE, stderr=its
+    )
+    os.close(its)
+    shown = b""
+    while b"plan" not in shown:  # or the test's time is over
+        shown += os.read(ours, 1 << 16)
+    os.write(ours, b"\n")
+    result, _ = process.communicate()
+    os.close(ours)
+
+    assert (process.returncode, result) == (0, b"the result\n")
+
+
+def test_work_without_a_terminal_is_said_on_standard_error(capsys):
+    with display.at_work("plan"):
+        events.tell("notice", text="it takes a while")
+
+    assert capsys.readouterr() == ("", "it takes a while\n")
+
+
+ARGUMENTS = {
+    "init": ["missing.jsonl"],
+    "plan": ["missing.yaml"],
+    "preview": ["missing.yaml"],
+    "select": ["missing", "--budget", "3"],
+    "export": ["missing", "out", "--to", "trl"],
+    "report": ["missing"],
+    "status": ["missing"],
+}
+"""Commands whose standard output is their result, with arguments that come to nothing."""
+
+
+@pytest.mark.parametrize("command", ARGUMENTS)
+def test_a_command_with_a_result_is_at_work_from_its_first_second(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    told: list[events.Event] = []
+    with events.heard_by(told.append):
+        assert cli.main([command, *ARGUMENTS[command]]) == 2
+
+    steps = [event["event"] for event in told if event.get("stage") == command]
+    assert steps == ["begin", "failed"]
+
+
+def test_every_other_command_shows_its_stages_or_reads_nothing():
+    commands = typer.main.get_command(app).commands
+    assert commands.keys() - ARGUMENTS.keys() == {"demo", "run", "compare", "extend", "keys"}

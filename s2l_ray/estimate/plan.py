@@ -19,7 +19,7 @@ from s2l_ray.estimate.costs import Cost, Hardware
 from s2l_ray.estimate.quantities import quantities, tokenizer_of
 from s2l_ray.pipeline import preflight, staleness, steps
 from s2l_ray.pipeline.supplements import lacks_supplement
-from s2l_ray.progress import label_column
+from s2l_ray.progress import doing, label_column
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
 from s2l_ray.training.declaration import REFERENCE, TARGET
@@ -54,8 +54,10 @@ def lines(
             "measure this machine."
         )
     brought.check_price(config, dollars_per_cpu_hour)
+    doing("reading the inputs")
     run_plan = steps.plan(config, Location.of(config.run_dir))
     stale = staleness.stale(run_plan.steps, from_stage)
+    doing("checking the configuration")
     preflight.check(run_plan, stale, from_stage)
     compared = comparison.check(config) if config.comparison is not None else []
     shown = [f"run_dir   {config.run_dir}", ""]
@@ -64,6 +66,7 @@ def lines(
         for step in run_plan.steps
     ]
     pinned = _with_pinned_models(config, run_plan.contents)
+    doing("counting rows and tokens")
     amounts, counting = quantities(pinned, run_plan.steps, {step.stage for step in stale})
     # Without a tokenizer, tokens are guesses, and rows may be refused by the template.
     _check_pool(config, amounts, stale, exact=not counting)
@@ -163,6 +166,7 @@ def _costs(
         if tflops is not None:
             by_stage[stage] = work, costs.given(section, tflops * 1e12)
         else:
+            doing(f"measuring the speed of {stage} on this machine")
             by_stage[stage] = work, costs.measured(stage, section, work, samples[stage])
     seconds = {stage: costs.seconds(stage, *pair) for stage, pair in by_stage.items()}
     estimated = [Cost(step.label, *by_stage[step.stage], seconds[step.stage]) for step in costly]
