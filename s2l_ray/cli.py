@@ -14,7 +14,6 @@ from typing import TextIO
 
 import typer
 
-from s2l_ray import commands
 from s2l_ray.errors import UserError
 from s2l_ray.interrupts import EXIT_CODE, Interrupted, ended_by_signals
 
@@ -22,9 +21,11 @@ from s2l_ray.interrupts import EXIT_CODE, Interrupted, ended_by_signals
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    command = typer.main.get_command(commands.app)
     try:
         with ended_by_signals(partial(_interrupted, arguments=arguments)):
+            from s2l_ray import commands  # takes a second, in which Ctrl-C may come
+
+            command = typer.main.get_command(commands.app)
             with command.make_context("s2l", arguments) as context:
                 command.invoke(context)
             sys.stdout.flush()

@@ -274,7 +274,7 @@ def test_a_reader_that_has_seen_enough_gets_no_traceback(folder):
         check=False,
     )
     os.close(write)
-    assert (done.returncode, done.stderr) == (1, "")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
 
 
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(capsys):

@@ -106,3 +106,24 @@ def test_a_child_that_lives_on_does_not_keep_the_program_from_leaving():
         finally:
             process.stdin.close()  # the child ends
     assert process.returncode == 0
+
+
+LOADS = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == "s2l_ray.config.sections":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupting())
+from s2l_ray import cli
+sys.exit(cli.main(["plan", "missing.yaml"]))
+"""
+"""The program, interrupted while it loads its commands."""
+
+
+def test_an_interrupt_while_the_program_loads_is_one_message():
+    done = subprocess.run([sys.executable, "-c", LOADS], capture_output=True, text=True)
+
+    assert done.returncode == 130
+    assert done.stderr == "\ns2l: interrupted; the same command goes on from what is saved\n"
