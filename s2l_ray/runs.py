@@ -16,7 +16,7 @@ from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config.budgets import Budget
 from s2l_ray.config.paths import check_absolute, paths_of
 from s2l_ray.config.sections import RunConfig
-from s2l_ray.data.declaration import PREPARE
+from s2l_ray.data.declaration import PREPARE, own_chat_template
 from s2l_ray.display import Say, with_display
 from s2l_ray.distributed import session
 from s2l_ray.errors import ConfigError, DataError
@@ -310,7 +310,8 @@ class Run:
         if wanted is None:
             raise ConfigError(f"{self.path} has no `selection`: give a budget.")
         selection = self.select(wanted, method, seed, columns=())
-        made = folder.export(selection.rows, self.config.data, trainer, place)
+        data, template = self.config.data, own_chat_template(self.config)
+        made = folder.export(selection.rows, data, trainer, place, template)
         if not (origin := selection.summary().get("from")):
             return made
         return replace(made, notes=(f"these are rows of {origin}", *made.notes))

@@ -18,6 +18,7 @@ from s2l_ray.artifacts.tables import (
     trajectory_table,
 )
 from s2l_ray.config.load import from_tree
+from s2l_ray.config.paths import stored_tree
 from s2l_ray.pipeline import run as pipeline
 from s2l_ray.pipeline import steps
 from s2l_ray.pipeline.subset import choose_subset
@@ -106,7 +107,7 @@ def finish(tree: dict[str, Any], until: str = "report") -> Location:
     run = Location.of(tree["run_dir"])
     open_run(run)
     loaded = from_tree(tree, "test")
-    (run / "config.json").write_json(loaded.model_dump(mode="json", exclude_none=True))
+    (run / "config.json").write_json(stored_tree(loaded))
     for step in steps.plan(loaded, run).through(until):
         step.out.begin()
         summary: dict[str, Any] = {"rows": NUM_ROWS}

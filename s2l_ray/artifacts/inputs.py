@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from s2l_ray.config.data import CHATML, NAMED_TEMPLATES, DataConfig
+from s2l_ray.config.data import DataConfig
 from s2l_ray.config.training import ModelSpec, RandomModel
 from s2l_ray.errors import ModelError
 from s2l_ray.models import adapters, origins
@@ -147,12 +147,16 @@ class Contents:
 
     def template_inputs(self, data: DataConfig) -> dict[str, Any]:
         """Return the hashes of templates that are a user's files; nothing for named templates."""
-        templates = {"template": data.template_name, "chat_template": data.chat_template}
         return {
-            f"data.{key} contents": self.folder_hashes(name)
-            for key, name in templates.items()
-            if name not in (*NAMED_TEMPLATES, CHATML, None) and Path(name).is_file()
+            f"data.{key} contents": self._template_hashes(name)
+            for key, name in data.template_files.items()
+            if Location.of(name).is_file()
         }
+
+    def _template_hashes(self, name: str) -> list[str]:
+        if not is_uri(name):
+            return self.folder_hashes(name)
+        return [f". {self.file_hash(input_files.InputFile(name, 0, ''))}"]
 
     def folder_hashes(self, path: str) -> list[str]:
         """Return "NAME HASH" for every file below a folder, or for one local file."""

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
+from s2l_ray.artifacts.identity import identity
 from s2l_ray.config.section import Section, default_of
 from s2l_ray.errors import StorageError
 from s2l_ray.storage import small_files
@@ -193,12 +194,23 @@ class StageDir:
         for name in (OLD_MANIFEST, MANIFEST):
             small_files.remove(self.location / name)
 
+    def identified(self) -> "StageDir":
+        """Return this folder with inputs that do not change with the spelling of a path.
+
+        Older versions recorded spellings. A result of the same inputs, finished or begun, keeps
+        what is recorded, and with it its fingerprint.
+        """
+        wanted, manifest = identity(self.inputs), self.manifest()
+        begun = small_files.read(self.location / UNFINISHED) if manifest is None else None
+        recorded = manifest.inputs if manifest else (begun or {}).get("inputs", {})
+        is_same = fingerprint(identity(recorded)) == fingerprint(wanted)
+        return replace(self, inputs=recorded if is_same else wanted)
+
     def changed_keys(self) -> list[str]:
         """Return the inputs that differ from those in the manifest; empty if it is current."""
         manifest = self.manifest()
-        before = manifest.inputs if manifest else {}
-        keys = sorted(before.keys() | self.inputs.keys())
-        return [key for key in keys if before.get(key) != self.inputs.get(key)]
+        before, now = identity(manifest.inputs if manifest else {}), identity(self.inputs)
+        return [key for key in sorted(before | now) if before.get(key) != now.get(key)]
 
     def is_current(self) -> bool:
         """Tell whether the stage is finished, and came from these inputs."""

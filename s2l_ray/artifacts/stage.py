@@ -233,18 +233,23 @@ class Step:
     @classmethod
     def of(cls, stage: Stage, task: Task, parent: Location, arm: str = "") -> "Step":
         """Return the step of `task` in the stage's folder below `parent`."""
-        out = stage.directory(parent, task.inputs)
-        early = partial(task.early, out) if task.early else None
+        out = stage.directory(parent, task.inputs).identified()
         replacement = None
         if task.is_checked:
-            replacement = cls.of(stage, replace(task, is_checked=False), parent / REDONE, arm)
-        work = partial(task.fill, out)
+            redone = stage.directory(parent / REDONE, out.inputs)
+            replacement = cls._in(stage, replace(task, is_checked=False), redone, arm)
+        return cls._in(stage, task, out, arm, replacement)
+
+    @classmethod
+    def _in(
+        cls, stage: Stage, task: Task, out: StageDir, arm: str, replacement: "Step | None" = None
+    ) -> "Step":
         return cls(
             stage,
             out,
-            work,
+            partial(task.fill, out),
             arm,
-            early,
+            partial(task.early, out) if task.early else None,
             task.repeats,
             replacement,
             task.supplement,

@@ -34,17 +34,19 @@ from s2l_ray.comparison.results import Outcome, Rationed
 from s2l_ray.comparison.trials import trials_of
 from s2l_ray.comparison.variants import Variant, variants
 from s2l_ray.config.comparison import ComparisonConfig
+from s2l_ray.config.paths import stored_tree
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.config.training import TargetConfig
+from s2l_ray.data import kept_templates
 from s2l_ray.data.cleaning import held_out_files
-from s2l_ray.data.declaration import PREPARE, with_absolute_template
+from s2l_ray.data.declaration import PREPARE
 from s2l_ray.distributed import session
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.evaluation.declaration import EVALUATION
 from s2l_ray.monitoring import logged, trackers
 from s2l_ray.pipeline import preflight
 from s2l_ray.pipeline import run as pipeline
-from s2l_ray.pipeline.staleness import stale
+from s2l_ray.pipeline.staleness import refuse_discarding, stale
 from s2l_ray.pipeline.steps import plan
 from s2l_ray.pipeline.subset import rebuild_report
 from s2l_ray.progress import Progress, duration, label_column
@@ -138,8 +140,11 @@ def _run_stages(
     The reference is not trained for a budget that the pool cannot give.
     """
     folder = Location.of(config.run_dir)
-    steps = plan(config, folder).through(CLUSTERS.name)
-    if pipeline.needs_ray(stale(steps, None), connection.address):
+    planned = plan(config, folder)
+    steps = planned.through(CLUSTERS.name)
+    todo = stale(steps, None)
+    refuse_discarding(planned.steps, todo, None)  # before rows are prepared again
+    if pipeline.needs_ray(todo, connection.address):
         connection.open()
     for until in (PREPARE.name, CLUSTERS.name):
         if until in {step.stage for step in steps}:
@@ -150,7 +155,7 @@ def _run_stages(
 def _store(config: RunConfig, folder: Location) -> None:
     """Store what was compared; the other sections stay those that the results of the run are of."""
     stored = folder / pipeline.CONFIG
-    asked = config.model_dump(mode="json")
+    asked = stored_tree(config)
     before = stored.read_json() if stored.is_file() else asked
     stored.write_json({**before, "comparison": asked["comparison"]})
 
@@ -344,7 +349,7 @@ class _Comparison:
             yield from run(
                 todo,
                 target=self.target,
-                data=with_absolute_template(data),
+                data=kept_templates.keep(data, self.plan.run),
                 evaluation=evaluation,
                 sets=sets,
                 folder=self.folder,

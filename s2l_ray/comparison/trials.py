@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from s2l_ray.artifacts.identity import identity
 from s2l_ray.artifacts.manifest import fingerprint
 from s2l_ray.artifacts.stage import RunPlan, Step
 from s2l_ray.clusters.declaration import CLUSTERS
@@ -92,13 +93,16 @@ def _rows_of(plan: RunPlan, budget: budgets.Budget) -> int:
 
 def trials_of(plan: RunPlan, arms: Sequence[Arm], selector: Selector) -> list[Trial]:
     """Return the trial of every arm; arms with the same rows and seed share one."""
-    shared = shared_inputs(plan)
+    shared, begun = shared_inputs(plan), set((selector.folder / TRIALS).names())
     found = []
     for arm in arms:
         steps, seed = _steps(plan, arm, arms), _seed(plan, arm)
         inputs = {**shared, "subset": arm.subset, "seed": seed, "steps": steps}
         rows = str(selector.rows_file(arm.key)) if arm.subset else ""
-        found.append(Trial(fingerprint(inputs), rows, seed, steps, arm.name))
+        # Older versions named a trial after the spelling of paths, too.
+        names = fingerprint(identity(inputs)), fingerprint(inputs)
+        name = next((name for name in names if name in begun), names[0])
+        found.append(Trial(name, rows, seed, steps, arm.name))
     return found
 
 

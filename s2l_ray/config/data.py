@@ -160,6 +160,13 @@ class DataConfig(Section):
         return self.model_copy(update={"fields": fields})
 
     @property
+    def template_files(self) -> dict[str, str]:
+        """`template` and `chat_template`, as far as they are files."""
+        names = {"template": self.template, "chat_template": self.chat_template}
+        named = (*NAMED_TEMPLATES, AUTO, CHATML, None)
+        return {key: name for key, name in names.items() if name is not None and name not in named}
+
+    @property
     def template_name(self) -> str:
         """The name or file of the template; for auto, what the other keys stand for."""
         if self.template != AUTO:

@@ -1,10 +1,11 @@
 """Chat templates that replace the tokenizer's own: ChatML, or a Jinja file."""
 
-from pathlib import Path
+import io
 from typing import TYPE_CHECKING
 
 from s2l_ray.config.data import CHATML, DataConfig
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, StorageError
+from s2l_ray.storage.location import Location
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,11 +45,13 @@ def template_text(key: str, name: str, named: str, advice: str) -> str:
     Raises:
         ConfigError: there is no such file, or it cannot be read.
     """
-    if not Path(name).is_file():
+    file = Location.of(name)
+    if not file.is_file():
         raise ConfigError(f"{key}: {name!r} is neither {named} nor a file. {advice}")
     try:
-        return Path(name).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+        with io.TextIOWrapper(io.BytesIO(file.read_bytes()), encoding="utf-8-sig") as text:
+            return text.read()
+    except (StorageError, UnicodeDecodeError) as error:
         raise ConfigError(f"{key}: cannot read {name}: {error}. {advice}") from None
 
 

@@ -12,17 +12,19 @@ from s2l_ray.artifacts.pool_types import check_columns, pool_types
 from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Task
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.clusters import FINDS_KINDS
-from s2l_ray.config.data import AUTO, CHATML, NAMED_TEMPLATES, OF_EVALUATION, DataConfig
+from s2l_ray.config.data import CHATML, OF_EVALUATION, DataConfig
 from s2l_ray.config.section import default_of
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.config.training import RandomModel
-from s2l_ray.data import cleaning
+from s2l_ray.data import cleaning, kept_templates
+from s2l_ray.data.chat_sources import jinja_source, read_chat_template
 from s2l_ray.errors import first
 from s2l_ray.models.adapters import tokenizer_source
 from s2l_ray.models.model_files import first_checkpoint
+from s2l_ray.models.origins import is_hub_name, local_path
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile, Listing, list_files
-from s2l_ray.storage.location import Location, absolute, absolute_if_file
+from s2l_ray.storage.location import Location, absolute, absolute_if_file, is_uri
 
 
 def pool_tokenizer(config: RunConfig) -> str | None:
@@ -39,12 +41,20 @@ def pool_tokenizer(config: RunConfig) -> str | None:
     return tokenizer_source(model.tokenizer if isinstance(model, RandomModel) else model)
 
 
-def with_absolute_template(data: DataConfig) -> DataConfig:
-    """Return the section with absolute paths of templates, for workers in other folders."""
-    named = {*NAMED_TEMPLATES, AUTO, CHATML, None}
-    paths = {"template": data.template, "chat_template": data.chat_template}
-    update = {key: absolute_if_file(path) for key, path in paths.items() if path not in named}
-    return data.model_copy(update=update)
+def own_chat_template(config: RunConfig) -> str | None:
+    """Return the Jinja text of `data.chat_template`.
+
+    None without one, and for ChatML where the tokenizer, which decides how a turn of it ends, is
+    not on this machine.
+    """
+    template = read_chat_template(config.data) if config.data is not None else None
+    name = pool_tokenizer(config) if template == CHATML else None
+    if name is None:
+        return template if template != CHATML else None
+    from s2l_ray.models import local_models
+
+    tokenizer = local_models.tokenizer(name)
+    return None if tokenizer is None else jinja_source(template, tokenizer)
 
 
 def template_inputs(data: DataConfig, contents: Contents) -> dict[str, Any]:
@@ -131,7 +141,7 @@ def _prepare(
     from s2l_ray.data import prepare
 
     tokenizer = absolute_if_file(plan.contents.pinned(pool_tokenizer(plan.config)))
-    data, held_out = with_absolute_template(data), cleaning.compared_sets(data, plan.run)
+    data, held_out = kept_templates.keep(data, plan.run), cleaning.compared_sets(data, plan.run)
     summary = prepare.run(data, listing.files, tokenizer, out, progress=progress, held_out=held_out)
     selection = plan.config.selection
     notes = _notes(summary) if selection is None or selection.format == "jsonl" else []
@@ -192,6 +202,14 @@ def data_of(base: BaseRun) -> DataConfig:
     return data
 
 
+def tokenizer_of(base: BaseRun) -> str | None:
+    """Return the tokenizer of the rows of a run; if the project was moved, where it is now."""
+    known: str | None = base.summary(PREPARE.name)["tokenizer"]
+    if known is None or is_uri(known) or is_hub_name(known) or local_path(known).exists():
+        return known
+    return absolute_if_file(pool_tokenizer(base.config))  # type: ignore[no-any-return]
+
+
 def _prepare_new(
     base: BaseRun,
     pool: Parts,
@@ -202,8 +220,7 @@ def _prepare_new(
     """Prepare the rows that neither the run nor an earlier extension has, and check their ids."""
     from s2l_ray.data import duplicates, prepare
 
-    data = with_absolute_template(data_of(base))
-    tokenizer = base.summary(PREPARE.name)["tokenizer"]
+    data, tokenizer = kept_templates.keep(data_of(base), base.run), tokenizer_of(base)
     drops = data.decontaminate == "drop"
     held_out = cleaning.compared_sets(data, base.run) if drops else {}
     summary = prepare.run(

@@ -10,8 +10,9 @@ from s2l_ray.artifacts.stage import RunPlan, Stage, Task
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.config.training import ModelSpec
+from s2l_ray.data import kept_templates
 from s2l_ray.data.cleaning import held_out_files
-from s2l_ray.data.declaration import check_template, template_inputs, with_absolute_template
+from s2l_ray.data.declaration import check_template, template_inputs
 from s2l_ray.data.first_rows import check_held_out
 from s2l_ray.errors import first
 from s2l_ray.models.flops import Shape
@@ -56,7 +57,7 @@ def _evaluate(
     section, data = plan.config.evaluation, plan.config.data
     assert section is not None and data is not None
     model = plan.folder(TARGET, arm) / "model"
-    data = with_absolute_template(data)
+    data = kept_templates.keep(data, plan.run)
     summary = stage.run(section, data, sets, model, out, progress=progress)
     return {**summary, "notes": [*notes, *summary.get("notes", [])]} if notes else summary
 

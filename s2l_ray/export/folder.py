@@ -1,6 +1,7 @@
 """Exports: a folder with the rows of a subset for a trainer, and the lines of its configuration."""
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,10 +14,15 @@ from s2l_ray.config.data import DataConfig
 from s2l_ray.errors import DataError, first
 from s2l_ray.export.conversation import CannotHold, as_json, conversations, survey
 from s2l_ray.export.rows import Row
-from s2l_ray.export.trainers import TRAINERS, Trainer, Written
+from s2l_ray.export.trainers import CHAT_TEMPLATE, TRAINERS, Trainer, Written
 from s2l_ray.storage.location import Location
 
 ROWS_PER_BATCH = 1024
+GENERATION = re.compile(r"\{%-?\s*generation\s*-?%\}")
+NO_MARKS = (
+    f"{CHAT_TEMPLATE} has no {{% generation %}} marks around what is learned, which "
+    "assistant_only_loss needs: add them, or run with data.turns: last"
+)
 ReadRows = Callable[[], Iterator[dict[str, Any]]]
 """Reads the original rows of a subset, with example_id, from their beginning."""
 
@@ -58,7 +64,13 @@ class Exported:
         ]
 
 
-def export(read_rows: ReadRows, data: DataConfig, trainer: str, out: Location) -> Exported:
+def export(
+    read_rows: ReadRows,
+    data: DataConfig,
+    trainer: str,
+    out: Location,
+    chat_template: str | None = None,
+) -> Exported:
     """Write rows for a trainer into a new or empty folder, one batch in memory at a time.
 
     Args:
@@ -66,6 +78,7 @@ def export(read_rows: ReadRows, data: DataConfig, trainer: str, out: Location) -
         data: the section of the run.
         trainer: a key of TRAINERS.
         out: the folder.
+        chat_template: the Jinja text of `data.chat_template`; None if there is none.
 
     Raises:
         DataError: the folder is not empty, or no row can be written.
@@ -74,7 +87,8 @@ def export(read_rows: ReadRows, data: DataConfig, trainer: str, out: Location) -
     known = TRAINERS[trainer]
     common = survey(conversations(read_rows(), data))
     file = out / f"selected.{known.suffix}"
-    written = Written(str(out), str(file), common, data.max_tokens)
+    template = "" if chat_template is None or common.is_text else str(out / CHAT_TEMPLATE)
+    written = Written(str(out), str(file), common, data.max_tokens, template)
     outcome = _Outcome(known, written)
     with file.open_atomic() as stream:
         if known.suffix == "parquet":
@@ -88,8 +102,12 @@ def export(read_rows: ReadRows, data: DataConfig, trainer: str, out: Location) -
                 f"{first(outcome.notes(data))}. Choose another trainer."
             )
     notes = outcome.notes(data)
+    if template and known.needs_marks and common.has_several_answers:
+        notes += () if GENERATION.search(str(chat_template)) else (NO_MARKS,)
     files = known.files(written)
     command = known.command(written)
+    if template:
+        files[CHAT_TEMPLATE] = str(chat_template)
     files["README.md"] = _readme(trainer, outcome.num_rows, notes, command)
     for name, text in files.items():
         (out / name).write_bytes(text.encode())
@@ -141,18 +159,23 @@ class _Outcome:
             for reason, count in self._left_out.most_common()
         ]
         otherwise = [f"{note}: {count:,} {of_all}" for note, count in self._notes.most_common()]
-        template = []
-        if self._trainer.renders and self._written.survey.is_text:
-            template = [
-                f"{self._trainer.title} writes the text around rows by its own template; the run "
-                f"has scored them with data.template: {data.template_name}"
-            ]
-        if data.chat_template and not self._written.survey.is_text:
-            template = [
-                f"the run has scored rows with data.chat_template: {data.chat_template}; give "
-                f"{self._trainer.title} the same"
-            ]
-        return tuple([*left_out, *otherwise, *template])
+        return tuple([*left_out, *otherwise, *self._note_on_template(data)])
+
+    def _note_on_template(self, data: DataConfig) -> list[str]:
+        """Say with which template rows were scored, unless the trainer is told, or none is set."""
+        trainer, written = self._trainer, self._written
+        if written.survey.is_text:
+            text = (
+                f"{trainer.title} writes the text around rows by its own template; the run has "
+                f"scored them with data.template: {data.template_name}"
+            )
+            return [text] if trainer.renders else []
+        if not data.chat_template:
+            return []
+        scored = f"the run has scored rows with data.chat_template: {data.chat_template}"
+        if not written.chat_template:
+            return [f"{scored}; give {trainer.title} the same"]
+        return [f"{scored}; {trainer.title} {trainer.template}"] if trainer.template else []
 
 
 def _write_parquet(stream: IO[bytes], rows: Callable[[], Iterator[Row]]) -> None:

@@ -11,6 +11,8 @@ import yaml
 from s2l_ray.export import rows
 from s2l_ray.export.conversation import Conversation, Survey
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""The file of the run's own chat template."""
 ToRow = Callable[[Conversation, Survey], tuple[rows.Row, rows.Notes]]
 
 
@@ -23,12 +25,14 @@ class Written:
         file: path or URI of the rows.
         survey: what the rows have in common.
         max_tokens: the most tokens of a row, as in the run.
+        chat_template: path or URI of the run's own chat template, where rows are chats; else "".
     """
 
     folder: str
     file: str
     survey: Survey
     max_tokens: int
+    chat_template: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,9 @@ class Trainer:
         tested: the version whose own loader has read such rows, or whose source was read.
         suffix: of the file of rows.
         renders: whether the trainer renders all rows by its own template.
+        template: what to do, so that it renders by the run's chat template; "" where the
+            configuration says it.
+        needs_marks: whether only what a template marks as generated is learned of several answers.
     """
 
     title: str
@@ -52,6 +59,8 @@ class Trainer:
     tested: str
     suffix: str = "jsonl"
     renders: bool = True
+    template: str = "knows templates by name alone: take the one that writes the same, if it has it"
+    needs_marks: bool = False
 
 
 def _yaml(value: dict[str, Any], comment: str) -> str:
@@ -66,6 +75,8 @@ def _trl_files(written: Written) -> dict[str, str]:
     options: dict[str, Any] = {"max_length": written.max_tokens}
     if _masks_answers(written):
         options["assistant_only_loss"] = True
+    if written.chat_template:
+        options["chat_template_path"] = written.chat_template
     arguments = "".join(f", {name}={value!r}" for name, value in options.items())
     return {
         "sft.yaml": _yaml({"dataset_name": written.folder, **options}, _trl_command(written)),
@@ -119,6 +130,8 @@ def _axolotl_files(written: Written) -> dict[str, str]:
         "sequence_len": written.max_tokens,
         "train_on_inputs": False,
     }
+    if written.chat_template:
+        block |= {"chat_template": "jinja", "chat_template_jinja": written.chat_template}
     return {"datasets.yaml": _yaml(block, "Part of the configuration of axolotl.")}
 
 
@@ -193,7 +206,16 @@ def _verl_command(written: Written) -> str:
 
 
 TRAINERS: dict[str, Trainer] = {
-    "trl": Trainer("TRL", rows.trl, _trl_files, _trl_command, "1.16.0", renders=False),
+    "trl": Trainer(
+        "TRL",
+        rows.trl,
+        _trl_files,
+        _trl_command,
+        "1.16.0",
+        renders=False,
+        template="",
+        needs_marks=True,
+    ),
     "axolotl": Trainer(
         "axolotl",
         rows.axolotl,
@@ -201,6 +223,7 @@ TRAINERS: dict[str, Trainer] = {
         lambda written: "axolotl train CONFIG.yaml  # with the lines of datasets.yaml in it",
         "0.19.0",
         renders=False,
+        template="",
     ),
     "llamafactory": Trainer(
         "LLaMA-Factory",
@@ -230,6 +253,7 @@ TRAINERS: dict[str, Trainer] = {
         _verl_command,
         "0.9.1",
         suffix="parquet",
+        template=f"takes the text of {CHAT_TEMPLATE} as model.custom_chat_template",
     ),
 }
 """Name -> the trainer."""

@@ -7,12 +7,12 @@ from s2l_ray.artifacts.finished import finished_stages
 from s2l_ray.artifacts.inputs import Contents, base_key
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.data.cleaning import dropping_inputs
-from s2l_ray.data.declaration import PREPARE
+from s2l_ray.data.declaration import PREPARE, tokenizer_of
 from s2l_ray.errors import DataError, ModelError, first
 from s2l_ray.pipeline.subset import config_of
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
-from s2l_ray.training.declaration import REFERENCE, reference_checkpoints
+from s2l_ray.training.declaration import REFERENCE, reference_checkpoints, reference_path
 
 
 def load_base_run(run: Location) -> BaseRun:
@@ -54,13 +54,13 @@ def check_unchanged(base: BaseRun, contents: Contents) -> None:
     """
     data = base.config.data
     assert data is not None
-    tokenizer, reference = base.summary(PREPARE.name)["tokenizer"], base.summary(REFERENCE.name)
+    reference, path = base.summary(REFERENCE.name), reference_path(base)
     path_key = "reference.path contents"
     now = {
         **dropping_inputs(data, base.run, contents),
-        **contents.model_inputs("data.tokenizer contents", tokenizer),
+        **contents.model_inputs("data.tokenizer contents", tokenizer_of(base)),
         **contents.template_inputs(data),
-        **contents.model_inputs(path_key, reference["path"]),
+        **contents.model_inputs(path_key, path),
         **contents.model_inputs(base_key(path_key), reference.get("base")),
     }
     named = ("data.tokenizer", "data.template", "data.chat_template", "data.eval")
@@ -74,7 +74,7 @@ def check_unchanged(base: BaseRun, contents: Contents) -> None:
                     "not reachable from here, so new rows could not be compared with old ones. "
                     "Restore it, or make a new run of all data."
                 )
-    folders = list(reference_checkpoints(base.run, reference).values())
+    folders = list(reference_checkpoints(base.run, reference, path).values())
     file = "adapter_config.json" if reference.get("base") else "config.json"
     gone = [str(folder) for folder in folders if not (folder / file).is_file()]
     if gone:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from s2l_ray.artifacts import extensions
+from s2l_ray.artifacts.identity import identity
 from s2l_ray.artifacts.stage import PoolSize, RunPlan, Stage, Step
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.data.declaration import PREPARE
@@ -44,9 +45,9 @@ def check_unchanged(planned: RunPlan, step: Step) -> None:
     Raises:
         DataError: naming the key, and the file if there is one.
     """
-    before = step.out.inputs
+    before = identity(step.out.inputs)
     planned.contents.changed.clear()
-    now = planned.inputs_now(step)
+    now = identity(planned.inputs_now(step))
     keys = [key for key in sorted(before.keys() | now.keys()) if before.get(key) != now.get(key)]
     if keys:
         files = sorted(planned.contents.changed)

@@ -17,7 +17,7 @@ from s2l_ray.artifacts.inputs import CONTENTS
 from s2l_ray.artifacts.manifest import SUPPLEMENT, Manifest, check_run, open_run
 from s2l_ray.artifacts.stage import REDONE, RunPlan, Stage, Step
 from s2l_ray.artifacts.tables import PLACES
-from s2l_ray.config.paths import inputs_of
+from s2l_ray.config.paths import inputs_of, stored_tree
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.distributed import cluster_watch, session, shared_paths, waiting
 from s2l_ray.errors import ConfigError
@@ -69,6 +69,7 @@ def run(
             steps = planned.through(until)
             todo = stale(steps, from_stage)
         if not todo and not incomplete(steps):
+            _store_what_moved(planned)
             return []
         with Progress("checking the configuration"), collector.paused():  # it loads libraries
             preflight.check(planned, todo, from_stage)
@@ -90,9 +91,25 @@ def run(
             for step in lacking:
                 complete(step, say)
             if not stale(planned.steps, None):
-                small_files.write(folder / CONFIG, config.model_dump(mode="json"))
+                store(config, folder)
             do_steps(planned, todo, from_stage, say)
     return [*lacking, *todo]
+
+
+def store(config: RunConfig, folder: Location) -> None:
+    """Write the configuration with which others read the results of a run."""
+    small_files.write(folder / CONFIG, stored_tree(config))
+
+
+def _store_what_moved(planned: RunPlan) -> None:
+    """Store the configuration, with paths as they are now, if all results of the run are of it."""
+    file, tree = planned.run / CONFIG, stored_tree(planned.config)
+    results = [step.out for step in planned.steps if step.declaration.section]
+    others = [out for out in results if out.manifest() is not None and not out.is_current()]
+    if small_files.read(file) == tree or others:
+        return
+    with exclusive(planned.run):
+        small_files.write(file, tree)
 
 
 def do_steps(
@@ -213,7 +230,7 @@ class _RunChecks(Checks):
         config = self.plan.config
         preflight.check_pool(config, {item.stage for item in self.todo}, new)
         # Until here all results are of the stored configuration, with which others read them.
-        small_files.write(self.plan.run / CONFIG, config.model_dump(mode="json"))
+        store(config, self.plan.run)
         outdate(self.plan.steps, step, {*self.redone, *(item.label for item in self.todo)})
 
 

@@ -20,6 +20,8 @@ from s2l_ray.clusters.declaration import CLUSTERS
 from s2l_ray.config import sections
 from s2l_ray.config.budgets import Budget
 from s2l_ray.config.load import from_tree
+from s2l_ray.data import kept_templates
+from s2l_ray.data.declaration import PREPARE
 from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.pipeline import destination
 from s2l_ray.pipeline.run import CONFIG
@@ -44,7 +46,7 @@ SHOWN = 5
 
 
 def config_of(run: Location) -> sections.RunConfig:
-    """Return the configuration that `run` was last run with.
+    """Return the configuration that `run` was last run with, as it is to be read where it is now.
 
     Raises:
         DataError: this is no run.
@@ -55,7 +57,10 @@ def config_of(run: Location) -> sections.RunConfig:
     config = from_tree(tree, str(file))
     if config.selection is not None:
         settings.check(config.selection)
-    return config
+    update: dict[str, Any] = {"run_dir": run.uri}
+    if config.data is not None and (prepared := read_manifest(run / PREPARE.folder)) is not None:
+        update["data"] = kept_templates.kept(config.data, run, prepared.inputs)
+    return config.model_copy(update=update)
 
 
 @dataclass(frozen=True, eq=False)

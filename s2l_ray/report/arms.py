@@ -7,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 
 from s2l_ray.artifacts.finished import Finished
+from s2l_ray.artifacts.identity import identity
 from s2l_ray.config import budgets
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.evaluation.comparison import KEYS, compare
@@ -99,7 +100,7 @@ def _settings(arm: EvaluatedArm) -> dict[str, Any]:
         key: value
         for stage in (TARGET.name, EVALUATION.name)
         if stage in arm.stages
-        for key, value in arm.stages[stage].manifest.inputs.items()
+        for key, value in identity(arm.stages[stage].manifest.inputs).items()
         if key.startswith((f"{stage}.", "data."))
     }
 

@@ -1,16 +1,18 @@
 """The stages `reference` and `target`: fine-tune the small model, and the large model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from s2l_ray.artifacts.amounts import Amount, Estimate, Quantities, Speed, Work
+from s2l_ray.artifacts.extensions import BaseRun
 from s2l_ray.artifacts.inputs import base_key
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, subset_file
 from s2l_ray.artifacts.stage import PoolSize, RunPlan, Stage, Task
 from s2l_ray.config.data import DataConfig
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.config.training import ModelSpec
+from s2l_ray.data import kept_templates
 from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import (
     PREPARE,
@@ -18,7 +20,6 @@ from s2l_ray.data.declaration import (
     pool_files,
     pool_tokenizer,
     template_inputs,
-    with_absolute_template,
 )
 from s2l_ray.data.first_rows import check_held_out
 from s2l_ray.errors import ModelError
@@ -27,22 +28,35 @@ from s2l_ray.models.flops import Shape
 from s2l_ray.models.model_files import check_checkpoints, first_checkpoint, has_tokenizer
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
-from s2l_ray.storage.location import Location
+from s2l_ray.storage.location import Location, absolute
 from s2l_ray.training.schedule import checkpoint_steps, num_measurements, num_steps
 from s2l_ray.training.work import training_work, with_measurements
 
 
-def reference_checkpoints(run: Location, summary: dict[str, Any]) -> dict[int, Location]:
+def reference_checkpoints(
+    run: Location, summary: Mapping[str, Any], path: str | None
+) -> dict[int, Location]:
     """Return optimizer step -> folder for every checkpoint of a finished reference.
 
     Args:
         run: the folder of the run.
         summary: the summary of the stage.
+        path: where existing checkpoints are now; None for those of the run.
     """
-    folder = Location(summary["path"]) if summary["path"] else run / REFERENCE.folder
+    folder = run / REFERENCE.folder if path is None else Location.of(path)
     return {
         step: folder / name for step, name in zip(summary["steps"], summary["names"], strict=True)
     }
+
+
+def reference_path(base: BaseRun) -> str | None:
+    """Return where the existing checkpoints of a finished run are; None if it made its own.
+
+    The configurations of older runs have paths relative to a directory that is not known.
+    """
+    recorded: str | None = base.summary(REFERENCE.name)["path"]
+    path = base.config.reference.path if base.config.reference else None
+    return path if path is not None and absolute(path) == path else recorded
 
 
 def check_reference_path(path: str, *, needs_tokenizer: bool) -> None:
@@ -254,7 +268,7 @@ def _train_target(plan: RunPlan, arm: str, out: StageDir, progress: Progress) ->
     }
     return target.run(
         section.model_copy(update={"model": plan.contents.loadable(section.model)}),
-        with_absolute_template(data),
+        kept_templates.keep(data, plan.run),
         subset_file(plan.parent(arm), plan.arms[arm].format),
         out,
         seed=plan.config.seed,

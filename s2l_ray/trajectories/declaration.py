@@ -12,13 +12,19 @@ from s2l_ray.artifacts.stage import Extending, ExtensionPlan, RunPlan, Stage, Ta
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.config.training import WorkerRange
-from s2l_ray.data.declaration import PREPARE, pool_tokenizer, with_absolute_template
+from s2l_ray.data import kept_templates
+from s2l_ray.data.declaration import PREPARE, pool_tokenizer
 from s2l_ray.errors import UserError
 from s2l_ray.models.flops import Shape
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile, list_files
 from s2l_ray.storage.location import Location, absolute, absolute_if_file
-from s2l_ray.training.declaration import REFERENCE, reference_checkpoints, reference_model
+from s2l_ray.training.declaration import (
+    REFERENCE,
+    reference_checkpoints,
+    reference_model,
+    reference_path,
+)
 from s2l_ray.trajectories.work import scoring_work
 
 if TYPE_CHECKING:
@@ -92,7 +98,7 @@ def _is_scored_here(plan: RunPlan) -> bool:
     assert section is not None
     if not all(step.out.is_current() for step in plan.steps if step.stage in TRAJECTORIES.needs):
         return False
-    checkpoints = _checkpoints(plan.run, plan.summary(REFERENCE))
+    checkpoints = _checkpoints_of(plan)
     return small_scoring.fits_here(section, plan.parts(PREPARE), checkpoints)
 
 
@@ -116,19 +122,27 @@ def _score(
     rows = None
     if queries:
         tokenizer = absolute_if_file(plan.contents.pinned(pool_tokenizer(plan.config)))
-        rows = Queries(queries, with_absolute_template(data), tokenizer)
-    checkpoints = _checkpoints(plan.run, plan.summary(REFERENCE))
+        rows = Queries(queries, kept_templates.keep(data, plan.run), tokenizer)
+    checkpoints = _checkpoints_of(plan)
     return stage.run(
         section, plan.parts(PREPARE), checkpoints, out, progress=progress, queries=rows
     )
 
 
-def _checkpoints(run: Location, reference: Mapping[str, Any]) -> list["Checkpoint"]:
-    """Return the checkpoints of a finished reference, given its summary."""
+def _checkpoints_of(plan: RunPlan) -> list["Checkpoint"]:
+    """Return the checkpoints of the finished reference of a run."""
+    assert plan.config.reference is not None
+    return _checkpoints(plan.run, plan.summary(REFERENCE), plan.config.reference.path)
+
+
+def _checkpoints(
+    run: Location, reference: Mapping[str, Any], path: str | None
+) -> list["Checkpoint"]:
+    """Return the checkpoints of a finished reference, given its summary and `reference.path`."""
     from s2l_ray.models.perturbation import Noise
     from s2l_ray.trajectories.part_scorer import Checkpoint
 
-    folders, noise = reference_checkpoints(run, dict(reference)), reference.get("noise")
+    folders, noise = reference_checkpoints(run, reference, path), reference.get("noise")
     last = max(folders)
     return [
         Checkpoint(
@@ -189,7 +203,7 @@ def _score_new(
     assert base.config.trajectories is not None
     precision = base.summary(TRAJECTORIES.name)["precision"]
     section = base.config.trajectories.model_copy(update={"precision": precision})
-    checkpoints = _checkpoints(base.run, base.summary(REFERENCE.name))
+    checkpoints = _checkpoints(base.run, base.summary(REFERENCE.name), reference_path(base))
     rows = Parts(extension.folder(PREPARE.folder))
     return stage.run(section, rows, checkpoints, out, progress=progress)
 

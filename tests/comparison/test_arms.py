@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from s2l_ray.artifacts.manifest import fingerprint
 from s2l_ray.comparison import arms as arms_module
 from s2l_ray.comparison import results
 from s2l_ray.comparison import run as comparison
@@ -17,7 +18,7 @@ from s2l_ray.comparison.trials import shared_inputs, trials_of
 from s2l_ray.comparison.variants import variants
 from s2l_ray.config.load import from_tree
 from s2l_ray.config.training import RandomModel
-from s2l_ray.errors import DataError, ModelError
+from s2l_ray.errors import ConfigError, DataError, ModelError
 from s2l_ray.evaluation.evaluation_sets import staged_units
 from s2l_ray.models.checkpoints import load_model, load_tokenizer
 from s2l_ray.pipeline.steps import plan
@@ -121,6 +122,39 @@ def test_a_further_method_budget_or_seed_leaves_the_trials_that_there_are(tree):
     for key, value in {**more, "seeds": [1, 2, 3]}.items():
         _, after, _ = planned(put(tree, f"comparison.{key}", value))
         assert {trial.name for trial in before} < {trial.name for trial in after}
+
+
+def test_trials_do_not_depend_on_the_spelling_of_paths(tree, tmp_path, monkeypatch):
+    _, before, _ = planned(tree)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    spelled = {**tree["target"]["model"], "tokenizer": "../tokenizer"}
+    tree = put(put(tree, "data.template", "../template.txt"), "target.model", spelled)
+
+    assert planned(tree)[1] == before
+
+
+def test_trials_that_an_older_version_began_go_on_under_their_names(tree):
+    made = comparison_of(tree)
+    _, trials, _ = planned(tree)
+    old = {**shared_inputs(made.plan), "subset": "", "seed": 1, "steps": 0}
+    assert old["data.template"] == tree["data"]["template"], "its spelling counted"
+    (made.folder / "trials" / fingerprint(old) / "resume").write_bytes(b"1")
+
+    _, after, _ = planned(tree)
+
+    changed = [trial.name for trial in after if trial not in trials]
+    assert changed == [fingerprint(old)]
+
+
+def test_finished_losses_that_no_longer_fit_are_refused_before_rows_are_prepared(tree, tmp_path):
+    prepared = Location.of(tree["run_dir"]) / "prepared" / "_manifest.json"
+    before = prepared.read_bytes()
+    (tmp_path / "template.txt").write_text("Question: {prompt} Answer: ")
+
+    with pytest.raises(ConfigError, match=r"reference in .* is finished.*data\.template contents"):
+        comparison.compare(from_tree(tree, "test"), say=lambda line: None)
+    assert prepared.read_bytes() == before
 
 
 def test_with_budgets_in_tokens_a_further_method_or_seed_changes_no_steps(tree):

@@ -70,6 +70,17 @@ def test_rows_are_read_again_and_not_kept(run, tmp_path, trainer, monkeypatch):
     assert rows[0] == rows[1] and len(rows[0]) == len(ROWS)
 
 
+def test_chatml_is_exported_as_the_tokenizer_of_the_run_writes_it(tree, tmp_path):
+    data = {key: value for key, value in tree["data"].items() if key != "template"}
+    run = finish({**tree, "data": {**data, "chat_template": "chatml"}}, until="clusters")
+
+    done = s2l.load(run.uri).export("trl", tmp_path / "out")
+
+    text = (tmp_path / "out" / "chat_template.jinja").read_text()
+    assert "<|im_start|>" in text and "eos_token" in text and "<|im_end|>" not in text
+    assert done.notes == ()
+
+
 def test_a_folder_that_holds_something_is_refused(run, tmp_path):
     (tmp_path / "mine").mkdir()
     assert run.export("trl", tmp_path / "mine").num_rows == 6

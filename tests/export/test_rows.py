@@ -1,6 +1,7 @@
 """Rows for trainers, as the source of each trainer reads them."""
 
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -51,12 +52,12 @@ WITH_TOOLS = chat(ASKED, CALLED, RETURNED, RETURNED, ANSWERED, tools=[TOOL])
 def exported(tmp_path):
     """`exported("trl", rows)`: the outcome, the rows of the file, and the configuration."""
 
-    def export(trainer, rows, **data):
+    def export(trainer, rows, template=None, **data):
         is_chat = "messages" in rows[0]
         fields = {"fields": {"messages": "messages"}} if is_chat else {}
         config = DataConfig(train=["x"], **fields, **data)
         place = Location.of(tmp_path / trainer)
-        done = folder.export(lambda: iter(rows), config, trainer, place)
+        done = folder.export(lambda: iter(rows), config, trainer, place, template)
         file = tmp_path / trainer / done.files[0]
         if file.suffix == ".parquet":
             found = pq.read_table(file).to_pylist()
@@ -121,6 +122,70 @@ def test_the_chat_template_of_the_run_is_named(exported):
     assert done.notes == (
         "the run has scored rows with data.chat_template: chatml; give TRL the same",
     )
+
+
+MARKED = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+OWN = {"chat_template": "mine.jinja"}
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    (tmp_path / "mine.jinja").write_text(MARKED)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.usefixtures("mine")
+def test_trl_and_axolotl_train_with_the_chat_template_of_the_run(exported):
+    done, _, files = exported("trl", [SEVERAL], MARKED, **OWN)
+    other, _, other_files = exported("axolotl", [SEVERAL], MARKED, **OWN)
+
+    assert files["sft.yaml"]["chat_template_path"] == f"{done.path}/chat_template.jinja"
+    assert f"chat_template_path='{done.path}/chat_template.jinja'" in read(done, "sft.py")
+    settings = other_files["datasets.yaml"]
+    assert settings["chat_template"] == "jinja"
+    assert settings["chat_template_jinja"] == f"{other.path}/chat_template.jinja"
+    for each in (done, other):
+        assert read(each, "chat_template.jinja") == MARKED
+        assert "data.chat_template" not in " ".join(each.notes)
+
+
+@pytest.mark.usefixtures("mine")
+def test_trl_without_marks_in_the_template_is_warned_of(exported, tmp_path):
+    bare = MARKED.replace("{% generation %}", "").replace("{% endgeneration %}", "")
+
+    assert "no {% generation %} marks" in exported("trl", [SEVERAL], bare, **OWN)[0].notes[-1]
+    (tmp_path / "trl").rename(tmp_path / "before")
+    done, _, files = exported("trl", [chat(ASKED, ANSWERED)], bare, **OWN)
+    assert done.notes == () and files["sft.yaml"]["chat_template_path"]
+
+
+@pytest.mark.usefixtures("mine")
+@pytest.mark.parametrize(
+    ("trainer", "advice"),
+    [
+        ("llamafactory", "LLaMA-Factory knows templates by name alone"),
+        ("open-instruct", "open-instruct knows templates by name alone"),
+        ("torchtune", "torchtune knows templates by name alone"),
+        ("verl", "verl takes the text of chat_template.jinja as model.custom_chat_template"),
+    ],
+)
+def test_other_trainers_are_to_be_told_the_template(exported, trainer, advice):
+    done, _, _ = exported(trainer, [chat(ASKED, ANSWERED)], MARKED, **OWN)
+
+    assert (
+        f"the run has scored rows with data.chat_template: mine.jinja; {advice}" in done.notes[-1]
+    )
+    assert read(done, "chat_template.jinja") == MARKED
+
+
+def test_rows_in_a_template_of_text_have_no_chat_template(exported):
+    done, _, files = exported("trl", TEXT, MARKED)
+
+    assert "chat_template_path" not in files["sft.yaml"] and "chat_template.jinja" not in done.files
+
+
+def read(done, name) -> str:
+    return Path(done.path, name).read_text()
 
 
 def test_axolotl_learns_exactly_the_answers_that_are_learned(exported):

@@ -55,7 +55,7 @@ def test_every_example_has_the_length_of_its_errors(finished):
 def test_a_finished_run_has_these_folders_and_nothing_half_written(finished):
     stages = ["prepared", "reference", "trajectories", "clusters", "selection", "subset"]
     stages += ["embeddings", "error_norms", "queries"]
-    expected = {*stages, "target", "evaluation", "report", "arms", "logs"}
+    expected = {*stages, "target", "evaluation", "report", "arms", "logs", "templates"}
     names = {path.name for path in finished.iterdir() if not path.name.startswith(".")}
     assert names == expected | {"run.json", "config.json", "contents.json"}
     assert {path.name for path in (finished / "arms").iterdir()} == {ARM}
