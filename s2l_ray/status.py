@@ -13,6 +13,7 @@ from s2l_ray.comparison import records
 from s2l_ray.config.load import from_tree
 from s2l_ray.errors import StorageError
 from s2l_ray.monitoring import journal
+from s2l_ray.monitoring.births import is_gone
 from s2l_ray.pipeline.run import CONFIG
 from s2l_ray.progress import State, duration, label_column
 from s2l_ray.stages import STAGES
@@ -50,13 +51,14 @@ class Status:
 
     Attributes:
         run: its folder.
-        phase: `running`, `done`, `failed`, `interrupted`, `dead` (no sign of life), or `idle` (no
-            process has kept logs here).
-        process: host, process, command and version of the last process, and how many seconds ago
-            it gave a sign of life.
+        phase: `running`, `done`, `failed`, `interrupted`, `dead` (no sign of life, or known to be
+            gone), or `idle` (no process has kept logs here).
+        process: host, process, command and version of the last process, how many seconds ago it
+            gave a sign of life, and whether it is gone, as far as that can be seen from here.
         progress: of the step that it does.
         stages: what is finished and what it cost, and what is to do; a comparison is the last.
-        failures: what failed, was tried again or was lost, oldest first.
+        failures: what failed, was tried again or was lost, oldest first. A stage that failed is
+            left out once a later process has done it.
     """
 
     run: str
@@ -111,6 +113,8 @@ class Status:
             return "no process has kept logs here"
         where = f"process {self.process['process']} on {self.process['host']}"
         ago = f"{self.process['seconds_since_sign']:.0f} s ago"
+        if self.phase == "dead" and self.process["is_gone"]:
+            return f"{where} was killed: its last sign of life came {ago}"
         if self.phase == "dead":
             return f"{where} seems dead: its last sign of life came {ago}"
         return f"{self.phase} ({where}, last sign of life {ago})"
@@ -128,6 +132,8 @@ def status(path: str) -> Status:
     check_run(run)
     events, now = journal.read(run), journal.read_now(run)
     process = {} if now is None else {**now, "seconds_since_sign": _age(now)}
+    if process:
+        process["is_gone"] = is_gone(process["process"], process.pop("birth", None) or "")
     progress = process.pop("progress", {})
     return Status(
         str(run),
@@ -135,8 +141,21 @@ def status(path: str) -> Status:
         process,
         progress,
         list(_stages(run, Spent.of(events, now))),
-        [event for event in events if event["event"] in FAILURES],
+        _failures(events),
     )
+
+
+def _failures(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return what failed, without stages that a later process has done, in whichever extension."""
+    found: list[Mapping[str, Any]] = []
+    done: set[str] = set()
+    for event in reversed(events):
+        name = str(event.get("stage", "")).partition(" (")[0]
+        if event["event"] == "end":
+            done.add(name)
+        elif event["event"] in FAILURES and not (event["event"] == "failed" and name in done):
+            found.append(event)
+    return found[::-1]
 
 
 def _age(now: Mapping[str, Any]) -> float:
@@ -148,7 +167,8 @@ def _phase(process: Mapping[str, Any]) -> str:
         return "idle"
     if "ended" in process:
         return ENDED[process["ended"]]
-    return "dead" if process["seconds_since_sign"] > SECONDS_WITHOUT_SIGN else "running"
+    is_silent = process["seconds_since_sign"] > SECONDS_WITHOUT_SIGN
+    return "dead" if is_silent or process["is_gone"] else "running"
 
 
 def _stages(run: Location, spent: "Spent") -> Iterator[StageStatus]:

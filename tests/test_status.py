@@ -1,6 +1,7 @@
 """`s2l status`: where a run is, from its folder alone."""
 
 import json
+import os
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -11,7 +12,7 @@ import pytest
 from s2l_ray import cli, status
 from s2l_ray.artifacts.manifest import open_run
 from s2l_ray.comparison import records
-from s2l_ray.monitoring import journal
+from s2l_ray.monitoring import births, journal
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 from tests.clock import Clock
@@ -75,6 +76,56 @@ def test_a_running_run_shows_stage_progress_cost_and_failures(run, capsys):
     assert lines[3] == "time of the stages so far: 2:38"
     assert lines[4] == "failures so far: 1 restarted"
     assert lines[5].endswith("restarted reference 2")
+
+
+def test_a_process_of_this_machine_that_was_killed_is_known_at_once(run, capsys):
+    script = "import time; print(flush=True); time.sleep(600)"
+    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert child.stdout is not None and child.stdout.readline()
+    own = {"process": child.pid, "birth": births.birth(child.pid)}
+    try:
+        sign(run, 1.0, **own)
+        assert status.status(str(run)).phase == "running"
+    finally:
+        child.kill()
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert status.status(str(run)).phase == "dead", "its parent has not looked at it yet"
+    child.wait()
+
+    assert cli.main(["status", str(run)]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert f"process {child.pid} on node-1 was killed: its last sign of life came 1 s ago" in first
+
+
+@pytest.mark.parametrize("change", [lambda own: f"0{own}", lambda own: f"{own}0", lambda own: None])
+def test_a_number_that_another_process_has_is_not_the_process(run, change):
+    own = births.birth(os.getpid())
+    sign(run, 1.0, process=os.getpid(), birth=change(own))
+
+    is_other_process_here = (change(own) or "").startswith(own)
+    assert status.status(str(run)).phase == ("dead" if is_other_process_here else "running")
+
+
+def test_a_stage_that_failed_and_was_done_later_is_no_failure(run):
+    events = [
+        happened(90, "process"),
+        happened(80, "failed", stage="prepare (001-0123456789abcdef)", seconds=1.0, error="no"),
+        happened(79, "failed", stage="target", seconds=1.0, error="no"),
+        happened(70, "process"),
+        happened(60, "retried", stage="trajectories", error="no"),
+        happened(50, "end", stage="prepare (001-fedcba9876543210)", seconds=1.0),
+        happened(40, "failed", stage="clusters", seconds=1.0, error="no"),
+    ]
+    with (run / "logs" / journal.EVENTS).open("a") as file:
+        file.write("".join(f"\n{json.dumps(event)}" for event in events))
+
+    found = status.status(str(run)).failures
+    assert [(event["event"], event["stage"]) for event in found] == [
+        ("restarted", "reference"),
+        ("failed", "target"),
+        ("retried", "trajectories"),
+        ("failed", "clusters"),
+    ]
 
 
 def test_what_a_newer_version_has_written_is_passed_over(run, capsys):

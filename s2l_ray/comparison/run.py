@@ -7,9 +7,10 @@ method, budget or seed trains only what is new.
 """
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,7 @@ def _run_stages(
     for until in (PREPARE.name, CLUSTERS.name):
         if until in {step.stage for step in steps}:
             pipeline.run(config, until=until, address=connection.address, say=say)
-            _check_budgets(compared)
+            check_budgets(compared)
 
 
 def _store(config: RunConfig, folder: Location) -> None:
@@ -160,13 +161,25 @@ def _store(config: RunConfig, folder: Location) -> None:
     stored.write_json({**before, "comparison": asked["comparison"]})
 
 
-def _check_budgets(compared: Sequence[Variant]) -> None:
+def check_budgets(
+    compared: Sequence[Variant],
+    outdated: Collection[str] = (),
+    summaries: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> None:
+    """Refuse budgets that the pool cannot give, once its size is known.
+
+    Args:
+        compared: the methods.
+        outdated: as for `preflight.check_pool`.
+        summaries: as for `preflight.check_pool`.
+    """
     for variant in compared:
         assert variant.config.comparison is not None
         for budget in variant.config.comparison.budgets:
             section = variant.selection.model_copy(update={"budget": budget})
             with variant.errors_named():
-                preflight.check_pool(variant.config.model_copy(update={"selection": section}))
+                config = variant.config.model_copy(update={"selection": section})
+                preflight.check_pool(config, outdated, summaries)
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """The plan of a run: the state, size and estimated cost of every step, before anything runs."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.stage import Stage, Step
 from s2l_ray.comparison import run as comparison
 from s2l_ray.comparison import trials
+from s2l_ray.comparison.variants import Variant
 from s2l_ray.config.sections import RunConfig
 from s2l_ray.config.training import ModelSpec
 from s2l_ray.data.declaration import PREPARE
@@ -69,7 +71,7 @@ def lines(
     doing("counting rows and tokens")
     amounts, counting = quantities(pinned, run_plan.steps, {step.stage for step in stale})
     # Without a tokenizer, tokens are guesses, and rows may be refused by the template.
-    _check_pool(config, amounts, stale, exact=not counting)
+    _check_pool(config, compared, amounts, stale, exact=not counting)
     state = trials.state(run_plan, compared, stale) if compared else None
     size_lines = [*_size_lines(config, amounts), *planned_trials.lines(pinned, amounts, state)]
     shown += ["", *size_lines] if size_lines else []
@@ -84,21 +86,34 @@ def lines(
 
 
 def _check_pool(
-    config: RunConfig, amounts: Quantities, stale: Sequence[Step], *, exact: bool
+    config: RunConfig,
+    compared: Sequence[Variant],
+    amounts: Quantities,
+    stale: Sequence[Step],
+    *,
+    exact: bool,
 ) -> None:
-    """Refuse what a run would refuse once it has counted the pool, if all of it was counted here.
+    """Refuse what a run would refuse once it has counted the pool, if all of it was read here.
 
     Raises:
-        UserError: the pool is too small for the budget, the checkpoints or bounds of strata.
+        UserError: the pool is too small for a budget, the checkpoints or bounds of strata.
     """
     pool, new = amounts.pool, dict[str, dict[str, Any]]()
     if pool is not None and pool.size_by_stratum is not None and exact:
         amount = pool.amount
         strata = dict(pool.size_by_stratum)
         new[PREPARE.name] = {"kept": amount.rows, "tokens": amount.tokens, "strata": strata}
+    elif pool is not None and pool.whole and not pool.counted:
+        assert config.data is not None, "there is a pool"
+        # A run keeps no more: with more rejected rows than are allowed it stops.
+        share = 1 - config.data.max_rejected if pool.rejected else 1.0
+        most = math.floor(pool.amount.rows / share) if share else sys.maxsize
+        new[PREPARE.name] = {"kept": most, "tokens": math.inf, "strata": {}}
     if amounts.imported is not None:
         new[TRAJECTORIES.name] = {"rows": amounts.imported[0]}
-    preflight.check_pool(config, {step.stage for step in stale}, new)
+    names = {step.stage for step in stale}
+    preflight.check_pool(config, names, new)
+    comparison.check_budgets(compared, names, new)
 
 
 def _with_pinned_models(config: RunConfig, contents: Contents) -> RunConfig:

@@ -49,6 +49,8 @@ def lines(config: RunConfig, quantities: Quantities, state: State | None) -> lis
         for rows, steps in trainings
     ]
     text = f"{number:,} trials: {_named(section)}"
+    if any(_seems_more(budget, quantities) for budget in section.budgets):
+        text += ", of which the largest is more than there seem to be"
     if not num_todo:
         return [f"{'comparison':<16}{text}; all of them are finished"]
     if num_todo < number:
@@ -61,6 +63,14 @@ def lines(config: RunConfig, quantities: Quantities, state: State | None) -> lis
         f"{'comparison':<16}{text}; at most {cost} to train on",
         f"{'':<16}{time}",
     ]
+
+
+def _seems_more(budget: budgets.Budget, quantities: Quantities) -> bool:
+    """Tell whether a budget is more than the estimated pool."""
+    tokens = budgets.num_tokens(budget)
+    if tokens is not None:
+        return quantities.pool is not None and tokens > quantities.pool.amount.tokens
+    return isinstance(budget, int) and budget > quantities.num_rows
 
 
 def _named(section: ComparisonConfig) -> str:

@@ -20,6 +20,7 @@ from typing import Any
 from s2l_ray import events, progress
 from s2l_ray.background import running_thread
 from s2l_ray.errors import one_line
+from s2l_ray.monitoring.births import birth
 from s2l_ray.storage import small_files
 from s2l_ray.storage.location import Location
 from s2l_ray.version import __version__
@@ -127,6 +128,7 @@ class _Journal:
         step = progress.current()
         now: dict[str, Any] = {"time": time.time(), "seconds_per_beat": self._beat, **_process()}
         now |= {"progress": step.state().as_json()} if step is not None else {}
+        now |= {"birth": birth(os.getpid())}
         now |= {"ended": self._ended} if self._ended else {}
         text = self._without_secrets(json.dumps(now))
         (self._folder / NOW).write_bytes(text.encode())

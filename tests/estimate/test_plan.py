@@ -170,6 +170,20 @@ def test_what_a_pool_that_is_read_to_its_end_cannot_give_is_refused(
         lines(tree)  # the other rows are not known
 
 
+@pytest.mark.parametrize(("num_bad", "most"), [(0, 30), (1, 33)], ids=["whole", "some rejected"])
+def test_a_budget_above_all_rows_is_refused_where_their_tokens_are_not_known(
+    tree, tmp_path, num_bad, most
+):
+    """With a tenth of the rows rejected at most, 30 usable rows are left of 33."""
+    tree = changed(changed(tree, "data.tokenizer", "nobody/has-this"), "data.max_rejected", 0.1)
+    with (tmp_path / "pool.jsonl").open("a") as pool:
+        pool.write("{not JSON\n" * num_bad)
+
+    lines(changed(tree, "selection.budget", most))
+    with pytest.raises(DataError, match=rf"{most + 1} examples are more than the pool has"):
+        lines(changed(tree, "selection.budget", most + 1))
+
+
 def test_rows_that_cannot_be_used_are_counted_and_too_many_are_refused(tree, tmp_path, monkeypatch):
     bad = '{"instruction": "no answer", "source": "math"}\n{not JSON\n'
     pool = tmp_path / "pool.jsonl"

@@ -9,7 +9,7 @@ from s2l_ray.comparison.arms import Cost, Selector
 from s2l_ray.comparison.trials import trials_of
 from s2l_ray.comparison.variants import variants
 from s2l_ray.config.load import from_tree
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, DataError
 from s2l_ray.estimate import plan
 from s2l_ray.pipeline import steps
 from s2l_ray.storage.location import Location
@@ -43,6 +43,21 @@ def test_trials_are_counted_with_their_tokens(tree):
     tokens = 3 * (2 * 16 + 2 * 19 + 20) * sum(NUM_TOKENS) / NUM_ROWS
     assert tokens_of(found) == pytest.approx(tokens, rel=0.02)
     assert "FLOP" in found
+
+
+def test_budgets_above_the_pool_are_refused_as_by_a_comparison(tree, tmp_path, monkeypatch):
+    large = changed(tree, "comparison.budgets", [6, 31])
+    message = r"comparison\.budgets: 31 examples are more than the pool has \(30\)"
+    with pytest.raises(DataError, match=message):
+        plan.lines(from_tree(large, "test"), tflops=1.0)
+
+    elsewhere = {**large, "run_dir": str(tmp_path / "not-prepared")}
+    with pytest.raises(DataError, match=message):
+        plan.lines(from_tree(elsewhere, "test"), tflops=1.0)
+    monkeypatch.setattr("s2l_ray.data.first_rows.READ_ROWS", 10)
+    monkeypatch.setattr("s2l_ray.data.first_rows.LEAST_READ", 10)
+    huge = changed(elsewhere, "comparison.budgets", [6, 3_000])
+    assert "of which the largest is more than there seem to be" in line(huge)
 
 
 def test_epochs_cost_more_on_larger_subsets(tree):
