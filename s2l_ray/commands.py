@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from s2l_ray import config_commands, status_command, subset_commands
+from s2l_ray.artifacts.finished import outdated_note
 from s2l_ray.display import Say, at_work, for_commands
 from s2l_ray.options import (
     Address,
@@ -21,7 +22,7 @@ from s2l_ray.options import (
     working_directory,
 )
 from s2l_ray.progress import Progress, duration
-from s2l_ray.stages import NAMES
+from s2l_ray.stages import NAMES, STAGES
 from s2l_ray.version import __version__
 
 if TYPE_CHECKING:
@@ -322,7 +323,10 @@ def _run(
     if lines := done.comparison(until=until):
         say("\n" + "\n".join(lines))
     files = done.results(until=until)
-    _say_results({name: shortest(file, here) for name, file in files.items()}, started, say)
+    results = {name: shortest(file, here) for name, file in files.items()}
+    if note := outdated_note(done.location, STAGES):
+        results["note"] = note
+    _say_results(results, started, say)
 
 
 def _compare(config: "RunConfig", *, address: str | None, say: Say) -> None:

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
-from s2l_ray.artifacts.finished import finished_stages
+from s2l_ray.artifacts.finished import finished_stages, outdated_stages
 from s2l_ray.artifacts.manifest import check_run
 from s2l_ray.comparison import records
 from s2l_ray.config.load import from_tree
@@ -36,6 +36,7 @@ class StageStatus:
         seconds: what it has taken so far, with attempts that were interrupted or failed.
         is_begun: whether the last process has begun it, and has not ended it.
         trials: of a comparison, how many are finished, and how many it has asked for.
+        other_inputs: earlier stages that have been done again since its result was made of theirs.
     """
 
     name: str
@@ -43,6 +44,7 @@ class StageStatus:
     seconds: float
     is_begun: bool = False
     trials: tuple[int, int] | None = None
+    other_inputs: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,11 @@ class Status:
                 what = "running"
             if is_now and self.phase == "running":
                 text = f"{text:<11}{_state(self.progress).text()}"
+            elif stage.other_inputs and what != "running":
+                what, text = (
+                    "outdated",
+                    f"{text:<11}its result is of another {stage.other_inputs[0]}",
+                )
             elif stage.trials is not None:
                 text = f"{text:<11}{stage.trials[0]:,} of {stage.trials[1]:,} trials"
             yield f"  {label_column(stage.name)}{what:<9}{text}".rstrip()
@@ -174,12 +181,14 @@ def _phase(process: Mapping[str, Any]) -> str:
 def _stages(run: Location, spent: "Spent") -> Iterator[StageStatus]:
     """Yield the stages that are finished or begun, and those that the configuration asks for."""
     finished = finished_stages(run, STAGES)
-    names = dict.fromkeys([*_asked_for(run), *finished])
+    outdated = outdated_stages(run, STAGES, finished)
+    names = dict.fromkeys([*_asked_for(run), *finished, *outdated])
     for name in names:
         done = finished.get(name)
         # Logs may be missing: then what the manifest says is all that is known.
         seconds = max(spent.seconds.get(name, 0.0), done.manifest.seconds if done else 0.0)
-        yield StageStatus(name, done is not None, round(seconds, 1), name in spent.begun)
+        is_begun, others = name in spent.begun, outdated.get(name, ())
+        yield StageStatus(name, done is not None, round(seconds, 1), is_begun, other_inputs=others)
     trials = records.counts(run)
     if trials is not None:
         name = records.FOLDER

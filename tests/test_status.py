@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from s2l_ray import cli, status
+from s2l_ray.artifacts.finished import outdated_note
 from s2l_ray.artifacts.manifest import open_run
 from s2l_ray.comparison import records
 from s2l_ray.monitoring import births, journal
@@ -104,6 +105,29 @@ def test_a_number_that_another_process_has_is_not_the_process(run, change):
 
     is_other_process_here = (change(own) or "").startswith(own)
     assert status.status(str(run)).phase == ("dead" if is_other_process_here else "running")
+
+
+def test_a_result_of_another_subset_is_said_to_be_one(run, capsys):
+    folder = Location.of(run)
+    target = finish(folder, "target", 65.0, selection="0" * 16)
+    finish(folder, "selection", 1.0, budget=7)
+    finish(folder, "evaluation", 3.0, target=target)
+
+    lines = [" ".join(line.split()) for line in status.status(str(run)).lines()]
+
+    assert "selection done 0:01" in lines
+    assert "target outdated its result is of another selection" in lines
+    assert "evaluation outdated its result is of another target" in lines
+    assert outdated_note(folder, status.STAGES) == (
+        "target is of another selection, evaluation is of another target, and stays until it is "
+        "done again"
+    )
+
+
+def finish(run: Location, name: str, seconds: float, **inputs: object) -> str:
+    """Finish a stage with these inputs; its fingerprint."""
+    (stage,) = (stage for stage in status.STAGES if stage.name == name)
+    return stage.directory(run, inputs).finish({}, seconds).fingerprint
 
 
 def test_a_stage_that_failed_and_was_done_later_is_no_failure(run):

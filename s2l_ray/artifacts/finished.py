@@ -1,6 +1,6 @@
 """The finished stages of a run and of its arms."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,6 +62,46 @@ def finished_stages(run: Location, stages: Sequence[Stage]) -> dict[str, Finishe
         if fits:
             finished[name] = Finished(stage.name, arm, folder, manifest)
     return finished
+
+
+def outdated_stages(
+    run: Location, stages: Sequence[Stage], finished: Mapping[str, Finished]
+) -> dict[str, list[str]]:
+    """Return, by label, the stages whose results came from earlier ones that are others now.
+
+    Args:
+        run: the folder of the run.
+        stages: the table of all stages.
+        finished: the stages whose results fit.
+
+    Returns:
+        label -> labels of the earlier stages.
+    """
+    outdated: dict[str, list[str]] = {}
+    for stage, arm, folder in _folders(run, stages):
+        name = label(stage.name, arm)
+        manifest = read_manifest(folder) if name not in finished else None
+        if manifest is None:
+            continue
+        others = [
+            key
+            for key, value in manifest.inputs.items()
+            if key in outdated or (key in finished and finished[key].manifest.fingerprint != value)
+        ]
+        if others:
+            outdated[name] = others
+    return outdated
+
+
+def outdated_note(run: Location, stages: Sequence[Stage]) -> str:
+    """Say which results of the run's own arm are of earlier results that it has no more."""
+    outdated = outdated_stages(run, stages, finished_stages(run, stages))
+    named = [
+        f"{stage.name} is of another {outdated[stage.name][0]}"
+        for stage in stages
+        if stage.name in outdated
+    ]
+    return f"{', '.join(named)}, and stays until it is done again" if named else ""
 
 
 def _folders(run: Location, stages: Sequence[Stage]) -> Iterator[tuple[Stage, str, Location]]:
