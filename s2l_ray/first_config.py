@@ -172,14 +172,14 @@ def _data(files: Sequence[str], found: Found, model: str | None) -> list[str]:
         f"train: [{train}]",
         "# eval: {heldout: heldout.jsonl}   # rows for `evaluation`; no training may see them",
     ]
-    fields = shapes.names_to_write(shape.fields)
+    fields = shapes.names_to_write(shape.fields, has_strata=shape.num_strata > 1)
     if fields:
         pairs = ", ".join(f"{key}: {_scalar(name)}" for key, name in fields.items())
         lines.append(f"fields: {{{pairs}}}")
     if shape.num_strata > 1:
-        lines.append(
-            f"# The rows looked at have {shape.num_strata} strata, by {shape.fields.stratum}."
-        )
+        others = f"; another could be {first(shape.other_strata)}" if shape.other_strata else ""
+        strata = f"{shape.num_strata} strata, by {shape.fields.stratum}{others}"
+        lines.append(f"# The rows looked at have {strata}.")
     is_chat = shape.has_chats or shape.has_earlier_turns
     if shape.has_earlier_turns:
         lines.append("template: chat   # the rows have a system text or earlier turns")

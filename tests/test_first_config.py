@@ -160,7 +160,7 @@ SHAPES = {
     ),
     "sharegpt": (
         lambda i: {"conversations": sharegpt(i), "source": ["a", "b"][i % 2], "id": f"c{i}"},
-        {"messages": "conversations"},
+        {"messages": "conversations", "stratum": "source"},
     ),
     "sharegpt with system and tools": (
         lambda i: {
@@ -299,6 +299,23 @@ def test_kinds_of_rows_that_no_field_names_are_found(tmp_path, topics, strata):
 
     assert config.clusters.strata == strata
     assert config.trajectories.embeddings == (strata == "auto")
+
+
+def test_a_field_of_kinds_is_the_stratum_before_one_of_sources_and_both_are_named(tmp_path):
+    kinds = {"source": lambda i: f"s{i % 2}", "topic": lambda i: f"t{i % 3}"}
+    rows = [
+        SHAPES["alpaca"][0](i) | {name: of(i) for name, of in kinds.items()}
+        for i in range(NUM_ROWS)
+    ]
+    text = first_config.text_of([written(tmp_path, rows, "jsonl")])
+    alone = first_config.text_of(
+        [written(tmp_path, [{**row, "topic": None} for row in rows], "jsonl")]
+    )
+
+    assert "fields: {stratum: topic}" in text
+    assert "# The rows looked at have 3 strata, by topic; another could be source." in text
+    assert "fields: {stratum: source}" in alone, "the default is written, too"
+    assert "# The rows looked at have 2 strata, by source." in alone
 
 
 def test_long_rows_get_the_tokens_that_they_need(tmp_path):

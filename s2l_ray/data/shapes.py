@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -48,16 +48,16 @@ _CONTEXTS = ("input", "context", "passage")
 _SYSTEMS = ("system", "system_prompt", "system_message")
 _TOOLS = ("tools", "functions")
 _STRATA = (
+    "task",
+    "task_name",
+    "category",
+    "topic",
+    "subject",
+    "domain",
     "source",
     "dataset",
     "data_source",
     "dataset_name",
-    "category",
-    "task",
-    "task_name",
-    "domain",
-    "topic",
-    "subject",
     "subset",
     "type",
     "language",
@@ -89,6 +89,8 @@ class Shape:
     num_characters: tuple[int, ...]
     """The length of each usable row."""
     num_strata: int
+    other_strata: tuple[str, ...] = ()
+    """Further fields with usual names that could be that of the stratum."""
 
 
 def shape_of(
@@ -107,10 +109,16 @@ def shape_of(
     for names in _candidates(columns, given):
         shape = _tried(rows, _with_labels(columns, {**names, **given}, len(rows)))
         if shape.num_usable >= CLEAR_SHARE * len(rows):
-            return shape
+            best = shape
+            break
         if best is None or shape.num_usable > best.num_usable:
             best = shape
-    return best
+    if best is None:
+        return None
+    free = _without(columns, best.fields.model_dump())
+    known = _usual(free, _STRATA)
+    others = (name for name in _fitting("stratum", free, len(rows)) if name in known)
+    return replace(best, other_strata=tuple(others))
 
 
 def describe_columns(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -122,10 +130,16 @@ def describe_columns(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def names_to_write(fields: FieldNames) -> dict[str, str | None]:
-    """Return the keys of `fields` that are not at their defaults."""
+def names_to_write(fields: FieldNames, *, has_strata: bool = False) -> dict[str, str | None]:
+    """Return the keys of `fields` that are not at their defaults, and where rows have strata that
+    of the stratum in any case: it decides about every subset.
+    """
     values = {key: getattr(fields, key) for key in type(fields).model_fields}
-    return {key: value for key, value in values.items() if value != default_of(fields, key)}
+    return {
+        key: value
+        for key, value in values.items()
+        if value != default_of(fields, key) or (has_strata and key == "stratum")
+    }
 
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> _Columns:
