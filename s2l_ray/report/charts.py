@@ -15,7 +15,7 @@ import numpy as np
 from s2l_ray.report import numbers
 from s2l_ray.report.clusters import ClusterView, shown_clusters
 from s2l_ray.report.lengths import Lengths, histogram, median
-from s2l_ray.report.strata import StratumLine
+from s2l_ray.report.strata import STRATUM, StratumLine
 
 Spec = dict[str, Any]
 MAX_LINES = 100
@@ -196,16 +196,19 @@ def ladders(clusters: ClusterView) -> Chart:
     return Chart("ladders", words.replace("stratums", "strata"), spec, rows)
 
 
-def sources(strata: Sequence[StratumLine]) -> Chart | None:
-    """Draw the share of each stratum in the pool and in the subset."""
-    num_pool = sum(line.num_examples for line in strata)
-    num_selected = sum(line.num_selected for line in strata)
-    if not strata or not num_selected:
+def strata(lines: Sequence[StratumLine], label: str = STRATUM) -> Chart | None:
+    """Draw the share of each stratum in the pool and in the subset; `label` is what they are."""
+    num_pool = sum(line.num_examples for line in lines)
+    num_selected = sum(line.num_selected for line in lines)
+    if not lines or not num_selected:
         return None
-    ordered = sorted(strata, key=lambda line: (-line.num_examples, line.name))[:MAX_BARS]
+    ordered = sorted(lines, key=lambda line: (-line.num_examples, line.name))[:MAX_BARS]
     names = distinct([line.name or "(none)" for line in ordered])
+    # A path in Vega may hold more than a plain name.
+    is_plain = label.isidentifier() and label not in ("part", "examples", "share")
+    column = label if is_plain else STRATUM
     rows = [
-        {"source": name, "part": part, "examples": number, "share": number / whole}
+        {column: name, "part": part, "examples": number, "share": number / whole}
         for name, line in zip(names, ordered, strict=True)
         for part, number, whole in (
             ("pool", line.num_examples, num_pool),
@@ -213,9 +216,9 @@ def sources(strata: Sequence[StratumLine]) -> Chart | None:
         )
     ]
     encoding = {
-        "y": nominal("source", None, sort=names, axis={"labelPadding": 6}),
+        "y": nominal(column, None, sort=names, axis={"labelPadding": 6}),
         "x": quantitative("share", "share of rows", axis={"format": "~%", "tickCount": 5}),
-        "tooltip": tooltip("source", "part", "examples", "share"),
+        "tooltip": tooltip(column, "part", "examples", "share"),
     }
     dots = {
         "mark": {"type": "point", "filled": True, "size": 70, "opacity": 1},
@@ -223,16 +226,17 @@ def sources(strata: Sequence[StratumLine]) -> Chart | None:
     }
     bridge = {
         "mark": {"type": "line", "color": "@rule", "strokeWidth": 3},
-        "encoding": {"detail": {"field": "source"}},
+        "encoding": {"detail": {"field": column}},
     }
     spec = {"height": 20 * len(names), "encoding": encoding, "layer": [bridge, dots]}
     first = ordered[0]
     words = (
-        f"Share of {len(ordered):,} sources in pool and subset. The largest, {names[0]}, is "
+        f"Share of {len(ordered):,} strata in pool and subset, by {numbers.name(label)}. The "
+        f"largest, {names[0]}, is "
         f"{numbers.share(first.num_examples, num_pool)} of the pool and "
         f"{numbers.share(first.num_selected, num_selected)} of the subset."
     )
-    return Chart("sources", words, spec, rows)
+    return Chart("strata", words, spec, rows)
 
 
 def lengths(found: Lengths | None) -> Chart | None:

@@ -74,7 +74,7 @@ function stratumBars(cluster) {
   const left = cluster.numStrata - cluster.strata.length;
   return element("div", {},
     element("ul", { class: "bars" }, ...lines),
-    ...(left ? [element("p", { class: "note", text: `and ${count(left)} more sources` })] : []));
+    ...(left ? [element("p", { class: "note", text: `and ${count(left)} more strata` })] : []));
 }
 
 function exampleBlock(title, own, kind) {

@@ -11,7 +11,7 @@ from s2l_ray.report.examples import ExampleRow
 from s2l_ray.report.extensions import ExtensionsView
 from s2l_ray.report.lengths import Lengths
 from s2l_ray.report.provenance import Provenance
-from s2l_ray.report.strata import StratumLine
+from s2l_ray.report.strata import STRATUM, StratumLine
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,7 @@ class ReportData:
     lengths: Lengths | None = None
     clusters: ClusterView | None = None
     strata: Sequence[StratumLine] = ()
+    stratum_label: str = STRATUM
     extensions: ExtensionsView | None = None
     curve: Sequence[tuple[int, float]] = ()
     """Steps of the reference's training, each with the mean loss since the step before it."""

@@ -16,7 +16,7 @@ from s2l_ray.artifacts.manifest import REJECTED_ROWS
 from s2l_ray.artifacts.tables import Parts, original_rows
 from s2l_ray.config.data import DataConfig
 from s2l_ray.data.declaration import PREPARE
-from s2l_ray.data.examples import read_example
+from s2l_ray.data.examples import Example, read_example
 from s2l_ray.report import data_block, numbers, ranked_head
 from s2l_ray.report.cluster_rows import NUM_ENDS, ClusterRows, losses
 from s2l_ray.selection.declaration import SELECTION
@@ -181,9 +181,15 @@ def _texts(
     rows = Parts(finished[PREPARE.name].folder, "rows")
     for example_id, row in rows_by_id(rows, ids, MAX_FILES).items():
         example = read_example(row, data.fields.of_pool)
-        prompt = f"{example.prompt}\n\n{example.context}" if example.context else example.prompt
-        texts[example_id] = (prompt, example.response)
+        texts[example_id] = (_asked(example), example.response)
     return texts
+
+
+def _asked(example: Example) -> str:
+    """Return the question: in a conversation after earlier messages, else before its context."""
+    is_conversation = example.is_chat or len(example.messages) > 2
+    parts = [example.prompt, example.context]
+    return "\n\n".join(part for part in (parts[::-1] if is_conversation else parts) if part)
 
 
 def _rejected(row: Mapping[str, Any]) -> ExampleRow:

@@ -77,7 +77,7 @@ def drawn_charts(report: ReportData) -> list[Chart]:
         headline = score_charts.scored(report.evaluation)
     every = [
         headline,
-        charts.sources(report.strata),
+        charts.strata(report.strata, report.stratum_label),
         charts.lengths(report.lengths),
         *charts.cluster_charts(report.clusters),
         training_charts.reference(report.curve),

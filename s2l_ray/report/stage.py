@@ -23,7 +23,7 @@ from s2l_ray.report.contents import PoolCounts, ReportData, StageLine
 from s2l_ray.report.extensions import extensions_view
 from s2l_ray.report.lengths import lengths
 from s2l_ray.report.provenance import provenance
-from s2l_ray.report.strata import strata_lines
+from s2l_ray.report.strata import strata_lines, stratum_label
 from s2l_ray.storage.location import Location
 from s2l_ray.training.declaration import REFERENCE, TARGET
 
@@ -72,6 +72,7 @@ def collect(run_dir: Location, config: RunConfig, finished: Mapping[str, Finishe
         lengths=lengths(finished),
         clusters=clusters,
         strata=strata_lines(finished, rows.strata),
+        stratum_label=stratum_label(config),
         extensions=extensions_view(run_dir),
         curve=reference.summary.get("curve", ()) if reference else (),
         target_curve=target.summary.get("curve", ()) if target else (),

@@ -6,10 +6,24 @@ from dataclasses import dataclass
 
 from s2l_ray.artifacts.finished import Finished
 from s2l_ray.clusters.declaration import CLUSTERS
+from s2l_ray.config.sections import RunConfig
 from s2l_ray.selection.declaration import SELECTION
 
 MAX_STRATA = 100
 """Number of lines in the table of strata."""
+
+
+STRATUM = "stratum"
+"""What strata are called where no field of the rows names them."""
+
+
+def stratum_label(config: RunConfig) -> str:
+    """Return what the page calls strata: the field that names them, or what they are."""
+    if config.clusters is not None and config.clusters.strata == "auto":
+        return "found stratum"
+    if config.data is None or config.imports_trajectories:
+        return STRATUM
+    return config.data.fields.stratum or STRATUM
 
 
 @dataclass(frozen=True)

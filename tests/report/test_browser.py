@@ -174,9 +174,9 @@ def test_a_cluster_opens_by_keyboard_and_leads_to_its_examples(shown):
 
 def test_the_data_of_a_chart_can_be_saved_and_shown(shown, tmp_path):
     with shown.expect_download() as download:
-        shown.click('[data-download="sources"]')
+        shown.click('[data-download="strata"]')
     lines = download.value.path().read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "source,part,examples,share" and len(lines) == 9
+    assert lines[0] == "stratum,part,examples,share" and len(lines) == 9
     assert lines[1] == "عربي,pool,4000,0.4"
 
     shown.click('[data-table="training"]')

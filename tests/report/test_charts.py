@@ -14,7 +14,7 @@ from s2l_ray.report.comparison import ComparedArm, ComparisonView
 from s2l_ray.report.contents import ArmScore, ReportData
 from s2l_ray.report.lengths import Lengths
 from s2l_ray.report.strata import StratumLine
-from tests.report.test_page import clusters, full
+from tests.report.test_page import Page, clusters, full
 
 
 def coloured(spec):
@@ -37,7 +37,7 @@ def test_every_chart_compiles_and_has_rows_and_words():
     view = replace(clusters(5), stratum_K=["a"] * 5, tried=tried, choice="auto: a reason")
     drawn = page.drawn_charts(replace(whole, clusters=view))
 
-    names = ["headline", "sources", "lengths", "trajectories", "selected", "ladders", "training"]
+    names = ["headline", "strata", "lengths", "trajectories", "selected", "ladders", "training"]
     assert [chart.name for chart in drawn] == [*names, "target", "budgets"]
     for chart in drawn:
         assert compiled(chart)["marks"] and chart.rows and len(chart.words) > 20
@@ -103,10 +103,25 @@ def test_held_out_losses_have_a_line_each_and_their_lowest_in_words():
     compiled(chart)
 
 
-def test_names_of_sources_that_are_cut_alike_stay_apart():
+@pytest.mark.parametrize(
+    ("label", "column"), [("topic", "topic"), ("meta.kind", "stratum"), ("share", "stratum")]
+)
+def test_strata_have_the_name_of_their_field(label, column):
+    lines = [StratumLine("a", 10, 5), StratumLine("b", 5, 1)]
+    chart = charts.strata(lines, label)
+
+    assert [row[column] for row in chart.rows] == ["a", "a", "b", "b"]
+    assert f"by {label}." in chart.words
+    compiled(chart)
+    text = Page(page.render(ReportData("run", strata=lines, stratum_label=label))).text
+    assert f"Share of each {label} in the pool" in text and f"of {label}" in text
+    assert "source" not in text
+
+
+def test_names_of_strata_that_are_cut_alike_stay_apart():
     lines = [StratumLine("x" * 50 + end, 10, 5) for end in "ab"]
-    chart = charts.sources(lines)
-    names = [row["source"] for row in chart.rows]
+    chart = charts.strata(lines)
+    names = [row["stratum"] for row in chart.rows]
     assert len(set(names)) == 2 and names[2].endswith("... (2)")
 
 
