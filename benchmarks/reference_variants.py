@@ -130,7 +130,7 @@ def labelled(run: s2l.Run, num_clusters: int) -> pd.DataFrame:
     """Return the cluster of every example, over all rows, by id."""
     table = run.trajectories().to_pandas()
     loss_NT = np.stack(table["loss_nats"].to_numpy())
-    labels = s2l.cluster(loss_NT, num_clusters=num_clusters, seed=0).labels
+    labels = s2l.cluster(loss_NT, num_clusters=num_clusters, seed=0, rows_per_cluster=1).labels
     return pd.DataFrame({"cluster": labels}, index=table["example_id"])
 
 

@@ -46,20 +46,22 @@ def cluster(
     *,
     strata: Sequence[str] | None = None,
     rows_per_sample: int | None = None,
+    rows_per_cluster: int = ClustersConfig.model_fields["rows_per_cluster"].default,
 ) -> Clusters:
     """Group loss trajectories by k-means, as the stage `clusters` does with its defaults.
-
-    Only `clusters.rows_per_cluster` is 1: there are as many clusters as asked for.
 
     Args:
         losses: float (N, T), mean response loss of each example at each checkpoint, nats per
             token. Read as float32.
-        num_clusters: over all, or in each stratum; fewer where fewer trajectories differ.
+        num_clusters: over all, or in each stratum; fewer where there are fewer rows for each than
+            `rows_per_cluster`, or fewer trajectories that differ.
         seed: decides the sample that the start is fitted to, and the start.
         ids: N unique texts, by whose hashes rows are sampled, so that the result does not depend
             on the order of rows. Default: the row numbers.
         strata: N names; k-means runs inside each of them. Default: over all.
         rows_per_sample: `clusters.rows_per_sample` of a run file, with its default.
+        rows_per_cluster: the same of `clusters.rows_per_cluster`; with 1 there are as many clusters
+            as asked for.
 
     Returns:
         labels, squared distances and centroids; see `Clusters`.
@@ -74,7 +76,10 @@ def cluster(
     """
     checked = _checked(losses, ids, strata)
     config = _section(num_clusters, seed, rows_per_sample=rows_per_sample)
-    return _clustered(*checked, config.model_copy(update={"rows_per_cluster": 1}), seed)
+    if not isinstance(rows_per_cluster, int | np.integer) or rows_per_cluster < 1:
+        raise ConfigError(f"rows_per_cluster must be at least 1, not {rows_per_cluster!r}")
+    update = {"rows_per_cluster": int(rows_per_cluster)}
+    return _clustered(*checked, config.model_copy(update=update), seed)
 
 
 def _section(num_clusters: int, seed: int, *, rows_per_sample: int | None = None) -> ClustersConfig:

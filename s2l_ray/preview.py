@@ -16,7 +16,7 @@ from s2l_ray.config.sections import RunConfig
 from s2l_ray.data import pool_checks, sources
 from s2l_ray.data.declaration import check_template, pool_files, pool_tokenizer
 from s2l_ray.data.examples import example_id, read_example
-from s2l_ray.data.row_errors import RowError
+from s2l_ray.data.row_errors import RowError, place_of
 from s2l_ray.data.sources import SourceRow
 from s2l_ray.data.templates import Template, load_template
 from s2l_ray.data.tokenise import TokenisedExample, decoded, tokenise
@@ -150,7 +150,7 @@ def show(previewer: Previewer, num_rows: int, console: Console) -> None:
         if row.tokens is None:
             reason, _, detail = row.rejected.partition(": ")
             reasons[reason] += 1
-            first_place.setdefault(reason, f"{row.file} row {row.row}: {detail or reason}")
+            first_place.setdefault(reason, f"{place_of(row.file, row.row)}: {detail or reason}")
         else:
             num_cut += row.tokens.is_cut
             left_out.update(row.left_out)
@@ -175,7 +175,7 @@ def show(previewer: Previewer, num_rows: int, console: Console) -> None:
 
 
 def _print_row(row: PreviewedRow, previewer: Previewer, console: Console) -> None:
-    place = f"{row.file} row {row.row}"
+    place = place_of(row.file, row.row)
     if row.tokens is None:
         console.print(Text(f"{place}: rejected: {_visible(row.rejected)}\n", style="red"))
         return

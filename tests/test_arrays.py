@@ -27,13 +27,17 @@ OF_LOSSES = [name for name in NAMES if name not in ("longest-responses", "el2n",
 
 
 @pytest.mark.parametrize("per_stratum", [True, False])
-def test_clusters_are_those_of_the_stage(tmp_path, per_stratum):
+@pytest.mark.parametrize("rows", [1, None, 40], ids=["any", "default", "many"])
+def test_clusters_are_those_of_the_stage(tmp_path, per_stratum, rows):
     files = write_parts(Location.of(tmp_path / "trajectories"), SEVEN_PARTS)
     folder = Location.of(tmp_path / "clusters")
-    config = settings(rows_per_sample=None, tolerance=3.0e-4, per_stratum=per_stratum)
+    given = {} if rows is None else {"rows_per_cluster": rows}
+    usual = {"rows_per_sample": None, "tolerance": 3.0e-4, "rows_per_cluster": 25}
+    config = settings(**{**usual, **given}, per_stratum=per_stratum)
     clustered(folder, files, config, [[0, 3, 5], [1, 2, 4, 6]], seed=11)
 
-    found = s2l.cluster(LOSS_NT, 5, 11, IDS, strata=STRATA if per_stratum else None)
+    strata = STRATA if per_stratum else None
+    found = s2l.cluster(LOSS_NT, 5, 11, IDS, strata=strata, **given)
 
     table = labels(folder)
     assert table["example_id"].to_pylist() == IDS
@@ -119,6 +123,16 @@ def test_a_ranking_is_a_permutation_that_begins_with_every_stratum(method):
 def test_what_cannot_be_ranked_is_refused(arguments, message):
     with pytest.raises(s2l.UserError, match=message):
         s2l.rank(**{"losses": LOSS_NT, "ids": IDS, **arguments})
+
+
+def test_many_clusters_of_few_rows_are_as_few_as_in_a_run():
+    found = s2l.cluster(LOSS_NT, 1000)
+    every = s2l.cluster(LOSS_NT, 1000, rows_per_cluster=1)
+
+    assert len(found.centroids) == len(LOSS_NT) // 25
+    assert len(every.centroids) == len(np.unique(LOSS_NT, axis=0))
+    with pytest.raises(s2l.UserError, match="rows_per_cluster must be at least 1, not 0"):
+        s2l.cluster(LOSS_NT, 5, rows_per_cluster=0)
 
 
 def test_a_sample_smaller_than_its_clusters_is_refused():

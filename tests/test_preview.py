@@ -69,7 +69,7 @@ def test_without_colour_the_loss_is_in_brackets(tmp_path):
     assert f"[[2{END}]]" in done.stdout and f"[[3{END}]]" not in done.stdout
     assert "2 with loss" in done.stdout  # the digit and the end
     assert "1 of the 5 rows would be rejected:\n  1 malformed JSON (first: " in done.stdout
-    assert "a.jsonl row 4: {oops)\n" in done.stdout  # the reason once
+    assert "a.jsonl row 4 (from 0): {oops)\n" in done.stdout  # the reason once
     assert "more than data.max_rejected (10.00%)" in done.stdout
 
 
@@ -80,7 +80,8 @@ def test_what_is_left_out_of_rows_is_counted(tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert (
-        "row 0 · " in done.stdout and "· 1 messages after the last answer left out" in done.stdout
+        "row 0 (from 0) · " in done.stdout
+        and "· 1 messages after the last answer left out" in done.stdout
     )
     assert "\n3 messages after the last answer left out\n" in done.stdout
     assert "max_rejected" not in done.stdout

@@ -21,7 +21,7 @@ from s2l_ray.data.dropped_rows import DroppedRow
 from s2l_ray.data.held_out import HeldOut, read_prompts
 from s2l_ray.data.repeated_rows import RepeatedRows
 from s2l_ray.data.row_comparer import PROMPTS_FILE, Comparison, RowComparer
-from s2l_ray.data.row_errors import IN_EVALUATION_SET, NEAR_DUPLICATE
+from s2l_ray.data.row_errors import IN_EVALUATION_SET, NEAR_DUPLICATE, place_of
 from s2l_ray.progress import Progress
 from s2l_ray.storage.location import Location
 
@@ -149,7 +149,7 @@ class _Compared:
         prompt = self.prompts.slice(match["prompt"], 1).to_pylist()[0]
         same = match["kind"] == SAME_PROMPT
         held = "the prompt" if same else f"{match['share']:.0%} of the prompt"
-        detail = f"{held} of {prompt['file']} row {prompt['row']} ({prompt['set']})"
+        detail = f"{held} of {place_of(prompt['file'], prompt['row'])}, {prompt['set']}"
         return DroppedRow(match["position"], IN_EVALUATION_SET, detail)
 
 
@@ -166,7 +166,7 @@ def _repeating_rows(repeated: RepeatedRows, number: int) -> list[DroppedRow]:
         DroppedRow(
             int(position),
             NEAR_DUPLICATE,
-            f"repeats {name['file']} row {name['row']} (similarity {similarity:.2f})",
+            f"repeats {place_of(name['file'], name['row'])}, similarity {similarity:.2f}",
         )
         for position, name, similarity in zip(positions, firsts, similarities, strict=True)
     ]

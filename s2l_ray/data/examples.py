@@ -250,6 +250,8 @@ def _present(row: Mapping[str, Any], name: str) -> Any:
         names = first(list(row), limit=8) or "none"
         chat = next((key for key, value in row.items() if _holds_messages(value)), None)
         hint = f"; data.fields: {{messages: {chat}}} reads the conversation" if chat else ""
+        if name in row:
+            raise RowError("empty field", f"{name!r} is null{hint}")
         raise RowError("missing field", f"no {name!r}; the row's fields: {names}{hint}")
     return row[name]
 

@@ -9,6 +9,7 @@ from s2l_ray.config.data import DataConfig
 from s2l_ray.data import pool_checks, sources
 from s2l_ray.data.examples import Example, RowError, read_example
 from s2l_ray.data.pool_checks import FieldCount, FileResult
+from s2l_ray.data.row_errors import place_of
 from s2l_ray.data.sources import SourceRow
 from s2l_ray.errors import DataError, check_rejected_share, first
 from s2l_ray.storage.input_files import InputFile
@@ -133,9 +134,9 @@ class Survey:
                 examples.append(example)
                 numbers.append(row.row)
                 continue
-            problem = problem or f"row {row.row}: {detail}"
+            problem = problem or f"row {row.row:,} (from 0): {detail}"
             reasons[reason] += 1
-            self.reject(reason, f"{file.uri} row {row.row}")
+            self.reject(reason, place_of(file.uri, row.row))
         self._fields.add((row.fields for row in rows if row.fields is not None), self.data.fields)
         if whole:
             self._files.append(FileResult(file.uri, len(rows), len(examples), reasons))

@@ -14,6 +14,7 @@ import numpy as np
 from s2l_ray import hashing
 from s2l_ray.config.data import DataConfig, FieldNames
 from s2l_ray.data.examples import RowError, content_digest, read_example
+from s2l_ray.data.row_errors import place_of
 from s2l_ray.data.sources import read_rows
 from s2l_ray.errors import DataError, check_rejected_share
 from s2l_ray.storage.input_files import InputFile
@@ -35,7 +36,7 @@ class HeldOutRow:
 
     @property
     def location(self) -> str:
-        return f"{self.file} row {self.number}"
+        return place_of(self.file, self.number)
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,10 @@ def _check_content(
     if role == "assistant" and any(fields.get(key) for key in ("tool_calls", *REASONING_KEYS)):
         return
     parent, _, key = path.rpartition(".")
-    if all(turn.get(other) is None for other in CONTENT_KEYS):
+    if not any(other in turn for other in CONTENT_KEYS):
         raise RowError("missing field", f"{parent} has no {key!r}")
+    if all(turn.get(other) is None for other in CONTENT_KEYS):
+        raise RowError("empty field", f"{path} is null")
     raise RowError("empty field", f"{path} holds no text")
 
 

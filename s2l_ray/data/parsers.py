@@ -149,8 +149,8 @@ def array_elements(origin: str, stream: BinaryIO) -> Iterator[bytes]:
             more = stream.read(max(CHUNK_BYTES, len(text) - begin))
             if not more:
                 raise DataError(
-                    f"data: {origin}: the array ends inside row {num_elements}: the file is "
-                    "truncated, or a quote or bracket is not closed. Repair it."
+                    f"data: {origin}: the array ends inside row {num_elements:,} (from 0): the "
+                    "file is truncated, or a quote or bracket is not closed. Repair it."
                 )
             scan = (token.start() if token else len(text)) - begin
             text, begin = text[begin:] + more, 0
@@ -190,8 +190,8 @@ def _lines(origin: str, stream: BinaryIO) -> Iterator[bytes]:
 def _check_length(origin: str, num_bytes: int, row: int) -> None:
     if num_bytes >= MAX_ROW_BYTES:
         raise DataError(
-            f"data: {origin}: row {row} has more than {MAX_ROW_BYTES >> 20} MB, which no example "
-            "has. Remove it, or leave the file out."
+            f"data: {origin}: row {row:,} (from 0) has more than {MAX_ROW_BYTES >> 20} MB, which "
+            "no example has. Remove it, or leave the file out."
         )
 
 
@@ -235,6 +235,6 @@ def _header(origin: str, records: Iterator[list[str]]) -> list[str]:
 def _check_quotes_closed(origin: str, error: csv.Error, row: int) -> None:
     if "unexpected end" in str(error) or "field larger" in str(error):
         raise DataError(
-            f"data: {origin}: row {row} opens a quote that is not closed ({error}), so the rows "
-            "after it cannot be told apart. Repair it."
+            f"data: {origin}: row {row:,} (from 0) opens a quote that is not closed ({error}), so "
+            "the rows after it cannot be told apart. Repair it."
         )

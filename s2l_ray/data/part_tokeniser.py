@@ -16,6 +16,7 @@ from s2l_ray.data import duplicates
 from s2l_ray.data.dropped_rows import load_dropped
 from s2l_ray.data.examples import Example, RowError, id_of_content, read_example
 from s2l_ray.data.raw_parts import excerpt_of, read_numbered
+from s2l_ray.data.row_errors import place_of
 from s2l_ray.data.templates import load_template
 from s2l_ray.data.tokenise import TokenisedExample, tokenise
 from s2l_ray.storage.location import Location
@@ -190,5 +191,5 @@ def _first_locations(uri: str, rejected: Sequence[RejectedRow]) -> dict[str, lis
         if len(of_reason) < LOCATIONS_SHOWN:
             # What a template says is known from the template alone, so one row tells it for all.
             words = f": {detail}" if detail and not of_reason else ""
-            of_reason.append(f"{uri} row {row}{words}")
+            of_reason.append(f"{place_of(uri, row)}{words}")
     return locations

@@ -31,6 +31,11 @@ class RowError(Exception):
         return f"{self.reason}: {self.detail}"
 
 
+def place_of(file: object, row: int) -> str:
+    """Return where a row is, as messages name it: rows of a file are counted as in its tables."""
+    return f"{file} row {row:,} (from 0)"
+
+
 def kind_of(value: object) -> str:
     """Return the type of a value as messages name it."""
     return "null" if value is None else f"of type {type(value).__name__}"

@@ -17,6 +17,7 @@ from s2l_ray.data.cleaning import held_out_files
 from s2l_ray.data.declaration import pool_files
 from s2l_ray.data.examples import Example, RowError
 from s2l_ray.data.first_rows import FirstRows, Survey, rejected_line
+from s2l_ray.data.row_errors import place_of
 from s2l_ray.data.templates import load_template
 from s2l_ray.data.tokenise import tokenise
 from s2l_ray.errors import DataError, first
@@ -206,7 +207,9 @@ def _estimate(found: FirstRows, most: int, counter: TokenCounter, survey: Survey
     for number, error in zip(found.numbers[::step], counts, strict=True):
         if isinstance(error, RowError):
             reasons[error.reason] += 1
-            first_row.setdefault(error.reason, f"{found.file.uri} row {number}: {error.detail}")
+            first_row.setdefault(
+                error.reason, f"{place_of(found.file.uri, number)}: {error.detail}"
+            )
     for reason, count in reasons.items():
         share = len(found.examples) / len(spread)
         survey.reject(reason, first_row[reason], round(count * share))

@@ -11,7 +11,7 @@ from s2l_ray.artifacts.tables import original_rows
 from s2l_ray.config.data import DataConfig
 from s2l_ray.data.examples import Example, RowError, read_example
 from s2l_ray.data.held_out_rows import Failure
-from s2l_ray.data.row_errors import NO_ROOM
+from s2l_ray.data.row_errors import NO_ROOM, place_of
 from s2l_ray.data.templates import Template
 from s2l_ray.data.tokenise import TokenisedExample, prompt_ids, tokenise
 from s2l_ray.models.generation import Generator
@@ -30,7 +30,7 @@ class Item:
 
     @property
     def location(self) -> str:
-        return f"{self.file} row {self.number}"
+        return place_of(self.file, self.number)
 
     @property
     def num_response_tokens(self) -> int:
@@ -102,5 +102,5 @@ def read_items(
         elif outcome.reason == NO_ROOM:
             items.append(Item(uri, number, example, None))
         else:
-            failures.append((outcome.reason, f"{uri} row {number}"))
+            failures.append((outcome.reason, place_of(uri, number)))
     return items, failures

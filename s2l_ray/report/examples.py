@@ -17,6 +17,7 @@ from s2l_ray.artifacts.tables import Parts, original_rows
 from s2l_ray.config.data import DataConfig
 from s2l_ray.data.declaration import PREPARE
 from s2l_ray.data.examples import Example, read_example
+from s2l_ray.data.row_errors import place_of
 from s2l_ray.report import data_block, numbers, ranked_head
 from s2l_ray.report.cluster_rows import NUM_ENDS, ClusterRows, losses
 from s2l_ray.selection.declaration import SELECTION
@@ -193,7 +194,7 @@ def _asked(example: Example) -> str:
 
 
 def _rejected(row: Mapping[str, Any]) -> ExampleRow:
-    place = f"row {row['row']:,} of {row['file']}"
+    place = place_of(row["file"], row["row"])
     return ExampleRow(
         numbers.with_marks(place),
         numbers.excerpt(row["excerpt"] or "", MAX_EXCERPT),

@@ -117,6 +117,7 @@ def _no_rows() -> _FirstRows:
 def _first_rows(config: RunConfig) -> _FirstRows | None:
     """Return the first usable rows of the pool; None if there are none outside the hub."""
     from s2l_ray.data.first_rows import Survey
+    from s2l_ray.data.row_errors import place_of
 
     data = config.data
     assert data is not None
@@ -132,7 +133,7 @@ def _first_rows(config: RunConfig) -> _FirstRows | None:
         for row in some.rows:
             if row.fields is not None and row.row in usable:
                 found.append(row.fields)
-                ids.append(f"row {row.row} of {some.file.uri}")
+                ids.append(place_of(some.file.uri, row.row))
     if not found:
         return None
     fields = list(dict.fromkeys(name for row in found for name in row))

@@ -209,7 +209,7 @@ def checked_length(
                 raise from_message(done["refused"])
             length = done["checkpoints"]
             if (of_file := length_of_file.setdefault(uri, length)) != length:
-                raise _unequal(uri, 0, of_file, length, f"row {row}")
+                raise _unequal(uri, 0, of_file, length, f"row {row:,} (from 0)")
             uri_of_length.setdefault(length, uri)
             number += 1
     return common_length(uri_of_length)
@@ -331,7 +331,7 @@ def _losses(
     """
     if table["example_id"].null_count:
         row = row_before + table["example_id"].to_pylist().index(None)
-        raise DataError(f"trajectories.path: row {row} of {uri} has no example_id.")
+        raise DataError(f"trajectories.path: row {row:,} (from 0) of {uri} has no example_id.")
     column = table["loss_nats"].combine_chunks()
     ids = table["example_id"]
     if not _is_list(column.type) or not pa.types.is_floating(column.type.value_type):
@@ -348,7 +348,7 @@ def _losses(
     length = int(lengths_N[0]) if length is None else length
     if len(odd := np.flatnonzero(lengths_N != length)):
         row = int(odd[0])
-        where = f"row {row_before + row} (example {ids[row]})"
+        where = f"row {row_before + row:,} (from 0, example {ids[row]})"
         raise _unequal(uri, first_row, length, int(lengths_N[row]), where)
     values = column.flatten()
     with np.errstate(over="ignore"):  # a value beyond float32 becomes infinite, and is refused
@@ -376,7 +376,7 @@ def _check_finite(loss_NT: np.ndarray, ids: pa.ChunkedArray, uri: str) -> None:
 
 
 def _unequal(uri: str, first_row: int, length: int, other: int, where: str) -> DataError:
-    begin = f"row {first_row}" if first_row else "the first row"
+    begin = f"row {first_row:,} (from 0)" if first_row else "the first row"
     return DataError(
         f"trajectories.path: loss_nats has {length} values in {begin} of {uri} and {other} "
         f"in {where}. All trajectories must have the same checkpoints."

@@ -161,8 +161,8 @@ def test_dropped_rows_are_rejected_and_counts_add_up(tmp_path, sets, path):
     assert summary["rows"] == summary["kept"] + sum(summary["rejected"].values()) == 7
     excerpts = {i["row"]: i["excerpt"] for i in table(tmp_path / "out", "rejected")}
     uri = sets["gsm8k"][0].uri
-    assert excerpts[1].startswith(f"the prompt of {uri} row 1 (gsm8k): ")
-    assert excerpts[2].startswith(f"100% of the prompt of {uri} row 0 (gsm8k): ")
+    assert excerpts[1].startswith(f"the prompt of {uri} row 1 (from 0), gsm8k: ")
+    assert excerpts[2].startswith(f"100% of the prompt of {uri} row 0 (from 0), gsm8k: ")
 
 
 def test_a_list_changes_nothing_in_the_pool(tmp_path, sets, path):
@@ -214,7 +214,7 @@ def test_repeating_rows_are_dropped_with_the_first_one_named(tmp_path, num_worke
     assert summary["rejected"] == {"duplicate id": 1, "near duplicate": 3}
     excerpts = {i["row"]: i["excerpt"] for i in table(tmp_path / "out", "rejected")}
     for number, first in REPEATS:
-        assert excerpts[number].startswith(f"repeats {path} row {first} (similarity ")
+        assert excerpts[number].startswith(f"repeats {path} row {first} (from 0), similarity ")
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])

@@ -72,7 +72,7 @@ def test_white_space_around_a_text_is_kept():
 @pytest.mark.parametrize(
     ("change", "reason", "detail"),
     [
-        ({"output": None}, "missing field", "no 'output'; the row's fields: instruction, input"),
+        ({"output": None}, "empty field", "'output' is null"),
         ({"output": " \n"}, "empty field", "'output' holds no text"),
         ({"instruction": ""}, "empty field", "'instruction' holds no text"),
         ({"instruction": 5}, "wrong type", "'instruction' is of type int, not text"),
@@ -148,7 +148,8 @@ def test_earlier_turns_are_the_context_of_the_last_question():
     ("row", "reason", "detail"),
     [
         ({}, "missing field", "no 'conversations'"),
-        ({"conversations": None}, "missing field", "no 'conversations'"),
+        ({"conversations": None}, "empty field", "'conversations' is null"),
+        ({"conversations": [{"role": "user", "content": None}]}, "empty field", "content is null"),
         ({"conversations": []}, "empty field", "'conversations' holds no messages"),
         ({"conversations": "hello"}, "wrong type", "'conversations' is of type str, not a list"),
         ({"conversations": ["hello"]}, "wrong type", "conversations[0] is of type str"),

@@ -28,8 +28,9 @@ def test_too_many_rejected_rows_are_listed_by_reason_with_their_first_places(tmp
         prepare_here(tmp_path / "out", [path], settings(max_rejected=0.29))
     assert str(caught.value).splitlines() == [
         "data.train: 6 of 20 rows cannot be used (30.00%; the limit data.max_rejected is 29.00%):",
-        f"  5 malformed JSON (first: {path} row 0; {path} row 3; {path} row 4)",
-        f"  1 missing field (first: {path} row 2)",
+        f"  5 malformed JSON (first: {path} row 0 (from 0); {path} row 3 (from 0); "
+        f"{path} row 4 (from 0))",
+        f"  1 empty field (first: {path} row 2 (from 0))",
         f"All of them are listed in {tmp_path}/out/rejected.parquet. Correct the data or "
         "data.fields, or raise data.max_rejected.",
     ]
@@ -62,7 +63,9 @@ def test_the_error_has_the_words_of_the_template(tmp_path):
         prepare_here(tmp_path / "out", [path], config, tokenizer=str(tmp_path / "tokenizer"))
 
     words = "the tokenizer's chat template refuses the messages: System role not supported"
-    assert f"3 refused by the template (first: {path} row 0: {words}; " in str(caught.value)
+    assert f"3 refused by the template (first: {path} row 0 (from 0): {words}; " in str(
+        caught.value
+    )
 
 
 def test_what_an_older_version_left_of_a_part_is_done_again(tmp_path):

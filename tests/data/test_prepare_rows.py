@@ -106,4 +106,4 @@ def test_rows_of_parquet_keep_their_numbers_and_values(tmp_path):
         {"instruction": "b", "output": "y", "turns": []},
         {"instruction": "c", "output": "z", "turns": None},
     ]
-    assert rejected(tmp_path / "out") == [(path, 0, "missing field")]
+    assert rejected(tmp_path / "out") == [(path, 0, "empty field")]

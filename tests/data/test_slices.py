@@ -89,7 +89,9 @@ class TestJsonLines:
         monkeypatch.setattr("s2l_ray.data.parsers.MAX_ROW_BYTES", 50)
         file = written(tmp_path / "a.jsonl", b'{"a": 1}\n' * 20 + b"x" * 60 + b'\n{"a": 1}\n' * 20)
         _, second, *_ = slices(file, 150)
-        with pytest.raises(DataError, match=r"a\.jsonl, counted from byte 153: row 3 has more"):
+        with pytest.raises(
+            DataError, match=r"a\.jsonl, counted from byte 153: row 3 \(from 0\) has more"
+        ):
             list(SliceReader(second).rows())
 
 

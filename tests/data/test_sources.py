@@ -191,7 +191,7 @@ def test_a_csv_field_may_be_long(write):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('a,b\n1,2\n"open,3\n4,5\n', "row 1 opens a quote that is not closed"),
+        ('a,b\n1,2\n"open,3\n4,5\n', r"row 1 \(from 0\) opens a quote that is not closed"),
         ("a,b,a\n1,2,3\n", r"1 of 3 columns are named more than once \(first: 'a'\)"),
         (",,a\n1,2,3\n", r"1 of 3 columns are named more than once \(first: ''\)"),
         ("a;b\n1;2\n", "separated by commas, and of .tsv by tabs"),

@@ -97,7 +97,9 @@ def test_a_pool_that_is_not_prepared_is_counted_by_its_tokenizer(tree):
 
 def test_a_misspelt_field_is_named_with_those_that_are_there(tree):
     misspelt = changed(tree, "data.fields", {"prompt": "quesion"})
-    with pytest.raises(DataError, match=r"row 0: missing field: no 'quesion'; the row's fields"):
+    with pytest.raises(
+        DataError, match=r"row 0 \(from 0\): missing field: no 'quesion'; the row's fields"
+    ):
         lines(misspelt)
 
 
@@ -207,7 +209,9 @@ def test_rows_that_leave_no_tokens_to_learn_are_counted_as_well(tree, tmp_path):
     with pytest.raises(DataError, match="20 of 30 rows cannot be used") as caught:
         lines(changed(tree, "data.max_rejected", 0.5))
     # Which row, and what is wrong with it; the first ten have a token left.
-    assert "pool.jsonl row 10: the prompt alone has 13 tokens of 13 allowed" in str(caught.value)
+    assert "pool.jsonl row 10 (from 0): the prompt alone has 13 tokens of 13 allowed" in str(
+        caught.value
+    )
 
 
 def test_repeated_ids_named_fields_and_useless_files_are_refused_as_by_a_run(tree, tmp_path):

@@ -90,7 +90,10 @@ def test_rows_that_cannot_be_used_are_counted_with_their_places(tmp_path):
 
     assert plan["sets"]["counting"] == {
         "rows": 6,
-        "failures": [["malformed JSON", f"{path} row 0"], ["missing field", f"{path} row 1"]],
+        "failures": [
+            ["malformed JSON", f"{path} row 0 (from 0)"],
+            ["missing field", f"{path} row 1 (from 0)"],
+        ],
     }
     assert [unit["rows"] for unit in plan["units"]] == [4]
 
@@ -100,7 +103,7 @@ def test_too_many_rows_that_cannot_be_used_are_refused_with_reason_and_place(tmp
 
     with pytest.raises(DataError, match=r"counting: 1 of 5 rows .*(20\.00%)") as error:
         stage(tmp_path, {"counting": [path]}, max_rejected=0.1)
-    assert f"1 missing field (first: {path} row 0)" in str(error.value)
+    assert f"1 missing field (first: {path} row 0 (from 0))" in str(error.value)
     assert "raise data.max_rejected" in str(error.value)
 
 

@@ -157,7 +157,9 @@ def test_a_row_that_the_chat_template_refuses_is_a_failure_with_its_place(tmp_pa
     worker = evaluator(tmp_path, Location.of(folder), rows, template="chat")
     ((result,), items) = evaluate_all(worker)
 
-    assert result["failures"] == [["refused by the template", f"{tmp_path}/sums.jsonl row 1"]]
+    assert result["failures"] == [
+        ["refused by the template", f"{tmp_path}/sums.jsonl row 1 (from 0)"]
+    ]
     assert items["item"].to_pylist() == [0, 2]
 
 

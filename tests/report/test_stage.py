@@ -316,7 +316,7 @@ def test_rejected_rows_are_shown_with_their_reason(whole, tmp_path):
     rows = report.collect(whole, run_config(tmp_path), finished_stages(whole, STAGES)).examples
 
     shown = [(row.id, row.prompt, row.is_selected) for row in rows if row.reason == "empty field"]
-    assert shown == [(f"row {i} of f", "a", None) for i in (4, 5, 6)]
+    assert shown == [(f"f row {i} (from 0)", "a", None) for i in (4, 5, 6)]
 
 
 def test_losses_of_other_rows_than_the_clusters_have_are_left_out(whole, tmp_path):

@@ -156,7 +156,7 @@ def test_a_null_instead_of_losses_names_its_example(tmp_path, kind):
 def test_a_row_without_an_id_is_named_by_its_place(tmp_path, monkeypatch):
     monkeypatch.setattr(import_existing, "ROWS_PER_PART", 5)
     uri = parquet(tmp_path / "t.parquet", list_column(LOSS_NT), ids=[*IDS[:12], None, *IDS[13:]])
-    with pytest.raises(DataError, match=r"row 12 of .* has no example_id"):
+    with pytest.raises(DataError, match=r"row 12 \(from 0\) of .* has no example_id"):
         importing(uri, tmp_path / "out")
 
 

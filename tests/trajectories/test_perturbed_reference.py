@@ -43,7 +43,7 @@ def losses(folder):
 def test_rows_are_scored_as_with_copies_that_were_perturbed_by_hand(prepared, tmp_path):
     tiny.save(tmp_path / "reference" / "step-000003", seed=4)
     summary = {"path": None, "names": ["step-000003"] * 3, "steps": [1, 2, 3], "noise": NOISE}
-    by_noise = declaration._checkpoints(Location.of(tmp_path), summary)
+    by_noise = declaration._checkpoints(Location.of(tmp_path), summary, None)
     tokenizer, by_hand = tiny.tokenizer(), []
     for step, number in zip(STEPS, NUMBERS, strict=True):
         model = load_model(str(tmp_path / "reference" / "step-000003"))
@@ -55,7 +55,8 @@ def test_rows_are_scored_as_with_copies_that_were_perturbed_by_hand(prepared, tm
         by_hand.append(
             declaration._checkpoints(
                 Location.of(tmp_path),
-                {"path": str(tmp_path / "by hand"), "names": [folder.name], "steps": [step]},
+                {"names": [folder.name], "steps": [step]},
+                str(tmp_path / "by hand"),
             )[0]
         )
 

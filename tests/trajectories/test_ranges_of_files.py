@@ -106,7 +106,10 @@ def two_bad_rows():
     [
         (two_bad_rows(), r"1 examples in .* NaN or infinite loss \(first: e8\)"),
         (lengths_from(10), r"5 values in the first row of .* and 3 in row 10\b"),
-        (lengths_from(12), r"5 values in row 10 of .* and 3 in row 12 \(example e12\)"),
+        (
+            lengths_from(12),
+            r"5 values in row 10 \(from 0\) of .* and 3 in row 12 \(from 0, example e12\)",
+        ),
     ],
 )
 def test_the_first_error_is_raised_in_whatever_order_workers_finish(
@@ -124,7 +127,9 @@ def test_a_row_of_another_length_in_a_later_part_is_compared_with_the_first_row(
     losses = LOSS_NT.tolist()
     losses[10:12] = [values[:3] for values in losses[10:12]]
     uri = parquet(tmp_path / "t.parquet", pa.array(losses))
-    with pytest.raises(DataError, match=r"5 values in the first row .* 3 in row 10 \(example e10"):
+    with pytest.raises(
+        DataError, match=r"5 values in the first row .* 3 in row 10 \(from 0, example e10"
+    ):
         parts_of(tmp_path / "out", [uri])
 
 
