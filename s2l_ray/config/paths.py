@@ -55,6 +55,20 @@ def stored_tree(config: RunConfig) -> dict[str, Any]:
     return tree
 
 
+def paths_in(tree: dict[str, Any]) -> list[str]:
+    """Return the texts of a stored configuration that are, or may be, paths outside the run."""
+    found: list[str] = []
+
+    def noted(text: str) -> str:
+        found.append(text)
+        return text
+
+    for key in _MADE_ABSOLUTE:
+        if key != "run_dir":
+            _changed(tree, key.split("."), noted)
+    return found
+
+
 def _changed(node: Any, keys: Sequence[str], change: Callable[[str], str]) -> Any:
     """Return a tree with the texts below `keys` changed; `*` is any key, and lists have none."""
     if isinstance(node, list):

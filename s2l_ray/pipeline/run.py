@@ -17,8 +17,9 @@ from s2l_ray.artifacts.inputs import CONTENTS
 from s2l_ray.artifacts.manifest import SUPPLEMENT, Manifest, check_run, open_run
 from s2l_ray.artifacts.stage import REDONE, RunPlan, Stage, Step
 from s2l_ray.artifacts.tables import PLACES
-from s2l_ray.config.paths import inputs_of, stored_tree
+from s2l_ray.config.paths import inputs_of, paths_in, stored_tree
 from s2l_ray.config.sections import RunConfig
+from s2l_ray.data import kept_templates
 from s2l_ray.distributed import cluster_watch, session, shared_paths, waiting
 from s2l_ray.errors import ConfigError
 from s2l_ray.monitoring import logged
@@ -102,13 +103,16 @@ def store(config: RunConfig, folder: Location) -> None:
 
 
 def _store_what_moved(planned: RunPlan) -> None:
-    """Store the configuration, with paths as they are now, if all results of the run are of it."""
+    """Store the configuration if a path in it is another now, and all results are of it."""
     file, tree = planned.run / CONFIG, stored_tree(planned.config)
+    before = small_files.read(file)
     results = [step.out for step in planned.steps if step.declaration.section]
     others = [out for out in results if out.manifest() is not None and not out.is_current()]
-    if small_files.read(file) == tree or others:
+    if (before is not None and paths_in(before) == paths_in(tree)) or others:
         return
     with exclusive(planned.run):
+        if planned.config.data is not None:  # older versions kept no templates
+            kept_templates.keep(planned.config.data, planned.run)
         small_files.write(file, tree)
 
 

@@ -148,6 +148,19 @@ def test_a_moved_run_is_read_from_its_own_folder(project, tmp_path, monkeypatch)
     assert config_of(Location.of("moved/run")).run_dir == str(tmp_path / "moved" / "run")
 
 
+def test_a_run_that_is_found_finished_is_written_only_where_paths_are_others(project, tmp_path):
+    tree = handmade.inputs(project)
+    config = finish(tree) / "config.json"
+    before = config.read_bytes()
+
+    assert handmade.run(changed(tree, "data.max_rejected", 0.5), until="selection") == []
+    assert config.read_bytes() == before
+    shutil.copytree(project / "tokenizer", tmp_path / "tokenizer")
+    model = {**tree["reference"]["model"], "tokenizer": str(tmp_path / "tokenizer")}
+    assert handmade.run(changed(tree, "reference.model", model), until="selection") == []
+    assert config.read_json()["reference"]["model"] == model
+
+
 def with_chat_template(project: Path) -> dict:
     (project / "mine.jinja").write_text(CHAT)
     tree = extended_by_hand.inputs(project)
@@ -172,11 +185,11 @@ def test_later_commands_need_no_original_of_a_template(project, tmp_path, monkey
 def test_a_moved_project_can_be_extended_once_it_has_been_run_there(project, tmp_path):
     tree = with_chat_template(project)
     place = extended_by_hand.finished_run(tree, project)
-    kept_templates.keep(from_tree(tree, "test").data, place)
     project.rename(tmp_path / "moved")
     place, tree = Location.of(tmp_path / "moved" / "run"), with_chat_template(tmp_path / "moved")
 
     assert handmade.run(tree, until="selection") == []
+    (tmp_path / "moved" / "mine.jinja").unlink()  # the run has it now, although it was made without
     check_unchanged(load_base_run(place), Contents())
 
 
