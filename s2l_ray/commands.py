@@ -145,7 +145,7 @@ def plan(
 
     Until the pool is prepared, its tokens are counted in the first rows of every file. FLOPs
     follow from the sizes of the models; no weights are read and nothing is downloaded. Speed is
-    measured on this machine in some seconds, in passes through small random models of the same
+    measured on this machine in up to a minute, in passes through small random models of the same
     widths, or given. Start-up and the share of the speed that is reached come from runs on two
     CPU cores: expect a quarter more or less there, and more where the machine is another or has
     other work to do.

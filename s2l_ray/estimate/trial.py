@@ -20,7 +20,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
-import numpy as np
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
@@ -34,7 +33,8 @@ from s2l_ray.training.loop import batch_loss, compile_to_train
 from s2l_ray.trajectories.declaration import TRAJECTORIES
 
 SECONDS = 0.5
-"""Time for which each kind of pass is repeated, after one pass that sets libraries up."""
+"""Time for which each kind of pass is repeated, after one that sets libraries up: on a CPU of one
+row, because a pass of a large model takes many seconds on a slow one."""
 MOST_TOKENS = {"cpu": 8_192, "cuda": 65_536}
 """Tokens of a pass; with more, passes become longer and not faster."""
 BATCHES = {"cpu": 1, "cuda": 16}
@@ -84,14 +84,8 @@ class Trial:
 
     def training(self) -> float:
         """Measure operations per second of forward and backward passes."""
-        rows, model = self.rows, self.model.float().train().to(self.device)
-        ids_BL = self._ids(rows.row_tokens)
-        # A row's last token is predicted and never read.
-        mask_BL = torch.zeros(rows.count, rows.row_tokens - 1, dtype=torch.bool)
-        mask_BL[:, rows.prompt_tokens - 1 :] = True
-        target_M = ids_BL[:, rows.prompt_tokens :].flatten()
-        batch = MicroBatch(ids_BL[:, :-1], mask_BL, target_M, 1.0)
-        seconds = self._seconds(partial(self._train, model, batch))
+        model = self.model.float().train().to(self.device)
+        seconds = self._seconds(partial(self._train, model))
         return flops.training_passes() * self._forward_operations() / seconds
 
     def scoring(self) -> float:
@@ -117,18 +111,25 @@ class Trial:
             operations += self._answer_operations()
         return operations / seconds
 
-    def _train(self, model: PreTrainedModel, batch: MicroBatch) -> None:
+    def _train(self, model: PreTrainedModel, count: int) -> None:
+        rows = self.rows
+        ids_BL = self._ids(rows.row_tokens, count)
+        # A row's last token is predicted and never read.
+        mask_BL = torch.zeros(count, rows.row_tokens - 1, dtype=torch.bool)
+        mask_BL[:, rows.prompt_tokens - 1 :] = True
+        target_M = ids_BL[:, rows.prompt_tokens :].flatten()
+        batch = MicroBatch(ids_BL[:, :-1], mask_BL, target_M, 1.0)
         autocast = self.dtype == torch.bfloat16
         batch_loss(model, batch, device=self.device, autocast=autocast).backward()
 
     def _seconds_to_score(self, *, compiled: bool = False) -> float:
         """Return the seconds of one batch."""
-        rows, batches = self.rows, BATCHES[self.device.type]
-        ids = list(self._ids(rows.row_tokens, batches * rows.count).numpy())
-        score = partial(self._score, ids, compiled=compiled)
+        batches = BATCHES[self.device.type]
+        score = partial(self._score, batches=batches, compiled=compiled)
         return self._seconds(score) / batches
 
-    def _score(self, ids: list[np.ndarray], *, compiled: bool) -> None:
+    def _score(self, count: int, *, batches: int, compiled: bool) -> None:
+        ids = list(self._ids(self.rows.row_tokens, batches * count).numpy())
         scorer = Scorer(
             self.model.to(self.dtype),
             dtype=self.dtype,
@@ -138,8 +139,8 @@ class Trial:
         )
         scorer.score(ids, after_prompts(ids, [self.rows.prompt_tokens] * len(ids)))
 
-    def _answer(self, new_tokens: int) -> None:
-        ids_BL = self._ids(self.rows.prompt_tokens).to(self.device)
+    def _answer(self, new_tokens: int, count: int) -> None:
+        ids_BL = self._ids(self.rows.prompt_tokens, count).to(self.device)
         # The model's own configuration may name an end-of-sequence token, which would end answers.
         self.model.generation_config = GenerationConfig(do_sample=False, pad_token_id=0)
         with inference(self.model.to(self.dtype), dtype=self.dtype, device=self.device):
@@ -147,10 +148,10 @@ class Trial:
                 input_ids=ids_BL, attention_mask=torch.ones_like(ids_BL), max_new_tokens=new_tokens
             )
 
-    def _ids(self, length: int, count: int | None = None) -> torch.Tensor:
+    def _ids(self, length: int, count: int) -> torch.Tensor:
         """Return random tokens, int64 (B, L), on the CPU."""
         vocab_size = self.model.config.get_text_config().vocab_size
-        return torch.randint(vocab_size, (count or self.rows.count, length))
+        return torch.randint(vocab_size, (count, length))
 
     def _forward_operations(self) -> float:
         rows = self.rows
@@ -169,19 +170,20 @@ class Trial:
             new_tokens=self.rows.new_tokens,
         )
 
-    def _seconds(self, work: Callable[[], None]) -> float:
-        """Return the median time of several calls; the first call is not counted."""
-        self._seconds_of_call(work)
+    def _seconds(self, work: Callable[[int], None]) -> float:
+        """Return the median time of several calls of `work` with the number of rows."""
+        count = self.rows.count
+        self._seconds_of(partial(work, count if self.device.type == "cuda" else 1))
         times, end = list[float](), time.perf_counter() + SECONDS
         while not times or time.perf_counter() < end:
-            times.append(self._seconds_of_call(work))
+            times.append(self._seconds_of(partial(work, count)))
         return statistics.median(times)
 
-    def _seconds_of_call(self, work: Callable[[], None]) -> float:
+    def _seconds_of(self, call: Callable[[], None]) -> float:
         on_gpu = self.device.type == "cuda"
         clock = time.perf_counter if on_gpu else time.thread_time
         start = clock()
-        work()
+        call()
         if on_gpu:
             # The GPU computes while this program goes on.
             torch.cuda.synchronize(self.device)

@@ -22,6 +22,7 @@ from transformers import (
 
 from s2l_ray.config.training import ModelSpec, RandomModel
 from s2l_ray.errors import ConfigError, ModelError, first
+from s2l_ray.models import gguf_files
 from s2l_ray.models.adapters import (
     Adapter,
     Loadable,
@@ -162,6 +163,8 @@ def _offline_config(spec: ModelSpec) -> PreTrainedConfig:
     if adapter is not None:
         return _offline_config(adapter.base)
     location, options = source_of(spec)
+    if "gguf_file" in options:
+        return gguf_files.config_of(Path(location, options["gguf_file"]))
     return AutoConfig.from_pretrained(
         location, trust_remote_code=False, local_files_only=True, **options
     )

