@@ -1,8 +1,6 @@
 """`python -m s2l_ray` is the same program as `s2l`."""
 
-import sys
-
-from s2l_ray.cli import main
+from s2l_ray.cli import program
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

@@ -10,12 +10,20 @@ import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import typer
 
 from s2l_ray.errors import UserError
-from s2l_ray.interrupts import EXIT_CODE, Interrupted, ended_by_signals
+from s2l_ray.interrupts import EXIT_CODE, Interrupted, ended_by_signals, exit_soon
+
+
+def program() -> NoReturn:
+    """Run one command and end the process: what `s2l` and `python -m s2l_ray` start."""
+    code = main()
+    if code in EXIT_CODE.values():
+        exit_soon(code)
+    sys.exit(code)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

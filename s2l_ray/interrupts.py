@@ -4,14 +4,18 @@ import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import NoReturn
 
-GRACE_SECONDS = {signal.SIGINT: 5.0, signal.SIGTERM: 2.0}
+GRACE_SECONDS = {signal.SIGINT: 4.5, signal.SIGTERM: 2.0}
 """Time to leave in good order. Ray kills a job three seconds after it has sent SIGTERM."""
 EXIT_CODE = {number: 128 + number for number in GRACE_SECONDS}
+SECONDS_OF_EXIT = 0.5
+"""Time for what libraries do when Python ends, after a signal; Ray's handlers take seconds."""
 SECONDS_PER_LOOK = 0.2
 takes_time = threading.Event()
 """Set while work is being saved after the first signal."""
@@ -57,6 +61,21 @@ def ended_by_signals(message: Callable[[int], str]) -> Iterator[None]:
         writer.close()
         watcher.join()
         reader.close()
+
+
+def exit_soon(code: int) -> NoReturn:
+    """End the process after SECONDS_OF_EXIT, whatever is still running; no signal changes that."""
+    for number in GRACE_SECONDS:
+        signal.signal(number, signal.SIG_IGN)
+
+    def end() -> None:
+        time.sleep(SECONDS_OF_EXIT)
+        os._exit(code)
+
+    with contextlib.suppress(OSError):  # nobody may read it any more
+        sys.stdout.flush()
+    threading.Thread(target=end, daemon=True).start()
+    sys.exit(code)
 
 
 def _interrupt(number: int, _frame: FrameType | None) -> None:

@@ -1,8 +1,10 @@
 """Signals: what waits without hearing them ends all the same, with one message."""
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +129,36 @@ def test_an_interrupt_while_the_program_loads_is_one_message():
 
     assert done.returncode == 130
     assert done.stderr == "\ns2l: interrupted; the same command goes on from what is saved\n"
+
+
+ENDLESS_EXIT = """
+import atexit, os, signal, sys, threading
+number = int(sys.argv[1])
+atexit.register(threading.Event().wait)
+signal.signal(signal.SIGINT, signal.default_int_handler)
+os.mkfifo("endless.yaml")  # reading it waits for whoever writes it
+
+def interrupt():
+    with open("endless.yaml", "wb"):
+        os.kill(os.getpid(), number)
+
+threading.Thread(target=interrupt).start()
+from s2l_ray.cli import program
+sys.argv[1:] = ["plan", "endless.yaml"]
+program()
+"""
+"""The program, with a library whose handler at exit never returns."""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_handlers_at_exit_do_not_keep_a_process_that_a_signal_has_ended(tmp_path, number):
+    done = subprocess.run(
+        [sys.executable, "-c", ENDLESS_EXIT, str(int(number))],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 128 + number
+    assert done.stderr.endswith("the same command goes on from what is saved\n")
