@@ -1,5 +1,6 @@
 """A first configuration for files of rows: what `s2l init` prints."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -14,9 +15,12 @@ from s2l_ray.config.clusters import ClustersConfig
 from s2l_ray.config.data import FieldNames
 from s2l_ray.config.load import from_tree
 from s2l_ray.data import shapes, sources
+from s2l_ray.data.examples import read_example
 from s2l_ray.data.parsers import SourceRow
 from s2l_ray.data.pool_checks import FieldCount, check_named_fields
+from s2l_ray.data.row_errors import RowError
 from s2l_ray.errors import ConfigError, DataError, ModelError, first
+from s2l_ray.evaluation import final_answers
 from s2l_ray.models import local_models
 from s2l_ray.storage import input_files
 from s2l_ray.storage.input_files import InputFile
@@ -33,6 +37,8 @@ EPOCHS, MOST_CHECKPOINTS = 3, 12
 NO_FIELDS: Mapping[str, str | None] = MappingProxyType({})
 CHARACTERS_PER_TOKEN = 3
 """A low estimate, so that rows fit into max_tokens."""
+SHORT_ANSWER = 40
+"""Characters of a response that is an answer without further words."""
 _PLAIN = re.compile(r"[A-Za-z_][\w./-]*(?::[\w./-]+)*")
 _WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")
 
@@ -46,6 +52,8 @@ class Found:
     """Rows of all files, estimated unless `is_whole`."""
     num_read: int
     is_whole: bool
+    states_answers: bool
+    """Most responses state a final answer, or are a short one."""
 
     @property
     def num_usable(self) -> int:
@@ -127,7 +135,22 @@ def look_at(patterns: Sequence[str], fields: Mapping[str, str | None] = NO_FIELD
     is_whole = len(files) <= MOST_FILES and all(whole for _, whole in read)
     num_read = sum(len(sample) for sample, _ in read)
     num_rows = num_read if is_whole else max(_num_rows(files, read), num_read)
-    return Found(shape, num_rows, num_read, is_whole)
+    return Found(shape, num_rows, num_read, is_whole, _states_answers(rows, shape.fields))
+
+
+def _states_answers(rows: Sequence[Mapping[str, Any]], fields: FieldNames) -> bool:
+    """Tell whether exact-match, which compares final answers, says something of such rows."""
+    examples = []
+    for row in rows:
+        with contextlib.suppress(RowError):
+            examples.append(read_example(row, fields))
+    stating = sum(
+        example.answer is not None
+        or len(example.response) <= SHORT_ANSWER
+        or final_answers.stated(example.response) is not None
+        for example in examples
+    )
+    return 2 * stating >= len(examples)
 
 
 def _first_rows(file: InputFile) -> tuple[list[SourceRow], bool]:
@@ -153,7 +176,10 @@ def _num_rows(files: Sequence[InputFile], read: Sequence[tuple[list[SourceRow], 
 def _header(files: Sequence[str], found: Found) -> list[str]:
     about = "" if found.is_whole else f"about {found.num_rows:,} rows, of which the first "
     seen = f"{about}{found.num_read:,} were looked at" if about else f"{found.num_read:,} rows"
-    lines = [f"# Written by `s2l init` for {first(files)}: {seen}."]
+    lines = [
+        f"# Written by `s2l init` for {first(files)}: {seen}.",
+        "# `s2l keys` lists what else may be set.",
+    ]
     num_unusable = found.num_read - found.shape.num_usable
     if num_unusable:
         why = found.shape.problem or "they cannot be parsed"
@@ -220,7 +246,16 @@ def _stages(found: Found, model: str | None) -> list[str]:
         "selection: {budget: 0.1}   # a share of the rows, a number of them, or 20M tokens",
         "# The subset is written to subset/ in run_dir. To train and compare here, add:",
         "# target: {model: a larger one, epochs: 3}",
-        "# evaluation: {sets: [heldout]}",
+        *_evaluation(found),
+    ]
+
+
+def _evaluation(found: Found) -> list[str]:
+    if found.states_answers:
+        return ["# evaluation: {sets: [heldout]}   # the loss, and whether final answers are right"]
+    return [
+        "# evaluation: {sets: [heldout], metrics: []}",
+        "#   the loss alone: few responses state a final answer, such as a number, to compare",
     ]
 
 

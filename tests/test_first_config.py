@@ -6,6 +6,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from s2l_ray import cli, first_config
 from s2l_ray.config import load
@@ -390,3 +391,24 @@ def test_the_command_prints_the_configuration_alone(tmp_path, capsys):
     assert cli.main(["init", file]) == 0
 
     assert capsys.readouterr().out == first_config.text_of([file])
+
+
+SENTENCE = "It depends on what you like to do, and on the weather in the town where you are."
+
+
+@pytest.mark.parametrize(
+    ("response", "metrics"),
+    [
+        ("It is 3 + 4. The answer is 7.", None),
+        ("Oslo", None),
+        ("<think>3 + 4</think> So we have \\boxed{7}, and this is what was asked of us.", None),
+        (SENTENCE, []),
+        (f"{SENTENCE}\n\n{SENTENCE} There are 3 of them.", []),
+    ],
+)
+def test_free_text_is_not_compared_by_its_last_words(tmp_path, response, metrics):
+    rows = [{"messages": [asked(i), {"role": "assistant", "content": response}]} for i in range(20)]
+    (tmp_path / "pool.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = first_config.text_of([str(tmp_path / "pool.jsonl")])
+    (line,) = [line for line in text.splitlines() if line.startswith("# evaluation: ")]
+    assert yaml.safe_load(line.removeprefix("# "))["evaluation"].get("metrics") == metrics
