@@ -10,7 +10,13 @@ import pytest
 from tests.cluster.manifests import CLUSTER
 
 PROGRAMS = {
-    "srun": 'echo "srun $*" >> "$LOG"; while [[ $1 == --* ]]; do shift; done; exec "$@"',
+    "getent": 'echo "127.0.1.1 STREAM $2"; echo "$KNOWN STREAM"',
+    "hostname": 'echo "192.0.2.8 172.17.0.1"',
+    "srun": """
+echo "srun $* # $SRUN_CPUS_PER_TASK" >> "$LOG"
+while [[ $1 == --* ]]; do shift; done
+exec "$@"
+""",
     "scontrol": 'echo "scontrol $*" >> "$LOG"',
     "ray": """
 [[ $1 == health-check ]] && exit
@@ -36,7 +42,7 @@ def submit(tmp_path):
         (tmp_path / "bin" / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
         (tmp_path / "bin" / name).chmod(0o755)
 
-    def run(*arguments, nodes=1, ends="0"):
+    def run(*arguments, nodes=1, ends="0", known="192.0.2.7"):
         log = tmp_path / "log"
         slurm = {"JOB_ID": 4711, "NNODES": nodes, "CPUS_PER_TASK": 7}
         environment = {
@@ -44,6 +50,7 @@ def submit(tmp_path):
             "HOME": str(tmp_path),
             "LOG": str(log),
             "ENDS": ends,
+            "KNOWN": known,
             "STARTS": str(min(nodes, 2)),
             "SLURMD_NODENAME": "localhost",
             **{f"SLURM_{name}": str(value) for name, value in slurm.items()},
@@ -60,13 +67,20 @@ def submit(tmp_path):
 def test_ray_starts_over_the_nodes_with_a_token_of_this_user_alone(submit, tmp_path):
     done, log, started = submit("run.yaml", "--set", "seed=1", nodes=4)
     assert done.returncode == 0, done.stderr
-    assert "python -m s2l_ray run run.yaml --set seed=1; 127.0.0.1:24711\n" in log
+    assert "python -m s2l_ray run run.yaml --set seed=1; 192.0.2.7:24711\n" in log
     head, workers = (
         re.findall(rf"srun .*ray start {what}.*", log) for what in ("--head", "--addr")
     )
     assert "--nodes=1 --ntasks=1 --nodelist=localhost" in head[0]
     assert "--nodes=3 --ntasks=3 --exclude=localhost" in workers[0]
+    assert head[0].endswith(" # 7") and workers[0].endswith(" # 7"), "CPUs of a task"
     assert log.count("; token,600,64\n") == len(started) == 2
+
+
+def test_a_node_that_knows_its_name_as_loopback_alone_gives_its_own_address(submit):
+    done, log, _ = submit("run.yaml", known="127.0.0.1")
+    assert done.returncode == 0, done.stderr
+    assert "--node-ip-address=192.0.2.8" in log and "; 192.0.2.8:24711\n" in log
 
 
 @pytest.mark.parametrize("code", ["0", "1", "2"])
