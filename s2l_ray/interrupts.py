@@ -47,12 +47,28 @@ def ended_by_signals(message: Callable[[int], str]) -> Iterator[None]:
     writer.setblocking(False)
     # A process that a shell has started in the background ignores Ctrl-C, and goes on doing so.
     heeded = [number for number in GRACE_SECONDS if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, _interrupt) for number in heeded}
+    heard: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        heard.append(number)
+        raise Interrupted(number)
+
+    before = {number: signal.signal(number, interrupt) for number in heeded}
     told = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     watcher = threading.Thread(target=_watch, args=(reader, message), daemon=True)
     watcher.start()
     try:
         yield
+    except KeyboardInterrupt as error:
+        # A call of Ray that is interrupted raises an error of its own in place of ours.
+        if heard and not isinstance(error, Interrupted):
+            raise Interrupted(heard[-1]) from None
+        raise
+    except SystemExit as ended:
+        # While Ray starts, its own handler hears SIGTERM.
+        if ended.code == signal.SIGTERM:
+            raise Interrupted(signal.SIGTERM) from None
+        raise
     finally:
         signal.set_wakeup_fd(told)
         for number, handler in before.items():
@@ -76,10 +92,6 @@ def exit_soon(code: int) -> NoReturn:
         sys.stdout.flush()
     threading.Thread(target=end, daemon=True).start()
     sys.exit(code)
-
-
-def _interrupt(number: int, _frame: FrameType | None) -> None:
-    raise Interrupted(number)
 
 
 def _watch(reader: socket.socket, message: Callable[[int], str]) -> None:

@@ -162,3 +162,32 @@ def test_handlers_at_exit_do_not_keep_a_process_that_a_signal_has_ended(tmp_path
     )
     assert done.returncode == 128 + number
     assert done.stderr.endswith("the same command goes on from what is saved\n")
+
+
+REPLACED = """
+import os, signal, sys
+from s2l_ray import interrupts
+signal.signal(signal.SIGINT, signal.default_int_handler)
+try:
+    with interrupts.ended_by_signals(str):
+        try:
+            os.kill(os.getpid(), int(sys.argv[1]))
+        except KeyboardInterrupt:
+            raise eval(sys.argv[2]) from None
+except interrupts.Interrupted as interrupted:
+    print(int(interrupted.number))
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (signal.SIGINT, "KeyboardInterrupt"),  # as calls of Ray do
+        (signal.SIGTERM, "KeyboardInterrupt"),
+        (signal.SIGTERM, "SystemExit(15)"),  # as Ray's own handler does
+    ],
+)
+def test_a_library_that_replaces_the_error_does_not_hide_the_signal(number, error):
+    words = [sys.executable, "-c", REPLACED, str(int(number)), error]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{int(number)}\n"

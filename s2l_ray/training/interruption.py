@@ -184,8 +184,10 @@ def interruptible(
     try:
         with running_thread(interruption.keep):
             yield
-    except SystemExit:
+    except SystemExit as ended:
         interrupts.takes_time.clear()
+        if ended.code:
+            raise
         raise KeyboardInterrupt from None
     except BaseException:
         interrupts.takes_time.clear()
