@@ -138,9 +138,12 @@ def status(path: str) -> Status:
         raise StorageError(f"{run} is empty, or is not there: name the directory of a run.")
     check_run(run)
     events, now = journal.read(run), journal.read_now(run)
-    process = {} if now is None else {**now, "seconds_since_sign": _age(now)}
-    if process:
-        process["is_gone"] = is_gone(process["process"], process.pop("birth", None) or "")
+    gone = _is_gone(now)
+    if gone and "ended" not in (now or {}):  # it may have said so since
+        events, now = journal.read(run), journal.read_now(run)
+        gone = _is_gone(now)
+    process = {} if now is None else {**now, "seconds_since_sign": _age(now), "is_gone": gone}
+    process.pop("birth", None)
     progress = process.pop("progress", {})
     return Status(
         str(run),
@@ -150,6 +153,10 @@ def status(path: str) -> Status:
         list(_stages(run, Spent.of(events, now))),
         _failures(events),
     )
+
+
+def _is_gone(now: Mapping[str, Any] | None) -> bool:
+    return now is not None and is_gone(now["process"], now.get("birth") or "")
 
 
 def _failures(events: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

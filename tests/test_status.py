@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -96,6 +97,55 @@ def test_a_process_of_this_machine_that_was_killed_is_known_at_once(run, capsys)
     assert cli.main(["status", str(run)]) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert f"process {child.pid} on node-1 was killed: its last sign of life came 1 s ago" in first
+
+
+def test_a_process_that_ends_well_while_it_is_asked_about_was_not_killed(run, monkeypatch):
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    own = {"process": child.pid, "birth": births.birth(child.pid)}
+    sign(run, 1.0, **own)
+
+    class EndsWell(Clock):
+        def time(self) -> float:
+            if child.poll() is None:
+                sign(run, 0.0, **own, ended="done")
+                child.communicate(b"\n")
+            return NOW
+
+    monkeypatch.setattr(status, "time", EndsWell())
+    assert status.status(str(run)).phase == "running", "so it was when it was looked at"
+    assert status.status(str(run)).phase == "done"
+
+
+OF_ROOT = """
+import os, sys
+from pathlib import Path
+from s2l_ray.monitoring import births
+births._PROC = Path(sys.argv[1])
+if os.getuid() == 0:
+    os.setuid(65534)
+known = births._place() + " 7"
+print(births.is_gone(1, known), births.is_gone(int(sys.argv[2]), known))
+"""
+
+
+@pytest.mark.skipif(
+    Path("/proc/1").stat().st_uid != 0, reason="the first process here is not one of root"
+)
+def test_a_process_of_another_user_that_proc_does_not_show_may_be_there():
+    """As /proc is with hidepid=2: the folders of other users' processes are not to be seen."""
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with tempfile.TemporaryDirectory() as name:  # below `tmp_path` other users may read nothing
+        proc = Path(name)
+        proc.chmod(0o755)
+        (proc / "sys" / "kernel" / "random").mkdir(parents=True)
+        (proc / "sys" / "kernel" / "random" / "boot_id").write_text("boot")
+        (proc / "self" / "ns").mkdir(parents=True)
+        (proc / "self" / "ns" / "pid").symlink_to("pid:[1]")
+
+        command = [sys.executable, "-c", OF_ROOT, name, str(ended.pid)]
+        said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert said.stdout == "False True\n"
 
 
 @pytest.mark.parametrize("change", [lambda own: f"0{own}", lambda own: f"{own}0", lambda own: None])

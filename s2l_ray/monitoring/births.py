@@ -29,7 +29,21 @@ def birth(process: int) -> str | None:
 def is_gone(process: int, known: str) -> bool:
     """Tell whether a process with this birth is no more; False where that cannot be seen."""
     place = _place()
-    return place is not None and known.startswith(f"{place} ") and birth(process) != known
+    if place is None or not known.startswith(f"{place} "):
+        return False
+    now = birth(process)
+    return now != known and (now is not None or not _is_hidden(process))
+
+
+def _is_hidden(process: int) -> bool:
+    """Tell whether there is a process of another user, whose folder /proc may not show."""
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _place() -> str | None:
