@@ -12,7 +12,12 @@ from s2l_ray.errors import DataError, ModelError, first
 from s2l_ray.pipeline.subset import config_of
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
-from s2l_ray.training.declaration import REFERENCE, reference_checkpoints, reference_path
+from s2l_ray.training.declaration import (
+    REFERENCE,
+    adapted_model_of,
+    reference_checkpoints,
+    reference_path,
+)
 
 
 def load_base_run(run: Location) -> BaseRun:
@@ -55,13 +60,14 @@ def check_unchanged(base: BaseRun, contents: Contents) -> None:
     data = base.config.data
     assert data is not None
     reference, path = base.summary(REFERENCE.name), reference_path(base)
+    adapted = adapted_model_of(base)
     path_key = "reference.path contents"
     now = {
         **dropping_inputs(data, base.run, contents),
         **contents.model_inputs("data.tokenizer contents", tokenizer_of(base)),
         **contents.template_inputs(data),
         **contents.model_inputs(path_key, path),
-        **contents.model_inputs(base_key(path_key), reference.get("base")),
+        **contents.model_inputs(base_key(path_key), adapted),
     }
     named = ("data.tokenizer", "data.template", "data.chat_template", "data.eval")
     keys = (*(f"{key} contents" for key in named), path_key, base_key(path_key))
@@ -75,7 +81,7 @@ def check_unchanged(base: BaseRun, contents: Contents) -> None:
                     "Restore it, or make a new run of all data."
                 )
     folders = list(reference_checkpoints(base.run, reference, path).values())
-    file = "adapter_config.json" if reference.get("base") else "config.json"
+    file = "adapter_config.json" if adapted else "config.json"
     gone = [str(folder) for folder in folders if not (folder / file).is_file()]
     if gone:
         raise ModelError(

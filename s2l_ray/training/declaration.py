@@ -26,9 +26,10 @@ from s2l_ray.errors import ModelError
 from s2l_ray.models.adapters import adapter_of, base_of_checkpoints, check_peft
 from s2l_ray.models.flops import Shape
 from s2l_ray.models.model_files import check_checkpoints, first_checkpoint, has_tokenizer
+from s2l_ray.models.origins import is_hub_name, local_path
 from s2l_ray.progress import Progress
 from s2l_ray.storage.input_files import InputFile
-from s2l_ray.storage.location import Location, absolute
+from s2l_ray.storage.location import Location, absolute, is_uri
 from s2l_ray.training.schedule import checkpoint_steps, num_measurements, num_steps
 from s2l_ray.training.work import training_work, with_measurements
 
@@ -57,6 +58,34 @@ def reference_path(base: BaseRun) -> str | None:
     recorded: str | None = base.summary(REFERENCE.name)["path"]
     path = base.config.reference.path if base.config.reference else None
     return path if path is not None and absolute(path) == path else recorded
+
+
+def adapted_model(summary: Mapping[str, Any], path: str | None) -> str | None:
+    """Return the model that the checkpoints of a finished reference are adapters of, or None.
+
+    Of a folder, the contents have been compared with those of the one that the checkpoints name
+    today. The recorded one may have others by now: the project may be a copy.
+
+    Args:
+        summary: the summary of the stage.
+        path: where existing checkpoints are now; None for those of the run.
+    """
+    recorded: str | None = summary.get("base")
+    if recorded is None or path is None or is_hub_name(recorded):
+        return recorded
+    return reference_base(path)
+
+
+def adapted_model_of(base: BaseRun) -> str | None:
+    """Return the same of a finished run; if the project was moved, where the model is now.
+
+    What the checkpoints name may start at a directory that is not known, so it comes second.
+    """
+    summary = base.summary(REFERENCE.name)
+    recorded: str | None = summary.get("base")
+    if recorded is None or is_uri(recorded) or local_path(recorded).exists():
+        return recorded
+    return adapted_model(summary, reference_path(base))
 
 
 def check_reference_path(path: str, *, needs_tokenizer: bool) -> None:

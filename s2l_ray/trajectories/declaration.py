@@ -21,6 +21,8 @@ from s2l_ray.storage.input_files import InputFile, list_files
 from s2l_ray.storage.location import Location, absolute, absolute_if_file
 from s2l_ray.training.declaration import (
     REFERENCE,
+    adapted_model,
+    adapted_model_of,
     reference_checkpoints,
     reference_model,
     reference_path,
@@ -98,7 +100,7 @@ def _is_scored_here(plan: RunPlan) -> bool:
     assert section is not None
     if not all(step.out.is_current() for step in plan.steps if step.stage in TRAJECTORIES.needs):
         return False
-    checkpoints = _checkpoints_of(plan)
+    checkpoints = checkpoints_of(plan)
     return small_scoring.fits_here(section, plan.parts(PREPARE), checkpoints)
 
 
@@ -123,22 +125,30 @@ def _score(
     if queries:
         tokenizer = absolute_if_file(plan.contents.pinned(pool_tokenizer(plan.config)))
         rows = Queries(queries, kept_templates.keep(data, plan.run), tokenizer)
-    checkpoints = _checkpoints_of(plan)
+    checkpoints = checkpoints_of(plan)
     return stage.run(
         section, plan.parts(PREPARE), checkpoints, out, progress=progress, queries=rows
     )
 
 
-def _checkpoints_of(plan: RunPlan) -> list["Checkpoint"]:
+def checkpoints_of(plan: RunPlan) -> list["Checkpoint"]:
     """Return the checkpoints of the finished reference of a run."""
     assert plan.config.reference is not None
-    return _checkpoints(plan.run, plan.summary(REFERENCE), plan.config.reference.path)
+    reference, path = plan.summary(REFERENCE), plan.config.reference.path
+    return _checkpoints(plan.run, reference, path, adapted_model(reference, path))
 
 
 def _checkpoints(
-    run: Location, reference: Mapping[str, Any], path: str | None
+    run: Location, reference: Mapping[str, Any], path: str | None, base: str | None = None
 ) -> list["Checkpoint"]:
-    """Return the checkpoints of a finished reference, given its summary and `reference.path`."""
+    """Return the checkpoints of a finished reference.
+
+    Args:
+        run: the folder of the run.
+        reference: the summary of the stage.
+        path: where existing checkpoints are now; None for those of the run.
+        base: the model that they are adapters of; None for whole models.
+    """
     from s2l_ray.models.perturbation import Noise
     from s2l_ray.trajectories.part_scorer import Checkpoint
 
@@ -148,7 +158,7 @@ def _checkpoints(
         Checkpoint(
             step,
             folder,
-            reference.get("base"),
+            base,
             None if noise is None or step == last else Noise(**noise, number=step),
         )
         for step, folder in folders.items()
@@ -203,7 +213,9 @@ def _score_new(
     assert base.config.trajectories is not None
     precision = base.summary(TRAJECTORIES.name)["precision"]
     section = base.config.trajectories.model_copy(update={"precision": precision})
-    checkpoints = _checkpoints(base.run, base.summary(REFERENCE.name), reference_path(base))
+    checkpoints = _checkpoints(
+        base.run, base.summary(REFERENCE.name), reference_path(base), adapted_model_of(base)
+    )
     rows = Parts(extension.folder(PREPARE.folder))
     return stage.run(section, rows, checkpoints, out, progress=progress)
 

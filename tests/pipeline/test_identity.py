@@ -1,5 +1,6 @@
 """A run is recognised by the contents of its files, from any directory and after a move."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import s2l_ray as s2l
+from s2l_ray.artifacts.extensions import BaseRun
 from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.manifest import open_run
 from s2l_ray.artifacts.stage import RunPlan
@@ -19,6 +21,8 @@ from s2l_ray.pipeline.staleness import stale
 from s2l_ray.pipeline.subset import config_of
 from s2l_ray.stages import NAMES, STAGES
 from s2l_ray.storage.location import Location
+from s2l_ray.training.declaration import adapted_model_of
+from s2l_ray.trajectories.declaration import checkpoints_of
 from tests import extended_by_hand, handmade
 from tests.handmade import changed, finish, planned
 
@@ -159,6 +163,41 @@ def test_a_run_that_is_found_finished_is_written_only_where_paths_are_others(pro
     model = {**tree["reference"]["model"], "tokenizer": str(tmp_path / "tokenizer")}
     assert handmade.run(changed(tree, "reference.model", model), until="selection") == []
     assert config.read_json()["reference"]["model"] == model
+
+
+def test_adapters_of_a_copied_project_are_scored_with_the_base_of_the_copy(
+    project, tmp_path, monkeypatch
+):
+    tree = handmade.inputs(project)
+    tree["data"]["tokenizer"] = str(project / "tokenizer")
+    tree["reference"] = {"path": str(project / "lora")}
+    (project / "base").mkdir()
+    (project / "base" / "config.json").write_text("{}")
+    (project / "lora" / "checkpoint-4").mkdir(parents=True)
+    adapter = json.dumps({"base_model_name_or_path": "base"})
+    (project / "lora" / "checkpoint-4" / "adapter_config.json").write_text(adapter)
+    monkeypatch.chdir(project)
+    finish(tree)
+    reference = next(step.out for step in planned(tree) if step.stage == "reference")
+    known = {"path": str(project / "lora"), "base": str(project / "base")}
+    reference.finish({**known, "names": ["checkpoint-4"], "steps": [4]}, 1.0)
+    copy = tmp_path / "copy"
+    shutil.copytree(project, copy)
+    (project / "base" / "config.json").write_text('{"hidden_size": 99}')
+    monkeypatch.chdir(copy)
+    tree = json.loads(json.dumps(tree).replace(str(project), str(copy)))
+
+    assert todo(tree) == []
+    config = from_tree(tree, "test")
+    (checkpoint,) = checkpoints_of(steps.plan(config, Location.of(config.run_dir)))
+    assert (checkpoint.folder.uri, checkpoint.base) == (
+        str(copy / "lora" / "checkpoint-4"),
+        str(copy / "base"),
+    )
+    run = BaseRun(Location.of(config.run_dir), config, {"reference": reference.manifest()})
+    assert adapted_model_of(run) == str(project / "base"), "its contents are checked"
+    shutil.rmtree(project)
+    assert adapted_model_of(run) == str(copy / "base")
 
 
 def with_chat_template(project: Path) -> dict:
