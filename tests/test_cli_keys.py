@@ -39,6 +39,12 @@ def test_a_key_has_its_type_default_and_meaning(said):
     assert line.endswith("; changing it redoes nothing")
 
 
+@pytest.mark.parametrize("key", ["eval", "split", "decontaminate", "near_duplicates"])
+def test_a_key_that_changes_the_pool_or_the_evaluation_is_said_to(said, key):
+    text, _ = said(f"data.{key}")
+    assert "redoes nothing" not in text
+
+
 def test_a_section_is_shown_with_all_below_it(said):
     text, _ = said("target")
     shown = [line.partition(":")[0] for line in text.splitlines() if line.startswith("target")]

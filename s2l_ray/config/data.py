@@ -91,6 +91,9 @@ class DataConfig(Section):
     operational: ClassVar[frozenset[str]] = frozenset(
         {"max_rejected", "eval", "split", "decontaminate", "near_duplicates"}
     )
+    indirect: ClassVar[frozenset[str]] = frozenset(
+        {"eval", "split", "decontaminate", "near_duplicates"}
+    )
     added: ClassVar[frozenset[str]] = frozenset({"turns", "date", "chat_template"})
 
     train: Listed = Field(min_length=1)

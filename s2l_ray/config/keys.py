@@ -48,7 +48,7 @@ def keys_of(section: type[Section], path: str = "") -> list[Key]:
             path=f"{path}.{name}" if path else name,
             kind=_kind(field),
             default=_default(field),
-            changes_results=name not in section.operational,
+            changes_results=name not in section.operational - section.indirect,
             meaning=" ".join((field.description or "").split()),
             sections=tuple(filter(has_keys_of_its_own, alternatives(field.annotation))),
         )

@@ -17,6 +17,9 @@ class Section(BaseModel):
         use_attribute_docstrings=True,
     )
     operational: ClassVar[frozenset[str]] = frozenset()
+    """Keys that are no part of a fingerprint by their own value."""
+    indirect: ClassVar[frozenset[str]] = frozenset()
+    """Those of them that change results through other inputs, such as the contents of files."""
     added: ClassVar[frozenset[str]] = frozenset()
     """Keys that came later and whose defaults change nothing: at their defaults they are no part of
     a fingerprint, so that what was finished without them stays finished."""
