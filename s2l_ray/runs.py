@@ -310,8 +310,9 @@ class Run:
         if wanted is None:
             raise ConfigError(f"{self.path} has no `selection`: give a budget.")
         selection = self.select(wanted, method, seed, columns=())
-        data, template = self.config.data, own_chat_template(self.config)
-        made = folder.export(selection.rows, data, trainer, place, template)
+        prepared = PREPARE.directory(self.location).manifest()
+        template = own_chat_template(self.config, prepared.inputs if prepared else {})
+        made = folder.export(selection.rows, self.config.data, trainer, place, template)
         if not (origin := selection.summary().get("from")):
             return made
         return replace(made, notes=(f"these are rows of {origin}", *made.notes))

@@ -13,7 +13,8 @@ def identity(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Return the inputs without paths of files that are known by their contents.
 
     A name on the hub stays: beside it is a commit, not a list of hashes. Keys whose value is None
-    are left out, because they change nothing.
+    are left out, because they change nothing. The files of a folder are sorted: an object store
+    lists them in another order than a disk.
     """
     known = {
         key.removesuffix(CONTENTS)
@@ -21,6 +22,7 @@ def identity(inputs: Mapping[str, Any]) -> dict[str, Any]:
         if key.endswith(CONTENTS) and isinstance(value, list)
     }
     found = {key: _unnamed(value) if key in known else value for key, value in inputs.items()}
+    found |= {f"{key}{CONTENTS}": sorted(inputs[f"{key}{CONTENTS}"]) for key in known}
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from s2l_ray.artifacts.amounts import Quantities
 from s2l_ray.artifacts.extensions import PREPARED, BaseRun, Extension
+from s2l_ray.artifacts.identity import CONTENTS
 from s2l_ray.artifacts.inputs import Contents
 from s2l_ray.artifacts.manifest import StageDir, section_inputs, section_values
 from s2l_ray.artifacts.pool_types import check_columns, pool_types
@@ -41,13 +42,26 @@ def pool_tokenizer(config: RunConfig) -> str | None:
     return tokenizer_source(model.tokenizer if isinstance(model, RandomModel) else model)
 
 
-def own_chat_template(config: RunConfig) -> str | None:
-    """Return the Jinja text of `data.chat_template`.
+def own_chat_template(config: RunConfig, inputs: Mapping[str, Any]) -> str | None:
+    """Return the Jinja text of the `data.chat_template` that the rows of a run were made with.
 
-    None without one, and for ChatML where the tokenizer, which decides how a turn of it ends, is
-    not on this machine.
+    None without one, for a file with another content by now, of which a run of an older version has
+    no copy, and for ChatML where the tokenizer, which decides how a turn of it ends, is not on this
+    machine.
+
+    Args:
+        config: of the run.
+        inputs: of its rows.
     """
-    template = read_chat_template(config.data) if config.data is not None else None
+    data, key = config.data, "chat_template"
+    if data is None:
+        return None
+    contents = f"data.{key}{CONTENTS}"
+    if key in data.template_files and (
+        Contents().template_inputs(data).get(contents) != inputs.get(contents)
+    ):
+        return None
+    template = read_chat_template(data)
     name = pool_tokenizer(config) if template == CHATML else None
     if name is None:
         return template if template != CHATML else None

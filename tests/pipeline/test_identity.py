@@ -89,6 +89,18 @@ def test_files_of_the_same_content_are_the_same_inputs(project, tmp_path):
     assert todo(handmade.inputs(tmp_path / "copy") | {"run_dir": tree["run_dir"]}) == []
 
 
+def test_a_folder_on_a_store_is_the_same_input_as_its_copy_on_a_disk(project):
+    """Whole paths, as a store lists them, have "a-b" before "a/x"; components have it after."""
+    tree = handmade.inputs(project)
+    (project / "tokenizer" / "a").mkdir()
+    (project / "tokenizer" / "a" / "x").write_text("1")
+    (project / "tokenizer" / "a-b").write_text("2")
+    finish(tree)
+    model = {**tree["reference"]["model"], "tokenizer": f"file://{project}/tokenizer"}
+
+    assert todo(changed(changed(tree, "reference.model", model), "target.model", model)) == []
+
+
 @pytest.mark.parametrize(("file", "key"), CHANGES.items())
 def test_files_of_another_content_are_others_and_named_by_their_key(project, file, key):
     tree = handmade.inputs(project)
@@ -219,6 +231,26 @@ def test_later_commands_need_no_original_of_a_template(project, tmp_path, monkey
     assert Path(base.config.data.chat_template).read_text() == CHAT
     assert s2l.load(place.uri).export("trl", tmp_path / "out").num_rows == 6
     assert (tmp_path / "out" / "chat_template.jinja").read_text() == CHAT
+
+
+def test_no_other_template_is_exported_for_the_one_that_an_older_run_names(
+    project, tmp_path, monkeypatch
+):
+    """An older run has no copy, and names the file as it was spelled."""
+    place = extended_by_hand.finished_run(with_chat_template(project), project)
+    config = (place / "config.json").read_json()
+    config["data"]["chat_template"] = "mine.jinja"
+    (place / "config.json").write_json(config)
+    shutil.rmtree(place.uri + "/templates", ignore_errors=True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jinja").write_text("{{ messages }} of another project")
+
+    made = s2l.load(place.uri).export("trl", tmp_path / "out")
+
+    assert not (tmp_path / "out" / "chat_template.jinja").exists()
+    assert made.num_rows == 6
+    (note,) = made.notes
+    assert note.endswith("data.chat_template: mine.jinja; give TRL the same")
 
 
 def test_a_moved_project_can_be_extended_once_it_has_been_run_there(project, tmp_path):
