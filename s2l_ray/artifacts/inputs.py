@@ -39,7 +39,8 @@ class Contents:
     """
 
     cache: dict[str, list[Any]] = field(default_factory=dict)
-    """URI -> size in bytes, modification time, hash; "model NAME" -> 0, "", commit."""
+    """URI or path without links -> size in bytes, modification time, hash; "model NAME" -> 0, "",
+    commit."""
     unknown: set[str] = field(default_factory=set)
     """Models on the hub whose commit could not be looked up."""
     changed: set[str] = field(default_factory=set)
@@ -62,15 +63,16 @@ class Contents:
             stack.callback(stopped.set)  # after an interruption nobody wants the rest
             hashed = threads.map(partial(_hashed, stopped), unknown)
             for file, (settled, content) in zip(unknown, hashed, strict=True):
-                cached = self.cache.get(file.uri)
+                key = _without_links(file.uri)
+                cached = self.cache.get(key)
                 if cached is not None and cached[2] != content:
                     self.changed.add(file.uri)
                 # Without a date it is hashed again the next time.
-                self.cache[file.uri] = [file.size, file.modified if settled else "", content]
-        return [str(self.cache[file.uri][2]) for file in files]
+                self.cache[key] = [file.size, file.modified if settled else "", content]
+        return [str(self.cache[_without_links(file.uri)][2]) for file in files]
 
     def _knows(self, file: input_files.InputFile) -> bool:
-        cached = self.cache.get(file.uri)
+        cached = self.cache.get(_without_links(file.uri))
         return (
             bool(file.modified) and cached is not None and cached[:2] == [file.size, file.modified]
         )
@@ -191,6 +193,11 @@ def _files_below(root: Path) -> Iterator[Path]:
         names[:] = [name for name in names if targets[name] not in chain]
         for name in names:
             ancestors[os.path.join(folder, name)] = [*chain, targets[name]]
+
+
+def _without_links(uri: str) -> str:
+    """Return the path of a local file itself: a link may lead to another of its size and date."""
+    return uri if is_uri(uri) else os.path.realpath(uri)
 
 
 def _hashed(stopped: threading.Event, file: input_files.InputFile) -> tuple[bool, str]:

@@ -56,6 +56,22 @@ def test_files_behind_links_count_and_links_that_loop_end(tmp_path):
     assert names == ["file", "one/b", "one/deep/a", "own", "two/b", "two/deep/a"]
 
 
+def test_a_link_that_leads_to_another_file_of_this_size_and_date_is_another_content(tmp_path):
+    """So it is with models of one architecture whose dates an archive or an image has set."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text(name)
+        os.utime(tmp_path / name / "model.safetensors", ns=(LONG_AGO, LONG_AGO))
+    link, contents = tmp_path / "best", Contents()
+    link.symlink_to("one")
+    before = contents.folder_hashes(str(link))
+
+    link.unlink()
+    link.symlink_to("two")
+    assert contents.folder_hashes(str(link)) == contents.folder_hashes(str(tmp_path / "two"))
+    assert contents.folder_hashes(str(link)) != before
+
+
 def test_the_order_of_files_is_that_of_their_paths(tmp_path):
     for name in ("a-b/x", "a/x", "a.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
