@@ -105,7 +105,7 @@ def test_a_small_file_that_unpacks_to_one_endless_row_is_refused(tmp_path, kind,
     start = {"jsonl": b'{"a": "', "json": b'[{"a": "', "csv": b'a\n"'}[kind]
     bomb = gzip.compress(start + b"x" * (1 << 24))
     assert len(bomb) < 1 << 16
-    with pytest.raises(DataError, match=r"row \d has more than 1 MB"):
+    with pytest.raises(DataError, match=r"row \d \(from 0\) has more than 1 MB"):
         read(tmp_path, f"{kind}.gz", bomb)
 
 
