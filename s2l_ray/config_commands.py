@@ -132,6 +132,10 @@ def _explained(names: Sequence[str]) -> Iterator[str]:
     known = list(all_keys(RunConfig))
     for name in names:
         chosen = [key for key in known if f"{key.path}.".startswith(f"{name}.")]
+        # Keys of one line, such as {min: ..., max: ...}, are told by the one that holds them.
+        chosen = chosen or [
+            key for key in known if name.startswith(f"{key.path}.") and "{" in key.kind
+        ]
         if not chosen:
             near = difflib.get_close_matches(name, [key.path for key in known], n=1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else "`s2l keys` lists all of them"

@@ -60,3 +60,17 @@ def test_a_wrong_key_is_refused_with_the_nearest(said):
     )
     text, code = said("xyzzy")
     assert code == 2 and "`s2l keys` lists all of them" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "holder"),
+    [
+        ("reference.model.tokenizer", "reference.model"),
+        ("comparison.methods.selection", "comparison.methods"),
+        ("data.eval.heldout.files", "data.eval"),
+        ("reference.workers.max", "reference.workers"),
+    ],
+)
+def test_a_key_of_one_line_is_told_by_the_one_that_holds_it(said, name, holder):
+    text, code = said(name)
+    assert code == 0 and text.startswith(f"{holder}: ")

@@ -14,7 +14,8 @@ def identity(inputs: Mapping[str, Any]) -> dict[str, Any]:
 
     A name on the hub stays: beside it is a commit, not a list of hashes. Keys whose value is None
     are left out, because they change nothing. The files of a folder are sorted: an object store
-    lists them in another order than a disk.
+    lists them in another order than a disk. Hidden ones do not count: in a folder that was
+    downloaded they hold dates and places.
     """
     known = {
         key.removesuffix(CONTENTS)
@@ -22,7 +23,9 @@ def identity(inputs: Mapping[str, Any]) -> dict[str, Any]:
         if key.endswith(CONTENTS) and isinstance(value, list)
     }
     found = {key: _unnamed(value) if key in known else value for key, value in inputs.items()}
-    found |= {f"{key}{CONTENTS}": sorted(inputs[f"{key}{CONTENTS}"]) for key in known}
+    for key in known:
+        lines = inputs[f"{key}{CONTENTS}"]
+        found[f"{key}{CONTENTS}"] = sorted(line for line in lines if not _is_hidden(line))
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -31,3 +34,8 @@ def _unnamed(value: Any) -> Any:
     if not isinstance(value, Mapping):
         return None
     return {key: rest for key, rest in value.items() if key not in _NAMING}
+
+
+def _is_hidden(line: str) -> bool:
+    """Tell whether "NAME HASH" is of a hidden file, or of one in a hidden folder."""
+    return any(part.startswith(".") and part != "." for part in line.rpartition(" ")[0].split("/"))

@@ -3,7 +3,7 @@
 import datetime
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, PositiveInt, field_serializer
+from pydantic import BeforeValidator, Field, PositiveInt, field_serializer, field_validator
 
 from s2l_ray.config.section import Listed, Section
 
@@ -139,6 +139,13 @@ class DataConfig(Section):
     max_rejected: Annotated[float, Field(ge=0, le=1)] = 0.01
     """Largest share of unusable rows; with more, the run stops. Rows that decontaminate or
     near_duplicates leaves out do not count."""
+
+    @field_validator("template", "chat_template")
+    @classmethod
+    def _names_a_template(cls, value: str | None) -> str | None:
+        if value is not None and any(mark in value for mark in ("{", "\n")):
+            raise ValueError("this is the text of a template: write it into a file, and name that")
+        return value
 
     @property
     def of_pool(self) -> "DataConfig":

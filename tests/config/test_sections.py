@@ -60,6 +60,8 @@ def changed(key, value):
             0,
             r"workers: Input should be greater than 0 or a mapping, not 0$",
         ),
+        ("data.chat_template", "{% for m in messages %}x{% endfor %}", "text of a template: write"),
+        ("data.template", "Q: {prompt}", r"data\.template: this is the text of a template"),
         ("reference.path", "checkpoints", "either `model`"),
         ("selection.baselines", ["s2l"], "repeats a method"),
         ("selection.budget", "20M", r"selection\.budget: '20M' is no budget: .*20M tokens"),
