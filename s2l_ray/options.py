@@ -81,7 +81,7 @@ def working_directory() -> Path | None:
 
 
 def shortest(path: str, here: Path | None) -> str:
-    """Return a path relative to the working directory if it is inside."""
-    if here is not None and Path(path).is_relative_to(here):
+    """Return a path relative to the working directory if it is inside; `/` is none to leave out."""
+    if here is not None and here.parent != here and Path(path).is_relative_to(here):
         return str(Path(path).relative_to(here))
     return path

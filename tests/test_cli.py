@@ -40,7 +40,10 @@ def folder(tmp_path, monkeypatch):
         ("selection.budget=.nan", "selection.budget: "),
         ("evaluation.sets=[gsm8k]", "evaluation.sets: 'gsm8k' is not a set of `data.eval`"),
         ("data.train=[gone.jsonl]", "data.train: "),
-        ("data.train=['gone-*.jsonl']", "gone-*.jsonl matches no file"),
+        (
+            "data.train=['gone-*.jsonl']",
+            "gone-*.jsonl matches no file. Relative paths start at the current directory.",
+        ),
         ("data.train=[empty]", "empty matches no file"),
         ("data.train=[notes.txt]", "a suffix that cannot be read"),
         ("data.train=[train.jsonl, '*.jsonl']", "1 of 3 files are named more than once"),

@@ -19,7 +19,7 @@ from s2l_ray.config.sections import RunConfig
 from s2l_ray.config.training import RandomModel
 from s2l_ray.data import cleaning, kept_templates
 from s2l_ray.data.chat_sources import jinja_source, read_chat_template
-from s2l_ray.errors import first
+from s2l_ray.errors import ModelError, first
 from s2l_ray.models.adapters import tokenizer_source
 from s2l_ray.models.model_files import first_checkpoint
 from s2l_ray.models.origins import is_hub_name, local_path
@@ -42,6 +42,12 @@ def pool_tokenizer(config: RunConfig) -> str | None:
     return tokenizer_source(model.tokenizer if isinstance(model, RandomModel) else model)
 
 
+MOVED = (
+    "If the project was moved, `s2l run` of the same configuration, once, tells the run where its "
+    "files are."
+)
+
+
 def own_chat_template(config: RunConfig, inputs: Mapping[str, Any]) -> str | None:
     """Return the Jinja text of the `data.chat_template` that the rows of a run were made with.
 
@@ -52,6 +58,9 @@ def own_chat_template(config: RunConfig, inputs: Mapping[str, Any]) -> str | Non
     Args:
         config: of the run.
         inputs: of its rows.
+
+    Raises:
+        ModelError: the tokenizer, a folder or a file, is no longer there.
     """
     data, key = config.data, "chat_template"
     if data is None:
@@ -67,7 +76,10 @@ def own_chat_template(config: RunConfig, inputs: Mapping[str, Any]) -> str | Non
         return template if template != CHATML else None
     from s2l_ray.models import local_models
 
-    tokenizer = local_models.tokenizer(name)
+    try:
+        tokenizer = local_models.tokenizer(name)
+    except ModelError as error:
+        raise ModelError(f"{error}. {MOVED}") from None
     return None if tokenizer is None else jinja_source(template, tokenizer)
 
 

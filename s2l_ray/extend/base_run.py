@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 from s2l_ray.artifacts.extensions import PREPARED, SCORED, BaseRun, Extension
 from s2l_ray.artifacts.finished import finished_stages
+from s2l_ray.artifacts.identity import identity
 from s2l_ray.artifacts.inputs import Contents, base_key
 from s2l_ray.artifacts.tables import Parts
 from s2l_ray.data.cleaning import dropping_inputs
-from s2l_ray.data.declaration import PREPARE, tokenizer_of
+from s2l_ray.data.declaration import MOVED, PREPARE, tokenizer_of
 from s2l_ray.errors import DataError, ModelError, first
 from s2l_ray.pipeline.subset import config_of
 from s2l_ray.stages import STAGES
@@ -62,23 +63,25 @@ def check_unchanged(base: BaseRun, contents: Contents) -> None:
     reference, path = base.summary(REFERENCE.name), reference_path(base)
     adapted = adapted_model_of(base)
     path_key = "reference.path contents"
-    now = {
-        **dropping_inputs(data, base.run, contents),
-        **contents.model_inputs("data.tokenizer contents", tokenizer_of(base)),
-        **contents.template_inputs(data),
-        **contents.model_inputs(path_key, path),
-        **contents.model_inputs(base_key(path_key), adapted),
-    }
+    now = identity(
+        {
+            **dropping_inputs(data, base.run, contents),
+            **contents.model_inputs("data.tokenizer contents", tokenizer_of(base)),
+            **contents.template_inputs(data),
+            **contents.model_inputs(path_key, path),
+            **contents.model_inputs(base_key(path_key), adapted),
+        }
+    )
     named = ("data.tokenizer", "data.template", "data.chat_template", "data.eval")
     keys = (*(f"{key} contents" for key in named), path_key, base_key(path_key))
     for stage in (PREPARE.name, REFERENCE.name):
         for key in keys:
-            before = base.manifests[stage].inputs.get(key)
+            before = identity(base.manifests[stage].inputs).get(key)
             if before is not None and now.get(key) != before:
                 raise DataError(
                     f"{key.removesuffix(' contents')} is not what {base.run} was made with, or is "
                     "not reachable from here, so new rows could not be compared with old ones. "
-                    "Restore it, or make a new run of all data."
+                    f"{MOVED} Otherwise restore it, or make a new run of all data."
                 )
     folders = list(reference_checkpoints(base.run, reference, path).values())
     file = "adapter_config.json" if adapted else "config.json"

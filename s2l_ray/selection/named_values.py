@@ -132,7 +132,8 @@ def check_typed(place: Origin, types: FieldTypes, key: str) -> None:
     if name in types.faults:
         raise ConfigError(
             f"{key}: the values of the field {name!r} have no common type "
-            f"({types.faults[name].rstrip('.')}). Mend the data."
+            f"({types.faults[name].rstrip('.')}). Mend the data, or name what the run has of every "
+            "row, such as stratum."
         )
     kind, reached = types.schema.field(name).type, [name]
     for step in inner:

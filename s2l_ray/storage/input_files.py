@@ -19,7 +19,7 @@ from s2l_ray.errors import DataError, first
 from s2l_ray.storage import hub, splits
 from s2l_ray.storage.failures import answered
 from s2l_ray.storage.filesystems import open_uri
-from s2l_ray.storage.location import Location
+from s2l_ray.storage.location import Location, is_uri
 from s2l_ray.storage.readers import REQUEST_BYTES, open_file
 from s2l_ray.storage.walk import INPUTS, Walk
 
@@ -159,7 +159,8 @@ def _expand_one(
         matches = [info for info in matches if _is_known(info.path)]
     if not matches:
         resolved = "" if prefix + path == pattern else f" ({prefix}{path})"
-        raise DataError(f"{key}: {pattern} matches no file{resolved}. {ALLOWED}")
+        here = "" if is_uri(pattern) else "Relative paths start at the current directory. "
+        raise DataError(f"{key}: {pattern} matches no file{resolved}. {here}{ALLOWED}")
     _check_regular(matches, f"{key}: {pattern}")
     files = {
         info.path: InputFile(prefix + info.path, info.size, str(info.mtime_ns or ""))

@@ -14,7 +14,7 @@ from s2l_ray.artifacts.manifest import open_run
 from s2l_ray.artifacts.stage import RunPlan
 from s2l_ray.config.load import from_tree
 from s2l_ray.data import kept_templates
-from s2l_ray.errors import ConfigError
+from s2l_ray.errors import ConfigError, DataError, ModelError
 from s2l_ray.extend.base_run import check_unchanged, load_base_run
 from s2l_ray.pipeline import steps
 from s2l_ray.pipeline.staleness import stale
@@ -261,6 +261,32 @@ def test_a_moved_project_can_be_extended_once_it_has_been_run_there(project, tmp
 
     assert handmade.run(tree, until="selection") == []
     (tmp_path / "moved" / "mine.jinja").unlink()  # the run has it now, although it was made without
+    check_unchanged(load_base_run(place), Contents())
+
+
+def test_before_that_messages_say_what_tells_a_run_where_its_files_are(project, tmp_path):
+    tree = with_chat_template(project)
+    tree = changed(
+        changed(tree, "data.chat_template", "chatml"), "data.tokenizer", f"{project}/tok"
+    )
+    shutil.copytree(project / "tokenizer", project / "tok")
+    extended_by_hand.finished_run(tree, project)
+    project.rename(tmp_path / "moved")
+    place = Location.of(tmp_path / "moved" / "run")
+
+    with pytest.raises(
+        ModelError, match=r"there is no .*tok\. If the project was moved, `s2l run`"
+    ):
+        s2l.load(place.uri).export("trl", tmp_path / "out")
+    with pytest.raises(DataError, match=r"data\.tokenizer is not .*If the project was moved"):
+        check_unchanged(load_base_run(place), Contents())
+
+
+def test_hidden_files_of_a_tokenizer_may_change_before_an_extension(project):
+    tree = with_chat_template(project)
+    place = extended_by_hand.finished_run(tree, project)
+    (project / "tokenizer" / ".cache").mkdir()
+    (project / "tokenizer" / ".cache" / "metadata").write_text("2026-12-01")
     check_unchanged(load_base_run(place), Contents())
 
 
