@@ -331,8 +331,10 @@ def _of_all_texts(config: EvaluationConfig, name: str, items: pa.Table) -> dict[
 def _summary(found: Mapping[str, Any]) -> dict[str, Any]:
     """Return the summary for the manifest: one number of each kind for every set."""
     sets = found["sets"]
+    unusable = sum(sum(of_set["unusable"].values()) for of_set in sets.values())
     return {
         "rows": sum(of_set["items"] for of_set in sets.values()),
+        **({"unusable": unusable} if unusable else {}),
         "tokens": found["tokens"],
         "precision": found["precision"],
         "sets": {

@@ -229,7 +229,7 @@ def test_a_run_leaves_all_items_in_order_and_metrics_and_repeats_nothing(tmp_pat
     assert "rouge_l" in metrics["method"] and "corpus_bleu" not in metrics["sets"]["sums"]
     assert summary["sets"]["words"]["macro_sentence_bleu"] is not None
     assert summary["sets"]["sums"]["exact_match"] is not None
-    assert summary["rows"] == 22
+    assert (summary["rows"], summary["unusable"]) == (22, 1)
     assert summary == again
     out.finish(summary, seconds=1.0)
     assert out.location.names() == ["_manifest.json", "items.parquet", "metrics.json"]
