@@ -163,10 +163,11 @@ def ladders(clusters: ClusterView) -> Chart:
     rows_of = Counter[str]()
     for stratum, size in zip(clusters.stratum_K, clusters.size_K.tolist(), strict=True):
         rows_of[stratum] += size
+    unnamed = "(none)" if len(rows_of) > 1 else "all"
     drawn = sorted(clusters.tried, key=lambda stratum: (-rows_of[stratum], stratum))[:MAX_LINES]
     rows = [
         {
-            "stratum": numbers.name(stratum) or "all",
+            "stratum": numbers.name(stratum) or unnamed,
             "clusters": number,
             # The spread is zero if all rows lie on their centroids; zero has no logarithm.
             "spread": max(float(spread), LEAST_SPREAD),

@@ -136,10 +136,12 @@ def cluster_facts(clusters: ClusterView | None) -> list[str]:
             f"At most {selected_K.max():,} examples are selected from one cluster."
         )
     if clusters.shrunk:
-        names = [
-            f"{numbers.name(name) or 'all'}: {number:,}" for name, number in clusters.shrunk.items()
-        ]
         num_strata = len(set(clusters.stratum_K))
+        unnamed = "(none)" if num_strata > 1 else "all"
+        names = [
+            f"{numbers.name(name) or unnamed}: {number:,}"
+            for name, number in clusters.shrunk.items()
+        ]
         where = f" in {len(names):,} of {num_strata:,} strata" if num_strata > 1 else ""
         facts.append(
             f"Fewer clusters than requested{where} ({first(names)}): one for every "

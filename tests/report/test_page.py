@@ -97,9 +97,9 @@ def clusters(num_clusters: int, num_steps: int = 4, stratum: str = "") -> Cluste
 
 
 def test_a_smaller_number_of_clusters_than_requested_is_told():
-    view = replace(clusters(5), stratum_K=["a", "a", "a", "tiny", "b"], shrunk={"tiny": 1, "b": 1})
+    view = replace(clusters(5), stratum_K=["a", "a", "a", "tiny", ""], shrunk={"tiny": 1, "": 1})
     told = report_clusters.cluster_facts(view)[-1]
-    assert told.startswith("Fewer clusters than requested in 2 of 3 strata (tiny: 1, b: 1): ")
+    assert told.startswith("Fewer clusters than requested in 2 of 3 strata (tiny: 1, (none): 1): ")
     assert (
         "one for every clusters.rows_per_cluster rows, or fewer where trajectories are equal"
         in told
