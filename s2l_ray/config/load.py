@@ -26,6 +26,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: the file cannot be read, a key or value is wrong (all of them are listed), or
             a key is set that has no effect beside others.
     """
+    if Path(path).is_dir():
+        raise ConfigError(
+            f"the configuration {path} is a directory: give a YAML file, or of a run its config.json"
+        )
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

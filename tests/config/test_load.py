@@ -109,3 +109,8 @@ def test_names_and_numbers_are_what_yaml_1_2_takes_them_for(tmp_path):
     assert loaded.seed == 10 and loaded.selection.weights == {"no": 2, "on": 3}
     with pytest.raises(ConfigError, match=r"stratify: .*valid boolean, not 'yes'"):
         load(path, ["selection.stratify=yes"])
+
+
+def test_a_directory_is_no_configuration(tmp_path):
+    with pytest.raises(ConfigError, match="is a directory: give a YAML file, or of a run its"):
+        load(tmp_path)
