@@ -28,7 +28,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """
     if Path(path).is_dir():
         raise ConfigError(
-            f"the configuration {path} is a directory: give a YAML file, or of a run its config.json"
+            f"the configuration {path} is a directory: give a YAML file, or a run's config.json"
         )
     try:
         text = Path(path).read_text(encoding="utf-8")

@@ -112,5 +112,5 @@ def test_names_and_numbers_are_what_yaml_1_2_takes_them_for(tmp_path):
 
 
 def test_a_directory_is_no_configuration(tmp_path):
-    with pytest.raises(ConfigError, match="is a directory: give a YAML file, or of a run its"):
+    with pytest.raises(ConfigError, match="is a directory: give a YAML file, or a run's"):
         load(tmp_path)
