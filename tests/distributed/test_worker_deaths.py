@@ -46,24 +46,27 @@ import contextlib, os, sys
 from tests.distributed import test_worker_deaths as test
 from tests.own_ray import head_node
 
-disk, folder = sys.argv[1:]
-options = ("--num-cpus=2", "--object-store-memory=80000000", f"--temp-dir={disk}")
-with head_node(*options) as head, contextlib.ExitStack() as stack:
-    os.environ.update(head.environment)  # before anything loads Ray, which then reads its token
-    from s2l_ray.distributed import cluster_watch, fleet, map_units, resources, worker_deaths
-    from s2l_ray.errors import UserError
-    from s2l_ray.pipeline.run import connect
-    from s2l_ray.progress import Progress
-    from s2l_ray.storage.location import Location
+def main(disk, folder):
+    options = ("--num-cpus=2", "--object-store-memory=80000000", f"--temp-dir={disk}")
+    with head_node(*options) as head, contextlib.ExitStack() as stack:
+        os.environ.update(head.environment)  # before anything loads Ray, which then reads its token
+        from s2l_ray.distributed import cluster_watch, fleet, map_units, resources, worker_deaths
+        from s2l_ray.pipeline.run import connect
+        from s2l_ray.progress import Progress
+        from s2l_ray.storage.location import Location
 
-    cluster_watch.SECONDS_PER_LOOK_AT_NODES, worker_deaths.SECONDS_OF_DEATHS = 1.0, 4.0
-    connect(f"127.0.0.1:{head.port}", 60, stack, print)
-    wanted, place = resources.Workers("doubles", 1, 2), Location.of(folder)
-    try:
+        cluster_watch.SECONDS_PER_LOOK_AT_NODES, worker_deaths.SECONDS_OF_DEATHS = 1.0, 4.0
+        connect(f"127.0.0.1:{head.port}", 60, stack, print)
+        wanted, place = resources.Workers("doubles", 1, 2), Location.of(folder)
         with Progress("doubles"):
             WORK
-    except UserError as error:
-        sys.exit(f"s2l: {error}")
+
+from s2l_ray.errors import UserError
+try:
+    main(*sys.argv[1:])
+except UserError as error:
+    print(file=sys.stderr)  # Ray's lines may lack their end
+    sys.exit(f"s2l: {error}")
 """
 FULL_BEFORE_A_WORKER_STARTS = JOINED.replace(
     "WORK",
@@ -156,9 +159,10 @@ def test_a_full_temporary_folder_of_ray_is_named(config):
 def test_a_temporary_folder_that_fills_before_a_worker_starts_ends_the_stage(tmp_path):
     done = on_a_disk_of("80m", FULL_BEFORE_A_WORKER_STARTS, tmp_path)
     assert done.returncode == 1, done.stdout + done.stderr
-    last = next(line for line in done.stderr.splitlines() if line.startswith("s2l: "))
-    assert last.startswith("s2l: doubles: every worker on node ")
-    assert "died, most likely because Ray's temporary folder /tmp/s2l-" in last
+    told = [line for line in done.stderr.splitlines() if line.startswith("s2l: ")]
+    # Ours die again and again, or one of Ray's own is the first that is missed.
+    cause = "died, most likely because Ray's temporary folder /tmp/s2l-"
+    assert told and cause in told[-1], done.stderr
 
 
 def test_objects_larger_than_the_object_store_go_by_the_disk(tmp_path):
