@@ -290,7 +290,7 @@ def test_files_come_in_the_order_of_the_patterns(tree):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("none.jsonl", r"none\.jsonl matches no file\. Allowed: \.jsonl"),
+        ("none.jsonl", r"none\.jsonl matches no file\. Relative paths .* Allowed: \.jsonl"),
         ("*.parquet", "matches no file"),
         ("deep/README.md", r"1 of 1 files have a suffix .*README\.md.*Allowed: \.jsonl"),
         ("deep/*", "1 of 2 files have a suffix"),
