@@ -10,6 +10,8 @@ from s2l_ray.config.section import Listed, Section
 NAMED_TEMPLATES = ("alpaca", "alpaca-official", "radiology", "chat")
 CHATML = "chatml"
 """The chat template that needs no file."""
+TEXT_OF_A_TEMPLATE = ("\n", "{{", "{%", "{prompt}")
+"""What no path of a template has in it, though it may have a brace."""
 AUTO = "auto"
 """The template that follows from the fields."""
 
@@ -143,7 +145,7 @@ class DataConfig(Section):
     @field_validator("template", "chat_template")
     @classmethod
     def _names_a_template(cls, value: str | None) -> str | None:
-        if value is not None and any(mark in value for mark in ("{", "\n")):
+        if value is not None and any(mark in value for mark in TEXT_OF_A_TEMPLATE):
             raise ValueError("this is the text of a template: write it into a file, and name that")
         return value
 

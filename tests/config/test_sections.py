@@ -36,6 +36,11 @@ def changed(key, value):
     return tree
 
 
+def test_a_path_of_a_template_may_have_a_brace():
+    config = from_tree(changed("data.template", "/home/{me}/template.txt"), "test")
+    assert config.data.template_files == {"template": "/home/{me}/template.txt"}
+
+
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
