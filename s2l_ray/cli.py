@@ -15,12 +15,14 @@ from typing import NoReturn, TextIO
 import typer
 
 from s2l_ray.errors import UserError
-from s2l_ray.interrupts import EXIT_CODE, Interrupted, ended_by_signals, exit_soon
+from s2l_ray.interrupts import EXIT_CODE, Interrupted, end_now, ended_by_signals, exit_soon
 
 
 def program() -> NoReturn:
     """Run one command and end the process: what `s2l` and `python -m s2l_ray` start."""
     code = main()
+    if _is_connected():  # still: a thread would make of this exit another one
+        end_now(code)
     if code in EXIT_CODE.values():
         exit_soon(code)
     sys.exit(code)
@@ -55,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     return 0
+
+
+def _is_connected() -> bool:
+    """Return True if this process has not left Ray, which may be half loaded."""
+    return getattr(sys.modules.get("ray"), "is_initialized", bool)()
 
 
 def _interrupted(number: int, arguments: Sequence[str]) -> str:

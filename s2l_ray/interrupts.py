@@ -88,10 +88,20 @@ def exit_soon(code: int) -> NoReturn:
         time.sleep(SECONDS_OF_EXIT)
         os._exit(code)
 
-    with contextlib.suppress(OSError):  # nobody may read it any more
-        sys.stdout.flush()
+    _flush()
     threading.Thread(target=end, daemon=True).start()
     sys.exit(code)
+
+
+def end_now(code: int) -> NoReturn:
+    """End the process, with nothing of what Python and libraries do then."""
+    _flush()
+    os._exit(code)
+
+
+def _flush() -> None:
+    with contextlib.suppress(OSError):  # nobody may read it any more
+        sys.stdout.flush()
 
 
 def _watch(reader: socket.socket, message: Callable[[int], str]) -> None:

@@ -1,6 +1,7 @@
 """Executions of Ray Data that end when their workers cannot do anything."""
 
 import contextlib
+import time
 import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from s2l_ray.errors import UserError
 if TYPE_CHECKING:
     from ray.data._internal.execution.streaming_executor import StreamingExecutor
 
+SECONDS_TO_END = 2.0
 _begun: "weakref.WeakSet[StreamingExecutor]" = weakref.WeakSet()
 
 
@@ -44,3 +46,16 @@ def give_up(error: UserError) -> None:
     for executor in list(_begun):
         _, output = executor._output_node
         output.mark_finished(error)
+
+
+def hang() -> bool:
+    """Return True if an execution goes on even SECONDS_TO_END after nobody waits for it any more.
+
+    Its loop is then in a call to an actor that Ray tries to reach for ever. If this process left
+    Ray now, the loop's next call would end the process, with exit code 1 and without a word.
+    """
+    deadline = time.monotonic() + SECONDS_TO_END
+    for executor in list(_begun):
+        if executor.is_alive():
+            executor.join(max(0.0, deadline - time.monotonic()))
+    return any(executor.is_alive() for executor in _begun)

@@ -65,7 +65,9 @@ def cluster(address: str | None) -> Iterator[None]:
 
     A Ray that was started here ends with the block. A cluster that was joined goes on running.
 
-    A connection that this process has already, as a notebook may, is used and left as it is.
+    A connection that this process has already, as a notebook may, is used and left as it is. One
+    that a thread of Ray Data still needs is left to the end of the process, which then must not
+    wait for that thread: see `executions.hang`.
 
     Raises:
         ConfigError: there is no cluster at `address`, or the connection is to another one; or the
@@ -83,6 +85,8 @@ def cluster(address: str | None) -> Iterator[None]:
         return
     with _own_sigterm():
         _join(address or os.environ["RAY_ADDRESS"]) if joined else _start()
+    from s2l_ray.distributed import executions  # loads Ray Data, with what was set above
+
     _quieten_ray_data()
     _started_here = not joined
     try:
@@ -92,7 +96,8 @@ def cluster(address: str | None) -> Iterator[None]:
             yield
     finally:
         _started_here = False
-        ray.shutdown()
+        if not executions.hang():
+            ray.shutdown()
 
 
 def set_defaults(*, joined: bool) -> None:

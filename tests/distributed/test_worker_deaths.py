@@ -26,7 +26,7 @@ from s2l_ray import cli
 from s2l_ray.distributed import cluster_watch, worker_deaths
 cluster_watch.SECONDS_PER_LOOK_AT_NODES = 1.0
 worker_deaths.SECONDS_OF_DEATHS = 4.0
-sys.exit(cli.main(sys.argv[1:]))
+cli.program()
 """
 FULL_BEFORE_IT_JOINS = """
 import sys
