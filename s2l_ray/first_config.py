@@ -31,7 +31,7 @@ MODEL, CHAT_MODEL, TOOLS_MODEL = (
     "Qwen/Qwen2.5-0.5B-Instruct",
 )
 """Small references: for instructions, for chats, and for chats whose template must know tools."""
-MOST_FILES, ROWS_PER_FILE = 8, 200
+MOST_FILES, ROWS_PER_FILE = 8, 1000
 """Files that are looked at, and rows of each."""
 EPOCHS, MOST_CHECKPOINTS = 3, 12
 NO_FIELDS: Mapping[str, str | None] = MappingProxyType({})

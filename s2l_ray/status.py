@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
+from s2l_ray.artifacts.extensions import CLUSTERED, PREPARED, list_prepared
 from s2l_ray.artifacts.finished import finished_stages, outdated_stages
 from s2l_ray.artifacts.manifest import check_run
 from s2l_ray.comparison import records
 from s2l_ray.config.load import from_tree
-from s2l_ray.errors import StorageError
+from s2l_ray.errors import StorageError, first
 from s2l_ray.monitoring import journal
 from s2l_ray.monitoring.births import is_gone
 from s2l_ray.pipeline.run import CONFIG
 from s2l_ray.progress import State, duration, label_column
+from s2l_ray.report.declaration import REPORT
 from s2l_ray.stages import STAGES
 from s2l_ray.storage.location import Location
 
@@ -61,6 +63,9 @@ class Status:
         stages: what is finished and what it cost, and what is to do; a comparison is the last.
         failures: what failed, was tried again or was lost, oldest first. A stage that failed is
             left out once a later process has done it.
+        extensions: name, number of new rows, and whether it is finished, of each that has rows
+            prepared, in order.
+        report: where its page is; None before there is one.
     """
 
     run: str
@@ -69,6 +74,8 @@ class Status:
     progress: Mapping[str, Any]
     stages: Sequence[StageStatus]
     failures: Sequence[Mapping[str, Any]]
+    extensions: Sequence[Mapping[str, Any]] = ()
+    report: str | None = None
 
     @property
     def seconds(self) -> float:
@@ -108,12 +115,22 @@ class Status:
             yield f"  {label_column(stage.name)}{what:<9}{text}".rstrip()
         if self.progress and self.progress["stage"] not in {stage.name for stage in self.stages}:
             yield _state(self.progress).line()
+        if self.extensions:
+            yield self._extensions()
+        if self.report:
+            yield f"report: {self.report}"
         yield f"time of the stages so far: {duration(self.seconds)}"
         kinds = Counter(str(failure["event"]) for failure in self.failures)
         text = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
         yield f"failures so far: {text or 'none'}"
         for failure in self.failures[-3:]:
             yield f"  {failure['time']} {_failure(failure)}"
+
+    def _extensions(self) -> str:
+        rows = sum(item["rows"] for item in self.extensions)
+        unfinished = [item["name"] for item in self.extensions if not item["is_finished"]]
+        left = f"; not finished: {first(unfinished)}" if unfinished else ""
+        return f"extensions: {len(self.extensions):,}, new rows in them: {rows:,}{left}"
 
     def _phase(self) -> str:
         if not self.process:
@@ -152,6 +169,8 @@ def status(path: str) -> Status:
         progress,
         list(_stages(run, Spent.of(events, now))),
         _failures(events),
+        list(_extensions(run)),
+        str(run / REPORT.results["report"][0]) if REPORT.directory(run).manifest() else None,
     )
 
 
@@ -201,6 +220,13 @@ def _stages(run: Location, spent: "Spent") -> Iterator[StageStatus]:
         name = records.FOLDER
         seconds = round(spent.seconds.get(name, 0.0), 1)
         yield StageStatus(name, trials[0] == trials[1], seconds, name in spent.begun, trials)
+
+
+def _extensions(run: Location) -> Iterator[dict[str, Any]]:
+    for extension in list_prepared(run):
+        rows = (extension.summary(PREPARED) or {"kept": 0})["kept"]
+        is_finished = extension.is_empty or extension.manifest(CLUSTERED) is not None
+        yield {"name": extension.name, "rows": rows, "is_finished": is_finished}
 
 
 def _asked_for(run: Location) -> list[str]:

@@ -369,9 +369,11 @@ def test_no_fewer_rows_are_announced_than_were_looked_at(tmp_path):
 
     found = first_config.look_at(files)
 
-    assert (found.num_rows, found.num_read) == (351, 350)
-    assert found.num_usable == 351 * 200 // 350
-    assert "about 351 rows, of which the first 350 were looked at" in first_config.text_of(files)
+    assert (found.num_rows, found.num_read) == (1151, 1150)
+    assert found.num_usable == 1151 * found.shape.num_usable // 1150
+    assert "about 1,151 rows, of which the first 1,150 were looked at" in first_config.text_of(
+        files
+    )
 
 
 def test_what_the_fields_mean_is_not_guessed(tmp_path, capsys):

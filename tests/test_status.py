@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from s2l_ray import cli, status
+from s2l_ray.artifacts import extensions
 from s2l_ray.artifacts.finished import outdated_note
 from s2l_ray.artifacts.manifest import open_run
 from s2l_ray.comparison import records
 from s2l_ray.monitoring import births, journal
 from s2l_ray.progress import Progress
+from s2l_ray.report.declaration import REPORT
 from s2l_ray.storage.location import Location
 from tests.clock import Clock
 
@@ -78,6 +80,23 @@ def test_a_running_run_shows_stage_progress_cost_and_failures(run, capsys):
     assert lines[3] == "time of the stages so far: 2:38"
     assert lines[4] == "failures so far: 1 restarted"
     assert lines[5].endswith("restarted reference 2")
+
+
+def test_extensions_and_the_report_are_named(run, capsys):
+    folder = Location.of(run)
+    REPORT.directory(folder).finish({}, 1.0)
+    for number, kept, stages in ((1, 5, ("prepare", "clusters")), (2, 7, ("prepare",))):
+        extension = extensions.Extension(folder, number, (f"{number:016x}",))
+        for stage in status.STAGES:
+            if stage.name in stages:
+                found = stage.directory(extension.location, {"data": [f"{number:016x}"]})
+                found.finish({"kept": kept, "strata": {}}, 1.0)
+
+    assert cli.main(["status", str(run)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    name = extensions.Extension(folder, 2, (f"{2:016x}",)).name
+    assert lines[3] == f"extensions: 2, new rows in them: 12; not finished: {name}"
+    assert lines[4] == f"report: {run}/report/index.html"
 
 
 def test_a_process_of_this_machine_that_was_killed_is_known_at_once(run, capsys):

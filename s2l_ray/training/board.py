@@ -128,6 +128,9 @@ def _show(
         if written.attempt != attempt or progress.reached is None:
             if attempt and written.attempt != attempt:
                 events.tell("restarted", stage=progress.stage, step=written.start)
+            elif not attempt and written.start:
+                text = f"{progress.stage}: going on after step {written.start:,} of {total_steps:,}"
+                events.tell("notice", text=text)
             attempt = written.attempt
             progress.start(total_steps, "steps", done=written.start)
         for record in written.records:

@@ -162,5 +162,7 @@ def test_ctrl_c_loses_no_step(tmp_path, finished, config, ray_cluster, monkeypat
 
     steps = [event["step"] for event in told if event["event"] == "metrics"]
     assert steps == list(range(HELD_AT + 1, 81))
+    notices = [event["text"] for event in told if event["event"] == "notice"]
+    assert notices == [f"reference: going on after step {HELD_AT} of 80"]
     expected = (finished / "reference" / LAST).read_bytes()
     assert (tmp_path / "out" / LAST).read_bytes() == expected
