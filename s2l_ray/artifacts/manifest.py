@@ -104,6 +104,14 @@ class Manifest:
     finished: str
     versions: dict[str, str]
 
+    @property
+    def notes(self) -> list[str]:
+        """Return what the stage said beside its line: what its user may want to act on."""
+        return [
+            *self.summary.get("notes", []),
+            *self.summary.get(SUPPLEMENT, {}).get("notes", []),
+        ]
+
 
 def read_manifest(folder: Location) -> Manifest | None:
     """Return the manifest in `folder`, whatever its inputs are; None if there is none."""

@@ -14,7 +14,7 @@ from typing import Any
 from s2l_ray import collector, interrupts
 from s2l_ray.artifacts.extensions import LOSSES_BEFORE
 from s2l_ray.artifacts.inputs import CONTENTS
-from s2l_ray.artifacts.manifest import SUPPLEMENT, Manifest, check_run, open_run
+from s2l_ray.artifacts.manifest import Manifest, check_run, open_run
 from s2l_ray.artifacts.stage import REDONE, RunPlan, Stage, Step
 from s2l_ray.artifacts.tables import PLACES
 from s2l_ray.config.paths import inputs_of, paths_in, stored_tree
@@ -255,7 +255,7 @@ def carry_out(
         manifest = _do(step, following, checks)
     summary = manifest.summary
     say(f"  {label_column(step.label)}{duration(manifest.seconds):>8}   {headline(summary)}")
-    for note in [*summary.get("notes", []), *summary.get(SUPPLEMENT, {}).get("notes", [])]:
+    for note in manifest.notes:
         say(f"    {note}")
 
 

@@ -23,6 +23,8 @@ class StageLine:
     finished: str
     summary: Mapping[str, Any] = field(default_factory=dict)
     fingerprint: str = ""
+    notes: Sequence[str] = ()
+    """What the stage said besides, such as rows that are like a prompt of an evaluation set."""
 
 
 @dataclass(frozen=True)

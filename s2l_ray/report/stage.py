@@ -105,7 +105,9 @@ def _stage_line(item: Finished) -> StageLine:
         if isinstance(value, int | float | str) and key != LOSSES_BEFORE
     }
     known = item.manifest
-    return StageLine(item.label, known.seconds, known.finished, shown, known.fingerprint)
+    return StageLine(
+        item.label, known.seconds, known.finished, shown, known.fingerprint, known.notes
+    )
 
 
 def _pool_counts(finished: Mapping[str, Finished]) -> PoolCounts | None:

@@ -117,7 +117,7 @@ def full(text: str = "plain") -> ReportData:
         name=text,
         config={"seed": 7, "data": {"train": [text], "fields": {text: text, "id": None}}},
         versions={text: text},
-        stages=[StageLine(text, 3723.0, text, {"num_rows": 12345, text: text}, text)],
+        stages=[StageLine(text, 3723.0, text, {"num_rows": 12345, text: text}, text, [text])],
         counts=PoolCounts(15038, 15000, {text: 38}, 3141592, num_duplicates=12, num_cut=876),
         clusters=replace(clusters(5), stratum_K=[text, "b", text, "b", text]),
         lengths=Lengths(np.array([0, 4, 5, 9]), np.array([0, 3, 1, 0])),

@@ -35,6 +35,7 @@ STRATUM = ["common"] * 13 + ["rare"] * 7
 SQDIST = [float(7 * i % 10) for i in range(20)]
 ROWS_PER_PART = 8
 RANDOM = "random-0.5-7"
+NOTE = "2 row(s) are like a prompt of an evaluation set"
 ITEM_SCHEMA = pa.schema(
     [
         ("set", pa.string()),
@@ -83,6 +84,7 @@ def add_pool(run_dir: Location) -> None:
         "tokens": 4567,
         "strata": dict(Counter(STRATUM)),
         "rows_per_part": [8, 8, 4],
+        "notes": [NOTE],
     }
     finish(run_dir / "prepared", "prepare", summary)
 
@@ -178,7 +180,14 @@ def test_the_page_is_written_and_shows_every_part_of_the_run(whole, tmp_path):
 
     html = (out.location / "index.html").read_bytes().decode()
     assert summary == {"stages": 8, "arms": 2, "sets": 1, "examples": 20}
-    for text in ["4,567", "empty field", "evaluation (random-0.5-7)", "2e-05", "add 19 \\u0026 1"]:
+    for text in [
+        "4,567",
+        "empty field",
+        "evaluation (random-0.5-7)",
+        "2e-05",
+        "add 19 \\u0026 1",
+        NOTE,
+    ]:
         assert text in html
     for section in ["evaluation", "pool", "clusters", "examples", "stages", "provenance"]:
         assert f'<section id="{section}"' in html
