@@ -1,12 +1,15 @@
 """One Ray for all tests that need it, the program as a process of its own, and an object store."""
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
+import platform
 import shutil
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -34,6 +37,7 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Nobody takes the tests' node away: no training needs a process that watches for that.
 os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
 
+SECONDS_PER_DAY = 86_400
 SECONDS = {"cluster": 900, "ray": 600}
 """How long a test of a kind may take; a limit of its own comes before it."""
 
@@ -115,10 +119,9 @@ def s2l_process(ray_cluster) -> Callable[..., subprocess.CompletedProcess[str]]:
     return call
 
 
-def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
-    """The folder that `make` has filled, once for all workers of xdist; nobody writes into it."""
-    own = factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / f"{name}-of-all"
+def _made_once(parent: Path, name: str, make: Callable[[Path], object]) -> Path:
+    """The folder that `make` has filled, once for all who ask; nobody writes into it."""
+    folder = parent / f"{name}-of-all"
     with Path(f"{folder}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         made = Path(f"{folder}.made")
@@ -131,9 +134,31 @@ def _made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path]
 
 
 @pytest.fixture(scope="session")
-def config(tmp_path_factory) -> Path:
+def of_code(tmp_path_factory) -> Path:
+    """A folder of all sessions of tests of the same code, on the same machine, for a day.
+
+    Finished runs take minutes. `make test-cluster` finds those of `make test` here.
+    """
+    digest = hashlib.sha256(repr((platform.uname(), sys.version)).encode())
+    files = [ROOT / "constraints.txt", ROOT / "pyproject.toml"]
+    files += [file for part in ("s2l_ray", "tests") for file in (ROOT / part).rglob("*.*")]
+    for file in sorted(files):
+        if "__pycache__" not in file.parts:
+            digest.update(f"{file} {hashlib.sha256(file.read_bytes()).hexdigest()} ".encode())
+    own = tmp_path_factory.getbasetemp()
+    of_session = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = of_session.parent / "finished-runs" / digest.hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    for other in folder.parent.iterdir():
+        if time.time() - other.stat().st_mtime > SECONDS_PER_DAY:
+            shutil.rmtree(other, ignore_errors=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def config(of_code, tmp_path_factory) -> Path:
     """The configuration of a small run of all stages; its inputs are those of all workers."""
-    inputs = _made_once(tmp_path_factory, "end-to-end", small_run.write_inputs)
+    inputs = _made_once(of_code, "end-to-end", small_run.write_inputs)
     place = Path(shutil.copytree(inputs, tmp_path_factory.getbasetemp() / "end-to-end"))
     tree = yaml.safe_load((place / "run.yaml").read_text())
     (place / "run.yaml").write_text(yaml.safe_dump(tree | {"run_dir": str(place / "run")}))
@@ -141,7 +166,7 @@ def config(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def finished(config, s2l_process, tmp_path_factory) -> Path:
+def finished(config, s2l_process, of_code) -> Path:
     """The folder of that run, finished by the program in a process of its own."""
 
     def finish(place: Path) -> None:
@@ -150,24 +175,24 @@ def finished(config, s2l_process, tmp_path_factory) -> Path:
         # What the run says of itself at its end.
         assert f"report    {place}/run/report/index.html" in done.stdout
 
-    place = _made_once(tmp_path_factory, "finished", finish)
+    place = _made_once(of_code, "finished", finish)
     return Path(shutil.copytree(place / "run", config.parent / "run"))
 
 
 @pytest.fixture(scope="session")
-def new_data(tmp_path_factory) -> str:
+def new_data(of_code) -> str:
     """Rows for an extension of that run, some of which it has."""
-    return str(_made_once(tmp_path_factory, "new", small_extension.write_data) / "new.jsonl")
+    return str(_made_once(of_code, "new", small_extension.write_data) / "new.jsonl")
 
 
 @pytest.fixture(scope="session")
-def extended(finished, new_data, s2l, tmp_path_factory) -> Path:
+def extended(finished, new_data, s2l, of_code, tmp_path_factory) -> Path:
     """A copy of that run with these rows; tests that change it copy it again."""
 
     def extend(place: Path) -> None:
         small_extension.extended_copy(finished, new_data, s2l, place)
 
-    place = _made_once(tmp_path_factory, "extended", extend)
+    place = _made_once(of_code, "extended", extend)
     return Path(shutil.copytree(place / "run", tmp_path_factory.mktemp("extended") / "run"))
 
 
