@@ -52,7 +52,7 @@ on a cluster:
     python -m s2l_ray run CONFIG --set run_dir=s3://bucket/run
 
 exit codes: 0 done, 1 a fault of the program, 2 the message says what to change, 130 interrupted,
-143 ended by SIGTERM
+143 ended by SIGTERM, 129 by SIGHUP
 """,
     rich_markup_mode=None,
     add_completion=False,

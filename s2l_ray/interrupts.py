@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: they end the program within seconds, whatever it waits for."""
+"""Ctrl-C, SIGTERM and SIGHUP: they end the program within seconds, whatever it waits for."""
 
 import contextlib
 import os
@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import NoReturn
 
-GRACE_SECONDS = {signal.SIGINT: 4.5, signal.SIGTERM: 2.0}
-"""Time to leave in good order. Ray kills a job three seconds after it has sent SIGTERM."""
+GRACE_SECONDS = {signal.SIGINT: 4.5, signal.SIGTERM: 2.0, signal.SIGHUP: 2.0}
+"""Time to leave in good order. Ray kills a job three seconds after it has sent SIGTERM. A terminal
+that is closed sends SIGHUP, which a program that `nohup` starts ignores."""
 EXIT_CODE = {number: 128 + number for number in GRACE_SECONDS}
 SECONDS_OF_EXIT = 0.5
 """Time for what libraries do when Python ends, after a signal; Ray's handlers take seconds."""
@@ -127,7 +128,8 @@ def _watch(reader: socket.socket, message: Callable[[int], str]) -> None:
             return
         second = _known(received)
     # Not through sys.stderr, which the main thread may hold.
-    os.write(2, f"{message(first)}\n".encode())
+    with contextlib.suppress(OSError):  # the terminal may be closed
+        os.write(2, f"{message(first)}\n".encode())
     os._exit(EXIT_CODE[first])
 
 

@@ -17,6 +17,7 @@ with interrupts.ended_by_signals(lambda number: f"ended by {number}"):
     # As Ray Train does during a training.
     signal.signal(signal.SIGINT, lambda *_: print("heard", flush=True))
     signal.signal(signal.SIGTERM, lambda *_: print("heard", flush=True))
+    signal.signal(signal.SIGHUP, lambda *_: print("heard", flush=True))
     print("ready", flush=True)
     while True:
         threading.Event().wait()
@@ -24,7 +25,7 @@ with interrupts.ended_by_signals(lambda number: f"ended by {number}"):
 """A process that lets every signal pass."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize(("grace_seconds", "signals"), [(0, 1), (1e6, 2)])
 def test_one_signal_ends_it_after_the_time_to_leave_and_a_second_one_at_once(
     number, grace_seconds, signals
@@ -150,7 +151,7 @@ program()
 """The program, with a library whose handler at exit never returns."""
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_handlers_at_exit_do_not_keep_a_process_that_a_signal_has_ended(tmp_path, number):
     done = subprocess.run(
         [sys.executable, "-c", ENDLESS_EXIT, str(int(number))],

@@ -9,11 +9,15 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+import re
+from collections import Counter
 from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from s2l_ray.artifacts.identity import identity
 from s2l_ray.config.section import Section, default_of
@@ -52,6 +56,7 @@ QUERIES = "queries"
 """The folder with the losses and embeddings of queries, next to the trajectories."""
 SUPPLEMENT = "supplement"
 """The key of a summary with the fingerprint and the notes of a stage's supplement."""
+_PART = re.compile(r"(\w+)-[0-9]{6,}\.parquet")
 VERSIONED = ("s2l_ray", "ray", "torch", "transformers", "deepspeed", "numpy", "pyarrow", "rensa")
 """Packages whose versions a manifest records."""
 
@@ -94,6 +99,7 @@ class Manifest:
         seconds: how long the stage took.
         finished: date and time of its end, in UTC.
         versions: of Python and of packages.
+        parts: prefix -> number of the files PREFIX-NUMBER.parquet; older versions recorded none.
     """
 
     stage: str
@@ -103,6 +109,7 @@ class Manifest:
     seconds: float
     finished: str
     versions: dict[str, str]
+    parts: dict[str, int] = field(default_factory=dict)
 
     @property
     def notes(self) -> list[str]:
@@ -113,12 +120,26 @@ class Manifest:
         ]
 
 
+_MANIFESTS = TypeAdapter(Manifest)
+
+
 def read_manifest(folder: Location) -> Manifest | None:
     """Return the manifest in `folder`, whatever its inputs are; None if there is none."""
     for name in (MANIFEST, OLD_MANIFEST):
         if (content := small_files.read(folder / name)) is not None:
-            return Manifest(**content)
+            return _manifest(content, folder / name)
     return None
+
+
+def _manifest(content: Any, file: Location) -> Manifest:
+    """Return the manifest that JSON holds; a newer version may write more."""
+    try:
+        return _MANIFESTS.validate_python(content)
+    except ValidationError:
+        raise StorageError(
+            f"{file} is not a manifest of s2l_ray. Bring it back as it was, or remove it: the "
+            "stage is then done again."
+        ) from None
 
 
 def outdated_fingerprints(folder: Location) -> set[str]:
@@ -292,6 +313,7 @@ class StageDir:
             seconds=round(seconds, 3),
             finished=datetime.now(UTC).isoformat(timespec="seconds"),
             versions=_versions(),
+            parts=_num_parts(self.location.names()),
         )
         small_files.write(self.location / MANIFEST, asdict(manifest))
         # Not before the manifest is there: a restart goes on from these folders.
@@ -306,6 +328,12 @@ class StageDir:
         small_files.write(self.location / MANIFEST, asdict(changed))
         small_files.remove_of(self.location, *SCRATCH)
         return changed
+
+
+def _num_parts(names: Collection[str]) -> dict[str, int]:
+    """Return how many of these files are parts, by prefix."""
+    found = (_PART.fullmatch(name) for name in sorted(names))
+    return dict(Counter(matched[1] for matched in found if matched))
 
 
 @cache

@@ -13,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2l_ray.artifacts import column_types
-from s2l_ray.errors import first
-from s2l_ray.storage import row_groups
+from s2l_ray.artifacts.manifest import MANIFEST
+from s2l_ray.errors import StorageError, first
+from s2l_ray.storage import row_groups, small_files
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.read_ahead import read_ahead
@@ -59,12 +60,16 @@ class Parts:
         """Return the files in numeric order, one folder after the other.
 
         Trajectories that are read where they lie are runs of row groups of their files.
+
+        Raises:
+            StorageError: a finished folder has lost some of its files.
         """
         found: list[Location] = []
         for folder in (self.folder, *self.more):
             names = folder.names()
             # A number of seven digits would come before the next one of six.
             parts = sorted(filter(self._is_part, names), key=lambda name: (len(name), name))
+            self._check_all_there(folder, parts)
             found += [folder / name for name in parts]
             found += self._places(folder, names)
         return found
@@ -80,6 +85,18 @@ class Parts:
             places = self._places(folder, [name for name, _, _ in listed])
             found |= {InputFile(p.uri, p.size, str(p.modified)): None for p in places}
         return list(found)
+
+    def _check_all_there(self, folder: Location, names: Sequence[str]) -> None:
+        manifest = small_files.read(folder / MANIFEST) or {}
+        written = manifest.get("parts", {}).get(self.prefix, 0)
+        if len(names) >= written:
+            return
+        missing = sorted({part_name(part, self.prefix) for part in range(written)} - {*names})
+        raise StorageError(
+            f"{folder} has {len(names):,} of the {written:,} files {self.prefix}-*.parquet that "
+            f"its stage wrote; missing: {first(missing)}. They were deleted since, or not copied: "
+            f"bring them back, or run the stage again (s2l run ... --from {manifest['stage']})."
+        )
 
     def _places(self, folder: Location, names: Collection[str]) -> list[RowGroups]:
         """Return the parts that lie elsewhere. Only losses do, not what else scoring leaves."""

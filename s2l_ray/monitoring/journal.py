@@ -21,7 +21,6 @@ from s2l_ray import events, progress
 from s2l_ray.background import running_thread
 from s2l_ray.errors import one_line
 from s2l_ray.monitoring.births import birth
-from s2l_ray.storage import small_files
 from s2l_ray.storage.location import Location
 from s2l_ray.version import __version__
 
@@ -206,5 +205,10 @@ def read(run: Location, log: str = EVENTS) -> list[dict[str, Any]]:
 
 
 def read_now(run: Location) -> dict[str, Any] | None:
-    """Return the last sign of life of `run`; None if there was none."""
-    return small_files.read_anew(run / FOLDER / NOW)
+    """Return the last sign of life of `run`; None if there was none, or none that can be read."""
+    file = run / FOLDER / NOW
+    with contextlib.suppress(ValueError):
+        now = json.loads(file.read_bytes()) if file.is_file() else None
+        if isinstance(now, dict) and isinstance(now.get("time"), float | int):
+            return now
+    return None

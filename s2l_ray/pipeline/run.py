@@ -64,7 +64,8 @@ def run(
         )
     folder = Location.of(config.run_dir)
     with small_files.read_once(folder):  # what another run changes meanwhile is seen below
-        check_run(folder)
+        with Progress("looking at the run"):  # a store may not answer
+            check_run(folder)
         with Progress("reading the inputs"):
             planned = plan(config, folder)
             steps = planned.through(until)

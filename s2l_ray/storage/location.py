@@ -37,7 +37,16 @@ def is_uri(path: str) -> bool:
 
 def absolute(path: str) -> str:
     """Return a local path as an absolute one, and a URI as it is."""
-    return path if is_uri(path) else str(Path(path).expanduser().absolute())
+    return path if is_uri(path) else _absolute(path)
+
+
+def _absolute(path: str) -> str:
+    try:
+        return str(Path(path).expanduser().absolute())
+    except RuntimeError:
+        raise StorageError(
+            f"{path}: the home directory that ~ stands for is not known here: give a whole path."
+        ) from None
 
 
 def absolute_if_file(name: str | None) -> Any:
@@ -66,7 +75,7 @@ class Location:
         text = str(path).removeprefix("file://")
         if is_uri(text):
             return cls(text.rstrip("/"))
-        return cls(str(Path(text).expanduser().absolute()))
+        return cls(_absolute(text))
 
     def __truediv__(self, name: str) -> "Location":
         return Location(f"{self.uri}/{name}")

@@ -68,12 +68,20 @@ def _lease(folder: Location) -> Iterator[None]:
     time.sleep(SETTLE_SECONDS)
     if claim.read_json()["holder"] != mine:
         raise StorageError(_held(folder, "a lease that was taken at the same moment"))
-    try:
-        with running_thread(partial(_keep, claim, mine)):
+    with running_thread(partial(_keep, claim, mine)):
+        try:
             yield
-    finally:
-        if claim.read_json()["holder"] == mine:
-            claim.remove()
+        except BaseException:
+            # A store that has failed may refuse this, too; what ended the work is told.
+            with contextlib.suppress(StorageError):
+                _give_back(claim, mine)
+            raise
+    _give_back(claim, mine)
+
+
+def _give_back(claim: Location, mine: str) -> None:
+    if claim.read_json()["holder"] == mine:
+        claim.remove()
 
 
 def _renew(claim: Location, mine: str) -> None:

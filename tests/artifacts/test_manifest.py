@@ -2,7 +2,7 @@
 
 import pytest
 
-from s2l_ray.artifacts.manifest import StageDir, check_run, open_run, section_inputs
+from s2l_ray.artifacts.manifest import MANIFEST, StageDir, check_run, open_run, section_inputs
 from s2l_ray.config.sections import TrajectoriesConfig
 from s2l_ray.errors import StorageError
 from s2l_ray.storage.location import Location
@@ -22,6 +22,36 @@ def test_a_stage_is_current_until_one_of_its_inputs_changes(folder):
     other = StageDir(folder, "clusters", {"clusters.num_clusters": 11, "seed": 1, "new": 0})
     assert not other.is_current()
     assert other.changed_keys() == ["clusters.num_clusters", "new"]
+
+
+def test_a_manifest_of_a_newer_version_is_read(folder):
+    stage = StageDir(folder, "clusters", {"seed": 1})
+    stage.finish({"rows": 3}, 1.5)
+    written = (folder / MANIFEST).read_json()
+    (folder / MANIFEST).write_json({**written, "of_tomorrow": 1})
+    assert stage.is_current() and stage.manifest().summary == {"rows": 3}
+    del written["parts"]
+    (folder / MANIFEST).write_json(written)
+    assert stage.manifest().parts == {}, "older versions recorded none"
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", "5", '{"stage": 1}', "{"])
+def test_what_is_no_manifest_is_named(folder, content):
+    stage = StageDir(folder, "clusters", {"seed": 1})
+    stage.finish({"rows": 3}, 1.5)
+    (folder / MANIFEST).write_bytes(content.encode())
+    with pytest.raises(StorageError, match=f"^{folder / MANIFEST} is not "):
+        stage.manifest()
+
+
+@pytest.mark.parametrize("name", ["summary", "seconds", "inputs"])
+def test_a_manifest_with_a_value_of_another_type_is_named(folder, name):
+    stage = StageDir(folder, "clusters", {"seed": 1})
+    stage.finish({"rows": 3}, 1.5)
+    written = (folder / MANIFEST).read_json()
+    (folder / MANIFEST).write_json({**written, name: "text"})
+    with pytest.raises(StorageError, match=f"^{folder / MANIFEST} is not a manifest"):
+        stage.manifest()
 
 
 def test_work_of_an_interrupted_stage_is_kept_only_for_the_same_inputs(folder):

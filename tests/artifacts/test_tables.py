@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s2l_ray.artifacts.tables import Parts, original_rows, rows_table
+from s2l_ray.artifacts.manifest import StageDir
+from s2l_ray.artifacts.tables import Parts, original_rows, part_name, rows_table
+from s2l_ray.errors import StorageError
 from s2l_ray.storage.location import Location
 
 
@@ -21,6 +23,28 @@ def test_parts_come_in_numeric_order(folder):
     assert [table["x"][0].as_py() for table in Parts(folder).tables()] == sorted(
         [1_000_000, 100_000, 10, 100_001, 2, 1]
     )
+
+
+def test_parts_that_a_finished_stage_has_lost_are_named(folder):
+    stage = StageDir(folder, "clusters", {"seed": 1})
+    stage.begin()
+    for number in range(3):
+        for prefix in ("part", "rows"):
+            (folder / part_name(number, prefix)).write_table(pa.table({"x": [number]}))
+    manifest = stage.finish({}, 1.0)
+    assert manifest.parts == {"part": 3, "rows": 3}
+    assert len(Parts(folder).files()) == 3
+
+    for lost in ("part-000002.parquet", "part-000000.parquet"):
+        (folder / lost).remove()
+    with pytest.raises(StorageError) as refused:
+        Parts(folder.parent / "other", more=(folder,)).files()
+    assert str(refused.value).startswith(
+        f"{folder} has 1 of the 3 files part-*.parquet that its stage wrote; missing: "
+        "part-000000.parquet, part-000002.parquet."
+    )
+    assert "--from clusters" in str(refused.value)
+    assert len(Parts(folder, "rows").files()) == 3
 
 
 JSON = st.recursive(

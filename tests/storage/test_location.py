@@ -242,6 +242,11 @@ class TestObjectStore:
             raise KeyboardInterrupt
         assert not (bucket / "x").exists()
 
+    def test_a_lease_that_cannot_be_given_back_hides_no_error(self, bucket):
+        with pytest.raises(StorageError, match=r"^the store refuses$"), exclusive(bucket):
+            (bucket / "lease.json").remove()  # nor can it be read, then
+            raise StorageError("the store refuses")
+
     def test_a_lease_keeps_others_out_while_it_is_held(self, bucket):
         with (
             exclusive(bucket),
