@@ -149,6 +149,7 @@ def of_code(tmp_path_factory) -> Path:
     of_session = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
     folder = of_session.parent / "finished-runs" / digest.hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
+    folder.touch()  # in use
     for other in folder.parent.iterdir():
         if time.time() - other.stat().st_mtime > SECONDS_PER_DAY:
             shutil.rmtree(other, ignore_errors=True)

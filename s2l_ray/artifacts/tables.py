@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from s2l_ray.artifacts import column_types
-from s2l_ray.artifacts.manifest import MANIFEST
+from s2l_ray.artifacts.manifest import MANIFEST, read_manifest
 from s2l_ray.errors import StorageError, first
-from s2l_ray.storage import row_groups, small_files
+from s2l_ray.storage import row_groups
 from s2l_ray.storage.input_files import InputFile
 from s2l_ray.storage.location import Location
 from s2l_ray.storage.read_ahead import read_ahead
@@ -69,7 +69,8 @@ class Parts:
             names = folder.names()
             # A number of seven digits would come before the next one of six.
             parts = sorted(filter(self._is_part, names), key=lambda name: (len(name), name))
-            self._check_all_there(folder, parts)
+            if MANIFEST in names:
+                self._check_all_there(folder, parts)
             found += [folder / name for name in parts]
             found += self._places(folder, names)
         return found
@@ -87,15 +88,15 @@ class Parts:
         return list(found)
 
     def _check_all_there(self, folder: Location, names: Sequence[str]) -> None:
-        manifest = small_files.read(folder / MANIFEST) or {}
-        written = manifest.get("parts", {}).get(self.prefix, 0)
-        if len(names) >= written:
+        manifest = read_manifest(folder)
+        written = manifest.parts.get(self.prefix, 0) if manifest else 0
+        if manifest is None or len(names) >= written:
             return
         missing = sorted({part_name(part, self.prefix) for part in range(written)} - {*names})
         raise StorageError(
             f"{folder} has {len(names):,} of the {written:,} files {self.prefix}-*.parquet that "
             f"its stage wrote; missing: {first(missing)}. They were deleted since, or not copied: "
-            f"bring them back, or run the stage again (s2l run ... --from {manifest['stage']})."
+            f"bring them back, or run the stage again (s2l run ... --from {manifest.stage})."
         )
 
     def _places(self, folder: Location, names: Collection[str]) -> list[RowGroups]:

@@ -68,14 +68,14 @@ def _lease(folder: Location) -> Iterator[None]:
     time.sleep(SETTLE_SECONDS)
     if claim.read_json()["holder"] != mine:
         raise StorageError(_held(folder, "a lease that was taken at the same moment"))
-    with running_thread(partial(_keep, claim, mine)):
-        try:
+    try:
+        with running_thread(partial(_keep, claim, mine)):
             yield
-        except BaseException:
-            # A store that has failed may refuse this, too; what ended the work is told.
-            with contextlib.suppress(StorageError):
-                _give_back(claim, mine)
-            raise
+    except BaseException:
+        # A store that has failed may refuse this, too; what ended the work is told.
+        with contextlib.suppress(StorageError):
+            _give_back(claim, mine)
+        raise
     _give_back(claim, mine)
 
 
